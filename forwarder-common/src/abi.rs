@@ -1,0 +1,252 @@
+//! The layout of every map that kernel and daemon share. Padding is named and zero; zero means unset.
+//!
+//! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
+
+use crate::ids::NodeId;
+
+/// The version of the map layouts.
+pub const VERSION: u32 = 1;
+
+/// Entries of [`Peer`] next hops: two halves of one per node id, so that the daemon can write the idle half.
+pub const PEER_SLOTS: u32 = 2 * NODES;
+/// Node ids with their slot zero ("nobody").
+pub const NODES: u32 = NodeId::MAX as u32 + 1;
+/// Words of the port bitmap: 65,536 ports.
+pub const PORT_WORDS: u32 = 1024;
+/// The largest number of services.
+pub const MAX_SERVICES: u32 = 256;
+/// Bytes of the ring buffer for claim events: about 131,000 events of 24 bytes with their headers of 8.
+pub const EVENT_BYTES: u32 = 4 << 20;
+
+/// An IP address in 16 bytes; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2), so that both families share a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Address(pub [u32; 4]);
+
+impl Address {
+    /// The third word of a mapped IPv4 address as it lies in memory.
+    pub const MAPPED: u32 = 0xffff_u32.to_be();
+
+    /// From the four bytes of an IPv4 address.
+    #[must_use]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self([0, 0, Self::MAPPED, u32::from_ne_bytes(octets)])
+    }
+
+    /// From the sixteen bytes of an IPv6 address.
+    #[must_use]
+    pub const fn v6(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ])
+    }
+
+    /// Whether this is an IPv4 address.
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::MAPPED
+    }
+}
+
+/// Key of the services map: a VIP with a service's port, or with port 0 for "some service has this address".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub vip: Address,
+    /// The port in network byte order; 0 for the address alone.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Value of the services map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Service {
+    /// [`SERVICE_SET`] and [`AFFINITY_CALL`].
+    pub flags: u32,
+    /// Lifetime in ticks of a claim of a service with affinity `call`.
+    pub call_ticks: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// The entry is a service.
+pub const SERVICE_SET: u32 = 1;
+/// The service's key is the Call-ID alone.
+pub const AFFINITY_CALL: u32 = 2;
+
+/// The daemon's settings for the programs; entry 0 of its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Config {
+    /// Keys of the claim hash.
+    pub hash_key: [u64; 2],
+    /// Keys of the tunnel tag: the one of an even and the one of an odd key epoch.
+    pub tag_key: [[u64; 2]; 2],
+    /// This node's underlay address.
+    pub underlay: Address,
+    /// Claim-table buckets less one.
+    pub bucket_mask: u32,
+    /// Geneve network identifier of the cluster, 24 bits.
+    pub vni: u32,
+    /// This node's id; 0 means not configured, and every packet passes.
+    pub node: u16,
+    /// This node's epoch.
+    pub epoch: u8,
+    /// The key epoch that sends.
+    pub tag_epoch: u8,
+    /// Peers that are up.
+    pub peers_up: u16,
+    /// Lifetimes in ticks, see [`Lifetimes`].
+    pub lifetimes: Lifetimes,
+    /// [`EGRESS_AFFINITY_CALL`].
+    pub flags: u32,
+    /// Zero.
+    pub pad: u16,
+    /// Zero.
+    pub pad2: u16,
+}
+
+/// Requests that leave from an address that is no service's are keyed by the Call-ID alone.
+pub const EGRESS_AFFINITY_CALL: u32 = 1;
+
+/// Lifetimes of claims in ticks (DESIGN section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Lifetimes {
+    /// INVITE or 101-199 sent: Timer C + 64·T1 + T4.
+    pub proceeding: u16,
+    /// 3xx-6xx to INVITE sent, CANCEL seen: 2·64·T1 + T4.
+    pub failed: u16,
+    /// 2xx to INVITE sent, and anything else: 64·T1 + T4.
+    pub ended: u16,
+}
+
+/// One word per node id: everything that a verdict needs to know of an owner, written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Node(pub u64);
+
+impl Node {
+    const UP: u64 = 1 << 0;
+    const HOP: u64 = 1 << 1;
+    const HALF: u64 = 1 << 2;
+
+    /// A node that is up or not, in `epoch`, whose next hop is in `half` 0 or 1 of the peers map if it is known.
+    #[must_use]
+    pub const fn new(up: bool, epoch: u8, hop: Option<u32>) -> Self {
+        let hop = match hop {
+            None => 0,
+            Some(0) => Self::HOP,
+            Some(_) => Self::HOP | Self::HALF,
+        };
+        Self((up as u64) | hop | ((epoch as u64) << 8))
+    }
+
+    /// Whether the node is up.
+    #[must_use]
+    #[inline(always)] // one instruction
+    pub const fn is_up(self) -> bool {
+        self.0 & Self::UP != 0
+    }
+
+    /// The node's epoch.
+    #[must_use]
+    #[inline(always)] // one instruction
+    pub const fn epoch(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Index of the node's next hop in the peers map, if it is known.
+    #[must_use]
+    #[inline(always)] // two instructions
+    pub const fn hop(self, id: u16) -> Option<u32> {
+        if self.0 & Self::HOP == 0 {
+            return None;
+        }
+        Some(id as u32 + if self.0 & Self::HALF == 0 { 0 } else { NODES })
+    }
+}
+
+/// How to reach a peer: prepared by the daemon from routes and neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Peer {
+    /// The peer's underlay address.
+    pub address: Address,
+    /// This node's underlay address as the peer sees it.
+    pub source: Address,
+    /// Interface that leads there; 0 means unset.
+    pub ifindex: u32,
+    /// Largest outer IP packet in bytes.
+    pub mtu: u32,
+    /// MAC address of the next hop.
+    pub destination_mac: [u8; 6],
+    /// MAC address of the interface.
+    pub source_mac: [u8; 6],
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What the egress program tells the daemon: a claim of this node, new or with another lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct ClaimEvent {
+    /// The key.
+    pub key: u64,
+    /// `CLOCK_MONOTONIC` in nanoseconds when the packet left.
+    pub at_ns: u64,
+    /// Lifetime in ticks from then on.
+    pub ticks: u16,
+    /// This node's epoch.
+    pub epoch: u8,
+    /// [`EVENT_NEW`] or 0 for a refresh.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The claim is new.
+pub const EVENT_NEW: u8 = 1;
+
+/// What the `explain` program found in a frame; entry 0 of its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Explained {
+    /// The request key `L`.
+    pub request_key: u64,
+    /// The reply key `X`.
+    pub reply_key: u64,
+    /// [`EXPLAINED_KEY`], or 0x100 and the outcome's number that ended the parse.
+    pub result: u32,
+    /// The CSeq number.
+    pub cseq: u32,
+    /// Offset and length of the Call-ID in the frame.
+    pub call_id: [u16; 2],
+    /// Offset and length of the top Via branch in the frame.
+    pub branch: [u16; 2],
+    /// Kind of message: 1 request, 2 ACK, 3 CANCEL, 4 response.
+    pub kind: u16,
+    /// Status code of a response.
+    pub status: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The program found the keys.
+pub const EXPLAINED_KEY: u32 = 1;
+
+const _: () = {
+    assert!(size_of::<Address>() == 16);
+    assert!(size_of::<ServiceKey>() == 20);
+    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Config>() == 96);
+    assert!(size_of::<Peer>() == 56);
+    assert!(size_of::<ClaimEvent>() == 24);
+    assert!(size_of::<Explained>() == 40);
+};

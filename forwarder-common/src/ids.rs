@@ -1,0 +1,129 @@
+//! Newtypes for the numbers that have a meaning of their own.
+
+/// The number of an edge host in its cluster, as in its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct NodeId(u16);
+
+impl NodeId {
+    /// The largest node id: a claim entry has ten bits for it.
+    pub const MAX: u16 = 1023;
+
+    /// A node id, or `None` outside 1..=1023. Zero means "nobody" in every map.
+    #[must_use]
+    pub const fn new(id: u16) -> Option<Self> {
+        if id == 0 || id > Self::MAX { None } else { Some(Self(id)) }
+    }
+
+    /// The number itself, 1..=1023.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+/// One life of a node's proxy, modulo 16; a claim of an earlier epoch is void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Epoch(u8);
+
+impl Epoch {
+    /// The lowest four bits of `number`: a claim entry has room for no more.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self((number & 0xf) as u8)
+    }
+
+    /// The number itself, 0..=15.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// `CLOCK_MONOTONIC` in units of 2^32 ns (4.295 s), modulo 2^16 (78 h): the coarse clock of claim lifetimes.
+///
+/// Kernel and daemon read the same clock, so a tick means the same to both of one host and nothing to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Tick(u16);
+
+impl Tick {
+    /// The length of one tick in nanoseconds.
+    pub const NANOSECONDS: u64 = 1 << 32;
+    /// The longest lifetime in ticks (39 h): half the circle, beyond which past and future swap.
+    pub const LONGEST: u16 = 0x7fff;
+
+    /// The tick of a `CLOCK_MONOTONIC` time in nanoseconds.
+    #[must_use]
+    pub const fn at(monotonic_ns: u64) -> Self {
+        Self((monotonic_ns >> 32) as u16)
+    }
+
+    /// From its number.
+    #[must_use]
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The tick `lifetime` ticks later.
+    #[must_use]
+    pub const fn after(self, lifetime: u16) -> Self {
+        Self(self.0.wrapping_add(lifetime))
+    }
+
+    /// Ticks from `now` to this one; 0 when it has passed.
+    #[must_use]
+    pub const fn remaining(self, now: Self) -> u16 {
+        let ahead = self.0.wrapping_sub(now.0);
+        if ahead > Self::LONGEST { 0 } else { ahead }
+    }
+
+    /// The ticks that cover `seconds`, rounded up, at least 1, at most [`Self::LONGEST`].
+    #[must_use]
+    pub const fn covering_ms(milliseconds: u64) -> u16 {
+        // One more than the quotient: the current tick is already partly over.
+        let ticks = (milliseconds.saturating_mul(1_000_000) >> 32) + 2;
+        if ticks > Self::LONGEST as u64 { Self::LONGEST } else { ticks as u16 }
+    }
+
+    /// Milliseconds in `ticks`, rounded down.
+    #[must_use]
+    pub const fn milliseconds(ticks: u16) -> u64 {
+        ((ticks as u64) << 32) / 1_000_000
+    }
+}
+
+/// An Ethernet protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct EtherType(pub u16);
+
+impl EtherType {
+    /// IPv4.
+    pub const IPV4: Self = Self(0x0800);
+    /// IPv6.
+    pub const IPV6: Self = Self(0x86dd);
+    /// An IEEE 802.1Q tag follows.
+    pub const VLAN: Self = Self(0x8100);
+    /// An IEEE 802.1ad (outer) tag follows.
+    pub const VLAN_OUTER: Self = Self(0x88a8);
+}
+
+/// An IP protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct IpProtocol(pub u8);
+
+impl IpProtocol {
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// The IPv6 fragment header (RFC 8200 §4.5).
+    pub const FRAGMENT: Self = Self(44);
+}

@@ -1,0 +1,142 @@
+//! The named ends of every packet's way: each packet is counted in exactly one.
+//!
+//! The numbers are append-only: the kernel counts by them, the command line, the metrics and the tests name them.
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal, $hook:ident;)+) => {
+        /// Where a packet's way ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        #[must_use]
+        pub enum Outcome { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl Outcome {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Its name in `status`, metrics and tests.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// The hook that counts it.
+            #[must_use]
+            pub const fn hook(self) -> Hook {
+                match self { $(Self::$name => Hook::$hook,)+ }
+            }
+
+            /// Its number, an index into the statistics.
+            #[must_use]
+            pub const fn number(self) -> u32 {
+                self as u32
+            }
+        }
+    };
+}
+
+/// The three places where packets are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// A packet that arrived at a network interface.
+    Ingress,
+    /// A tunnel packet that arrived at a network interface.
+    Decap,
+    /// A packet that the host sends.
+    Egress,
+}
+
+/// Slots of the statistics map: room for outcomes to come.
+pub const SLOTS: u32 = 64;
+
+outcomes! {
+    /// Not UDP to the address and port of a service.
+    NotService = 0, "not_service", Ingress;
+    /// To a service, but no SIP: STUN, RTP, HTTP, anything else.
+    NotSip = 1, "not_sip", Ingress;
+    /// To a service: CRLF or NUL keep-alive, or an empty datagram (RFC 5626 §3.5.1).
+    KeepAlive = 2, "keep_alive", Ingress;
+    /// To a service, with lengths that contradict each other.
+    Malformed = 3, "malformed", Ingress;
+    /// This node owns the transaction.
+    LocalOwner = 4, "local_owner", Ingress;
+    /// A request that nobody owns: this node may become its owner.
+    LocalNew = 5, "local_new", Ingress;
+    /// An ACK that nobody owns: of a 2xx, or of a transaction long gone.
+    LocalAck = 6, "local_ack", Ingress;
+    /// No peer is up, so every packet is local.
+    LocalAlone = 7, "local_alone", Ingress;
+    /// Encapsulated and sent to the owner.
+    Forwarded = 8, "forwarded", Ingress;
+    /// A response whose transaction nobody is known to own; passed.
+    UnknownResponse = 9, "unknown_response", Ingress;
+    /// A CANCEL whose transaction nobody is known to own; passed.
+    UnknownCancel = 10, "unknown_cancel", Ingress;
+    /// An IP fragment for a service's address; passed to the kernel.
+    Fragment = 11, "fragment", Ingress;
+    /// IPv6 extension headers before a service's UDP header are not read; passed.
+    ExtensionHeader = 12, "extension_header", Ingress;
+    /// SIP, but the fast path's bounds end before the headers that make the key; passed.
+    PuntBounds = 13, "punt_bounds", Ingress;
+    /// SIP in a form that the fast path does not read (folds, quotes, odd blanks); passed.
+    PuntForm = 14, "punt_form", Ingress;
+    /// SIP without one of the headers that make the key, or cut off; passed.
+    PuntIncomplete = 15, "punt_incomplete", Ingress;
+    /// For another node, but too big with the tunnel header; passed.
+    TooBig = 16, "too_big", Ingress;
+    /// For another node, but its next hop is not known; passed.
+    Unresolved = 17, "unresolved", Ingress;
+    /// Encapsulation failed in the kernel; passed.
+    EncapFailed = 18, "encap_failed", Ingress;
+    /// From a peer, decapsulated, for the local proxy.
+    Decapsulated = 19, "decapsulated", Decap;
+    /// To the tunnel port, but no well-formed tunnel packet of this cluster; passed as it is.
+    DecapMalformed = 20, "decap_malformed", Decap;
+    /// A tunnel packet from an address that is not the named peer's; passed as it is.
+    DecapUnknownPeer = 21, "decap_unknown_peer", Decap;
+    /// A tunnel packet whose tag is wrong; passed as it is.
+    DecapBadTag = 22, "decap_bad_tag", Decap;
+    /// A tunnel packet whose inner destination is no service; passed as it is.
+    DecapNotService = 23, "decap_not_service", Decap;
+    /// Decapsulation failed in the kernel; passed as it is.
+    DecapFailed = 24, "decap_failed", Decap;
+    /// Sent by this host, no SIP over UDP.
+    EgressOther = 25, "egress_other", Egress;
+    /// Sent by the proxy: the first message of a transaction, now claimed.
+    EgressClaimed = 26, "egress_claimed", Egress;
+    /// Sent by the proxy in a transaction that this node owns.
+    EgressOwner = 27, "egress_owner", Egress;
+    /// Sent by the proxy, an ACK or CANCEL: claims nothing.
+    EgressNoClaim = 28, "egress_no_claim", Egress;
+    /// Sent by the proxy in a transaction that another live node owns.
+    EgressForeign = 29, "egress_foreign", Egress;
+    /// Sent by the proxy, SIP that could not be keyed: not claimed.
+    EgressUnkeyable = 30, "egress_unkeyable", Egress;
+    /// Sent by the proxy as an IP fragment or otherwise not whole: not claimed.
+    EgressFragment = 31, "egress_fragment", Egress;
+    /// The claim table or the event buffer had no room: the claim is not known everywhere.
+    EgressLost = 32, "egress_lost", Egress;
+}
+
+impl Outcome {
+    /// The outcome with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_fit_the_statistics() {
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(outcome.number() as usize, index, "{}", outcome.name());
+            assert_eq!(Outcome::from_number(outcome.number()), Some(*outcome));
+        }
+        assert!(Outcome::ALL.len() <= SLOTS as usize);
+        assert_eq!(Outcome::from_number(SLOTS), None);
+    }
+}

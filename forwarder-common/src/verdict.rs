@@ -1,0 +1,83 @@
+//! What to do with a packet of a service, as a pure and total table (no map, no clock, no packet).
+
+use crate::{ids::NodeId, outcome::Outcome};
+
+/// What kind of SIP message, as far as the verdict cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A request that can start a transaction: any but ACK and CANCEL.
+    Request,
+    /// An ACK.
+    Ack,
+    /// A CANCEL.
+    Cancel,
+    /// A response.
+    Response,
+}
+
+/// What the claim table says of a message's key; void, expired and dead owners' claims are [`Found::Nothing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No live claim.
+    Nothing,
+    /// This node's own claim.
+    Own,
+    /// A live peer's claim.
+    Peer(NodeId),
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// To the local proxy.
+    Local(Outcome),
+    /// To the node that owns the transaction.
+    ToOwner(NodeId),
+    /// Nobody is known to own it, and only an owner could use it: ask before letting it go.
+    Ask(Outcome),
+}
+
+/// The verdict for a message of `kind` whose key was `found`, when `peer_up` says whether any peer is up.
+pub const fn decide(kind: Kind, found: Found, peer_up: bool) -> Verdict {
+    match (peer_up, found, kind) {
+        (_, Found::Own, _) => Verdict::Local(Outcome::LocalOwner),
+        (false, _, _) => Verdict::Local(Outcome::LocalAlone),
+        (true, Found::Peer(owner), _) => Verdict::ToOwner(owner),
+        (true, Found::Nothing, Kind::Request) => Verdict::Local(Outcome::LocalNew),
+        (true, Found::Nothing, Kind::Ack) => Verdict::Local(Outcome::LocalAck),
+        (true, Found::Nothing, Kind::Cancel) => Verdict::Ask(Outcome::UnknownCancel),
+        (true, Found::Nothing, Kind::Response) => Verdict::Ask(Outcome::UnknownResponse),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_design_holds() {
+        let peer = NodeId::new(2).unwrap();
+        let kinds = [Kind::Request, Kind::Ack, Kind::Cancel, Kind::Response];
+        for kind in kinds {
+            for up in [false, true] {
+                assert_eq!(decide(kind, Found::Own, up), Verdict::Local(Outcome::LocalOwner));
+            }
+            for found in [Found::Nothing, Found::Peer(peer)] {
+                assert_eq!(decide(kind, found, false), Verdict::Local(Outcome::LocalAlone));
+            }
+            assert_eq!(decide(kind, Found::Peer(peer), true), Verdict::ToOwner(peer));
+        }
+        let unknown = kinds.map(|kind| decide(kind, Found::Nothing, true));
+        assert_eq!(
+            unknown,
+            [
+                Verdict::Local(Outcome::LocalNew),
+                Verdict::Local(Outcome::LocalAck),
+                Verdict::Ask(Outcome::UnknownCancel),
+                Verdict::Ask(Outcome::UnknownResponse),
+            ]
+        );
+    }
+}

@@ -1,0 +1,2 @@
+//! The command `forwarder`.
+fn main() {}
