@@ -107,9 +107,7 @@ pub struct Config {
     /// [`EGRESS_AFFINITY_CALL`].
     pub flags: u32,
     /// Zero.
-    pub pad: u16,
-    /// Zero.
-    pub pad2: u16,
+    pub pad: [u16; 4],
 }
 
 /// Requests that leave from an address that is no service's are keyed by the Call-ID alone.

@@ -1,1 +1,4 @@
-//! sip
+//! SIP messages (RFC 3261): the fast reader for the kernel and the slow one for the full grammar.
+
+pub mod fast;
+mod swar;
