@@ -1,0 +1,40 @@
+//! The message corpus, which lies outside the project.
+
+#![allow(dead_code, reason = "each test crate uses a part")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+use std::{fs, path::PathBuf};
+
+/// One message and its line in `expected.jsonl`.
+pub(crate) struct Expected {
+    /// Name relative to the corpus.
+    pub(crate) file: String,
+    /// The UDP payload.
+    pub(crate) payload: Vec<u8>,
+    /// What an exact parser reads.
+    pub(crate) expected: serde_json::Value,
+}
+
+/// The corpus in `FORWARDER_CORPUS` or beside the workspace; `None`, loudly, where it is absent.
+pub(crate) fn corpus(test: &str) -> Option<Vec<Expected>> {
+    let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus"));
+    let named = std::env::var_os("FORWARDER_CORPUS").map(PathBuf::from);
+    let directory = named.clone().unwrap_or(beside);
+    let lines = match fs::read_to_string(directory.join("expected.jsonl")) {
+        Ok(lines) => lines,
+        Err(error) if named.is_some() => panic!("read FORWARDER_CORPUS {}: {error}", directory.display()),
+        Err(_) => {
+            let skipped = format!("SKIPPED: {test}: no corpus; hint: name its folder in FORWARDER_CORPUS");
+            println!("{skipped}");
+            eprintln!("{skipped}");
+            return None;
+        }
+    };
+    let read = |line: &str| {
+        let expected: serde_json::Value = serde_json::from_str(line).unwrap();
+        let file = expected["file"].as_str().unwrap().to_owned();
+        let payload = fs::read(directory.join(&file)).unwrap();
+        Expected { file, payload, expected }
+    };
+    Some(lines.lines().map(read).collect())
+}
