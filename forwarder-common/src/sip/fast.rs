@@ -1,0 +1,435 @@
+//! The fast reader: finds the key's headers 32 bytes at a time, in a form that the kernel's verifier accepts.
+//!
+//! It reads the plain form that nearly every message has. Whatever else it sees, it punts and never guesses: on each
+//! message that it answers, [`super::full`] answers the same. Every offset carried around a loop goes through
+//! [`Marks::hide`]; see there why.
+
+use super::swar::{below, blank, decimal, hit, index, low, not_digit, text};
+use crate::{hash::SipHash, hash::padded, marks::Marks, outcome::Outcome, reader::Reader};
+
+/// Payload bytes within which the key's headers must begin: the last one ends before byte 580 in real captures.
+pub const BOUND: usize = 2047;
+/// Steps of one chunk: the kernel verifies a chunk once, whatever the number of calls.
+pub const CHUNK: usize = 16;
+/// Chunks per message: 64 blocks of 32 bytes and as many lines that are shorter than a block.
+pub const CHUNKS: usize = 8;
+/// Words of a Call-ID or a branch (127 bytes and an end); a longer one is punted.
+const WORDS: usize = 16;
+/// Words and parameters of the top Via up to its branch.
+const VIA_STEPS: usize = 32;
+/// Longest datagram that is a keep-alive if it begins with CR, LF or NUL.
+const KEEP_ALIVE: usize = 8;
+
+/// Kinds of message as [`Marks::kind`] has them.
+pub mod kind {
+    /// A request other than ACK and CANCEL.
+    pub const REQUEST: u16 = 1;
+    /// An ACK.
+    pub const ACK: u16 = 2;
+    /// A CANCEL.
+    pub const CANCEL: u16 = 3;
+    /// A response.
+    pub const RESPONSE: u16 = 4;
+}
+
+const LOW32: u64 = 0xffff_ffff;
+const LOW56: u64 = 0x00ff_ffff_ffff_ffff;
+const RESPONSE: u64 = text(b"SIP/2.0 ");
+const REQUEST_END: u64 = text(b" SIP/2.0");
+const INVITE: u64 = text(b"INVITE \0");
+const CANCEL: u64 = text(b"CANCEL \0");
+const ACK: u64 = text(b"ACK \0\0\0\0");
+const CALL_ID: u64 = text(b"call-id\0");
+const CALL_ID_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0, 0x20, 0x20, 0]);
+const CSEQ: u64 = text(b"cseq\0\0\0\0");
+const CSEQ_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0, 0, 0, 0]);
+const VIA: u64 = text(b"via\0\0\0\0\0");
+const VIA_CASE: u64 = text(&[0x20, 0x20, 0x20, 0, 0, 0, 0, 0]);
+const BRANCH: u64 = text(b"branch=\0");
+const BRANCH_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0, 0]);
+const ZEROS: u64 = text(b"00000000");
+const STUN_COOKIE: u64 = 0x42a4_1221;
+
+/// Looks at the first bytes of the payload: what kind of message it is, if it can be SIP at all.
+///
+/// # Errors
+/// The outcome, where it is no SIP or the form is not the plain one.
+#[inline(always)] // inlined into the kernel's one function before the scan
+pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
+    let start = m.start() as usize;
+    let length = (m.end() as usize).wrapping_sub(start);
+    let Some(w) = r.word(start) else { return Err(Outcome::KeepAlive) };
+    let first = w as u8;
+    if length == 0 || (matches!(first, b'\r' | b'\n' | 0) && length <= KEEP_ALIVE) {
+        return Err(Outcome::KeepAlive);
+    }
+    if first <= 0x20 {
+        let stun = first <= 1 && w >> 32 == STUN_COOKIE;
+        return Err(if stun || !matches!(first, b'\r' | b'\n' | 0 | b' ' | b'\t') {
+            Outcome::NotSip
+        } else {
+            Outcome::PuntForm
+        });
+    }
+    if first >= 0x7f {
+        return Err(Outcome::NotSip);
+    }
+    if w == RESPONSE {
+        let status = r.word(start + 8).ok_or(Outcome::PuntIncomplete)?;
+        if index(not_digit(status) | 1 << 63) != 3 {
+            return Err(Outcome::NotSip);
+        }
+        m.set_kind(kind::RESPONSE);
+        m.set_status(decimal((status - ZEROS) << 40) as u16);
+        return Ok(());
+    }
+    let invite = w & LOW56 == INVITE;
+    m.set_invite(u16::from(invite));
+    m.set_kind(if w & LOW32 == ACK {
+        kind::ACK
+    } else if w & LOW56 == CANCEL {
+        kind::CANCEL
+    } else {
+        kind::REQUEST
+    });
+    Ok(())
+}
+
+/// One step of the scan: one block, at most one line. `None` when all headers are marked or the headers have ended.
+///
+/// # Errors
+/// The outcome that ends the reading.
+#[inline(always)] // the loop around it is the function
+pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>, Outcome> {
+    if off.wrapping_sub(m.start() as usize) > BOUND {
+        return Err(Outcome::PuntBounds);
+    }
+    let (block, width) = match r.block(off) {
+        Some(block) => (block, 32),
+        None => ([r.word(off).ok_or(Outcome::PuntIncomplete)?, 0, 0, 0], 8),
+    };
+    let [a, b, c, d] = block;
+    let (a, b, c, d) = (hit(a, b'\n'), hit(b, b'\n'), hit(c, b'\n'), hit(d, b'\n'));
+    if (a | b | c | d) == 0 {
+        return Ok(Some(m.hide(off + width)));
+    }
+    let (at, hits, more) = if a != 0 {
+        (0, a, b | c | d)
+    } else if b != 0 {
+        (8, b, c | d)
+    } else if c != 0 {
+        (16, c, d)
+    } else {
+        (24, d, 0)
+    };
+    // A fixed advance lets the next load begin before this index is known; a second line in the block restarts there.
+    let next = if more | (hits & hits.wrapping_sub(1)) == 0 { m.hide(off + width) } else { 0 };
+    let line = m.hide(off + at + index(hits) + 1);
+    let next = if next == 0 { line } else { next };
+    let w = r.word(line).ok_or(Outcome::PuntIncomplete)?;
+    if m.first() == 0 {
+        m.set_first(line as u16);
+    }
+    mark_line(m, line, w, next)
+}
+
+/// Marks the line that begins with the word `w` if the key needs it.
+#[inline(always)] // part of the step
+fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, Outcome> {
+    match w as u8 {
+        b'c' | b'C' => {
+            if (w | CALL_ID_CASE) & LOW56 == CALL_ID && separates((w >> 56) as u8) {
+                mark_call_id(m, line + 7);
+            } else if (w | CSEQ_CASE) & LOW32 == CSEQ && separates((w >> 32) as u8) && m.cseq() == 0 {
+                m.set_cseq((line + 4) as u16);
+            }
+        }
+        b'i' | b'I' if separates((w >> 8) as u8) => mark_call_id(m, line + 1),
+        b'v' | b'V' if m.via() == 0 => {
+            if separates((w >> 8) as u8) {
+                m.set_via((line + 1) as u16);
+            } else if (w | VIA_CASE) & 0x00ff_ffff == VIA && separates((w >> 24) as u8) {
+                m.set_via((line + 3) as u16);
+            }
+        }
+        b'\n' => return Ok(None),
+        b'\r' => return if w as u16 == u16::from_le_bytes(*b"\r\n") { Ok(None) } else { Err(Outcome::PuntForm) },
+        _ => {}
+    }
+    let complete = m.call_id() != 0 && m.cseq() != 0 && m.via() != 0;
+    Ok(if complete { None } else { Some(next) })
+}
+
+#[inline(always)] // two instructions
+fn mark_call_id(m: &mut Marks, at: usize) {
+    if m.call_id() == 0 {
+        m.set_call_id(at as u16);
+    }
+}
+
+#[inline(always)] // a few instructions
+const fn separates(byte: u8) -> bool {
+    byte == b':' || byte == b' ' || byte == b'\t'
+}
+
+/// Where the value of a header begins, given the end of its name (RFC 3261 §7.3.1: blanks around the colon).
+#[inline(always)] // small, and the offset stays unknown to the verifier
+fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outcome> {
+    let w = r.word(name_end).ok_or(Outcome::PuntIncomplete)?;
+    let before = index(!blank(w) & HIGH_BITS | 1 << 63);
+    let rest = w >> (8 * (before & 7));
+    if rest as u8 != b':' {
+        return Err(Outcome::PuntForm);
+    }
+    let rest = rest >> 8;
+    let after = index(!blank(rest) & HIGH_BITS | 1 << 63);
+    // What was shifted in reads as zero, which no value begins with: blanks up to the end of the word are punted.
+    if (rest >> (8 * (after & 7))) as u8 <= 0x20 {
+        return Err(Outcome::PuntForm);
+    }
+    Ok(m.hide(name_end + before + 1 + after))
+}
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// Checks the start line's end and reads the CSeq, once the scan has ended.
+///
+/// # Errors
+/// A header that the key needs is missing or not in the plain form.
+#[inline(always)] // straight-line code before the hashing
+pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
+    if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
+        return Err(Outcome::PuntIncomplete);
+    }
+    if m.kind() != kind::RESPONSE && !request_line_ends(r, m) {
+        return Err(Outcome::PuntForm);
+    }
+    let name_end = m.cseq() as usize;
+    let at = value(r, m, name_end)?;
+    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
+    let stop = not_digit(w);
+    let (number, digits) = if stop == 0 {
+        let second = r.word(at + 8).ok_or(Outcome::PuntIncomplete)?;
+        let more = index(not_digit(second) | 1 << 63);
+        let (w, second) = (w - ZEROS, second.wrapping_sub(ZEROS));
+        if more == 0 {
+            (decimal(w), 8)
+        } else {
+            // Sixteen digits with zeros before them: the first eight and the last eight.
+            let shift = 8 * (8 - more);
+            let head = decimal(w << shift);
+            let tail = decimal((w >> (64 - shift)) | (second << shift));
+            (head.wrapping_mul(100_000_000).wrapping_add(tail), 8 + more)
+        }
+    } else {
+        let count = index(stop);
+        if count == 0 {
+            return Err(Outcome::PuntForm);
+        }
+        (decimal((w.wrapping_sub(ZEROS)) << (8 * (8 - count))), count)
+    };
+    let end = m.hide(at + digits);
+    let after = r.word(end).ok_or(Outcome::PuntIncomplete)?;
+    if number > u64::from(u32::MAX) || (after as u8 != b' ' && after as u8 != b'\t') {
+        return Err(Outcome::PuntForm);
+    }
+    m.set_number(number as u32);
+    if m.kind() == kind::RESPONSE {
+        response_method(m, after)?;
+    }
+    Ok(())
+}
+
+/// Whether a response's CSeq names INVITE; `after` begins with the blank behind the number.
+#[inline(always)] // part of the above
+fn response_method(m: &mut Marks, after: u64) -> Result<(), Outcome> {
+    let method = after >> 8;
+    if method as u8 <= 0x20 {
+        return Err(Outcome::PuntForm);
+    }
+    // Six letters of the method and the byte behind them.
+    let invite = method & low(6) == INVITE & low(6) && ((method >> 48) as u8) <= 0x20;
+    m.set_invite(u16::from(invite));
+    Ok(())
+}
+
+/// RFC 3261 §7.1: the request line ends with a blank and the version.
+#[inline(always)] // part of the above
+fn request_line_ends<R: Reader>(r: &R, m: &mut Marks) -> bool {
+    let first = m.first() as usize;
+    let crlf = first.wrapping_sub(10);
+    let start = m.start() as usize;
+    // The shortest line, "A B SIP/2.0" with an LF, has 12 bytes.
+    if first.wrapping_sub(start) < 12 || first < start {
+        return false;
+    }
+    let crlf = m.hide(crlf);
+    let Some(w) = r.word(crlf) else { return false };
+    if w == REQUEST_END {
+        let Some(end) = r.word(crlf + 8) else { return false };
+        return end as u8 == b'\r';
+    }
+    let Some(w) = r.word(crlf + 1) else { return false };
+    w == REQUEST_END
+}
+
+/// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
+#[inline(always)] // the hash stays in registers
+fn text_at<R: Reader>(
+    r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool,
+) -> Result<usize, Outcome> {
+    let mut off = at;
+    for _ in 0..WORDS {
+        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        let mut stop = below(w, 0x21);
+        if branch {
+            stop |= hit(w, b';') | hit(w, b',');
+        }
+        if stop != 0 {
+            let count = index(stop);
+            if count != 0 {
+                hash.put(w & (((stop & stop.wrapping_neg()) >> 7) - 1));
+            }
+            return Ok(m.hide(off + count));
+        }
+        hash.put(w);
+        off += 8;
+    }
+    Err(Outcome::PuntBounds)
+}
+
+/// Whether a text may end at the byte at `end`: white space, or with `branch` a delimiter; and within the payload.
+#[inline(always)] // part of the above
+fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(), Outcome> {
+    let byte = r.byte(end).ok_or(Outcome::PuntIncomplete)?;
+    let plain = matches!(byte, b'\r' | b'\n' | b' ' | b'\t') || (branch && matches!(byte, b';' | b','));
+    if !plain {
+        return Err(Outcome::PuntForm);
+    }
+    // Bytes behind the UDP payload are not the message's, whatever they look like.
+    if end >= m.end() as usize { Err(Outcome::PuntIncomplete) } else { Ok(()) }
+}
+
+/// The request key `L`, into the marks; and the hash that [`reply_key`] goes on with.
+///
+/// With `affinity_call` the CSeq number is not in the key.
+///
+/// # Errors
+/// The Call-ID is not in the plain form, or too long.
+#[inline(always)] // the hash stays in registers
+pub fn request_key<R: Reader>(
+    r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: bool,
+) -> Result<SipHash, Outcome> {
+    let name_end = m.call_id() as usize;
+    let at = value(r, m, name_end)?;
+    let mut hash = SipHash::new(hash_key);
+    let end = text_at(r, m, &mut hash, at, false)?;
+    ends(r, m, end, false)?;
+    let length = end.wrapping_sub(at);
+    m.set_call_id(at as u16);
+    m.set_call_id_length(length as u16);
+    let number = if affinity_call { 0 } else { m.number() };
+    hash.put(u64::from(number) | ((length as u64) << 32));
+    m.set_request_key(hash.finish(padded(length) + 8));
+    Ok(hash)
+}
+
+/// The reply key `X`, into the marks; 0 where the top Via has no branch.
+///
+/// # Errors
+/// The top Via is not in the plain form, or its branch is too long.
+#[inline(always)] // the hash stays in registers
+pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(), Outcome> {
+    m.set_reply_key(0);
+    let name_end = m.via() as usize;
+    let via = value(r, m, name_end)?;
+    let at = branch(r, m, via)?;
+    if at == 0 {
+        return Ok(());
+    }
+    let end = text_at(r, m, &mut hash, at, true)?;
+    ends(r, m, end, true)?;
+    let length = end.wrapping_sub(at);
+    m.set_branch(at as u16);
+    m.set_branch_length(length as u16);
+    if length != 0 {
+        hash.put(length as u64);
+        m.set_reply_key(hash.finish(padded(m.call_id_length() as usize) + 8 + padded(length) + 8));
+    }
+    Ok(())
+}
+
+/// Where the value of the parameter `branch` begins in the Via at `at`; 0 if it has none (RFC 3261 §20.42).
+#[inline(always)] // the loop's offset must be hidden
+fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize, Outcome> {
+    let mut off = at;
+    for _ in 0..VIA_STEPS {
+        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        let stop = hit(w, b';') | hit(w, b',') | hit(w, b'"') | hit(w, b'(') | below(w, 0x20);
+        if stop == 0 {
+            off = m.hide(off + 8);
+            continue;
+        }
+        let count = index(stop);
+        let here = m.hide(off + count);
+        match (w >> (8 * (count & 7))) as u8 {
+            b';' => {}
+            b',' => return Ok(0),
+            b'\r' | b'\n' => return line_end(r, here),
+            _ => return Err(Outcome::PuntForm),
+        }
+        off = m.hide(here + 1);
+        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        if (w | BRANCH_CASE) & LOW56 == BRANCH {
+            return Ok(m.hide(off + 7));
+        }
+        let named = (w | BRANCH_CASE) & low(6) == BRANCH & low(6);
+        if w as u8 <= 0x20 || (named && matches!((w >> 48) as u8, b' ' | b'\t' | b'\r' | b'\n')) {
+            return Err(Outcome::PuntForm);
+        }
+    }
+    Err(Outcome::PuntBounds)
+}
+
+/// A Via without a branch on its first line: none, unless the next line goes on with it.
+#[inline(always)] // part of the above
+fn line_end<R: Reader>(r: &R, at: usize) -> Result<usize, Outcome> {
+    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
+    let next = if w as u16 == u16::from_le_bytes(*b"\r\n") {
+        (w >> 16) as u8
+    } else if w as u8 == b'\n' {
+        (w >> 8) as u8
+    } else {
+        return Err(Outcome::PuntForm);
+    };
+    if matches!(next, b' ' | b'\t') { Err(Outcome::PuntForm) } else { Ok(0) }
+}
+
+/// Reads a whole payload on the host, as the kernel does: both keys, with offsets into `payload`.
+///
+/// # Errors
+/// The outcome that ends the fast path's reading.
+pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Marks, Outcome> {
+    let (r, m) = (&payload, &mut Marks::default());
+    if payload.len() > usize::from(u16::MAX) {
+        return Err(Outcome::Malformed);
+    }
+    m.begin(0, payload.len());
+    start_line(r, m)?;
+    scan(r, m)?;
+    cseq(r, m)?;
+    let hash = request_key(r, m, hash_key, affinity_call)?;
+    reply_key(r, m, hash)?;
+    Ok(*m)
+}
+
+fn scan(r: &&[u8], m: &mut Marks) -> Result<(), Outcome> {
+    let mut off = 0;
+    for _ in 0..CHUNK * CHUNKS {
+        match step(r, m, off)? {
+            Some(next) => off = next,
+            None => return Ok(()),
+        }
+    }
+    Err(Outcome::PuntBounds)
+}
