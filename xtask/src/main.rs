@@ -1,2 +1,126 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: everything a developer or CI does.
+//!
+//! Each verb first finds or installs what it needs, says what it is doing, and where it cannot go on ends with one
+//! sentence that says what to do.
+
+mod ci;
+mod ebpf;
+mod pins;
+mod project;
+mod run;
+mod setup;
+mod testing;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::project::{Project, is_root};
+use crate::run::{become_command, run, say};
+use crate::setup::{Need, Toolchain, setup};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, tests and shows the forwarder")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what all the other verbs need (as root, where a Debian package is missing)
+    Setup,
+    /// Build the eBPF programs and the daemon
+    Build,
+    /// Run all tests (as root: some run in network namespaces)
+    Test {
+        /// Run only tests whose name holds this
+        filter: Option<String>,
+        /// Leave out the tests in network namespaces, which need root
+        #[arg(long)]
+        no_lab: bool,
+    },
+    /// Show calls over three edge hosts without and with the forwarder (as root)
+    Demo {
+        /// Passed on to the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Load each eBPF program and print what the kernel's verifier says of it (as root)
+    Verify,
+    /// What CI runs: format, clippy, documentation, then all tests
+    Ci {
+        /// Leave out the tests in network namespaces, which need root
+        #[arg(long)]
+        no_lab: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match Project::find().and_then(|project| perform(&project, Cli::parse().verb)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(project: &Project, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Setup => setup(project, Need::Lab).map(drop),
+        Verb::Build => build(project, Need::Build).map(drop),
+        Verb::Test { filter, no_lab } => {
+            let lab = !no_lab;
+            build(project, need(lab))?;
+            testing::test(project, filter.as_deref(), lab)
+        }
+        Verb::Demo { args } => demo(project, &args),
+        Verb::Verify => {
+            need_root("load programs into the kernel")?;
+            build(project, Need::Build)?;
+            say("verify");
+            let mut cargo = project.cargo();
+            cargo.args(["run", "--release", "--package", "forwarder", "--example", "verify"]);
+            Err(become_command(&mut cargo))
+        }
+        Verb::Ci { no_lab } => {
+            let lab = !no_lab;
+            ci::format(project)?;
+            let toolchain = build(project, need(lab))?;
+            setup::try_clippy(project, &toolchain);
+            ci::lint(project, &toolchain)?;
+            testing::test(project, None, lab)
+        }
+    }
+}
+
+fn need(lab: bool) -> Need {
+    if lab { Need::Lab } else { Need::Build }
+}
+
+/// Builds the eBPF programs, then the daemon that embeds them.
+fn build(project: &Project, need: Need) -> Result<Toolchain> {
+    ebpf::check_architecture()?;
+    let toolchain = setup(project, need)?;
+    ebpf::build(project, &toolchain)?;
+    run("build the daemon", project.cargo().args(["build", "--release", "--package", "forwarder"]))?;
+    Ok(toolchain)
+}
+
+fn demo(project: &Project, args: &[OsString]) -> Result<()> {
+    need_root("make network namespaces")?;
+    build(project, Need::Lab)?;
+    let mut cargo = project.cargo();
+    run("build the demo", cargo.args(["build", "--release", "--package", "tests", "--bin", "demo"]))?;
+    say("demo");
+    let mut cargo = project.cargo();
+    cargo.args(["run", "--quiet", "--release", "--package", "tests", "--bin", "demo", "--"]).args(args);
+    Err(become_command(cargo.env("FORWARDER_BIN", project.forwarder())))
+}
+
+fn need_root(what: &str) -> Result<()> {
+    if is_root() { Ok(()) } else { bail!("{what}: not root; hint: run the same command as root") }
+}

@@ -1,0 +1,38 @@
+//! Every version and every package name that the project's tools depend on, and nothing else.
+//!
+//! Crates are pinned by the two lock files. Debian's packages carry no version here: a stable release keeps only
+//! the newest one, so what matters of it (the LLVM version of the compiler) is checked after the installation.
+
+/// The rustup nightly to install when no installed one will do: the day whose LLVM `bpf-linker` below reads.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+
+/// LLVM's major version in the eBPF compiler: `bpf-linker` reads bitcode of this version and older ones.
+pub(crate) const LLVM_MAJOR: u32 = 22;
+
+/// Version of `bpf-linker`.
+pub(crate) const BPF_LINKER: &str = "0.10.3";
+
+/// Features of `bpf-linker`: it opens the compiler's own libLLVM when it runs, whichever compiler that is.
+pub(crate) const BPF_LINKER_FEATURES: &str = "llvm-22,rust-llvm-22";
+
+/// Target of the eBPF programs.
+pub(crate) const EBPF_TARGET: &str = "bpfel-unknown-none";
+
+/// Debian's compiler with the source of its standard library, for when rustup has no nightly with `rust-src`.
+pub(crate) const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Clippy for that compiler, which `cargo xtask ci` uses.
+pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+
+/// What the lab and the demo run: a command, and the Debian package that has it.
+pub(crate) const LAB: [(&str, &str); 9] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+    ("sipp", "sip-tester"),
+    ("kamailio", "kamailio"),
+    ("tshark", "tshark"),
+    ("tcpdump", "tcpdump"),
+    ("ping", "iputils-ping"),
+    ("sysctl", "procps"),
+];
