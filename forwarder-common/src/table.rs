@@ -1,1 +1,231 @@
-//! table
+//! The claim table: buckets of eight 64-bit entries, two buckets per key, written by compare-and-swap.
+//!
+//! Kernel and daemon share it as a memory-mapped array and run these lines on it: [`Buckets`] is the only difference.
+//! There is no order of eviction: an empty or expired entry, else the one nearest to its end, gives way.
+
+use crate::ids::{Epoch, NodeId, Tick};
+
+/// Entries of a bucket: one cache line.
+pub const SLOTS: usize = 8;
+
+const EXPIRES_BITS: u32 = 16;
+const OWNER_SHIFT: u32 = 20;
+const TAG_SHIFT: u32 = 30;
+const TAG: u64 = !((1 << TAG_SHIFT) - 1);
+
+/// One claim: the upper 34 bits of the key, owner (10 bits), epoch (4 bits), expiry (16 bits). 0 is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    /// The claim of `owner` in `epoch` on `key` until `expires`.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn new(key: u64, owner: u16, epoch: u8, expires: Tick) -> Self {
+        Self(
+            key & TAG
+                | ((owner as u64) & NodeId::MAX as u64) << OWNER_SHIFT
+                | ((epoch as u64) & 0xf) << EXPIRES_BITS
+                | expires.number() as u64,
+        )
+    }
+
+    /// Whether this may be a claim on `key`: a false match has a chance of 2^-34 an entry compared.
+    #[must_use]
+    #[inline(always)] // three instructions
+    pub const fn matches(self, key: u64) -> bool {
+        (self.0 ^ key) & TAG == 0
+    }
+
+    /// The owner's id; 0 if empty.
+    #[must_use]
+    #[inline(always)] // two instructions
+    pub const fn owner(self) -> u16 {
+        (self.0 >> OWNER_SHIFT) as u16 & NodeId::MAX
+    }
+
+    /// The owner's epoch at the time of the claim.
+    #[must_use]
+    #[inline(always)] // two instructions
+    pub const fn epoch(self) -> Epoch {
+        Epoch::new(self.0 >> EXPIRES_BITS)
+    }
+
+    /// When it ends.
+    #[must_use]
+    #[inline(always)] // one instruction
+    pub const fn expires(self) -> Tick {
+        Tick::new(self.0 as u16)
+    }
+
+    /// Ticks until it ends; 0 when expired or empty.
+    ///
+    /// Without branches: the verifier would follow each of the 2^16 ways through a pair of buckets.
+    #[must_use]
+    #[inline(always)] // part of the unrolled choice
+    pub const fn remaining(self, now: Tick) -> u64 {
+        let ahead = (self.0 & 0xffff).wrapping_sub(now.number() as u64) & 0xffff;
+        let past = ((ahead >> 15) & 1).wrapping_sub(1);
+        let owned = 0_u64.wrapping_sub((0_u64.wrapping_sub(self.owner() as u64)) >> 63);
+        ahead & past & owned
+    }
+}
+
+/// Where an entry lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Bucket.
+    pub bucket: u32,
+    /// Slot in the bucket, 0..=7.
+    pub slot: u32,
+}
+
+/// The memory of the table.
+pub trait Buckets {
+    /// The entry at a place; `None` outside the table.
+    fn load(&self, place: Place) -> Option<Entry>;
+
+    /// Puts `new` in the place of `old`; false if something else is there by now.
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool;
+
+    /// `value` (16 bits), unknown to the verifier.
+    fn hide(&mut self, value: u64) -> u64;
+}
+
+/// The two buckets of a key; `mask` is the number of buckets less one.
+#[must_use]
+#[inline(always)] // a few instructions
+pub const fn buckets(key: u64, mask: u32) -> [u32; 2] {
+    [key as u32 & mask, (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & mask]
+}
+
+/// The entry that matches `key`, live or not, and where it is.
+#[inline(always)] // unrolled: sixteen compares
+pub fn find<B: Buckets>(table: &B, mask: u32, key: u64) -> Option<(Place, Entry)> {
+    for bucket in buckets(key, mask) {
+        for slot in 0..SLOTS as u32 {
+            let place = Place { bucket, slot };
+            let entry = table.load(place)?;
+            if entry.matches(key) && entry.owner() != 0 {
+                return Some((place, entry));
+            }
+        }
+    }
+    None
+}
+
+/// The place for a new claim on `key`, and what gives way there.
+#[inline(always)] // unrolled, and free of branches but for the last choice
+pub fn choose<B: Buckets>(table: &mut B, mask: u32, key: u64, now: Tick) -> Option<(Place, Entry)> {
+    let [first, second] = buckets(key, mask);
+    let (a, a_live) = weakest(table, first, now)?;
+    let (b, b_live) = weakest(table, second, now)?;
+    // Remaining ticks decide; among empty places the emptier bucket, which keeps both from filling up.
+    let (a_rank, b_rank) = ((a >> 4 << 4) + a_live, (b >> 4 << 4) + b_live);
+    let place = if a_rank <= b_rank {
+        Place { bucket: first, slot: (a & 7) as u32 }
+    } else {
+        Place { bucket: second, slot: (b & 7) as u32 }
+    };
+    Some((place, table.load(place)?))
+}
+
+/// The weakest entry of a bucket as `remaining << 4 | slot`, and how many are live.
+#[inline(always)] // unrolled
+fn weakest<B: Buckets>(table: &mut B, bucket: u32, now: Tick) -> Option<(u64, u64)> {
+    let (mut weakest, mut live) = (u64::MAX >> 1, 0);
+    for slot in 0..SLOTS as u32 {
+        let remaining = table.load(Place { bucket, slot })?.remaining(now);
+        let candidate = remaining << 4 | u64::from(slot);
+        // 1 if the candidate is smaller, hidden: as a comparison it would become a branch.
+        let smaller = 0_u64.wrapping_sub(table.hide(candidate.wrapping_sub(weakest) >> 63));
+        weakest ^= (weakest ^ candidate) & smaller;
+        live += 0_u64.wrapping_sub(remaining) >> 63;
+    }
+    let live = table.hide(live);
+    Some((weakest, live))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+mod tests {
+    extern crate std;
+    use core::cell::RefCell;
+    use std::{vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Memory(RefCell<Vec<[u64; SLOTS]>>);
+
+    impl Buckets for Memory {
+        fn load(&self, place: Place) -> Option<Entry> {
+            Some(Entry(*self.0.borrow().get(place.bucket as usize)?.get(place.slot as usize)?))
+        }
+
+        fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+            let slot = &mut self.0.borrow_mut()[place.bucket as usize][place.slot as usize];
+            let same = *slot == old.0;
+            if same {
+                *slot = new.0;
+            }
+            same
+        }
+
+        fn hide(&mut self, value: u64) -> u64 {
+            value
+        }
+    }
+
+    fn memory(buckets: usize) -> Memory {
+        Memory(RefCell::new(vec![[0; SLOTS]; buckets]))
+    }
+
+    fn mixed(mut x: u64) -> u64 {
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_keeps_what_it_was_given(key: u64, owner in 1..=NodeId::MAX, epoch in 0..16_u8, at: u16, now: u16) {
+            let entry = Entry::new(key, owner, epoch, Tick::new(at));
+            prop_assert!(entry.matches(key));
+            prop_assert!(!entry.matches(key ^ (1 << 30)));
+            prop_assert_eq!((entry.owner(), entry.epoch().number(), entry.expires()), (owner, epoch, Tick::new(at)));
+            let now = Tick::new(now);
+            prop_assert_eq!(entry.remaining(now), u64::from(Tick::new(at).remaining(now)));
+            prop_assert_eq!(Entry(entry.0 & 0xffff).remaining(now), 0, "an empty entry is never live");
+        }
+    }
+
+    #[test]
+    fn half_full_no_claim_is_lost_and_all_are_found() {
+        let mask = (1 << 12) - 1;
+        let mut table = memory(mask as usize + 1);
+        let now = Tick::new(100);
+        let claims = (mask as u64 + 1) * SLOTS as u64 / 2;
+        for key in (0..claims).map(mixed) {
+            let (place, old) = choose(&mut table, mask, key, now).unwrap();
+            assert_eq!(old.remaining(now), 0, "a live claim gave way");
+            assert!(table.exchange(place, old, Entry::new(key, 1, 0, Tick::new(150))));
+        }
+        assert!((0..claims).map(mixed).all(|key| find(&table, mask, key).unwrap().1.matches(key)));
+        assert_eq!((claims..2 * claims).map(mixed).filter(|key| find(&table, mask, *key).is_some()).count(), 0);
+    }
+
+    #[test]
+    fn in_a_full_table_the_claim_nearest_to_its_end_gives_way() {
+        let mut table = memory(1);
+        let now = Tick::new(0xfff0);
+        for slot in 0..SLOTS as u64 {
+            let (place, old) = choose(&mut table, 0, slot << 40, now).unwrap();
+            assert!(table.exchange(place, old, Entry::new(slot << 40, 1, 0, now.after(40 - slot as u16))));
+        }
+        let (_, old) = choose(&mut table, 0, 9 << 40, now).unwrap();
+        assert!(old.matches(7 << 40));
+    }
+}

@@ -1,6 +1,6 @@
 //! Start lines (RFC 3261 §7.1, §7.2): any version of SIP, blanks doubled or trailing, blanks inside the Request-URI.
 
-use super::{Unkeyable, is, is_white, split_at_byte, trim_start, word};
+use super::{Unkeyable, is, is_white, split_at_byte};
 
 /// What the start line says.
 pub(super) enum Start<'a> {
@@ -11,22 +11,22 @@ pub(super) enum Start<'a> {
 }
 
 /// Reads a start line with or without its line end.
+///
+/// What ends in a version of SIP is a request, be its method ever so odd: that is for the proxy to judge.
 pub(super) fn read(line: &[u8]) -> Result<Start<'_>, Unkeyable> {
-    let (first, rest) = word(line);
+    let line = trim_end(line);
+    //= https://www.rfc-editor.org/rfc/rfc3261#section-7.1
+    //# Request-Line  =  Method SP Request-URI SP SIP-Version CRLF
+    let Some((first, rest)) = split_at_byte(line, b' ') else { return Err(named(line)) };
     if is_version(first) {
-        return status(trim_start(rest)).map(Start::Response).ok_or(Unkeyable::StartLine);
+        return status(rest).map(Start::Response).ok_or(Unkeyable::StartLine);
     }
-    let line = trim_end(rest);
-    let uri_end = line.iter().rposition(|byte| is_white(*byte)).map_or(0, |at| at + 1);
-    let (uri, version) = line.split_at(uri_end);
-    if !is_version(version) {
-        return Err(Unkeyable::NotSip);
-    }
-    if first.iter().all(|byte| is_token(*byte)) && !trim_start(uri).is_empty() {
-        Ok(Start::Request(first))
-    } else {
-        Err(Unkeyable::StartLine)
-    }
+    let last = rest.rsplit(|byte| is_white(*byte)).next().unwrap_or_default();
+    if is_version(last) { Ok(Start::Request(first)) } else { Err(Unkeyable::NotSip) }
+}
+
+fn named(line: &[u8]) -> Unkeyable {
+    if is_version(line) { Unkeyable::StartLine } else { Unkeyable::NotSip }
 }
 
 /// Three digits that no fourth follows.
@@ -43,11 +43,6 @@ fn is_version(text: &[u8]) -> bool {
     let Some((name, numbers)) = text.split_at_checked(4) else { return false };
     let Some((major, minor)) = split_at_byte(numbers, b'.') else { return false };
     is(name, b"SIP/") && [major, minor].iter().all(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit))
-}
-
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~')
 }
 
 fn trim_end(bytes: &[u8]) -> &[u8] {

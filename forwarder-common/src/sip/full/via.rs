@@ -4,8 +4,7 @@ use super::{is, is_white, split_at_byte, trim_start};
 
 /// The first parameter `branch=` of the first value of a Via header.
 ///
-/// A quoted value is taken with its quotes, as it stands. `None` if it is absent or empty, or if a quote or comment
-/// before it never ends.
+/// `None` if it is absent or empty, or if a quote or comment before it never ends.
 pub(super) fn branch(value: &[u8]) -> Option<&[u8]> {
     let mut rest = next_parameter(value)?;
     loop {
@@ -29,7 +28,7 @@ fn next_parameter(bytes: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The value of a parameter that is named `branch` and has one.
+/// The value of a parameter that is named `branch` and has one: a token, so a quote in it is nothing special.
 fn as_branch(parameter: &[u8]) -> Option<&[u8]> {
     let (name, rest) = trim_start(parameter).split_at_checked(6)?;
     let rest = trim_start(rest);
@@ -37,12 +36,7 @@ fn as_branch(parameter: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let value = trim_start(split_at_byte(rest, b'=')?.1);
-    let mut inside = Inside::default();
-    let quoted = value.first() == Some(&b'"');
-    let end = value.iter().position(|byte| {
-        let outside = !quoted || inside.step(*byte);
-        outside && (is_white(*byte) || matches!(byte, b';' | b','))
-    });
+    let end = value.iter().position(|byte| is_white(*byte) || matches!(byte, b';' | b','));
     Some(value.split_at(end.unwrap_or(value.len())).0)
 }
 
