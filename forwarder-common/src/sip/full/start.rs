@@ -12,8 +12,12 @@ pub(super) enum Start<'a> {
 
 /// Reads a start line with or without its line end.
 ///
-/// What ends in a version of SIP is a request, be its method ever so odd: that is for the proxy to judge.
+/// A line of text that ends in a version of SIP is a request, be its method ever so odd: that is for the proxy to judge.
+/// What does not begin with a printable byte is no text: RTP, STUN, DTLS.
 pub(super) fn read(line: &[u8]) -> Result<Start<'_>, Unkeyable> {
+    if !line.first().is_some_and(u8::is_ascii_graphic) {
+        return Err(Unkeyable::NotSip);
+    }
     let line = trim_end(line);
     //= https://www.rfc-editor.org/rfc/rfc3261#section-7.1
     //# Request-Line  =  Method SP Request-URI SP SIP-Version CRLF

@@ -1,0 +1,29 @@
+//! A small seeded generator, so that a failure can be run again.
+
+/// The generator xorshift64*.
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Starts from `seed`, which is not 0.
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number in `0..bound`; `bound` is not 0.
+    pub(crate) const fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    /// One of `items`.
+    pub(crate) fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
+        items.get(self.below(items.len())).copied().unwrap_or(items[0])
+    }
+
+    /// True once in `bound` times.
+    pub(crate) const fn once_in(&mut self, bound: usize) -> bool {
+        self.below(bound) == 0
+    }
+}
