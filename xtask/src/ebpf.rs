@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::pins;
 use crate::project::Project;
-use crate::run::{copy_if_changed, run, say};
+use crate::run::{SEE_ABOVE, copy_if_changed, run, say};
 use crate::setup::{Toolchain, linker_path};
 
 /// What cargo puts between the flags of CARGO_ENCODED_RUSTFLAGS.
@@ -22,7 +22,7 @@ pub(crate) fn build(project: &Project, toolchain: &Toolchain) -> Result<PathBuf>
     let mut cargo = toolchain.cargo();
     cargo.arg("build");
     configure(&mut cargo, project);
-    run("build the eBPF programs", &mut cargo)?;
+    run("build the eBPF programs", SEE_ABOVE, &mut cargo)?;
     let built = target_dir(project).join(pins::EBPF_TARGET).join("release/forwarder-ebpf");
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
     object::check(&bytes).with_context(|| format!("check {}", built.display()))?;
@@ -40,7 +40,7 @@ pub(crate) fn lint(project: &Project, toolchain: &Toolchain) -> Result<bool> {
     command.arg("clippy");
     configure(&mut command, project);
     command.args(["--", "-D", "warnings"]);
-    run("clippy of the eBPF programs", &mut command)?;
+    run("clippy of the eBPF programs", SEE_ABOVE, &mut command)?;
     Ok(true)
 }
 

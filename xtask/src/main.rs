@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::project::{Project, is_root};
-use crate::run::{become_command, run, say};
+use crate::run::{SEE_ABOVE, become_command, run, say};
 use crate::setup::{Need, Toolchain, setup};
 
 #[derive(Parser)]
@@ -106,7 +106,7 @@ fn build(project: &Project, need: Need) -> Result<Toolchain> {
     ebpf::check_architecture()?;
     let toolchain = setup(project, need)?;
     ebpf::build(project, &toolchain)?;
-    run("build the daemon", project.cargo().args(["build", "--release", "--package", "forwarder"]))?;
+    run("build the daemon", SEE_ABOVE, project.cargo().args(["build", "--release", "--package", "forwarder"]))?;
     Ok(toolchain)
 }
 
@@ -114,7 +114,7 @@ fn demo(project: &Project, args: &[OsString]) -> Result<()> {
     need_root("make network namespaces")?;
     build(project, Need::Lab)?;
     let mut cargo = project.cargo();
-    run("build the demo", cargo.args(["build", "--release", "--package", "tests", "--bin", "demo"]))?;
+    run("build the demo", SEE_ABOVE, cargo.args(["build", "--release", "--package", "tests", "--bin", "demo"]))?;
     say("demo");
     let mut cargo = project.cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "tests", "--bin", "demo", "--"]).args(args);

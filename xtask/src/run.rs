@@ -26,11 +26,14 @@ pub(crate) fn say(line: impl Display) {
     eprintln!("[{:>4} s] {line}", START.elapsed().as_secs());
 }
 
-/// Runs a command whose output is the user's to see.
-pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
+/// What to do about a command that has said itself what is wrong.
+pub(crate) const SEE_ABOVE: &str = "the lines above say why";
+
+/// Runs a command whose output is the user's to see; `hint` is said if it fails.
+pub(crate) fn run(what: &str, hint: &str, command: &mut Command) -> Result<()> {
     say(what);
     let status = command.stdin(Stdio::null()).status().with_context(|| cannot_start(command))?;
-    if status.success() { Ok(()) } else { bail!("{what}: {status}; hint: the lines above say why") }
+    if status.success() { Ok(()) } else { bail!("{what}: {status}; hint: {hint}") }
 }
 
 /// Runs a command with its output in a file, says every few seconds that it is still at it, and shows the end of the
