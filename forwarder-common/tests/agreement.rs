@@ -35,7 +35,7 @@ const TOKENS: &[&[u8]] = &[
     b"\x01", b"\x80", b"\xff", b"0", b"9", b"00000000", b"4294967295", b"4294967296", b"Call-ID:", b"\r\nCall-ID: ",
     b"\r\nCall-ID : x@y\r\n", b"\r\ni:", b"i", b"\r\nCSeq: ", b"\r\ncSEQ:7 ACK\r\n", b"CSeq", b"\r\nVia: ", b"\r\nv:", b"Via",
     b"branch", b"branch=", b";branch=", b";branch =", b";branch= ", b"; branch=", b";BRANCH=a", b";branch=\r\n x", b";branch;",
-    b"SIP/2.0", b" SIP/2.0\r\n", b"SIP/2.0 200 OK\r\n", b"sip/2.0", b"SIP/3.0", b"INVITE", b"ACK ", b"CANCEL ", b"ACK\t",
+    b"SIP/2.0", b" SIP/2.0\r\n", b"SIP/2.0 200 OK\r\n", b"sip/2.0", b"SIP/3.0", b"SIP/3.0 ", b"SIP/2.0 ", b"INVITE", b"ACK ", b"CANCEL ", b"ACK\t",
     b"INVITE\r\n", b"\r\n\r\n", b"\n\n", b"    ", b"                                ", b"\xe2\x82\xac", b"HTTP/1.1",
 ];
 

@@ -21,15 +21,19 @@ pub(super) fn read(line: &[u8]) -> Result<Start<'_>, Unkeyable> {
     let line = trim_end(line);
     //= https://www.rfc-editor.org/rfc/rfc3261#section-7.1
     //# Request-Line  =  Method SP Request-URI SP SIP-Version CRLF
-    let Some((first, rest)) = split_at_byte(line, b' ') else { return Err(named(line)) };
-    if is_version(first) {
-        return status(rest).map(Start::Response).ok_or(Unkeyable::StartLine);
-    }
+    let Some((first, rest)) = split_at_byte(line, b' ') else { return Err(neither(line)) };
     let last = rest.rsplit(|byte| is_white(*byte)).next().unwrap_or_default();
-    if is_version(last) { Ok(Start::Request(first)) } else { Err(Unkeyable::NotSip) }
+    // `SIP/2.0 200 SIP/2.0` is a response; the method of a request is not this version.
+    if is_version(last) && first != b"SIP/2.0" {
+        return Ok(Start::Request(first));
+    }
+    if !is_version(first) {
+        return Err(Unkeyable::NotSip);
+    }
+    status(rest).map(Start::Response).ok_or(Unkeyable::StartLine)
 }
 
-fn named(line: &[u8]) -> Unkeyable {
+fn neither(line: &[u8]) -> Unkeyable {
     if is_version(line) { Unkeyable::StartLine } else { Unkeyable::NotSip }
 }
 
