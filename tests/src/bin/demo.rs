@@ -1,0 +1,2 @@
+//! Stub for first bring-up.
+fn main() {}

@@ -1,0 +1,167 @@
+//! Captures: tcpdump in a namespace, a reader for what it wrote, and tshark for a second opinion.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::lab::{Host, Lab};
+use crate::poll::poll_until_true;
+use crate::process::{self, Process};
+
+mod pcap;
+
+/// A running tcpdump.
+#[derive(Debug)]
+pub struct Capture {
+    process: Process,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Starts on everything that the router takes in, so that each packet is seen once, as its sender sent it.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn router(lab: &Lab, name: &str, filter: &str) -> Result<Self> {
+        Self::start(lab, Host::Router, "any", "in", name, filter)
+    }
+
+    /// Starts on what a host's eth0 takes in. With native XDP that is what the program passes.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn arriving(lab: &Lab, host: Host, name: &str, filter: &str) -> Result<Self> {
+        Self::start(lab, host, "eth0", "in", name, filter)
+    }
+
+    /// Starts on one interface of the router, towards `host`, in both directions and with its Ethernet headers.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn cable(lab: &Lab, host: Host, name: &str, filter: &str) -> Result<Self> {
+        Self::start(lab, Host::Router, &host.name(), "inout", name, filter)
+    }
+
+    fn start(lab: &Lab, host: Host, interface: &str, way: &str, name: &str, filter: &str) -> Result<Self> {
+        let file = lab.folder().join(format!("{name}.pcap"));
+        let mut command = lab.host(host).command("tcpdump");
+        command.args(["-i", interface, "-Q", way, "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w"]).arg(&file);
+        command.args(["--immediate-mode"]).arg(filter);
+        let mut process = Process::start(&format!("tcpdump {name}"), &mut command, &file.with_extension("tcpdump"))?;
+        poll_until_true(&format!("tcpdump {name} listens"), Duration::from_secs(5), || {
+            process.must_run()?;
+            Ok(process.output().contains("listening on"))
+        })?;
+        Ok(Self { process, file })
+    }
+
+    /// Where it writes.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The UDP datagrams captured so far; tunnel packets count as what they are outside.
+    ///
+    /// # Errors
+    /// The file is no capture.
+    pub fn datagrams(&self) -> Result<Vec<Datagram>> {
+        let bytes = std::fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+        pcap::datagrams(&bytes).with_context(|| format!("read {}", self.file.display()))
+    }
+
+    /// Ends the capture with everything written.
+    ///
+    /// # Errors
+    /// tcpdump cannot be waited for, or lost packets.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.stop_with(libc::SIGINT)?;
+        let output = self.process.output();
+        ensure!(output.contains("\n0 packets dropped by kernel"), "{} lost packets: {output}", self.process.name());
+        Ok(())
+    }
+}
+
+/// One UDP datagram of a capture.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Datagram {
+    /// When it was captured, in microseconds since 1970.
+    pub micros: u64,
+    /// Where it came from.
+    pub source: (IpAddr, u16),
+    /// Where it went.
+    pub destination: (IpAddr, u16),
+    /// What it carried.
+    pub payload: Vec<u8>,
+}
+
+impl Datagram {
+    /// Whether its payload starts like a SIP message.
+    #[must_use]
+    pub fn is_sip(&self) -> bool {
+        let first = self.payload.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        String::from_utf8_lossy(first).contains("SIP/2.0")
+    }
+
+    /// The value of its first header of that name (long form), or nothing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.payload);
+        let value = text.lines().skip(1).take_while(|line| !line.is_empty()).find_map(|line| {
+            let (known, value) = line.split_once(':')?;
+            known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        });
+        value
+    }
+}
+
+/// How many SIP datagrams repeat an earlier one: same addresses, same bytes.
+#[must_use]
+pub fn repeated(datagrams: &[Datagram]) -> u64 {
+    let mut seen: HashMap<(&(IpAddr, u16), &(IpAddr, u16), &[u8]), u64> = HashMap::new();
+    for datagram in datagrams.iter().filter(|datagram| datagram.is_sip()) {
+        *seen.entry((&datagram.source, &datagram.destination, &datagram.payload)).or_default() += 1;
+    }
+    seen.values().map(|times| times - 1).sum()
+}
+
+/// The fields that tshark reads in the packets of a file that fit a display filter, one line a packet, tab-separated.
+///
+/// # Errors
+/// tshark fails.
+pub fn tshark(file: &Path, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+    let path = file.display().to_string();
+    let mut arguments = vec!["-n", "-r", &path, "-Y", filter, "-T", "fields"];
+    for check in ["ip.check_checksum:TRUE", "udp.check_checksum:TRUE", "tcp.check_checksum:TRUE"] {
+        arguments.extend(["-o", check]);
+    }
+    for field in fields {
+        arguments.extend(["-e", field]);
+    }
+    let text = process::run("tshark", &arguments)?;
+    Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+}
+
+/// Fails where a packet of the file has a wrong checksum, at any layer.
+///
+/// # Errors
+/// One has, or tshark fails.
+pub fn checksums_are_right(file: &Path) -> Result<()> {
+    let wrong = "ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0 || \
+                 icmp.checksum.status == 0 || icmpv6.checksum.status == 0";
+    let frames = tshark(file, wrong, &["frame.number", "_ws.col.Info"])?;
+    ensure!(frames.is_empty(), "{} has packets with a wrong checksum: {frames:?}", file.display());
+    Ok(())
+}
+
+/// An IPv4 or IPv6 address out of its bytes.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
+        _ => None,
+    }
+}

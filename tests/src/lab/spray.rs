@@ -1,0 +1,76 @@
+//! Where the router sends the packets for the shared address.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::{EDGES, Host, Lab, VIP4, VIP6};
+
+/// The router's way with packets for the shared address.
+#[derive(Clone, Debug)]
+pub enum Spray {
+    /// Each packet to a random edge.
+    Random,
+    /// Each packet to the next edge, round and round.
+    RoundRobin,
+    /// Everything to one edge.
+    To(u8),
+    /// Everything to a random edge, except what a rule names; the last rule that fits counts.
+    Rules(Vec<Rule>),
+}
+
+/// Sends what begins with four certain bytes to one edge.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The first four bytes of the UDP payload, such as `INVI` or `SIP/`.
+    pub begins: [u8; 4],
+    /// The edge.
+    pub edge: u8,
+}
+
+impl Rule {
+    /// Responses.
+    pub const RESPONSES: [u8; 4] = *b"SIP/";
+
+    /// A rule for packets that begin so.
+    #[must_use]
+    pub const fn new(begins: [u8; 4], edge: u8) -> Self {
+        Self { begins, edge }
+    }
+}
+
+impl Lab {
+    /// Changes the router's way at once, for packets from now on.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn spray(&self, spray: &Spray) -> Result<()> {
+        self.host(Host::Router).run_with_input("nft", &["-f", "-"], &ruleset(spray)).map(drop)
+    }
+}
+
+/// One nft file that replaces the table in one step.
+fn ruleset(spray: &Spray) -> String {
+    let mut text = String::from("table inet spray\ndelete table inet spray\ntable inet spray {\n chain prerouting {\n");
+    text.push_str("  type filter hook prerouting priority mangle; policy accept;\n");
+    for vip in [format!("ip daddr {VIP4}"), format!("ip6 daddr {VIP6}")] {
+        let mut rule = |line: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {vip} {line}");
+        };
+        match spray {
+            Spray::Random => rule(format!("meta mark set numgen random mod {EDGES} offset 1")),
+            Spray::RoundRobin => rule(format!("meta mark set numgen inc mod {EDGES} offset 1")),
+            Spray::To(edge) => rule(format!("meta mark set {edge}")),
+            Spray::Rules(rules) => {
+                rule(format!("meta mark set numgen random mod {EDGES} offset 1"));
+                for Rule { begins, edge } in rules {
+                    let word = u32::from_be_bytes(*begins);
+                    rule(format!("udp dport 5060 @th,64,32 {word:#x} meta mark set {edge}"));
+                }
+            }
+        }
+    }
+    text.push_str(" }\n}\n");
+    text
+}

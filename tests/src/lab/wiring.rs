@@ -1,0 +1,66 @@
+//! Cables, addresses and routes.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::{EDGES, Family, Host, Lab, VIP4, VIP6};
+use crate::namespace::Namespace;
+
+/// The routing table of edge 1 is this plus one.
+const TABLE: u16 = 100;
+
+/// Makes the namespaces and connects each host to the router.
+pub(super) fn wire(lab: &mut Lab) -> Result<()> {
+    let hosts = [Host::Client, Host::Carrier].into_iter().chain(lab.edges());
+    let hosts: Vec<Host> = std::iter::once(Host::Router).chain(hosts).collect();
+    for host in hosts {
+        let namespace = Namespace::make(format!("{}-{}", lab.prefix, host.name()))?;
+        lab.hosts.push((host, namespace));
+    }
+    let router = lab.host(Host::Router);
+    router.sysctl(&[
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+        // The router sprays: a redirect would teach the edges a way around it.
+        ("ipv4/conf/all/send_redirects", "0"),
+        ("ipv4/conf/default/send_redirects", "0"),
+    ])?;
+    for (host, namespace) in lab.hosts.iter().filter(|(host, _)| *host != Host::Router) {
+        connect(&router, *host, namespace)?;
+    }
+    for (option, family) in [("-4", Family::V4), ("-6", Family::V6)] {
+        let batch: String = (1..=EDGES).map(|edge| steer(edge, family)).collect();
+        router.run_with_input("ip", &[option, "-batch", "-"], &batch)?;
+    }
+    Ok(())
+}
+
+/// A cable between a host's eth0 and the router's interface of the host's name.
+fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> {
+    let (name, peer) = (host.name(), namespace.name());
+    let link = format!("link add name {name} type veth peer name eth0 netns {peer}\nlink set dev {name} up\n");
+    let gateways = Family::BOTH.map(|family| (host.gateway(family), host.address(family)));
+    let [(gateway4, address4), (gateway6, address6)] = gateways;
+    let addresses = format!("addr add {gateway4}/24 dev {name}\naddr add {gateway6}/64 dev {name} nodad\n");
+    router.run_with_input("ip", &["-batch", "-"], &(link + &addresses))?;
+    let mut batch = format!("link set eth0 up\naddr add {address4}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n");
+    // Writing to a string cannot fail.
+    let _ = write!(batch, "route add default via {gateway4}\nroute add default via {gateway6}\n");
+    if let Host::Edge(_) = host {
+        let _ = write!(batch, "addr add {VIP4}/32 dev lo\naddr add {VIP6}/128 dev lo nodad\n");
+    }
+    namespace.run_with_input("ip", &["-batch", "-"], &batch)?;
+    // Checksums are whole on the wire: a program that rewrites a packet must not meet half of one.
+    namespace.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    // With GRO the router's end polls, and takes the packets that an XDP program at the other end transmits.
+    router.run("ethtool", &["-K", &name, "tx", "off", "gro", "on"])?;
+    Ok(())
+}
+
+/// Packets with mark N go to edge N.
+fn steer(edge: u8, family: Family) -> String {
+    let table = TABLE + u16::from(edge);
+    let address = Host::Edge(edge).address(family);
+    format!("rule add fwmark {edge} lookup {table}\nroute add default via {address} table {table}\n")
+}

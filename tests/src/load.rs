@@ -1,0 +1,120 @@
+//! Calls through the edges, and what came of them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::capture::{Capture, repeated};
+use crate::forwarder::Cluster;
+use crate::kamailio::Kamailio;
+use crate::lab::{Family, Lab};
+use crate::sipp::{Counts, Kind, Sipp};
+
+/// What a load left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Calls of every kind.
+    pub calls: u64,
+    /// Of kinds that are not named below: those that went as their scenario says, at both ends.
+    pub completed: u64,
+    /// Cancelled calls that ended cleanly at both ends.
+    pub cancelled_clean: u64,
+    /// Refused calls that ended cleanly at both ends.
+    pub rejected_clean: u64,
+    /// Replies at an edge without their transaction.
+    pub stray_replies: u64,
+    /// ACKs at an edge without their transaction.
+    pub stray_acks: u64,
+    /// CANCELs at an edge without their transaction.
+    pub stray_cancels: u64,
+    /// SIP datagrams on the wire that repeat an earlier one.
+    pub retransmissions: u64,
+    /// Packets that an edge sent on to another, by the forwarders' own count; 0 without them.
+    pub forwarded: u64,
+}
+
+/// A load of calls.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The kinds, all at the same time.
+    pub kinds: Vec<Kind>,
+    /// Calls of each kind.
+    pub count: u32,
+    /// Calls of each kind a second.
+    pub rate: u32,
+    /// IPv4 or IPv6.
+    pub family: Family,
+}
+
+impl Load {
+    /// The load: 200 calls, 200 cancelled and 200 refused, each at 40 a second.
+    #[must_use]
+    pub fn usual(family: Family) -> Self {
+        Self { kinds: vec![Kind::Call, Kind::Cancel, Kind::Busy], count: 200, rate: 40, family }
+    }
+}
+
+/// The time that calls which fail may take beyond the load itself: sipp's patience, more than once.
+const TAIL: Duration = Duration::from_secs(45);
+
+/// Runs the calls and reports what came of them. The capture of the router's side stays in the lab's folder as `NAME.pcap`.
+///
+/// # Errors
+/// A program does not run. Failed calls are no error: they are in the report.
+pub fn run_load(lab: &Lab, name: &str, load: &Load, edges: &[Kamailio], cluster: Option<&Cluster>) -> Result<Report> {
+    ensure!(load.rate > 0, "a load needs a rate");
+    let strays = |kind: &str| edges.iter().map(|edge| edge.count(kind)).sum::<u64>();
+    let before = [strays("stray_reply"), strays("stray_ack"), strays("stray_cancel")];
+    let forwarded = forwarded(cluster)?;
+    let mut capture = Capture::router(lab, name, "udp and not port 7470")?;
+    let counts = calls(lab, load).with_context(|| format!("run the calls of {name}"))?;
+    capture.stop()?;
+    let mut report = Report {
+        retransmissions: repeated(&capture.datagrams()?),
+        forwarded: self::forwarded(cluster)? - forwarded,
+        ..Report::default()
+    };
+    for (kind, clean, begun) in counts {
+        report.calls += begun;
+        match kind {
+            Kind::Cancel => report.cancelled_clean += clean,
+            Kind::Busy => report.rejected_clean += clean,
+            Kind::Call | Kind::Late | Kind::Silent | Kind::Twice => report.completed += clean,
+        }
+    }
+    let [replies, acks, cancels] = before;
+    report.stray_replies = strays("stray_reply") - replies;
+    report.stray_acks = strays("stray_ack") - acks;
+    report.stray_cancels = strays("stray_cancel") - cancels;
+    Ok(report)
+}
+
+/// Each kind with its clean calls and all calls.
+fn calls(lab: &Lab, load: &Load) -> Result<Vec<(Kind, u64, u64)>> {
+    let mut pairs = Vec::new();
+    for kind in &load.kinds {
+        pairs.push((*kind, Sipp::callee(lab, *kind, load.family)?, None));
+    }
+    for (kind, _, caller) in &mut pairs {
+        *caller = Some(Sipp::caller(lab, *kind, load.family, load.count, load.rate)?);
+    }
+    let deadline = Duration::from_secs(u64::from(load.count.div_ceil(load.rate))) + TAIL;
+    let mut found = Vec::new();
+    for (kind, callee, caller) in &mut pairs {
+        let Some(caller) = caller else { bail!("a caller was not started") };
+        let calls = caller.finish(deadline)?;
+        let answered = callee.stop()?;
+        found.push((*kind, clean(calls, answered), calls.calls));
+    }
+    Ok(found)
+}
+
+/// A call is clean where both ends say so; the lower count is the bound that holds for both.
+fn clean(caller: Counts, callee: Counts) -> u64 {
+    caller.successful.min(callee.successful)
+}
+
+fn forwarded(cluster: Option<&Cluster>) -> Result<u64> {
+    let Some(cluster) = cluster else { return Ok(0) };
+    Ok(cluster.outcomes()?.iter().map(|edge| edge.of("forwarded")).sum())
+}

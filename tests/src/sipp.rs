@@ -1,0 +1,220 @@
+//! sipp at both ends: callers in the client's namespace, callees in the carrier's.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::lab::{Family, Host, Lab, SIP};
+use crate::poll::poll_until_true;
+use crate::process::Process;
+
+/// How long a caller waits for a message before its call has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a callee may take to finish its last calls: the time that each stays to absorb repeated messages.
+const LEFTOVERS: Duration = Duration::from_secs(4);
+
+/// What a call is to be. The caller writes it as the user part of the request URI, by which the edges choose the callee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// INVITE, 180, 200, ACK, BYE.
+    Call,
+    /// INVITE, 180, CANCEL, 487, ACK.
+    Cancel,
+    /// INVITE, 486, ACK.
+    Busy,
+    /// MESSAGE, answered after 1.2 s.
+    Late,
+    /// INVITE without a word for 1.5 s.
+    Silent,
+    /// A call that crosses the edges twice; its callee is in the client's namespace.
+    Twice,
+}
+
+impl Kind {
+    /// The user part of its request URI, and how its scenarios' files begin.
+    #[must_use]
+    pub const fn user(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Cancel => "cancel",
+            Self::Busy => "busy",
+            Self::Late => "late",
+            Self::Silent => "silent",
+            Self::Twice => "twice",
+        }
+    }
+
+    const fn scenarios(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Call | Self::Twice => {
+                (include_str!("../scenarios/call-client.xml"), include_str!("../scenarios/call-carrier.xml"))
+            }
+            Self::Cancel => {
+                (include_str!("../scenarios/cancel-client.xml"), include_str!("../scenarios/cancel-carrier.xml"))
+            }
+            Self::Busy => (include_str!("../scenarios/busy-client.xml"), include_str!("../scenarios/busy-carrier.xml")),
+            Self::Late => (include_str!("../scenarios/late-client.xml"), include_str!("../scenarios/late-carrier.xml")),
+            Self::Silent => {
+                (include_str!("../scenarios/silent-client.xml"), include_str!("../scenarios/silent-carrier.xml"))
+            }
+        }
+    }
+
+    /// Where its callee listens, as `kamailio/edge.cfg` has it.
+    #[must_use]
+    pub const fn callee(self) -> (Host, u16) {
+        match self {
+            Self::Call => (Host::Carrier, 5060),
+            Self::Cancel => (Host::Carrier, 5061),
+            Self::Busy => (Host::Carrier, 5062),
+            Self::Late => (Host::Carrier, 5063),
+            Self::Silent => (Host::Carrier, 5064),
+            Self::Twice => (Host::Client, 5080),
+        }
+    }
+
+    /// The caller's port.
+    #[must_use]
+    pub const fn caller(self) -> u16 {
+        match self {
+            Self::Call => 5060,
+            Self::Cancel => 5061,
+            Self::Busy => 5062,
+            Self::Late => 5063,
+            Self::Silent => 5064,
+            Self::Twice => 5065,
+        }
+    }
+}
+
+/// What sipp counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls begun.
+    pub calls: u64,
+    /// Calls that went exactly as the scenario says.
+    pub successful: u64,
+    /// Calls that did not.
+    pub failed: u64,
+    /// Messages sent again.
+    pub retransmissions: u64,
+}
+
+/// A running sipp.
+#[derive(Debug)]
+pub struct Sipp {
+    process: Process,
+    statistics: PathBuf,
+}
+
+impl Sipp {
+    /// Starts the callee of a kind of call and waits until it listens.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn callee(lab: &Lab, kind: Kind, family: Family) -> Result<Self> {
+        let (_, scenario) = kind.scenarios();
+        let (host, port) = kind.callee();
+        Self::server(lab, kind.user(), scenario, host, port, family)
+    }
+
+    /// Starts a carrier that answers OPTIONS.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn options_carrier(lab: &Lab, family: Family) -> Result<Self> {
+        let scenario = include_str!("../scenarios/options-carrier.xml");
+        Self::server(lab, "options", scenario, Host::Carrier, SIP, family)
+    }
+
+    fn server(lab: &Lab, name: &str, scenario: &str, host: Host, port: u16, family: Family) -> Result<Self> {
+        let mut sipp = Self::start(lab, &format!("{name}-callee"), scenario, (host, port), family, &[])?;
+        poll_until_true(&format!("sipp listens for {name}"), Duration::from_secs(5), || {
+            sipp.process.must_run()?;
+            lab.has_port(host, port)
+        })?;
+        Ok(sipp)
+    }
+
+    /// Starts `count` calls at `rate` a second to the shared address.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn caller(lab: &Lab, kind: Kind, family: Family, count: u32, rate: u32) -> Result<Self> {
+        let (scenario, _) = kind.scenarios();
+        let target = bracketed(family.vip());
+        let (count, rate, patience) = (count.to_string(), rate.to_string(), PATIENCE.as_millis().to_string());
+        let arguments = [
+            "-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target,
+        ];
+        Self::start(lab, &format!("{}-caller", kind.user()), scenario, (Host::Client, kind.caller()), family, &arguments)
+    }
+
+    fn start(lab: &Lab, name: &str, scenario: &str, at: (Host, u16), family: Family, more: &[&str]) -> Result<Self> {
+        let file = |ending: &str| lab.folder().join(format!("sipp-{name}-{family:?}.{ending}"));
+        let (script, statistics) = (file("xml"), file("csv"));
+        std::fs::write(&script, scenario).with_context(|| format!("write {}", script.display()))?;
+        let (host, port) = at;
+        let mut command = lab.host(host).command("sipp");
+        command.arg("-sf").arg(&script).arg("-i").arg(host.address(family).to_string()).arg("-p").arg(port.to_string());
+        command.args(["-t", "u1", "-nostdin", "-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
+        command.arg("-trace_err").arg("-error_file").arg(file("errors")).args(more);
+        let process = Process::start(&format!("sipp {name}"), &mut command, &file("log"))?;
+        Ok(Self { process, statistics })
+    }
+
+    /// Waits until all calls have ended, well or not, and returns what it counted.
+    ///
+    /// # Errors
+    /// It runs past `deadline`, or could not run at all.
+    pub fn finish(&mut self, deadline: Duration) -> Result<Counts> {
+        let status = self.process.wait(deadline)?;
+        // 0: all calls went well; 1: some failed. Anything else is an error of the program.
+        ensure!(matches!(status.code(), Some(0 | 1)), "{} ended with {status}", self.process.name());
+        counts(&self.statistics)
+    }
+
+    /// Ends a callee and returns what it counted.
+    ///
+    /// # Errors
+    /// It left no statistics.
+    pub fn stop(&mut self) -> Result<Counts> {
+        // sipp takes SIGUSR1 for "finish the calls, then write the statistics and end"; a second one does not wait.
+        self.process.signal(libc::SIGUSR1);
+        if self.process.wait(LEFTOVERS).is_err() {
+            self.process.stop_with(libc::SIGUSR1)?;
+        }
+        counts(&self.statistics)
+    }
+}
+
+/// An address as sipp takes it for the remote side.
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("{address}:{SIP}"),
+        IpAddr::V6(address) => format!("[{address}]:{SIP}"),
+    }
+}
+
+/// Reads the last line of sipp's statistics.
+fn counts(path: &Path) -> Result<Counts> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(';').collect();
+    let last = lines.last().with_context(|| format!("read {}: sipp wrote no statistics", path.display()))?;
+    let values: Vec<&str> = last.split(';').collect();
+    let value = |name: &str| -> Result<u64> {
+        let column = names.iter().position(|known| *known == name);
+        let text = column.and_then(|column| values.get(column)).with_context(|| format!("find {name} in sipp's statistics"))?;
+        text.parse().with_context(|| format!("read {name} in sipp's statistics"))
+    };
+    Ok(Counts {
+        calls: value("TotalCallCreated")?,
+        successful: value("SuccessfulCall(C)")?,
+        failed: value("FailedCall(C)")?,
+        retransmissions: value("Retransmissions(C)")?,
+    })
+}

@@ -1,0 +1,3 @@
+//! Real SIP software in network namespaces: one behaviour a file.
+
+mod without;
