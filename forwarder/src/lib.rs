@@ -3,5 +3,7 @@
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod dataplane;
 pub mod identity;
+pub mod metrics;
 pub mod status;

@@ -1,0 +1,155 @@
+//! A snapshot in Prometheus' text format, version 0.0.4.
+
+use std::fmt::{Display, Write as _};
+
+use forwarder_common::outcome::{Hook, Outcome};
+
+use crate::status::{Peer, Status};
+
+/// The snapshot as text; units are base units, as Prometheus wants them.
+#[must_use]
+pub fn render(status: &Status) -> String {
+    let mut page = Page(String::new());
+    let node = status.node.to_string();
+    let labels =
+        [("version", status.version.as_str()), ("cluster", &status.cluster), ("node", &node), ("state", &status.state)];
+    page.family("forwarder_info", "gauge", "The daemon; always 1.", [(labels.as_slice(), 1)]);
+    page.single("forwarder_uptime_seconds", "gauge", "Seconds since the daemon started.", status.uptime_s);
+    let packets = Outcome::ALL.iter().map(|outcome| {
+        let count = status.outcomes.get(outcome.name()).copied().unwrap_or(0);
+        ([("hook", hook(*outcome)), ("outcome", outcome.name())], count)
+    });
+    page.family("forwarder_packets_total", "counter", "Packets by the place and the name of their outcome.", packets);
+    let claims = status.claims;
+    let owners = [([("owner", "own")], claims.own), ([("owner", "peers")], claims.peers)];
+    page.family("forwarder_claims", "gauge", "Live claims in the table.", owners);
+    page.single("forwarder_claims_capacity", "gauge", "Claims that the configuration asks to hold.", claims.capacity);
+    page.single("forwarder_claim_table_entries", "gauge", "Slots of the claim table.", claims.table_entries);
+    peers(&mut page, &status.peers);
+    replication(&mut page, status);
+    let days = status.certificate.days_left;
+    page.single("forwarder_certificate_days_left", "gauge", "Days until this node's certificate ends.", days);
+    page.single("forwarder_warnings", "gauge", "Warnings in `forwarder status`.", status.warnings.len());
+    page.0
+}
+
+const fn hook(outcome: Outcome) -> &'static str {
+    match outcome.hook() {
+        Hook::Ingress => "ingress",
+        Hook::Decap => "decap",
+        Hook::Egress => "egress",
+    }
+}
+
+fn peers(page: &mut Page, peers: &[Peer]) {
+    let ids = peers.iter().map(|peer| peer.node.to_string()).collect::<Vec<_>>();
+    let labelled = || {
+        let labels = |(peer, id)| -> (&Peer, _) { (peer, [("node", String::as_str(id)), ("address", &peer.address)]) };
+        peers.iter().zip(&ids).map(labels)
+    };
+    let up = labelled().map(|(peer, labels)| (labels, u8::from(peer.link == "up")));
+    page.family("forwarder_peer_up", "gauge", "Whether the link to a peer is up.", up);
+    let resolved = labelled().map(|(peer, labels)| (labels, u8::from(peer.next_hop.is_some())));
+    page.family("forwarder_peer_next_hop", "gauge", "Whether the next hop to a peer is known.", resolved);
+    let rtt = labelled().filter_map(|(peer, labels)| Some((labels, seconds(peer.rtt_us?))));
+    page.family("forwarder_peer_rtt_seconds", "gauge", "Round-trip time of the link to a peer.", rtt);
+    let mtu = labelled().filter_map(|(peer, labels)| Some((labels, peer.next_hop.as_ref()?.mtu)));
+    page.family("forwarder_peer_mtu_bytes", "gauge", "Largest outer packet to a peer.", mtu);
+}
+
+fn replication(page: &mut Page, status: &Status) {
+    let counts = &status.replication;
+    let claims = [([("direction", "sent")], counts.claims_sent), ([("direction", "received")], counts.claims_received)];
+    page.family("forwarder_replicated_claims_total", "counter", "Claims that went over the links.", claims);
+    let batches =
+        [([("direction", "sent")], counts.batches_sent), ([("direction", "received")], counts.batches_received)];
+    page.family("forwarder_replication_batches_total", "counter", "Batches that went over the links.", batches);
+    let refused = counts.refused_certificates;
+    page.single("forwarder_refused_certificates_total", "counter", "Peers refused for their certificate.", refused);
+    let errors = counts.protocol_errors;
+    page.single("forwarder_protocol_errors_total", "counter", "Links dropped for what came over them.", errors);
+    page.single("forwarder_send_queue_claims", "gauge", "Claims that wait to be sent.", counts.send_queue);
+    let Some(age) = counts.age_us else { return };
+    let ages = [("p50", age.p50), ("p99", age.p99), ("max", age.max)].map(|(name, us)| ([("of", name)], seconds(us)));
+    let help = "Age of a peer's claim when it stands in this table.";
+    page.family("forwarder_claim_age_seconds", "gauge", help, ages);
+}
+
+/// Microseconds as seconds, exactly.
+fn seconds(microseconds: u64) -> String {
+    format!("{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000)
+}
+
+struct Page(String);
+
+impl Page {
+    /// One metric with one line for each set of labels; nothing at all where there is none.
+    fn family<'a, L, V>(&mut self, name: &str, kind: &str, help: &str, lines: impl IntoIterator<Item = (L, V)>)
+    where
+        L: AsRef<[(&'static str, &'a str)]>,
+        V: Display,
+    {
+        let mut lines = lines.into_iter().peekable();
+        if lines.peek().is_none() {
+            return;
+        }
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in lines {
+            let labels = labels.as_ref().iter().map(|(key, text)| format!("{key}=\"{}\"", escape(text)));
+            let labels = labels.collect::<Vec<_>>().join(",");
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let _ = writeln!(self.0, "{name}{labels} {value}");
+        }
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help, [([], value)]);
+    }
+}
+
+/// A label's value: backslash, quote and line feed are escaped.
+fn escape(text: &str) -> String {
+    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Age, NextHop};
+
+    #[test]
+    fn counters_gauges_and_labels_are_in_the_text_format() {
+        let mut status = Status { version: "0.1.0".into(), node: 1, cluster: "edge".into(), ..Status::default() };
+        status.state = "odd\"\\\n".into();
+        status.outcomes.insert("forwarded".into(), 7);
+        status.certificate.days_left = -1;
+        status.replication.age_us = Some(Age { count: 1, p50: 210, p99: 2_600_000, max: 12_345_678 });
+        let hop = NextHop { interface: "eth0".into(), mac: String::new(), mtu: 1500 };
+        let peer = Peer { node: 2, address: "10.9.3.2".into(), link: "up".into(), ..Peer::default() };
+        status.peers = vec![Peer { rtt_us: Some(215), next_hop: Some(hop), ..peer.clone() }, peer];
+        let text = render(&status);
+        let lines = text.lines().collect::<Vec<_>>();
+        for line in [
+            r#"forwarder_info{version="0.1.0",cluster="edge",node="1",state="odd\"\\\n"} 1"#,
+            "# TYPE forwarder_packets_total counter",
+            r#"forwarder_packets_total{hook="ingress",outcome="forwarded"} 7"#,
+            r#"forwarder_packets_total{hook="decap",outcome="decapsulated"} 0"#,
+            r#"forwarder_peer_rtt_seconds{node="2",address="10.9.3.2"} 0.000215"#,
+            r#"forwarder_peer_mtu_bytes{node="2",address="10.9.3.2"} 1500"#,
+            r#"forwarder_claim_age_seconds{of="max"} 12.345678"#,
+            "forwarder_certificate_days_left -1",
+        ] {
+            assert_eq!(lines.iter().filter(|found| **found == line).count(), 1, "{line}\n{text}");
+        }
+        let packets = lines.iter().filter(|line| line.starts_with("forwarder_packets_total{"));
+        assert_eq!(packets.count(), Outcome::ALL.len());
+    }
+
+    #[test]
+    fn no_metric_has_a_head_without_a_line() {
+        let text = render(&Status::default());
+        assert!(!text.contains("forwarder_peer_up"), "{text}");
+        assert!(!text.contains("forwarder_claim_age_seconds"), "{text}");
+    }
+}
