@@ -7,12 +7,13 @@
 //! loop {
 //!     let due = node.poll_timeout();                              // monotonic µs; none: wait for an event
 //!     select! {
-//!         event = events.recv() => match event? {
+//!         event = events.recv() => match event {
 //!             Event::LinkUp { peer, .. } => node.handle_link_up(peer, now()),
 //!             Event::LinkDown { peer, .. } => node.handle_link_down(peer, now()),
 //!             Event::Message { peer, bytes } => if let Err(error) = node.handle_message(peer, &bytes, now()) {
-//!                 links.drop_link(peer, &error.to_string());       // closed, and refused for a growing while
+//!                 commands.send(Command::Drop { peer, reason: error.to_string() }).await;   // kept out for a while
 //!             },
+//!             Event::Refused { .. } => {}                             // logged and counted already
 //!         },
 //!         claims = ring_buffer.next() => for claim in claims { node.handle_local(claim, now()) },   // all that wait
 //!         () = sleep_until(due) => {},
@@ -20,14 +21,56 @@
 //!     node.handle_timeout(now());                                 // sends at once what may go at once
 //!     while let Some(output) = node.poll_output() {
 //!         match output {
-//!             Output::Send { to, message, .. } => links.send(to, message),  // never waits
+//!             Output::Send { to, message, kind } => commands.send(Command::Send { to, message, kind }).await,
 //!             Output::Map(write) => maps.apply(write)?,
 //!         }
 //!     }
 //! }
 //! ```
+//!
+//! The links never wait for the daemon before they take a command, so those sends end. When `events` ends, the links are
+//! broken; the daemon says so and goes on with the claims it has.
+
+use serde::Serialize;
 
 pub mod ages;
 pub mod core;
+pub mod links;
 pub mod store;
 pub mod wire;
+
+/// What core and links counted, for `status` and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Claims, batches, conflicts.
+    #[serde(flatten)]
+    pub core: core::CoreCounters,
+    /// Links, refusals, queues.
+    #[serde(flatten)]
+    pub links: links::LinkCounters,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Names of things that would make the core depend on more than its arguments.
+    const FORBIDDEN: [&str; 10] = [
+        "tokio", "aya", "quinn", "Instant", "SystemTime", "HashMap", "HashSet", "RandomState", "std::thread", "libc",
+    ];
+    const SANS_IO: [&str; 5] = ["ages.rs", "core.rs", "core/outbox.rs", "store.rs", "wire.rs"];
+
+    #[test]
+    fn the_core_knows_no_clock_no_task_and_no_chance() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster");
+        for file in SANS_IO {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                let words = FORBIDDEN.iter().filter(|word| line.contains(**word));
+                assert_eq!(words.count(), 0, "{file}: {line}");
+            }
+        }
+        let in_core = std::fs::read_dir(folder.join("core")).unwrap().count();
+        assert_eq!(in_core, SANS_IO.iter().filter(|file| file.starts_with("core/")).count(), "list every file of the core");
+    }
+}
