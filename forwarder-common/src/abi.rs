@@ -19,9 +19,18 @@ pub const MAX_SERVICES: u32 = 256;
 pub const EVENT_BYTES: u32 = 4 << 20;
 
 /// An IP address in 16 bytes; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2), so that both families share a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Address(pub [u32; 4]);
+
+#[expect(clippy::derived_hash_with_manual_eq, reason = "it is the derived equality, written without a 128-bit compare")]
+impl PartialEq for Address {
+    #[inline(always)] // the derived form becomes one compare of 128 bits, which eBPF has not
+    fn eq(&self, other: &Self) -> bool {
+        let (Self([a, b, c, d]), Self([e, f, g, h])) = (self, other);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
 
 impl Address {
     /// The third word of a mapped IPv4 address as it lies in memory.
@@ -220,7 +229,7 @@ pub struct Explained {
     pub request_key: u64,
     /// The reply key `X`.
     pub reply_key: u64,
-    /// [`EXPLAINED_KEY`], or 0x100 and the outcome's number that ended the parse.
+    /// [`EXPLAINED_KEY`], or [`EXPLAINED_OUTCOME`] and the outcome's number that ended the parse.
     pub result: u32,
     /// The CSeq number.
     pub cseq: u32,
@@ -238,6 +247,8 @@ pub struct Explained {
 
 /// The program found the keys.
 pub const EXPLAINED_KEY: u32 = 1;
+/// The parse ended early; the lower byte is the outcome's number.
+pub const EXPLAINED_OUTCOME: u32 = 0x100;
 
 const _: () = {
     assert!(size_of::<Address>() == 16);

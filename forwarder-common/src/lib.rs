@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod geneve;
 pub mod hash;
 pub mod ids;
+pub mod lifetime;
 pub mod marks;
 pub mod net;
 pub mod outcome;

@@ -1,0 +1,197 @@
+//! Egress: what the local proxy says is what this node owns. Every packet goes on untouched.
+
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    programs::TcContext,
+};
+use forwarder_common::{
+    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
+    ids::Tick,
+    lifetime::{self, Lifetime},
+    marks::Marks,
+    net::{self, Ip, Udp},
+    outcome::Outcome,
+    reader::Reader as _,
+    sip::fast,
+    table::{self, Buckets as _, Entry},
+};
+
+use crate::{
+    ingress, key,
+    maps::{self, Claims},
+    packet::Frame,
+};
+
+/// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
+const PULL: u32 = 2560;
+/// Tries of a compare-and-swap: another CPU or the daemon may be faster, but not for ever.
+const TRIES: usize = 3;
+
+/// Where the packet's way ends.
+#[inline(always)] // the entry program itself
+pub fn run(ctx: &TcContext) -> Outcome {
+    match claim(ctx) {
+        Ok(outcome) | Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)] // as above
+fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
+    let frame = Frame::tc(ctx.skb.skb);
+    let ip = net::frame(&frame).ok_or(Outcome::EgressOther)?;
+    let Some(udp) = ip.udp(&frame) else { return Err(no_datagram(&frame, &ip)) };
+    if !may_be_sip(&frame, &ip) {
+        return Err(Outcome::EgressOther);
+    }
+    let frame = whole(ctx)?;
+    let config = maps::config().ok_or(Outcome::EgressOther)?;
+    let from = ip.source(&frame).and_then(|source| ingress::service(source, udp.source));
+    let marks = keys(ctx, &frame, &ip, &udp, from, config)?;
+    messages(marks, from, config)
+}
+
+/// Fragments from a service's address are counted: they are not claimed yet.
+#[inline(always)] // rare
+fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
+    if ip.fragment && ip.source(frame).and_then(|source| ingress::service(source, 0)).is_some() {
+        Outcome::EgressFragment
+    } else {
+        Outcome::EgressOther
+    }
+}
+
+/// SIP begins with a method or the version, in letters; media, DNS and most else do not.
+#[inline(always)] // one load
+fn may_be_sip(frame: &Frame, ip: &Ip) -> bool {
+    frame.byte(ip.payload + net::UDP).is_some_and(|first| first.is_ascii_alphabetic())
+}
+
+/// Makes what the parser may read linear.
+#[inline(always)] // rarely more than a compare
+fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
+    let frame = Frame::tc(ctx.skb.skb);
+    if frame.length() < ctx.len() as usize {
+        let wanted = if ctx.len() > PULL { PULL } else { ctx.len() };
+        if ctx.pull_data(wanted).is_err() {
+            return Err(Outcome::EgressUnkeyable);
+        }
+        return Ok(Frame::tc(ctx.skb.skb));
+    }
+    Ok(frame)
+}
+
+/// Both keys of the message, into the marks.
+#[inline(always)] // part of the entry program
+fn keys(
+    ctx: &TcContext, frame: &Frame, ip: &Ip, udp: &Udp, from: Option<Service>, config: &Config,
+) -> Result<&'static mut Marks, Outcome> {
+    let unkeyable = if from.is_some() { Outcome::EgressUnkeyable } else { Outcome::EgressOther };
+    let end = ip.payload + udp.length;
+    if udp.length < net::UDP || end > ip.end || ip.start > frame.length() {
+        return Err(unkeyable);
+    }
+    let marks = maps::marks_egress().ok_or(Outcome::EgressOther)?;
+    marks.begin(ip.payload + net::UDP, end);
+    let call = match from {
+        Some(service) => service.flags & AFFINITY_CALL != 0,
+        None => config.flags & EGRESS_AFFINITY_CALL != 0,
+    };
+    let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::REPLY_KEY } else { 0 };
+    match key::egress(ctx.skb.skb, flags) {
+        Ok(()) => Ok(marks),
+        Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
+        Err(_) => Err(unkeyable),
+    }
+}
+
+/// Claims what the message says (DESIGN section 4).
+#[inline(always)] // part of the entry program
+fn messages(marks: &mut Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
+    let kind = marks.kind();
+    let lifetime = lifetime::of(kind, marks.invite() != 0, marks.status(), &config.lifetimes, call_ticks(from));
+    let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
+    let key = marks.request_key();
+    let outcome = claim_key(key, lifetime);
+    if kind != fast::kind::RESPONSE && from.is_some() && marks.reply_key() != 0 {
+        let key = marks.reply_key();
+        let reply = claim_key(key, lifetime);
+        // The first of them decides the packet's outcome, unless only the second did something.
+        if matches!(outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
+            return Ok(reply);
+        }
+    }
+    Ok(outcome)
+}
+
+#[inline(always)] // a compare
+fn call_ticks(from: Option<Service>) -> u16 {
+    match from {
+        Some(service) if service.flags & AFFINITY_CALL != 0 => service.call_ticks,
+        _ => 0,
+    }
+}
+
+#[inline(always)] // a call
+fn claim_key(key: u64, lifetime: Lifetime) -> Outcome {
+    const CLAIMED: u64 = Outcome::EgressClaimed.number() as u64;
+    const OWNER: u64 = Outcome::EgressOwner.number() as u64;
+    const NO_CLAIM: u64 = Outcome::EgressNoClaim.number() as u64;
+    const FOREIGN: u64 = Outcome::EgressForeign.number() as u64;
+    match egress_claim(key, u64::from(lifetime.pack())) {
+        CLAIMED => Outcome::EgressClaimed,
+        OWNER => Outcome::EgressOwner,
+        NO_CLAIM => Outcome::EgressNoClaim,
+        FOREIGN => Outcome::EgressForeign,
+        _ => Outcome::EgressLost,
+    }
+}
+
+/// Claims one key, or refreshes this node's claim on it; the outcome's number.
+///
+/// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
+    let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else {
+        return u64::from(Outcome::EgressLost.number());
+    };
+    u64::from(one(marks, config, key, Lifetime::unpack(lifetime as u32)).number())
+}
+
+#[inline(always)] // the body of the above
+fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Outcome {
+    // SAFETY: the helper takes nothing and touches nothing.
+    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    for _ in 0..TRIES {
+        let known = table::find(&Claims(marks), config.bucket_mask, key);
+        let standing = known.filter(|(_, entry)| maps::is_live(*entry, config, now));
+        if let Some((_, entry)) = standing {
+            if entry.owner() != config.node {
+                return Outcome::EgressForeign;
+            }
+            if !lifetime.changes(entry.remaining(now) as u16) {
+                return Outcome::EgressOwner;
+            }
+        } else if !lifetime.claims {
+            return Outcome::EgressNoClaim;
+        }
+        let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
+        let Some((place, old)) = chosen else { return Outcome::EgressLost };
+        let new = Entry::new(key, config.node, config.epoch, now.after(lifetime.ticks));
+        if Claims(marks).exchange(place, old, new) {
+            return tell(config, key, lifetime.ticks, standing.is_none());
+        }
+    }
+    Outcome::EgressLost
+}
+
+#[inline(always)] // one helper call
+fn tell(config: &Config, key: u64, ticks: u16, fresh: bool) -> Outcome {
+    // SAFETY: the helper takes nothing and touches nothing.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let flags = if fresh { EVENT_NEW } else { 0 };
+    if !maps::tell(ClaimEvent { key, at_ns, ticks, epoch: config.epoch, flags, pad: 0 }) {
+        return Outcome::EgressLost;
+    }
+    if fresh { Outcome::EgressClaimed } else { Outcome::EgressOwner }
+}

@@ -1,0 +1,171 @@
+//! Ingress in packet order: locate, service, key, look up, decide, act. It reads the claim table and never writes.
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect},
+    programs::XdpContext,
+};
+use forwarder_common::{
+    abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
+    geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
+    ids::{IpProtocol, NodeId, Tick},
+    net::{self, Ip, Udp},
+    outcome::Outcome,
+    sip::fast,
+    table,
+    verdict::{Found, Kind, Verdict, decide},
+};
+
+use crate::{
+    decap, key,
+    maps::{self, Claims},
+    packet::{self, Frame},
+};
+
+/// Where the packet's way ends, and the XDP action if it was sent on.
+#[inline(always)] // the entry program itself
+pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
+    match locate(ctx) {
+        Ok((verdict, ip)) => act(ctx, verdict, &ip),
+        Err(outcome) => (outcome, xdp_action::XDP_PASS),
+    }
+}
+
+/// Down to the verdict; the shorter ways end in an error that is their outcome.
+#[inline(always)] // as above
+fn locate(ctx: &XdpContext) -> Result<(Verdict, Ip), Outcome> {
+    let frame = Frame::xdp(ctx.ctx);
+    let ip = net::frame(&frame).ok_or(Outcome::NotService)?;
+    let Some(udp) = ip.udp(&frame) else { return Err(no_datagram(&frame, &ip)) };
+    if udp.destination == geneve::PORT {
+        return Err(decap::run(ctx, &frame, &ip, &udp));
+    }
+    if !maps::is_service_port(udp.destination) {
+        return Err(Outcome::NotService);
+    }
+    let vip = ip.destination(&frame).ok_or(Outcome::NotService)?;
+    let service = service(vip, udp.destination).ok_or(Outcome::NotService)?;
+    let config = maps::config().ok_or(Outcome::NotService)?;
+    let verdict = message(ctx, &frame, &ip, &udp, service, config)?;
+    Ok((verdict, ip))
+}
+
+/// The service at an address and port.
+#[inline(always)] // one look-up
+pub fn service(vip: Address, port: u16) -> Option<Service> {
+    maps::service(&ServiceKey { vip, port: port.to_be(), pad: 0 })
+}
+
+/// What is no whole UDP datagram matters only if it is for a service's address.
+#[inline(always)] // rare
+fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
+    if !ip.fragment && !ip.extended() && ip.protocol != IpProtocol::UDP {
+        return Outcome::NotService;
+    }
+    let known = ip.destination(frame).and_then(|vip| service(vip, 0)).is_some();
+    if !known {
+        Outcome::NotService
+    } else if ip.fragment {
+        Outcome::Fragment
+    } else if ip.extended() {
+        Outcome::ExtensionHeader
+    } else {
+        Outcome::Malformed
+    }
+}
+
+/// The verdict for a datagram to a service.
+#[inline(always)] // part of the entry program
+fn message(
+    ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp, service: Service, config: &Config,
+) -> Result<Verdict, Outcome> {
+    let datagram_end = ip.payload + udp.length;
+    if udp.length < net::UDP || datagram_end > ip.end || ip.end > frame.length() {
+        return Err(Outcome::Malformed);
+    }
+    let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
+    marks.begin(ip.payload + net::UDP, datagram_end);
+    key::ingress(ctx.ctx, if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 })?;
+    // SAFETY: the helper takes nothing and touches nothing.
+    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    let kind = match marks.kind() {
+        fast::kind::ACK => Kind::Ack,
+        fast::kind::CANCEL => Kind::Cancel,
+        fast::kind::RESPONSE => Kind::Response,
+        _ => Kind::Request,
+    };
+    let mut claimed = Found::Nothing;
+    if matches!(kind, Kind::Response) && marks.reply_key() != 0 {
+        let key = marks.reply_key();
+        claimed = found(config, key, now);
+    }
+    if matches!(claimed, Found::Nothing) {
+        let key = marks.request_key();
+        claimed = found(config, key, now);
+    }
+    Ok(decide(kind, claimed, config.peers_up != 0))
+}
+
+/// What the table says of a key.
+#[inline(always)] // a call
+fn found(config: &Config, key: u64, now: Tick) -> Found {
+    match owner_of(key, u64::from(now.number())) as u16 {
+        0 => Found::Nothing,
+        owner if owner == config.node => Found::Own,
+        owner => NodeId::new(owner).map_or(Found::Nothing, Found::Peer),
+    }
+}
+
+/// The live owner of a key, or 0: expired and void claims, and those of nodes that are down, are nothing.
+///
+/// Global, so that the verifier walks the sixteen compares once, not after every path of the parse.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn owner_of(key: u64, now: u64) -> u64 {
+    let (Some(config), Some(marks)) = (maps::config(), maps::marks_ingress()) else { return 0 };
+    let Some((_, entry)) = table::find(&Claims(marks), config.bucket_mask, key) else { return 0 };
+    if maps::is_live(entry, config, Tick::new(now as u16)) { u64::from(entry.owner()) } else { 0 }
+}
+
+/// Carries the verdict out.
+#[inline(always)] // part of the entry program
+fn act(ctx: &XdpContext, verdict: Verdict, ip: &Ip) -> (Outcome, u32) {
+    match verdict {
+        Verdict::Local(outcome) | Verdict::Ask(outcome) => (outcome, xdp_action::XDP_PASS),
+        Verdict::ToOwner(owner) => match forward(ctx, owner, ip) {
+            Ok(action) => (Outcome::Forwarded, action),
+            Err(outcome) => (outcome, xdp_action::XDP_PASS),
+        },
+    }
+}
+
+/// Encapsulates the packet for its owner and sends it.
+#[inline(always)] // part of the entry program
+fn forward(ctx: &XdpContext, owner: NodeId, ip: &Ip) -> Result<u32, Outcome> {
+    let config = maps::config().ok_or(Outcome::Unresolved)?;
+    let slot = maps::node(owner.number()).hop(owner.number()).ok_or(Outcome::Unresolved)?;
+    let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
+    if peer.ifindex == 0 {
+        return Err(Outcome::Unresolved);
+    }
+    let frame = Frame::xdp(ctx.ctx);
+    let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
+    let epoch = config.tag_epoch;
+    let sender = Sender { node: config.node, vni: config.vni, key_epoch: epoch, key: config.tag_key[usize::from(epoch & 1)] };
+    let v4 = peer.address.is_v4();
+    let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
+    if usize::from(inner.length) + outer > peer.mtu as usize {
+        return Err(Outcome::TooBig);
+    }
+    let sent = if v4 {
+        packet::encapsulate(ctx, ip.start, Headers::<OuterV4>::new(peer, &sender, &inner))
+    } else {
+        packet::encapsulate(ctx, ip.start, Headers::<OuterV6>::new(peer, &sender, &inner))
+    };
+    sent.map_err(|()| Outcome::EncapFailed)?;
+    if peer.ifindex == ctx.ingress_ifindex() as u32 {
+        return Ok(xdp_action::XDP_TX);
+    }
+    // SAFETY: the helper takes two numbers.
+    Ok(unsafe { bpf_redirect(peer.ifindex, 0) } as u32)
+}

@@ -1,0 +1,65 @@
+//! The kernel side: entry points and what each outcome means for the packet.
+//!
+//! Ingress (XDP) sends packets of an in-flight transaction to its owner and takes them out of the tunnel there; egress
+//! (TC) claims what the local proxy says. Nothing here waits, allocates or drops: doubt means pass.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)] // two single instructions, in packet.rs and maps.rs
+
+mod decap;
+mod egress;
+mod explain;
+mod ingress;
+mod key;
+mod maps;
+mod packet;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use forwarder_common::outcome::{Hook, Outcome};
+
+/// XDP: ingress and decapsulation.
+#[xdp]
+pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
+    let (outcome, sent) = ingress::run(&ctx);
+    maps::count(outcome);
+    match outcome {
+        Outcome::Forwarded => sent,
+        outcome => match outcome.hook() {
+            Hook::Ingress | Hook::Decap | Hook::Egress => xdp_action::XDP_PASS,
+        },
+    }
+}
+
+/// TC egress: claims. Other programs on the hook go on after it.
+#[classifier]
+pub fn forwarder_egress(ctx: TcContext) -> i32 {
+    maps::count(egress::run(&ctx));
+    TC_ACT_UNSPEC
+}
+
+/// XDP, for test runs only: the keys of a frame.
+#[xdp]
+pub fn forwarder_explain(ctx: XdpContext) -> u32 {
+    explain::run(&ctx);
+    xdp_action::XDP_PASS
+}
+
+/// Attached to nothing by this project's daemon but in need of a program on the far end of a veth pair: passes all.
+#[xdp]
+pub fn forwarder_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers that this program calls are the kernel's to GPL programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,181 @@
+//! All maps, with who writes and who reads each. With `packet.rs` the only file that touches memory by pointer.
+
+use core::{
+    arch::asm,
+    ptr::{read_volatile, write_volatile},
+};
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use forwarder_common::{
+    abi::{
+        ClaimEvent, Config, EVENT_BYTES, Explained, MAX_SERVICES, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
+        Peer, Service, ServiceKey,
+    },
+    ids::Tick,
+    marks::Marks,
+    outcome::{Outcome, SLOTS as OUTCOMES},
+    table::{Buckets, Entry, Place, SLOTS},
+};
+
+/// Daemon -> all programs. One entry; an array because its look-up is inlined.
+#[map]
+static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// Daemon -> all programs: VIP and port, and each VIP with port 0.
+#[map]
+static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(2 * MAX_SERVICES, 0);
+/// Daemon -> all programs: one bit per port of a service, so that most packets end before a hash look-up.
+#[map]
+static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+/// Daemon -> ingress, egress: one word per node id.
+#[map]
+static NODES: Array<u64> = Array::with_max_entries(NODE_COUNT, 0);
+/// Daemon -> ingress: addresses and next hops, two halves per node id; the word of the node says which is valid.
+#[map]
+static PEERS: Array<Peer> = Array::with_max_entries(PEER_SLOTS, 0);
+/// Egress and daemon -> ingress, egress, daemon: the claim table. Its real size is set at load time.
+#[map]
+static CLAIMS: Array<[u64; SLOTS]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// All programs -> daemon: outcomes. Per CPU: no shared cache line.
+#[map]
+static STATISTICS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max_entries(1, 0);
+/// Egress -> daemon: claims.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+/// Ingress, explain: scratch of the parser.
+#[map]
+static MARKS_INGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
+/// Egress: its own scratch, for egress may interrupt ingress.
+#[map]
+static MARKS_EGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
+/// Explain -> daemon: what it found.
+#[map]
+static EXPLAINED: Array<Explained> = Array::with_max_entries(1, 0);
+
+/// `BPF_F_MMAPABLE` of linux/bpf.h.
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+/// The configuration, once the daemon has written it.
+#[inline(always)] // an inlined array look-up
+pub fn config() -> Option<&'static Config> {
+    let config = CONFIG.get(0)?;
+    if config.node == 0 { None } else { Some(config) }
+}
+
+/// The service with this key.
+#[inline(always)] // one helper call
+pub fn service(key: &ServiceKey) -> Option<Service> {
+    // SAFETY: the daemon writes services before it attaches and replaces none; a torn read of one word is impossible.
+    unsafe { SERVICES.get(key) }.copied()
+}
+
+/// Whether some service has this port.
+#[inline(always)] // an inlined array look-up
+pub fn is_service_port(port: u16) -> bool {
+    let Some(word) = PORTS.get(u32::from(port) / 64) else { return false };
+    (*word >> (port & 63)) & 1 != 0
+}
+
+/// What is known of a node.
+#[inline(always)] // an inlined array look-up
+pub fn node(id: u16) -> Node {
+    let Some(word) = NODES.get_ptr(u32::from(id)) else { return Node::default() };
+    // SAFETY: the pointer is a map value's; the daemon writes whole words.
+    Node(unsafe { read_volatile(word) })
+}
+
+/// Whether a claim stands: not expired, and its owner is this node or a peer that is up, in the same epoch.
+#[inline(always)] // a few compares
+pub fn is_live(entry: Entry, config: &Config, now: Tick) -> bool {
+    if entry.remaining(now) == 0 {
+        return false;
+    }
+    if entry.owner() == config.node {
+        return entry.epoch().number() == config.epoch;
+    }
+    let node = node(entry.owner());
+    node.is_up() && node.epoch() == entry.epoch().number()
+}
+
+/// The peer in a slot of the peers map.
+#[inline(always)] // an inlined array look-up
+pub fn peer(slot: u32) -> Option<&'static Peer> {
+    PEERS.get(slot)
+}
+
+/// Counts a packet's outcome.
+#[inline(always)] // an inlined array look-up and one addition
+pub fn count(outcome: Outcome) {
+    if let Some(slots) = STATISTICS.get_ptr_mut(0) {
+        let slot = slots.cast::<u64>().wrapping_add((outcome.number() & (OUTCOMES - 1)) as usize);
+        // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Tells the daemon of a claim; false if the ring buffer is full.
+#[inline(always)] // one helper call
+pub fn tell(event: ClaimEvent) -> bool {
+    EVENTS.output::<ClaimEvent>(event, 0).is_ok()
+}
+
+/// The parser's scratch of the ingress hook.
+#[inline(always)] // an inlined array look-up
+pub fn marks_ingress() -> Option<&'static mut Marks> {
+    // SAFETY: a program runs to its end on its CPU, and each hook has its own scratch.
+    Some(unsafe { &mut *MARKS_INGRESS.get_ptr_mut(0)? })
+}
+
+/// The parser's scratch of the egress hook.
+#[inline(always)] // an inlined array look-up
+pub fn marks_egress() -> Option<&'static mut Marks> {
+    // SAFETY: as above.
+    Some(unsafe { &mut *MARKS_EGRESS.get_ptr_mut(0)? })
+}
+
+/// Writes what the explain program found.
+pub fn explained(found: Explained) {
+    if let Some(to) = EXPLAINED.get_ptr_mut(0) {
+        // SAFETY: the pointer is a map value's; only test runs write it, one at a time.
+        unsafe { write_volatile(to, found) };
+    }
+}
+
+/// The claim table, with the scratch that hides numbers.
+pub struct Claims<'a>(pub &'a mut Marks);
+
+impl Claims<'_> {
+    #[inline(always)] // an inlined array look-up
+    fn slot(place: Place) -> Option<*mut u64> {
+        let bucket = CLAIMS.get_ptr_mut(place.bucket)?;
+        Some(bucket.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize))
+    }
+}
+
+impl Buckets for Claims<'_> {
+    #[inline(always)] // unrolled in look-ups
+    fn load(&self, place: Place) -> Option<Entry> {
+        // SAFETY: the pointer lies in a map value, aligned to eight bytes.
+        Some(Entry(unsafe { read_volatile(Self::slot(place)?) }))
+    }
+
+    #[inline(always)] // one instruction
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+        let Some(slot) = Self::slot(place) else { return false };
+        let mut seen = old.0;
+        // SAFETY: as above; the target's core library has no compare-and-swap, though kernels since 5.12 have
+        // (commit 5ffa25502b5a).
+        unsafe {
+            asm!("r0 = cmpxchg_64({slot} + 0, r0, {new})", slot = in(reg) slot, new = in(reg) new.0,
+                inout("r0") seen, options(nostack));
+        }
+        seen == old.0
+    }
+
+    #[inline(always)] // two instructions
+    fn hide(&mut self, value: u64) -> u64 {
+        self.0.hide(value as usize) as u64
+    }
+}

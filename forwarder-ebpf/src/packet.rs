@@ -1,0 +1,155 @@
+//! Packet bytes: the reader over a frame, and the two ways to change one. With `maps.rs` the only unsafe file.
+
+use core::{
+    arch::asm,
+    ptr::{read_unaligned, write_unaligned},
+};
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::bpf_xdp_adjust_head,
+    programs::XdpContext,
+};
+use forwarder_common::{
+    geneve::{Headers, OuterIp},
+    ids::EtherType,
+    net,
+    reader::Reader,
+};
+
+/// Largest offset that a read can have: the parser's bound and all headers are well below it.
+const MASK: usize = 0xfff;
+
+/// A frame, from its Ethernet header to its end.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    data: usize,
+    end: usize,
+}
+
+impl Frame {
+    /// The frame of an XDP program.
+    #[inline(always)] // packet pointers live in registers
+    pub fn xdp(ctx: *mut xdp_md) -> Self {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { Self { data: (*ctx).data as usize, end: (*ctx).data_end as usize } }
+    }
+
+    /// The linear part of a TC program's frame.
+    #[inline(always)] // as above
+    pub fn tc(ctx: *mut __sk_buff) -> Self {
+        // SAFETY: as above.
+        unsafe { Self { data: (*ctx).data as usize, end: (*ctx).data_end as usize } }
+    }
+
+    /// Its length in bytes.
+    #[inline(always)] // one instruction
+    pub fn length(&self) -> usize {
+        self.end - self.data
+    }
+}
+
+/// `x` modulo 2^16 with no ties to it: the verifier refines what is tied, and then prunes nothing.
+#[inline(always)] // one instruction
+fn fresh(x: usize) -> usize {
+    let mut y = x;
+    // SAFETY: one instruction on one register.
+    unsafe { asm!("{0} &= 65535", inout(reg) y, options(nomem, nostack)) }
+    y
+}
+
+#[inline(always)] // one load
+fn load(at: usize) -> u64 {
+    // SAFETY: the caller has compared `at + 8` with the end of the frame.
+    unsafe { read_unaligned(at as *const u64) }
+}
+
+impl Reader for Frame {
+    #[inline(always)] // the verifier must see the bounds check beside the use
+    fn word(&self, off: usize) -> Option<u64> {
+        let at = self.data + (off & MASK);
+        if at + 8 <= self.end {
+            return Some(load(at));
+        }
+        // The last eight bytes of the frame, shifted.
+        let back = fresh(self.end - self.data).wrapping_sub(8);
+        let at = self.data + (back & MASK);
+        if at + 8 > self.end {
+            return None;
+        }
+        let past = off.wrapping_sub(back);
+        if past >= 8 { None } else { Some(load(at) >> (past * 8)) }
+    }
+
+    #[inline(always)] // as above
+    fn block(&self, off: usize) -> Option<[u64; 4]> {
+        let at = self.data + (off & MASK);
+        if at + 32 > self.end {
+            return None;
+        }
+        Some([load(at), load(at + 8), load(at + 16), load(at + 24)])
+    }
+}
+
+/// Replaces the Ethernet header, which ends at `ip_start`, by the tunnel's headers.
+///
+/// # Errors
+/// The kernel has no room before the packet; it is as it was.
+#[inline(always)] // once per IP version of the underlay
+pub fn encapsulate<I: OuterIp>(ctx: &XdpContext, ip_start: usize, headers: Headers<I>) -> Result<(), ()> {
+    let delta = ip_start as i32 - Headers::<I>::LENGTH as i32;
+    // SAFETY: the context is valid; no pointer into the packet is used after this but fresh ones.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return Err(());
+    }
+    let data = ctx.data();
+    if data + Headers::<I>::LENGTH > ctx.data_end() {
+        return Err(());
+    }
+    // SAFETY: just compared with the end of the frame.
+    unsafe { write_unaligned(data as *mut Headers<I>, headers) };
+    Ok(())
+}
+
+/// Takes away what lies between the Ethernet header, which ends at `ip_start`, and the packet at `inner_start`.
+///
+/// # Errors
+/// The kernel refused; the frame is as it was.
+#[inline(always)] // once
+pub fn decapsulate(ctx: &XdpContext, ip_start: usize, inner_start: usize, protocol: EtherType) -> Result<(), ()> {
+    let frame = Frame::xdp(ctx.ctx);
+    let (a, b, c) = match (frame.word(0), frame.word(8), frame.word(16)) {
+        (Some(a), Some(b), Some(c)) => (a, b, c),
+        _ => return Err(()),
+    };
+    let delta = inner_start as i32 - ip_start as i32;
+    // SAFETY: as in `encapsulate`.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+        return Err(());
+    }
+    let data = ctx.data();
+    if data + net::ETHERNET + 2 * net::VLAN > ctx.data_end() {
+        return Err(());
+    }
+    let protocol = protocol.0.to_be();
+    // SAFETY: the longest Ethernet header was compared with the end of the frame; an IP packet follows the shorter.
+    unsafe {
+        write_unaligned(data as *mut u64, a);
+        match ip_start {
+            net::ETHERNET => {
+                write_unaligned((data + 8) as *mut u32, b as u32);
+                write_unaligned((data + 12) as *mut u16, protocol);
+            }
+            18 => {
+                write_unaligned((data + 8) as *mut u64, b);
+                write_unaligned((data + 16) as *mut u16, protocol);
+            }
+            _ => {
+                write_unaligned((data + 8) as *mut u64, b);
+                write_unaligned((data + 16) as *mut u32, c as u32);
+                write_unaligned((data + 20) as *mut u16, protocol);
+            }
+        }
+    }
+    Ok(())
+}
