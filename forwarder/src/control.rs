@@ -173,7 +173,9 @@ async fn answer(mut stream: UnixStream, handler: mpsc::Sender<Call>) {
     let response = match timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await {
         Ok(Ok(0)) | Ok(Err(_)) => return,
         Err(_) => Response::Error("the request did not end in time".to_owned()),
-        Ok(Ok(_)) if !line.ends_with(b"\n") => Response::Error(format!("a request is one line of at most {MAX_REQUEST} bytes")),
+        Ok(Ok(_)) if !line.ends_with(b"\n") => {
+            Response::Error(format!("a request is one line of at most {MAX_REQUEST} bytes"))
+        }
         Ok(Ok(_)) => match serde_json::from_slice(&line) {
             Ok(request) => call(&handler, request).await,
             Err(error) => Response::Error(format!("the request is not understood: {error}")),
@@ -240,4 +242,5 @@ pub fn ask(path: &Path, request: &Request) -> anyhow::Result<Response> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;

@@ -109,7 +109,8 @@ fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
 fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let (name, text) = (path.display(), read(path, key)?);
     let list = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let list = list.map_err(|error| anyhow!("read {key} {name}: it is no PEM file ({error}); hint: convert it to PEM"))?;
+    let list =
+        list.map_err(|error| anyhow!("read {key} {name}: it is no PEM file ({error}); hint: convert it to PEM"))?;
     if list.is_empty() {
         bail!("read {key} {name}: there is no certificate in it; hint: `{key}` in [cluster] names a PEM file with one");
     }
@@ -176,7 +177,9 @@ fn own_end(certificate: &CertificateDer<'_>) -> String {
 fn named(config: &Config, error: &PeerIdError) -> anyhow::Error {
     let (cluster, node) = (&config.cluster.name, config.node.number());
     let hint = match error {
-        PeerIdError::OtherCluster(_) => "correct `name` in [cluster], or issue it with this cluster's authority".to_owned(),
+        PeerIdError::OtherCluster(_) => {
+            "correct `name` in [cluster], or issue it with this cluster's authority".to_owned()
+        }
         _ => format!("issue it with the SAN URI {}", peer::uri(cluster, node)),
     };
     anyhow!("{error}; hint: {hint}")
@@ -189,8 +192,9 @@ fn private_key(
     certificate: &Path,
 ) -> anyhow::Result<PrivateKeyDer<'static>> {
     let (name, text) = (path.display(), read(path, "key")?);
-    let key = PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|error| anyhow!("read key {name}: it holds no private key in PEM ({error}); hint: convert it to PEM"))?;
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+        anyhow!("read key {name}: it holds no private key in PEM ({error}); hint: convert it to PEM")
+    })?;
     let signer = provider.key_provider.load_private_key(key.clone_key()).map_err(|error| {
         anyhow!("read key {name}: it is of no use ({error}); hint: take an ECDSA P-256, Ed25519 or RSA key")
     })?;

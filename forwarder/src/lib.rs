@@ -1,5 +1,6 @@
 //! The daemon's library.
 
+pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;

@@ -1,2 +1,7 @@
 //! The command `forwarder`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    forwarder::cli::main()
+}

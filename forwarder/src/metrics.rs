@@ -138,4 +138,5 @@ fn plain(code: StatusCode, text: String) -> Response<Full<Bytes>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -10,8 +10,8 @@ use forwarder_common::{abi::MAX_SERVICES, ids::NodeId};
 use toml::de::DeTable;
 
 use super::{
-    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_PIN_DIR, Hooks, MAX_CLAIMS,
-    MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode, is_cluster_name,
+    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_PIN_DIR, Hooks, MAX_CLAIMS, MAX_INTERFACE_NAME,
+    MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode, is_cluster_name,
     section::{Layout, Section, line_of},
 };
 
@@ -29,8 +29,18 @@ const LAYOUT: Layout = &[
     (
         "",
         &[
-            "node", "interfaces", "underlay", "xdp_mode", "pin_dir", "control", "metrics", "claims", "service",
-            "cluster", "timers", "hooks",
+            "node",
+            "interfaces",
+            "underlay",
+            "xdp_mode",
+            "pin_dir",
+            "control",
+            "metrics",
+            "claims",
+            "service",
+            "cluster",
+            "timers",
+            "hooks",
         ],
     ),
     (SERVICE, &["vip", "port", "affinity", "probe"]),
@@ -218,7 +228,9 @@ fn seeds(section: &Section<'_>, own: SocketAddr) -> anyhow::Result<Vec<SocketAdd
     };
     if texts.len() > MAX_SEEDS {
         let many = texts.len();
-        return Err(section.refuse("seeds", &format!("has {many} addresses; hint: at most {MAX_SEEDS} nodes are possible")));
+        return Err(
+            section.refuse("seeds", &format!("has {many} addresses; hint: at most {MAX_SEEDS} nodes are possible"))
+        );
     }
     let mut seeds = Vec::with_capacity(texts.len());
     for text in texts {
@@ -236,7 +248,8 @@ fn seeds(section: &Section<'_>, own: SocketAddr) -> anyhow::Result<Vec<SocketAdd
 
 fn timers(top: &Section<'_>) -> anyhow::Result<Timers> {
     let section = top.section("timers", TIMERS, LAYOUT)?;
-    let timer = |key, range, default| section.as_ref().map_or(Ok(default), |section| number(section, key, range, default));
+    let timer =
+        |key, range, default| section.as_ref().map_or(Ok(default), |section| number(section, key, range, default));
     Ok(Timers {
         t1_ms: timer("t1_ms", 10..=10_000, 500)?,
         timer_c_s: timer("timer_c_s", 1..=86_400, 180)?,

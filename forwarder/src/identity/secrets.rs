@@ -46,7 +46,9 @@ pub fn secrets(path: &Path) -> anyhow::Result<Secrets> {
         // The line itself stays out of the sentence: logs are read by others.
         let Some(secret) = decode(line.trim()) else {
             let number = index + 1;
-            bail!("read secret {name}: line {number} is not 64 hex digits; hint: `openssl rand -hex 32` makes such a line");
+            bail!(
+                "read secret {name}: line {number} is not 64 hex digits; hint: `openssl rand -hex 32` makes such a line"
+            );
         };
         found.push(Root::new(&secret));
     }

@@ -89,10 +89,18 @@ fn peer_row(peer: &Peer) -> [String; 6] {
 fn replication(out: &mut String, counts: &Replication) {
     let (sent, received) = (grouped(counts.claims_sent), grouped(counts.claims_received));
     let (out_batches, in_batches) = (grouped(counts.batches_sent), grouped(counts.batches_received));
-    line(out, "replication", &format!("{sent} claims sent in {out_batches} batches, {received} received in {in_batches}"));
+    line(
+        out,
+        "replication",
+        &format!("{sent} claims sent in {out_batches} batches, {received} received in {in_batches}"),
+    );
     if let Some(Age { count, p50, p99, max }) = counts.age_us {
         let (p50, p99, max) = (milliseconds(p50), milliseconds(p99), milliseconds(max));
-        line(out, "", &format!("claims stood here after {p50} (median), {p99} (p99), {max} (max) of {}", grouped(count)));
+        line(
+            out,
+            "",
+            &format!("claims stood here after {p50} (median), {p99} (p99), {max} (max) of {}", grouped(count)),
+        );
     }
     let odd = [
         (counts.send_queue, "claims wait to be sent"),
@@ -149,6 +157,7 @@ fn grouped(count: u64) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::status::{Certificate, Claims, NextHop};

@@ -1,0 +1,243 @@
+//! The command line: what there is to say, and who does it. The only part that prints.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. A failure is one line on the error output.
+
+mod answer;
+
+use std::{
+    io::{self, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use forwarder_common::ids::NodeId;
+
+use crate::{
+    config::{Config, DEFAULT_CONTROL, DEFAULT_PIN_DIR},
+    control::{self, Request},
+    identity,
+};
+
+/// Sends packets of in-flight SIP transactions to the anycast node that owns them.
+#[derive(Debug, Parser)]
+#[command(name = "forwarder", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach to the interfaces and forward until SIGTERM (as root)
+    Run {
+        /// The configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration with all that it names; changes nothing
+    Check {
+        /// The configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show what the running daemon does
+    Status {
+        /// One JSON object on one line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Show which node owns a transaction
+    Owner {
+        /// The Call-ID, as in the message
+        call_id: String,
+        /// The CSeq number
+        cseq: u32,
+        /// The branch of the top Via, to ask as for a reply
+        branch: Option<String>,
+        /// One JSON object on one line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Show what the forwarder reads in a capture of Ethernet frames
+    Explain {
+        /// A pcap or pcapng file
+        file: PathBuf,
+        /// One JSON object for each datagram
+        #[arg(long)]
+        json: bool,
+        /// Ask the kernel's program as well (as root)
+        #[arg(long)]
+        kernel: bool,
+        /// Show the keys of this configuration's cluster; without it they are nobody's
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Take the programs off the interfaces and remove their maps (as root)
+    Detach {
+        /// The configuration, for its `pin_dir`
+        #[arg(long, value_name = "FILE", conflicts_with = "pin_dir")]
+        config: Option<PathBuf>,
+        /// The folder of pinned maps and links
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+        pin_dir: PathBuf,
+    },
+    /// Make certificates for a cluster that has no PKI
+    #[command(subcommand)]
+    Cluster(Cluster),
+}
+
+#[derive(Debug, Subcommand)]
+enum Cluster {
+    /// Make an authority: ca.pem, ca.key, cluster.secret
+    Init {
+        /// Folder for the files
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the cluster
+        #[arg(long)]
+        name: String,
+    },
+    /// Sign a node's certificate: node-ID.pem, node-ID.key
+    Issue {
+        /// Folder of the authority, and for the files
+        #[arg(long)]
+        dir: PathBuf,
+        /// The node's id, 1 to 1023
+        #[arg(long, value_name = "ID", value_parser = node_id)]
+        node: NodeId,
+        /// The node's underlay address
+        #[arg(long)]
+        address: IpAddr,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Daemon {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONTROL)]
+    control: PathBuf,
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse().ok().and_then(NodeId::new).ok_or_else(|| format!("a node id is a number from 1 to {}", NodeId::MAX))
+}
+
+/// Runs the command in the program's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let mut out = io::stdout().lock();
+    let done = run(cli.command, &mut out).and_then(|()| out.flush().context("write the answer"));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads through `head` has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With the error output gone too, the exit code is all that is left.
+            let _ = writeln!(io::stderr(), "forwarder: {}", sentence(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The chain of causes as one line.
+fn sentence(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        Command::Run { config } => anyhow::bail!("run {}: not in this build yet", config.display()),
+        Command::Check { config } => check(&config, out),
+        Command::Status { json, daemon } => answer::print(ask(&daemon.control, &Request::Status)?, json, out),
+        Command::Owner { call_id, cseq, branch, json, daemon } => {
+            answer::print(ask(&daemon.control, &Request::Owner { call_id, cseq, branch })?, json, out)
+        }
+        Command::Explain { file, json, kernel, config } => {
+            anyhow::bail!("explain {}: not in this build yet {json} {kernel} {config:?}", file.display())
+        }
+        Command::Detach { config, pin_dir } => {
+            anyhow::bail!("detach {}: not in this build yet {config:?}", pin_dir.display())
+        }
+        Command::Cluster(Cluster::Init { dir, name }) => list(&identity::init(&dir, &name)?, out),
+        Command::Cluster(Cluster::Issue { dir, node, address }) => list(&identity::issue(&dir, node, address)?, out),
+    }
+}
+
+/// All that `run` looks at before it attaches anything.
+fn check(file: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    identity::load(&config)?;
+    identity::secrets(&config.cluster.secret)?;
+    config.check_host()?;
+    writeln!(out, "{}: ok", file.display()).context("write the answer")
+}
+
+fn ask(control: &Path, request: &Request) -> anyhow::Result<control::Response> {
+    control::ask(control, request).context("ask the daemon")
+}
+
+fn list(files: &[PathBuf], out: &mut dyn Write) -> anyhow::Result<()> {
+    files.iter().try_for_each(|file| writeln!(out, "wrote {}", file.display())).context("write the answer")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_exit_code_2_and_help_is_0() {
+        let table = [
+            (&["forwarder"][..], 2),
+            (&["forwarder", "run"], 2),
+            (&["forwarder", "reboot"], 2),
+            (&["forwarder", "owner", "x", "-1"], 2),
+            (&["forwarder", "owner", "x", "4294967296"], 2),
+            (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "0"], 2),
+            (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "1024"], 2),
+            (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "here", "--node", "1"], 2),
+            (&["forwarder", "detach", "--config", "f", "--pin-dir", "d"], 2),
+            (&["forwarder", "--help"], 0),
+            (&["forwarder", "--version"], 0),
+        ];
+        for (arguments, code) in table {
+            let error = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), code, "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_call_id_may_look_like_an_option() {
+        let arguments = ["forwarder", "owner", "--json", "--", "--x@y", "1", "z9hG4bK-1"];
+        let Command::Owner { call_id, json, .. } = Cli::try_parse_from(arguments).unwrap().command else {
+            panic!("not owner")
+        };
+        assert_eq!((call_id.as_str(), json), ("--x@y", true));
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        let error = anyhow::anyhow!("first\nsecond").context("read x");
+        assert_eq!(sentence(&error), "read x: first second");
+    }
+}
