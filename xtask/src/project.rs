@@ -8,6 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+/// How variables begin that cargo sets for the program that it runs.
+const OURS_ALONE: [&str; 5] = ["CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "LD_LIBRARY_PATH"];
+
 /// The places of one working tree.
 pub(crate) struct Project {
     root: PathBuf,
@@ -41,8 +44,9 @@ impl Project {
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
-        // What cargo set for this program alone; left in place it would make others build anew.
-        cargo.env_remove("LD_LIBRARY_PATH").env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
+        forget_own_environment(&mut cargo);
+        // The daemon embeds what was built here, and nothing else.
+        cargo.env_remove("FORWARDER_EBPF");
         cargo
     }
 
@@ -66,6 +70,15 @@ impl Project {
         let dir = self.target.join("xtask");
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         Ok(dir.join(format!("{name}.log")))
+    }
+}
+
+/// Takes out what cargo set for this program alone: left in place, it would make build scripts run anew.
+pub(crate) fn forget_own_environment(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        if OURS_ALONE.iter().any(|begin| name.to_string_lossy().starts_with(begin)) {
+            command.env_remove(name);
+        }
     }
 }
 

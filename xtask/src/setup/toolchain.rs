@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::pins;
-use crate::project::{Project, find_command};
+use crate::project::{Project, find_command, forget_own_environment};
 use crate::run::{output, run_logged, say};
 
 /// Where the source of the standard library lies below a compiler's root.
@@ -54,6 +54,7 @@ impl Toolchain {
     /// One of its programs, past rustup's proxies, with an environment in which it calls only its own.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
+        forget_own_environment(&mut command);
         for name in
             ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"]
         {
