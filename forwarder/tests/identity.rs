@@ -94,6 +94,33 @@ fn a_certificate_of_an_existing_pki_with_the_san_uri_is_taken() {
         params.subject_alt_names.push(SanType::URI("spiffe://example.org/edge".try_into().unwrap()));
     });
     assert_eq!(identity::load(&config(folder.path())).unwrap().node, node(1));
+    reissue(folder.path(), |params| params.extended_key_usages.clear());
+    assert_eq!(identity::load(&config(folder.path())).unwrap().node, node(1));
+}
+
+#[test]
+fn a_certificate_with_an_authority_in_between_is_taken_if_that_is_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+    };
+    let key = || KeyPair::generate().unwrap();
+    let root = rcgen::CertifiedIssuer::self_signed(authority("root"), key()).unwrap();
+    let between = rcgen::CertifiedIssuer::signed_by(authority("between"), key(), &root).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI("forwarder://edge/node/1".try_into().unwrap())];
+    let own_key = key();
+    let own = params.signed_by(&own_key, &between).unwrap();
+    let write = |file: &str, text: String| fs::write(folder.path().join(file), text).unwrap();
+    write("ca.pem", root.pem());
+    write("node-1.key", own_key.serialize_pem());
+    write("node-1.pem", own.pem() + &between.pem());
+    assert_eq!(identity::load(&config(folder.path())).unwrap().chain.len(), 2);
+    write("node-1.pem", own.pem());
+    assert!(refusal(folder.path()).contains("it is not signed by ca.pem; "));
 }
 
 #[test]

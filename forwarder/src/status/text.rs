@@ -103,11 +103,11 @@ fn replication(out: &mut String, counts: &Replication) {
         );
     }
     let odd = [
-        (counts.send_queue, "claims wait to be sent"),
+        (counts.send_queue, "claims waiting to be sent"),
         (counts.refused_certificates, "peers refused for their certificate"),
         (counts.protocol_errors, "links dropped for protocol errors"),
     ];
-    rows(out, "", odd.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} {what}", grouped(*n))));
+    rows(out, "", odd.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{what}: {}", grouped(*n))));
 }
 
 fn packets(out: &mut String, status: &Status) {
@@ -232,7 +232,7 @@ peers         1 of 2 up
   ?     10.9.4.2  down  9s     -        no answer
 replication   2,468 claims sent in 99 batches, 1,000 received in 50
               claims stood here after 0.21 ms (median), 2.60 ms (p99), 12.34 ms (max) of 1,000
-              1 peers refused for their certificate
+              peers refused for their certificate: 1
 packets
   ingress  local_owner               41,000,000
            forwarded                          7
