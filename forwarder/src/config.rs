@@ -198,7 +198,10 @@ impl Config {
 }
 
 /// The names of the interfaces in this network namespace.
-fn interfaces_present() -> anyhow::Result<BTreeSet<String>> {
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn interfaces_present() -> anyhow::Result<BTreeSet<String>> {
     // Not /sys/class/net: that shows the namespace in which /sys was mounted, not the one this process is in.
     let path = "/proc/thread-self/net/dev";
     let text = fs::read_to_string(path).with_context(|| format!("list interfaces from {path}"))?;
