@@ -1,6 +1,6 @@
 //! Captures: tcpdump in a namespace, a reader for what it wrote, and tshark for a second opinion.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +35,14 @@ impl Capture {
     /// tcpdump does not start.
     pub fn arriving(lab: &Lab, host: Host, name: &str, filter: &str) -> Result<Self> {
         Self::start(lab, host, "eth0", "in", name, filter)
+    }
+
+    /// Starts on a host's own eth0, in both directions.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn inside(lab: &Lab, host: Host, name: &str, filter: &str) -> Result<Self> {
+        Self::start(lab, host, "eth0", "inout", name, filter)
     }
 
     /// Starts on one interface of the router, towards `host`, in both directions and with its Ethernet headers.
@@ -73,6 +81,15 @@ impl Capture {
         pcap::datagrams(&bytes).with_context(|| format!("read {}", self.file.display()))
     }
 
+    /// The IP packets captured so far, without their link's header.
+    ///
+    /// # Errors
+    /// The file is no capture.
+    pub fn packets(&self) -> Result<Vec<Vec<u8>>> {
+        let bytes = std::fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
+        pcap::packets(&bytes).with_context(|| format!("read {}", self.file.display()))
+    }
+
     /// Ends the capture with everything written.
     ///
     /// # Errors
@@ -88,6 +105,8 @@ impl Capture {
 /// One UDP datagram of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Datagram {
+    /// The number of its frame in the capture, from 1.
+    pub frame: u64,
     /// When it was captured, in microseconds since 1970.
     pub micros: u64,
     /// Where it came from.
@@ -110,22 +129,19 @@ impl Datagram {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(&self.payload);
-        let value = text.lines().skip(1).take_while(|line| !line.is_empty()).find_map(|line| {
+        text.lines().skip(1).take_while(|line| !line.is_empty()).find_map(|line| {
             let (known, value) = line.split_once(':')?;
             known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-        });
-        value
+        })
     }
 }
 
 /// How many SIP datagrams repeat an earlier one: same addresses, same bytes.
 #[must_use]
 pub fn repeated(datagrams: &[Datagram]) -> u64 {
-    let mut seen: HashMap<(&(IpAddr, u16), &(IpAddr, u16), &[u8]), u64> = HashMap::new();
-    for datagram in datagrams.iter().filter(|datagram| datagram.is_sip()) {
-        *seen.entry((&datagram.source, &datagram.destination, &datagram.payload)).or_default() += 1;
-    }
-    seen.values().map(|times| times - 1).sum()
+    let mut seen = HashSet::new();
+    let sip = datagrams.iter().filter(|datagram| datagram.is_sip());
+    sip.filter(|datagram| !seen.insert((datagram.source, datagram.destination, &datagram.payload))).count() as u64
 }
 
 /// The fields that tshark reads in the packets of a file that fit a display filter, one line a packet, tab-separated.

@@ -1,7 +1,5 @@
 //! The forwarder on the edges: certificates, configuration, daemons, and what they counted.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -10,10 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6};
+use crate::lab::{EDGES, Family, Host, Lab};
 use crate::namespace::Namespace;
 use crate::poll::poll_until_true;
 use crate::process::Process;
+
+pub mod config;
+pub mod outcomes;
+
+pub use config::{Authority, Config};
+pub use outcomes::{Outcomes, ensure_moved, ensure_only_moved};
 
 /// Where pinned maps and links are.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -35,10 +39,8 @@ pub fn pin_folder(prefix: &str, edge: u8) -> PathBuf {
 /// # Errors
 /// There is none.
 pub fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("FORWARDER_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/forwarder"),
-        PathBuf::from,
-    );
+    let path = std::env::var_os("FORWARDER_BIN")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/forwarder"), PathBuf::from);
     path.canonicalize().with_context(|| format!("find the forwarder at {}; hint: `cargo xtask build`", path.display()))
 }
 
@@ -61,158 +63,6 @@ pub fn tool_ok(arguments: &[&str]) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "forwarder {} failed ({}): {errors}", arguments.join(" "), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// What one edge's programs counted, by the outcomes' names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes(BTreeMap<String, u64>);
-
-impl Outcomes {
-    /// The count of one outcome.
-    #[must_use]
-    pub fn of(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    /// What moved since `before`, by name.
-    #[must_use]
-    pub fn moved(&self, before: &Self) -> BTreeMap<String, u64> {
-        let grown = self.0.iter().map(|(name, count)| (name.clone(), count.saturating_sub(before.of(name))));
-        grown.filter(|(_, count)| *count > 0).collect()
-    }
-}
-
-/// The outcomes that move all the time where daemons talk to each other and hosts resolve their neighbours.
-pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
-
-/// Fails unless exactly the named outcomes moved, by exactly so much, on one edge; the background is left out.
-///
-/// # Errors
-/// Names both.
-pub fn ensure_moved(what: &str, before: &Outcomes, after: &Outcomes, wanted: &[(&str, u64)]) -> Result<()> {
-    let mut moved = after.moved(before);
-    moved.retain(|name, _| !BACKGROUND.contains(&name.as_str()));
-    let wanted: BTreeMap<String, u64> = wanted.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-    ensure!(moved == wanted, "{what}: the outcomes that moved are {moved:?}, not {wanted:?}");
-    Ok(())
-}
-
-/// Fails where an outcome moved on an edge that is not named; for loads whose exact counts chance decides.
-///
-/// # Errors
-/// Names the outcomes.
-pub fn ensure_only_moved(what: &str, before: &[Outcomes], after: &[Outcomes], allowed: &[&str]) -> Result<()> {
-    for (edge, (before, after)) in (1..).zip(before.iter().zip(after)) {
-        let mut moved = after.moved(before);
-        moved.retain(|name, _| !BACKGROUND.contains(&name.as_str()) && !allowed.contains(&name.as_str()));
-        ensure!(moved.is_empty(), "{what}: at edge {edge} outcomes moved that must not: {moved:?}");
-    }
-    Ok(())
-}
-
-/// Certificates and the shared secret of one cluster, in a folder.
-#[derive(Debug)]
-pub struct Authority {
-    folder: PathBuf,
-    name: String,
-}
-
-impl Authority {
-    /// `forwarder cluster init`.
-    ///
-    /// # Errors
-    /// The forwarder says no.
-    pub fn init(folder: &Path, name: &str) -> Result<Self> {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        tool_ok(&["cluster", "init", "--dir", &folder.display().to_string(), "--name", name])?;
-        Ok(Self { folder: folder.to_owned(), name: name.to_owned() })
-    }
-
-    /// `forwarder cluster issue`: a certificate for a node at an address.
-    ///
-    /// # Errors
-    /// The forwarder says no.
-    pub fn issue(&self, node: u8, address: &str) -> Result<()> {
-        let folder = self.folder.display().to_string();
-        tool_ok(&["cluster", "issue", "--dir", &folder, "--node", &node.to_string(), "--address", address]).map(drop)
-    }
-
-    /// A file of its folder.
-    #[must_use]
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-}
-
-/// One edge's configuration, as the lab writes it; tests change a field and write it again.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The node id.
-    pub node: u8,
-    /// Lines of the file before the first table.
-    pub head: BTreeMap<&'static str, String>,
-    /// Lines of `[cluster]`.
-    pub cluster: BTreeMap<&'static str, String>,
-    /// The services' addresses, as written.
-    pub vips: Vec<String>,
-    /// More text, at the end.
-    pub tail: String,
-}
-
-impl Config {
-    /// The configuration of an edge in a cluster; `family` is the underlay's.
-    #[must_use]
-    pub fn new(lab: &Lab, authority: &Authority, edge: u8, family: Family) -> Self {
-        let address = |edge: u8| Host::Edge(edge).address(family);
-        let endpoint = |edge: u8| format!("\"{}\"", std::net::SocketAddr::new(address(edge), CLUSTER_PORT));
-        let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(endpoint).collect();
-        let file = |name: &str| format!("{:?}", authority.file(name).display().to_string());
-        let control = lab.folder().join(format!("edge{edge}.sock"));
-        let head = [
-            ("node", edge.to_string()),
-            ("interfaces", "[\"eth0\"]".to_owned()),
-            ("underlay", format!("\"{}\"", address(edge))),
-            ("pin_dir", format!("{:?}", pin_folder(lab.prefix(), edge).display().to_string())),
-            ("control", format!("{:?}", control.display().to_string())),
-            ("claims", "65536".to_owned()),
-        ];
-        let cluster = [
-            ("name", format!("{:?}", authority.name)),
-            ("listen", endpoint(edge)),
-            ("seeds", format!("[{}]", seeds.join(", "))),
-            ("ca", file("ca.pem")),
-            ("certificate", file(&format!("node-{edge}.pem"))),
-            ("key", file(&format!("node-{edge}.key"))),
-            ("secret", file("cluster.secret")),
-        ];
-        let vips = vec![VIP4.to_string(), VIP6.to_string()];
-        Self { node: edge, head: head.into(), cluster: cluster.into(), vips, tail: String::new() }
-    }
-
-    /// The file's text.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        let mut table = |lines: &BTreeMap<&'static str, String>| {
-            for (name, value) in lines {
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "{name} = {value}");
-            }
-            std::mem::take(&mut text)
-        };
-        let (head, cluster) = (table(&self.head), table(&self.cluster));
-        let services: String =
-            self.vips.iter().map(|vip| format!("\n[[service]]\nvip = \"{vip}\"\nport = {SIP}\n")).collect();
-        format!("{head}{services}\n[cluster]\n{cluster}\n{}", self.tail)
-    }
-
-    /// Writes the file.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        fs::write(path, self.text()).with_context(|| format!("write {}", path.display()))
-    }
 }
 
 /// A running daemon.
@@ -258,17 +108,32 @@ impl Daemon {
         let status = self.status()?;
         let outcomes = status.get("outcomes").and_then(Value::as_object);
         let outcomes = outcomes.with_context(|| format!("find outcomes in the status of edge {}", self.edge))?;
-        Ok(Outcomes(outcomes.iter().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect()))
+        Ok(outcomes.iter().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect())
     }
 
-    /// How many of its peers are up.
+    /// How many of its peers are up and have a known next hop.
     ///
     /// # Errors
     /// It does not answer.
     pub fn peers_up(&self) -> Result<usize> {
         let status = self.status()?;
         let peers = status.get("peers").and_then(Value::as_array).context("find the peers in the status")?;
-        Ok(peers.iter().filter(|peer| peer.get("state").and_then(Value::as_str) == Some("up")).count())
+        let up = |peer: &&Value| peer.get("link").and_then(Value::as_str) == Some("up");
+        Ok(peers.iter().filter(up).filter(|peer| peer.get("next_hop").is_some_and(Value::is_object)).count())
+    }
+
+    /// The node that owns a transaction, as this daemon sees it; asked for as a reply where a branch is given.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn owner(&self, call_id: &str, cseq: u32, branch: Option<&str>) -> Result<Option<u64>> {
+        let (cseq, control) = (cseq.to_string(), self.control.display().to_string());
+        let mut arguments = vec!["owner", call_id, &cseq];
+        arguments.extend(branch);
+        arguments.extend(["--json", "--control", &control]);
+        let text = tool_ok(&arguments)?;
+        let answer: Value = serde_json::from_str(&text).context("read the answer of `forwarder owner`")?;
+        Ok(answer.get("owner").and_then(Value::as_u64))
     }
 
     /// Waits until so many of its peers are up, no more and no fewer.
@@ -351,6 +216,22 @@ impl Cluster {
     /// A daemon does not answer.
     pub fn outcomes(&self) -> Result<Vec<Outcomes>> {
         self.daemons.iter().map(Daemon::outcomes).collect()
+    }
+
+    /// Waits until every daemon names this owner of a transaction.
+    ///
+    /// # Errors
+    /// Not within five seconds.
+    pub fn wait_for_owner(&self, call_id: &str, cseq: u32, branch: Option<&str>, owner: u8) -> Result<()> {
+        let what = format!("every edge knows that {owner} owns {call_id}");
+        poll_until_true(&what, Duration::from_secs(5), || {
+            for daemon in &self.daemons {
+                if daemon.owner(call_id, cseq, branch)? != Some(u64::from(owner)) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// The daemon of one edge.

@@ -2,14 +2,15 @@
 //!
 //! Each writes a line that begins with `LAB` for what a test counts; see `kamailio/edge.cfg`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::lab::{Family, Host, Lab, SIP, VIP4, VIP6};
 use crate::namespace::Namespace;
-use crate::poll::poll_until_true;
+use crate::poll::{poll_until, poll_until_true};
 use crate::process::Process;
 
 /// The edges' script; the lab fills in the words between @ signs.
@@ -22,7 +23,7 @@ pub const CORE_PORT: u16 = 5070;
 /// One line that a script logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `request`, `reply`, `absorbed`, `stray_reply`, `stray_ack` or `stray_cancel`.
+    /// `request`, `reply`, `matched_reply`, `absorbed`, `stray_reply`, `stray_ack` or `stray_cancel`.
     pub kind: String,
     words: Vec<(String, String)>,
 }
@@ -38,7 +39,8 @@ impl Event {
         let (_, text) = line.split_once("LAB ")?;
         let mut words = text.split_whitespace();
         let kind = words.next()?.to_owned();
-        let words = words.filter_map(|word| word.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let words =
+            words.filter_map(|word| word.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
         Some(Self { kind, words: words.collect() })
     }
 }
@@ -117,21 +119,36 @@ impl Kamailio {
         self.events().iter().filter(|event| event.kind == kind).count() as u64
     }
 
-    /// Lets the proxy itself send OPTIONS from the shared address to the carrier, and returns the reply that it matched to
-    /// its transaction: status line and headers, as kamcmd prints them.
+    /// Lets the proxy itself send OPTIONS with this Call-ID from the shared address to the carrier.
     ///
     /// # Errors
-    /// kamcmd fails or no reply comes; Kamailio's own time limit applies.
-    pub fn options(&self, family: Family) -> Result<String> {
-        let (uri, socket, own) = match family {
-            Family::V4 => (format!("{}", Host::Carrier.address(family)), VIP4.to_string(), VIP4.to_string()),
-            Family::V6 => (format!("[{}]", Host::Carrier.address(family)), format!("[{VIP6}]"), format!("[{VIP6}]")),
-        };
-        let target = format!("sip:options@{uri}:{SIP}");
-        let headers = format!("From: <sip:edge@{own}>\r\nTo: <{target}>\r\nContact: <sip:edge@{own}:{SIP}>\r\n");
+    /// kamcmd fails.
+    pub fn send_options(&self, family: Family, call_id: &str) -> Result<()> {
+        let written = |address: IpAddr| SocketAddr::new(address, SIP).to_string();
+        let (own, carrier) = (written(family.vip()), written(Host::Carrier.address(family)));
+        let target = format!("sip:options@{carrier}");
+        let headers = format!("From: <sip:edge@{own}>\r\nTo: <{target}>\r\nCall-ID: {call_id}\r\n");
         let control = format!("unix:{}", self.folder.join("kamcmd.sock").display());
-        let send_from = format!("udp:{socket}:{SIP}");
-        self.namespace.run("kamcmd", &["-s", &control, "tm.t_uac_wait", "OPTIONS", &target, ".", &send_from, &headers, "."])
+        let socket = format!("udp:{own}");
+        // "s:" is the empty string; kamcmd has exit code 0 for refusals too, but is silent only when it is content.
+        let arguments = ["-s", &control, "tm.t_uac_start", "OPTIONS", &target, ".", &socket, &headers, "s:"];
+        let answer = self.namespace.run("kamcmd", &arguments)?;
+        ensure!(answer.trim().is_empty(), "kamcmd says: {answer}");
+        Ok(())
+    }
+
+    /// Waits until the reply to a request of its own with this Call-ID has come, and says whether it found its transaction.
+    ///
+    /// # Errors
+    /// None comes within three seconds.
+    pub fn wait_for_reply(&self, call_id: &str) -> Result<bool> {
+        let reply = poll_until(&format!("the reply to {call_id} comes"), Duration::from_secs(3), || {
+            let found = self.events().into_iter().find(|event| {
+                event.word("callid") == call_id && matches!(event.kind.as_str(), "matched_reply" | "stray_reply")
+            });
+            Ok(found)
+        })?;
+        Ok(reply.kind != "stray_reply")
     }
 
     /// Ends it in order.

@@ -204,25 +204,35 @@ fn port_is_bound(port: u16) -> Result<bool> {
 
 /// Deletes what labs of processes that no longer live left behind.
 fn remove_stale() {
+    sweep(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// Deletes every lab of this process, at once, for a program that is told to stop in the middle.
+pub fn remove_all() {
+    sweep(|pid| pid == std::process::id());
+}
+
+/// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. A dead process's folder stays:
+/// it may be what a failed test kept.
+fn sweep(ends: impl Fn(u32) -> bool) {
     for namespace in Namespace::named(FAMILY) {
-        if owner_is_dead(namespace.name()) {
+        if owner(namespace.name()).is_some_and(&ends) {
             namespace.remove();
         }
     }
     let Ok(pins) = std::fs::read_dir(crate::forwarder::BPFFS) else { return };
     for pin in pins.flatten() {
-        if pin.file_name().to_str().is_some_and(owner_is_dead) {
+        if pin.file_name().to_str().and_then(owner).is_some_and(&ends) {
             // Removing the pins frees maps and links; nothing else refers to them.
             let _ = std::fs::remove_dir_all(pin.path());
         }
     }
 }
 
-/// Whether a name is a lab's whose process is gone.
-fn owner_is_dead(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix(FAMILY) else { return false };
-    let Some((pid, _)) = rest.split_once('-') else { return false };
-    pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+/// The process whose lab has a thing of that name.
+fn owner(name: &str) -> Option<u32> {
+    let (pid, _) = name.strip_prefix(FAMILY)?.split_once('-')?;
+    pid.parse().ok()
 }
 
 impl Drop for Lab {

@@ -3,7 +3,9 @@
 //! A router sprays every packet for the shared address over the edges, so that each lands on another one than the last:
 //! the worst anycast there is. Tests and the demo are written with what stands here. Nothing leaves the namespaces.
 
+pub mod attached;
 pub mod capture;
+pub mod claims;
 pub mod forwarder;
 pub mod kamailio;
 pub mod lab;
@@ -13,3 +15,4 @@ pub mod needs;
 pub mod poll;
 pub mod process;
 pub mod sipp;
+pub mod traffic;

@@ -1,13 +1,14 @@
 //! Calls through the edges, and what came of them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::capture::{Capture, repeated};
+use crate::capture::{Capture, Datagram, repeated};
 use crate::forwarder::Cluster;
 use crate::kamailio::Kamailio;
-use crate::lab::{Family, Lab};
+use crate::lab::{Family, Host, Lab};
 use crate::sipp::{Counts, Kind, Sipp};
 
 /// What a load left behind.
@@ -57,11 +58,18 @@ impl Load {
 /// The time that calls which fail may take beyond the load itself: sipp's patience, more than once.
 const TAIL: Duration = Duration::from_secs(45);
 
-/// Runs the calls and reports what came of them. The capture of the router's side stays in the lab's folder as `NAME.pcap`.
+/// Runs the calls and reports what came of them, with the datagrams that the router took in meanwhile; their capture stays
+/// in the lab's folder as `NAME.pcap`.
 ///
 /// # Errors
 /// A program does not run. Failed calls are no error: they are in the report.
-pub fn run_load(lab: &Lab, name: &str, load: &Load, edges: &[Kamailio], cluster: Option<&Cluster>) -> Result<Report> {
+pub fn run_load(
+    lab: &Lab,
+    name: &str,
+    load: &Load,
+    edges: &[Kamailio],
+    cluster: Option<&Cluster>,
+) -> Result<(Report, Vec<Datagram>)> {
     ensure!(load.rate > 0, "a load needs a rate");
     let strays = |kind: &str| edges.iter().map(|edge| edge.count(kind)).sum::<u64>();
     let before = [strays("stray_reply"), strays("stray_ack"), strays("stray_cancel")];
@@ -69,8 +77,9 @@ pub fn run_load(lab: &Lab, name: &str, load: &Load, edges: &[Kamailio], cluster:
     let mut capture = Capture::router(lab, name, "udp and not port 7470")?;
     let counts = calls(lab, load).with_context(|| format!("run the calls of {name}"))?;
     capture.stop()?;
+    let datagrams = capture.datagrams()?;
     let mut report = Report {
-        retransmissions: repeated(&capture.datagrams()?),
+        retransmissions: repeated(&datagrams),
         forwarded: self::forwarded(cluster)? - forwarded,
         ..Report::default()
     };
@@ -86,7 +95,75 @@ pub fn run_load(lab: &Lab, name: &str, load: &Load, edges: &[Kamailio], cluster:
     report.stray_replies = strays("stray_reply") - replies;
     report.stray_acks = strays("stray_ack") - acks;
     report.stray_cancels = strays("stray_cancel") - cancels;
-    Ok(report)
+    Ok((report, datagrams))
+}
+
+impl Report {
+    /// ACKs and CANCELs at an edge without their transaction.
+    #[must_use]
+    pub const fn stray(&self) -> u64 {
+        self.stray_acks + self.stray_cancels
+    }
+
+    /// Fails unless everything of the usual load went well: every call clean, nothing stray.
+    ///
+    /// # Errors
+    /// Something did not; the message holds the report.
+    pub fn ensure_perfect(&self, load: &Load) -> Result<()> {
+        let wanted = |kinds: &[Kind]| {
+            u64::from(load.count) * load.kinds.iter().filter(|kind| kinds.contains(kind)).count() as u64
+        };
+        let clean = [self.completed, self.cancelled_clean, self.rejected_clean];
+        let all = [
+            wanted(&[Kind::Call, Kind::Late, Kind::Silent, Kind::Twice]),
+            wanted(&[Kind::Cancel]),
+            wanted(&[Kind::Busy]),
+        ];
+        ensure!(clean == all, "of {all:?} calls (completed, cancelled, rejected) only {clean:?} went well: {self:?}");
+        let stray = self.stray_replies + self.stray();
+        ensure!(stray == 0, "{stray} messages reached an edge without their transaction: {self:?}");
+        Ok(())
+    }
+}
+
+/// Fails where messages of one transaction (one Call-ID and CSeq number) were seen by the proxies of two edges.
+///
+/// # Errors
+/// One was; the message names it.
+pub fn ensure_one_edge_each(edges: &[Kamailio]) -> Result<()> {
+    let mut seen: HashMap<(String, String), String> = HashMap::new();
+    for event in edges.iter().flat_map(Kamailio::events) {
+        let (call, cseq, edge) = (event.word("callid"), event.word("cseq"), event.word("edge"));
+        if cseq.is_empty() {
+            continue;
+        }
+        let first = seen.entry((call.to_owned(), cseq.to_owned())).or_insert_with(|| edge.to_owned());
+        ensure!(first == edge, "messages of {call} with CSeq {cseq} reached the proxies of edges {first} and {edge}");
+    }
+    ensure!(!seen.is_empty(), "no proxy logged a transaction");
+    Ok(())
+}
+
+/// Fails where the caller got answers of one transaction from two edges, as their X-Edge and Server headers say.
+///
+/// # Errors
+/// It did, or the capture holds no answer.
+pub fn ensure_one_edge_answers(datagrams: &[Datagram], family: Family) -> Result<()> {
+    let client = Host::Client.address(family);
+    let mut seen: HashMap<(String, String), String> = HashMap::new();
+    let answers =
+        datagrams.iter().filter(|datagram| datagram.destination.0 == client && datagram.source.0 == family.vip());
+    for answer in answers.filter(|answer| answer.payload.starts_with(b"SIP/2.0 ")) {
+        let edge =
+            answer.header("X-Edge").or_else(|| answer.header("Server")?.strip_prefix("edge-").map(str::to_owned));
+        let (call, cseq) = (answer.header("Call-ID").unwrap_or_default(), answer.header("CSeq").unwrap_or_default());
+        let edge = edge.with_context(|| format!("an answer of {call} does not say which edge sent it"))?;
+        let number = cseq.split_whitespace().next().unwrap_or_default().to_owned();
+        let first = seen.entry((call.clone(), number)).or_insert_with(|| edge.clone());
+        ensure!(*first == edge, "edges {first} and {edge} both answered {call} with CSeq {cseq}");
+    }
+    ensure!(!seen.is_empty(), "no edge answered");
+    Ok(())
 }
 
 /// Each kind with its clean calls and all calls.

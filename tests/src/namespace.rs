@@ -105,7 +105,8 @@ impl Namespace {
             ensure!(status == 0, "enter {}: {}", path.display(), std::io::Error::last_os_error());
             body()
         };
-        std::thread::scope(|scope| scope.spawn(entered).join()).map_err(|_| anyhow!("a thread in {} panicked", self.0))?
+        std::thread::scope(|scope| scope.spawn(entered).join())
+            .map_err(|_| anyhow!("a thread in {} panicked", self.0))?
     }
 
     /// Writes settings below /proc/sys/net.

@@ -29,7 +29,8 @@ impl Process {
     /// # Errors
     /// The log cannot be written or the program not be started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(log).with_context(|| format!("write {}", log.display()))?;
+        let file =
+            File::options().create(true).append(true).open(log).with_context(|| format!("write {}", log.display()))?;
         let errors = file.try_clone().with_context(|| format!("write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
         let child = command.spawn().with_context(|| format!("start {name}"))?;

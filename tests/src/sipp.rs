@@ -147,10 +147,16 @@ impl Sipp {
         let (scenario, _) = kind.scenarios();
         let target = bracketed(family.vip());
         let (count, rate, patience) = (count.to_string(), rate.to_string(), PATIENCE.as_millis().to_string());
-        let arguments = [
-            "-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target,
-        ];
-        Self::start(lab, &format!("{}-caller", kind.user()), scenario, (Host::Client, kind.caller()), family, &arguments)
+        let arguments =
+            ["-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target];
+        Self::start(
+            lab,
+            &format!("{}-caller", kind.user()),
+            scenario,
+            (Host::Client, kind.caller()),
+            family,
+            &arguments,
+        )
     }
 
     fn start(lab: &Lab, name: &str, scenario: &str, at: (Host, u16), family: Family, more: &[&str]) -> Result<Self> {
@@ -208,7 +214,9 @@ fn counts(path: &Path) -> Result<Counts> {
     let values: Vec<&str> = last.split(';').collect();
     let value = |name: &str| -> Result<u64> {
         let column = names.iter().position(|known| *known == name);
-        let text = column.and_then(|column| values.get(column)).with_context(|| format!("find {name} in sipp's statistics"))?;
+        let text = column
+            .and_then(|column| values.get(column))
+            .with_context(|| format!("find {name} in sipp's statistics"))?;
         text.parse().with_context(|| format!("read {name} in sipp's statistics"))
     };
     Ok(Counts {

@@ -11,6 +11,19 @@ const RECORD_HEADER: usize = 16;
 
 /// The UDP datagrams of a capture; other packets are left out. A last record that is still being written is, too.
 pub(super) fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
+    let numbered = (1..).zip(records(file)?);
+    Ok(numbered.filter_map(|(frame, (micros, ethertype, ip))| datagram(frame, micros, ethertype, ip)).collect())
+}
+
+/// The packets of a capture without their link's header.
+pub(super) fn packets(file: &[u8]) -> Result<Vec<Vec<u8>>> {
+    Ok(records(file)?.into_iter().map(|(_, _, ip)| ip.to_vec()).collect())
+}
+
+/// A packet with its time in microseconds and its EtherType.
+type Record<'a> = (u64, u16, &'a [u8]);
+
+fn records(file: &[u8]) -> Result<Vec<Record<'_>>> {
     let link = match little(file, 20) {
         Some(1) => Link::Ethernet,
         Some(276) => Link::Any,
@@ -19,11 +32,19 @@ pub(super) fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
     };
     let mut found = Vec::new();
     let mut rest = file.get(FILE_HEADER..).unwrap_or_default();
-    while let Some((micros, packet, after)) = record(rest) {
-        found.extend(datagram(micros, link, packet));
+    while let Some((micros, frame, after)) = record(rest) {
+        let (ethertype, ip) = unwrap(link, frame).unwrap_or_default();
+        found.push((micros, ethertype, ip));
         rest = after;
     }
     Ok(found)
+}
+
+fn unwrap(link: Link, frame: &[u8]) -> Option<(u16, &[u8])> {
+    match link {
+        Link::Ethernet => Some((big(frame, 12)?, frame.get(14..)?)),
+        Link::Any => Some((big(frame, 0)?, frame.get(20..)?)),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -39,11 +60,7 @@ fn record(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     Some((micros, packet, bytes.get(RECORD_HEADER + length..)?))
 }
 
-fn datagram(micros: u64, link: Link, packet: &[u8]) -> Option<Datagram> {
-    let (ethertype, ip) = match link {
-        Link::Ethernet => (big(packet, 12)?, packet.get(14..)?),
-        Link::Any => (big(packet, 0)?, packet.get(20..)?),
-    };
+fn datagram(frame: u64, micros: u64, ethertype: u16, ip: &[u8]) -> Option<Datagram> {
     let (source, destination, udp) = match ethertype {
         0x0800 if *ip.get(9)? == 17 && big(ip, 6)? & 0x3fff == 0 => {
             let header = usize::from(ip.first()? & 15) * 4;
@@ -53,7 +70,7 @@ fn datagram(micros: u64, link: Link, packet: &[u8]) -> Option<Datagram> {
         _ => return None,
     };
     let payload = udp.get(8..usize::from(big(udp, 4)?))?.to_vec();
-    Some(Datagram { micros, source: (source, big(udp, 0)?), destination: (destination, big(udp, 2)?), payload })
+    Some(Datagram { frame, micros, source: (source, big(udp, 0)?), destination: (destination, big(udp, 2)?), payload })
 }
 
 fn little(bytes: &[u8], at: usize) -> Option<u32> {
@@ -86,7 +103,10 @@ mod tests {
         }
         let found = datagrams(&file)?;
         let [datagram] = found.as_slice() else { bail!("found {found:?}") };
-        assert_eq!((datagram.micros, datagram.source.1, datagram.destination.1), (7_000_005, 5060, 5061));
+        assert_eq!(
+            (datagram.frame, datagram.micros, datagram.source.1, datagram.destination.1),
+            (1, 7_000_005, 5060, 5061)
+        );
         assert_eq!(datagram.payload, b"abcd");
         let cut = file.get(..file.len() - 1).context("cut")?;
         assert_eq!(datagrams(cut)?.len(), 1, "a half-written record is left out");

@@ -49,6 +49,29 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// Cuts an edge off: the router drops what comes from it and what goes to it.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn cut_off(&self, edge: u8) -> Result<()> {
+        let name = Host::Edge(edge).name();
+        let text = format!(
+            "table inet cut {{\n chain forward {{\n  type filter hook forward priority filter; policy accept;\n  \
+             iifname \"{name}\" drop\n  oifname \"{name}\" drop\n }}\n}}\n"
+        );
+        self.host(Host::Router).run_with_input("nft", &["-f", "-"], &text).map(drop)
+    }
+
+    /// Connects all edges again.
+    ///
+    /// # Errors
+    /// None was cut off.
+    pub fn reconnect(&self) -> Result<()> {
+        self.host(Host::Router).run("nft", &["delete", "table", "inet", "cut"]).map(drop)
+    }
+}
+
 /// One nft file that replaces the table in one step.
 fn ruleset(spray: &Spray) -> String {
     let mut text = String::from("table inet spray\ndelete table inet spray\ntable inet spray {\n chain prerouting {\n");

@@ -44,7 +44,8 @@ fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> 
     let [(gateway4, address4), (gateway6, address6)] = gateways;
     let addresses = format!("addr add {gateway4}/24 dev {name}\naddr add {gateway6}/64 dev {name} nodad\n");
     router.run_with_input("ip", &["-batch", "-"], &(link + &addresses))?;
-    let mut batch = format!("link set eth0 up\naddr add {address4}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n");
+    let mut batch =
+        format!("link set eth0 up\naddr add {address4}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n");
     // Writing to a string cannot fail.
     let _ = write!(batch, "route add default via {gateway4}\nroute add default via {gateway6}\n");
     if let Host::Edge(_) = host {

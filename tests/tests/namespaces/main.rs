@@ -1,3 +1,18 @@
-//! Real SIP software in network namespaces: one behaviour a file.
+//! Real SIP software in network namespaces: one behaviour a file, each test in a lab of its own.
+//!
+//! A test says which edge answered and which outcomes moved; any other movement fails it. One program for all of them,
+//! because linking fifteen takes longer than running them.
 
+mod alone;
+mod bad_input;
+mod calls;
+mod detach;
+mod foreign_peer;
+mod late;
+mod link_death;
+mod malformed;
+mod options;
+mod path;
+mod twice;
+mod untouched;
 mod without;

@@ -1,44 +1,34 @@
-//! Without the forwarder.
+//! Why the forwarder exists: the same load without it.
 
 use anyhow::{Result, ensure};
 use tests::kamailio::Kamailio;
-use tests::lab::{Family, Lab, Spray};
+use tests::lab::{Family, Lab};
 use tests::load::{Load, run_load};
 
-fn alone(family: Family) -> Result<()> {
-    Lab::run(|lab| {
-        lab.spray(&Spray::To(1))?;
-        let edges = Kamailio::edges(lab, true)?;
-        let report = run_load(lab, "alone", &Load::usual(family), &edges, None)?;
-        eprintln!("{report:?}");
-        ensure!(report.completed == 200, "{report:?}");
-        Ok(())
-    })
-}
-
-fn sprayed(family: Family) -> Result<()> {
-    Lab::run(|lab| {
-        let edges = Kamailio::edges(lab, true)?;
-        let report = run_load(lab, "sprayed", &Load::usual(family), &edges, None)?;
-        eprintln!("{report:?}");
-        ensure!(report.completed < 180, "{report:?}");
-        Ok(())
-    })
+#[test]
+fn without_the_forwarder_calls_over_three_edges_fail_v4() -> Result<()> {
+    calls_fail(Family::V4)
 }
 
 #[test]
-fn one_edge_alone_v4() -> Result<()> {
-    alone(Family::V4)
+fn without_the_forwarder_calls_over_three_edges_fail_v6() -> Result<()> {
+    calls_fail(Family::V6)
 }
-#[test]
-fn one_edge_alone_v6() -> Result<()> {
-    alone(Family::V6)
-}
-#[test]
-fn sprayed_v4() -> Result<()> {
-    sprayed(Family::V4)
-}
-#[test]
-fn sprayed_v6() -> Result<()> {
-    sprayed(Family::V6)
+
+fn calls_fail(family: Family) -> Result<()> {
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        let load = Load::usual(family);
+        let (report, _) = run_load(lab, "sprayed", &load, &edges, None)?;
+        ensure!(report.calls == 600, "not all calls were made: {report:?}");
+        ensure!(
+            report.completed < 180,
+            "calls complete although nothing brings their packets to the owner: {report:?}"
+        );
+        ensure!(report.cancelled_clean < 120, "cancelled calls end cleanly without help: {report:?}");
+        let strays_a_call = report.stray_replies / report.calls;
+        ensure!((1..=5).contains(&strays_a_call), "2 to 3 stray replies a call were expected: {report:?}");
+        ensure!(report.stray_acks > 0 && report.retransmissions > 1000, "the spray does not spray: {report:?}");
+        Ok(())
+    })
 }

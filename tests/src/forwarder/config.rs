@@ -1,0 +1,116 @@
+//! Certificates and configuration files of the edges.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::{CLUSTER_PORT, pin_folder, tool_ok};
+use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6};
+
+/// Certificates and the shared secret of one cluster, in a folder.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Authority {
+    /// `forwarder cluster init`.
+    ///
+    /// # Errors
+    /// The forwarder says no.
+    pub fn init(folder: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        tool_ok(&["cluster", "init", "--dir", &folder.display().to_string(), "--name", name])?;
+        Ok(Self { folder: folder.to_owned(), name: name.to_owned() })
+    }
+
+    /// `forwarder cluster issue`: a certificate for a node at an address.
+    ///
+    /// # Errors
+    /// The forwarder says no.
+    pub fn issue(&self, node: u8, address: &str) -> Result<()> {
+        let folder = self.folder.display().to_string();
+        tool_ok(&["cluster", "issue", "--dir", &folder, "--node", &node.to_string(), "--address", address]).map(drop)
+    }
+
+    /// A file of its folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// One edge's configuration, as the lab writes it; tests change a field and write it again.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node id.
+    pub node: u8,
+    /// Lines of the file before the first table.
+    pub head: BTreeMap<&'static str, String>,
+    /// Lines of `[cluster]`.
+    pub cluster: BTreeMap<&'static str, String>,
+    /// The services' addresses, as written.
+    pub vips: Vec<String>,
+    /// More text, at the end.
+    pub tail: String,
+}
+
+impl Config {
+    /// The configuration of an edge in a cluster; `family` is the underlay's.
+    #[must_use]
+    pub fn new(lab: &Lab, authority: &Authority, edge: u8, family: Family) -> Self {
+        let address = |edge: u8| Host::Edge(edge).address(family);
+        let endpoint = |edge: u8| format!("\"{}\"", std::net::SocketAddr::new(address(edge), CLUSTER_PORT));
+        let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(endpoint).collect();
+        let file = |name: &str| format!("{:?}", authority.file(name).display().to_string());
+        let control = lab.folder().join(format!("edge{edge}.sock"));
+        let head = [
+            ("node", edge.to_string()),
+            ("interfaces", "[\"eth0\"]".to_owned()),
+            ("underlay", format!("\"{}\"", address(edge))),
+            ("pin_dir", format!("{:?}", pin_folder(lab.prefix(), edge).display().to_string())),
+            ("control", format!("{:?}", control.display().to_string())),
+            ("claims", "65536".to_owned()),
+        ];
+        let cluster = [
+            ("name", format!("{:?}", authority.name)),
+            ("listen", endpoint(edge)),
+            ("seeds", format!("[{}]", seeds.join(", "))),
+            ("ca", file("ca.pem")),
+            ("certificate", file(&format!("node-{edge}.pem"))),
+            ("key", file(&format!("node-{edge}.key"))),
+            ("secret", file("cluster.secret")),
+        ];
+        let vips = vec![VIP4.to_string(), VIP6.to_string()];
+        Self { node: edge, head: head.into(), cluster: cluster.into(), vips, tail: String::new() }
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut table = |lines: &BTreeMap<&'static str, String>| {
+            for (name, value) in lines {
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{name} = {value}");
+            }
+            std::mem::take(&mut text)
+        };
+        let (head, cluster) = (table(&self.head), table(&self.cluster));
+        let services: String =
+            self.vips.iter().map(|vip| format!("\n[[service]]\nvip = \"{vip}\"\nport = {SIP}\n")).collect();
+        format!("{head}{services}\n[cluster]\n{cluster}\n{}", self.tail)
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        fs::write(path, self.text()).with_context(|| format!("write {}", path.display()))
+    }
+}

@@ -1,0 +1,146 @@
+//! Single packets: for tests in which a proxy would say too much.
+//!
+//! A test that plays a proxy itself knows exactly which packet met which claim.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::lab::{Family, Host, Lab, SIP};
+
+/// How long a packet may take through the lab.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A UDP socket of a host of the lab.
+#[derive(Debug)]
+pub struct Endpoint(UdpSocket);
+
+impl Endpoint {
+    /// Binds in `host`.
+    ///
+    /// # Errors
+    /// The address is not the host's, or the port is taken.
+    pub fn bind(lab: &Lab, host: Host, address: IpAddr, port: u16) -> Result<Self> {
+        let at = SocketAddr::new(address, port);
+        let bound = lab.host(host).within(|| UdpSocket::bind(at).context("bind"));
+        let socket = bound.with_context(|| format!("bind {at} in {}", host.name()))?;
+        socket.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;
+        Ok(Self(socket))
+    }
+
+    /// A client's socket at SIP's port.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn client(lab: &Lab, family: Family) -> Result<Self> {
+        Self::bind(lab, Host::Client, Host::Client.address(family), SIP)
+    }
+
+    /// A socket in a proxy's place: the shared address and SIP's port on an edge.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn proxy(lab: &Lab, edge: u8, family: Family) -> Result<Self> {
+        Self::bind(lab, Host::Edge(edge), family.vip(), SIP)
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn send(&self, payload: &[u8], to: SocketAddr) -> Result<()> {
+        self.0.send_to(payload, to).with_context(|| format!("send to {to}")).map(drop)
+    }
+
+    /// The next datagram and where it came from.
+    ///
+    /// # Errors
+    /// None comes within three seconds.
+    pub fn receive(&self) -> Result<(Vec<u8>, SocketAddr)> {
+        let mut buffer = vec![0; 65_535];
+        let (length, from) = self.0.recv_from(&mut buffer).context("receive a datagram")?;
+        buffer.truncate(length);
+        Ok((buffer, from))
+    }
+
+    /// Fails if a datagram waits that nobody asked for.
+    ///
+    /// # Errors
+    /// One does.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.0.set_nonblocking(true).context("look without waiting")?;
+        let waits = self.0.peek_from(&mut [0]).is_ok();
+        self.0.set_nonblocking(false).context("look without waiting")?;
+        Ok(!waits)
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.0.local_addr().context("ask for the socket's address")
+    }
+}
+
+/// The shared address with SIP's port.
+#[must_use]
+pub const fn vip(family: Family) -> SocketAddr {
+    SocketAddr::new(family.vip(), SIP)
+}
+
+/// Sends bytes as the whole of what follows the IP header, UDP header included: for lengths and checksums that lie.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn send_raw_udp(lab: &Lab, from: Host, family: Family, to: IpAddr, segment: &[u8]) -> Result<()> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    lab.host(from).within(|| {
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::UDP)).context("open a raw socket")?;
+        socket.send_to(segment, &SocketAddr::new(to, 0).into()).with_context(|| format!("send raw bytes to {to}"))?;
+        Ok(())
+    })
+}
+
+/// The parts of a SIP message that make its keys.
+#[derive(Clone, Debug)]
+pub struct Sip<'a> {
+    /// The Call-ID.
+    pub call_id: &'a str,
+    /// The CSeq number.
+    pub cseq: u32,
+    /// The method, also that in the CSeq.
+    pub method: &'a str,
+    /// The branch of the one Via.
+    pub branch: &'a str,
+    /// Where the Via says that replies go.
+    pub via: SocketAddr,
+}
+
+impl Sip<'_> {
+    /// The request.
+    #[must_use]
+    pub fn request(&self) -> Vec<u8> {
+        self.message(&format!("{} sip:service@example.com SIP/2.0", self.method))
+    }
+
+    /// A response to it, such as `180 Ringing`.
+    #[must_use]
+    pub fn response(&self, status: &str) -> Vec<u8> {
+        self.message(&format!("SIP/2.0 {status}"))
+    }
+
+    fn message(&self, start: &str) -> Vec<u8> {
+        let Self { call_id, cseq, method, branch, via } = self;
+        let text = format!(
+            "{start}\r\nVia: SIP/2.0/UDP {via};branch={branch}\r\nMax-Forwards: 70\r\nFrom: <sip:a@example.com>;tag=1\r\n\
+             To: <sip:b@example.com>\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n"
+        );
+        text.into_bytes()
+    }
+}

@@ -1,0 +1,86 @@
+//! Packets that are not what they seem: each passes, and is counted once under its name.
+
+use anyhow::{Result, ensure};
+use tests::forwarder::{Cluster, ensure_moved};
+use tests::lab::{Family, Host, Lab, SIP, Spray};
+use tests::poll::poll_until_true;
+use tests::traffic::{Endpoint, Sip, send_raw_udp, vip};
+
+#[test]
+fn odd_payloads_pass_unaltered_and_are_counted_v4() -> Result<()> {
+    odd_payloads_pass(Family::V4)
+}
+
+#[test]
+fn odd_payloads_pass_unaltered_and_are_counted_v6() -> Result<()> {
+    odd_payloads_pass(Family::V6)
+}
+
+fn odd_payloads_pass(family: Family) -> Result<()> {
+    Lab::run(|lab| {
+        let mut cluster = Cluster::start(lab, family)?;
+        lab.spray(&Spray::To(1))?;
+        let (client, proxy) = (Endpoint::client(lab, family)?, Endpoint::proxy(lab, 1, family)?);
+        let good = Sip { call_id: "odd@lab", cseq: 1, method: "INVITE", branch: "z9hG4bKo", via: client.address()? };
+        let text = String::from_utf8_lossy(&good.request()).into_owned();
+        let without = |header: &str| -> Vec<u8> {
+            text.split_inclusive("\r\n").filter(|line| !line.starts_with(header)).collect::<String>().into_bytes()
+        };
+        let cases: [(&str, Vec<u8>, &str); 9] = [
+            ("an empty datagram", Vec::new(), "keep_alive"),
+            ("a CRLF keep-alive", b"\r\n\r\n".to_vec(), "keep_alive"),
+            ("a STUN request", b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl".to_vec(), "not_sip"),
+            ("HTTP", b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".to_vec(), "not_sip"),
+            ("binary zeros", vec![0; 300], "not_sip"),
+            ("an INVITE without Call-ID", without("Call-ID"), "punt_incomplete"),
+            ("an INVITE without CSeq", without("CSeq"), "punt_incomplete"),
+            ("an INVITE cut off in its headers", text.as_bytes().iter().copied().take(60).collect(), "punt_incomplete"),
+            ("a good INVITE", good.request(), "local_new"),
+        ];
+        for (what, payload, outcome) in cases {
+            let before = cluster.edge(1)?.outcomes()?;
+            client.send(&payload, vip(family))?;
+            ensure!(proxy.receive()?.0 == payload, "{what} was altered");
+            ensure_moved(what, &before, &cluster.edge(1)?.outcomes()?, &[(outcome, 1)])?;
+        }
+        cluster.stop()
+    })
+}
+
+#[test]
+fn lengths_that_lie_are_counted_and_harm_nothing_v4() -> Result<()> {
+    lying_lengths_harm_nothing(Family::V4)
+}
+
+#[test]
+fn lengths_that_lie_are_counted_and_harm_nothing_v6() -> Result<()> {
+    lying_lengths_harm_nothing(Family::V6)
+}
+
+fn lying_lengths_harm_nothing(family: Family) -> Result<()> {
+    Lab::run(|lab| {
+        let mut cluster = Cluster::start(lab, family)?;
+        lab.spray(&Spray::To(1))?;
+        let (client, proxy) = (Endpoint::client(lab, family)?, Endpoint::proxy(lab, 1, family)?);
+        let call = Sip { call_id: "lie@lab", cseq: 1, method: "INVITE", branch: "z9hG4bKl", via: client.address()? };
+        let payload = call.request();
+        // More than there is, less than a UDP header, and a length that cuts nothing off but is not there at all.
+        for length in [u16::try_from(payload.len() + 500)?, 7, 3] {
+            let mut segment = Vec::new();
+            for word in [SIP, SIP, length, 0] {
+                segment.extend(word.to_be_bytes());
+            }
+            segment.extend(&payload);
+            let before = cluster.edge(1)?.outcomes()?;
+            send_raw_udp(lab, Host::Client, family, family.vip(), &segment)?;
+            let what = format!("a UDP length of {length}");
+            poll_until_true(&what, std::time::Duration::from_secs(3), || {
+                Ok(cluster.edge(1)?.outcomes()?.of("malformed") > before.of("malformed"))
+            })?;
+            ensure_moved(&what, &before, &cluster.edge(1)?.outcomes()?, &[("malformed", 1)])?;
+        }
+        client.send(&payload, vip(family))?;
+        ensure!(proxy.receive()?.0 == payload, "a good packet no longer passes");
+        cluster.stop()
+    })
+}
