@@ -4,19 +4,21 @@
 //! maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then sleeps
 //! until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
 
+mod interface;
 mod outbox;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::net::IpAddr;
 
 use forwarder_common::ids::{Epoch, NodeId};
-use serde::Serialize;
 
+use self::outbox::Outbox;
 use super::ages::{AgeSummary, Ages};
 use super::store::{Entry, Merged, Store};
-use super::wire::{Claim, Hello, LIFETIME_MS, Message, WireError};
-use outbox::Outbox;
+use super::wire::{Claim, Hello, LIFETIME_MS, Message};
+
+pub use self::interface::{
+    CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError,
+};
 
 /// Pause between sweeps of ended claims in microseconds: they are invisible already, this only frees their memory.
 const SWEEP_US: u64 = 100_000;
@@ -25,157 +27,6 @@ const SWEEP_CLAIMS: usize = 32_768;
 /// A longer end than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks in 4.3 s; what is
 /// shorter is the jitter of the way here.
 const EXTENSION_US: u64 = 500_000;
-
-/// The time of both clocks of this host, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// `CLOCK_MONOTONIC`: lifetimes and timers.
-    pub monotonic_us: u64,
-    /// `CLOCK_REALTIME`: the order of claims between hosts.
-    pub unix_us: u64,
-}
-
-/// Who this node is.
-#[derive(Clone, Copy, Debug)]
-pub struct NodeSettings {
-    /// Its id, as in its certificate.
-    pub node: NodeId,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Where it takes encapsulated packets.
-    pub underlay: IpAddr,
-    /// Most claims to hold, those of peers included.
-    pub claims: usize,
-}
-
-/// A claim that this host's egress program made, or made longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalClaim {
-    /// The key.
-    pub key: u64,
-    /// When the packet left, in microseconds of Unix time.
-    pub claimed_at_unix_us: u64,
-    /// Lifetime left in milliseconds; more than [`LIFETIME_MS`] counts as that, 0 is ignored.
-    pub remaining_ms: u64,
-}
-
-/// What a message is, for the shell's queues and counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The first message of a link.
-    Hello,
-    /// New claims.
-    Batch,
-    /// Claims that stood before the link came up.
-    Snapshot,
-}
-
-/// Something for the shell to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send this to a linked peer. The hello must arrive first; the order of all else is free.
-    Send {
-        /// The peer.
-        to: NodeId,
-        /// The encoded message.
-        message: Vec<u8>,
-        /// What it is.
-        kind: Kind,
-    },
-    /// Write this into the kernel's maps.
-    Map(MapWrite),
-}
-
-/// A change of the kernel's maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapWrite {
-    /// The claim that stands for a key.
-    Claim {
-        /// The key.
-        key: u64,
-        /// Whose it is; this node itself where the kernel's map may hold a peer's claim that lost.
-        owner: NodeId,
-        /// The owner's epoch when it was made.
-        epoch: Epoch,
-        /// Lifetime left in milliseconds, 1..=[`LIFETIME_MS`].
-        remaining_ms: u64,
-    },
-    /// A peer came up, changed its epoch or address, or went down.
-    Peer {
-        /// The peer.
-        node: NodeId,
-        /// Whether packets may be sent to it.
-        up: bool,
-        /// Its epoch.
-        epoch: Epoch,
-        /// Where it takes encapsulated packets.
-        underlay: IpAddr,
-    },
-}
-
-/// Why a peer's message breaks the protocol; the shell drops the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProtocolError {
-    /// The bytes are no message of this version.
-    Wire(WireError),
-    /// Claims before the hello.
-    BeforeHello,
-}
-
-impl fmt::Display for ProtocolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Wire(error) => write!(f, "{error}"),
-            Self::BeforeHello => write!(f, "claims before the hello"),
-        }
-    }
-}
-
-impl std::error::Error for ProtocolError {}
-
-/// What the core counted since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CoreCounters {
-    /// Claims of this node, new or lengthened.
-    pub claims_local: u64,
-    /// Copies of claims sent to peers, snapshots included.
-    pub claims_sent: u64,
-    /// Claims received from peers, snapshots included.
-    pub claims_received: u64,
-    /// Batches sent.
-    pub batches_sent: u64,
-    /// Batches received.
-    pub batches_received: u64,
-    /// Messages of snapshots sent.
-    pub snapshots_sent: u64,
-    /// Messages of snapshots received.
-    pub snapshots_received: u64,
-    /// Claims of this node that lost against a peer's earlier one.
-    pub conflicts_lost: u64,
-    /// Claims of peers that lost against one of this node.
-    pub conflicts_won: u64,
-    /// Claims that were not sent because too many waited; the next snapshot carries them, the digest will.
-    pub claims_dropped: u64,
-    /// Claims that made room for others before their end.
-    pub claims_evicted: u64,
-    /// Messages that broke the protocol.
-    pub protocol_errors: u64,
-    /// Claims dated later than their arrival.
-    pub claims_from_the_future: u64,
-}
-
-/// What this node knows of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerView {
-    /// The peer.
-    pub node: NodeId,
-    /// Whether it is linked and has introduced itself.
-    pub up: bool,
-    /// Its epoch when last heard of.
-    pub epoch: Epoch,
-    /// Where it takes encapsulated packets.
-    pub underlay: IpAddr,
-}
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -193,6 +44,8 @@ pub struct Node {
     settings: NodeSettings,
     store: Store,
     peers: BTreeMap<NodeId, Peer>,
+    /// Peers that are linked and have introduced themselves.
+    introduced: usize,
     outbox: Outbox,
     outputs: VecDeque<Output>,
     sweep_at_us: Option<u64>,
@@ -208,6 +61,7 @@ impl Node {
             settings,
             store: Store::new(settings.claims),
             peers: BTreeMap::new(),
+            introduced: 0,
             outbox: Outbox::default(),
             outputs: VecDeque::new(),
             sweep_at_us: None,
@@ -254,6 +108,7 @@ impl Node {
             return;
         }
         self.peers.entry(peer).or_default().introduced = false;
+        self.count_introduced();
         self.outbox.forget(peer);
         let hello = Hello { epoch: self.settings.epoch, underlay: self.settings.underlay };
         self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
@@ -279,12 +134,16 @@ impl Node {
             state.up = false;
             self.outputs.push_back(peer_write(peer, false, hello));
         }
+        self.count_introduced();
     }
 
     /// Does what is due at `now`; harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
-        let up: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.introduced).map(|(node, _)| *node).collect();
-        self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
+        if self.outbox.due_us().is_some_and(|at| at <= now.monotonic_us) {
+            let introduced = self.peers.iter().filter(|(_, peer)| peer.introduced).map(|(node, _)| *node);
+            let up: Vec<NodeId> = introduced.collect();
+            self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
+        }
         if self.sweep_at_us.is_some_and(|at| at <= now.monotonic_us) {
             self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
             let again = now.monotonic_us.saturating_add(SWEEP_US);
@@ -371,6 +230,7 @@ impl Node {
             self.outbox.begin_snapshot(peer, now);
         }
         *state = Peer { hello: Some(hello), introduced: true, up: true };
+        self.count_introduced();
         if changed {
             self.outputs.push_back(peer_write(peer, true, hello));
         }
@@ -407,7 +267,7 @@ impl Node {
             Merged::Lost(winner) if winner == me => {
                 // The peer made its claim before it heard of this one, or did not hear of it.
                 self.counters.conflicts_won += 1;
-                let kept = self.outbox.assert_to(peer, claim.key, now, self.introduced());
+                let kept = self.outbox.assert_to(peer, claim.key, now, self.introduced);
                 self.counters.claims_dropped += u64::from(!kept);
             }
             Merged::Lost(_) => {}
@@ -430,16 +290,14 @@ impl Node {
     }
 
     fn replicate(&mut self, key: u64, refresh: bool, now: Now) {
-        let introduced = self.introduced();
-        if introduced > 0 {
-            let kept = self.outbox.push(key, refresh, now, introduced);
+        if self.introduced > 0 {
+            let kept = self.outbox.push(key, refresh, now, self.introduced);
             self.counters.claims_dropped += u64::from(!kept);
         }
     }
 
-    /// Linked peers that have introduced themselves.
-    fn introduced(&self) -> usize {
-        self.peers.values().filter(|peer| peer.introduced).count()
+    fn count_introduced(&mut self) {
+        self.introduced = self.peers.values().filter(|peer| peer.introduced).count();
     }
 
     fn write_claim(&mut self, key: u64, now: Now) {

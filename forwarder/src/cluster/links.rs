@@ -193,7 +193,9 @@ pub fn spawn(
 ) -> anyhow::Result<Handle> {
     let listen = settings.listen;
     if let Some(seed) = settings.seeds.iter().find(|seed| seed.is_ipv4() != listen.is_ipv4()) {
-        anyhow::bail!("call seed {seed}: its address family is not that of listen {listen}; hint: give both as IPv4 or IPv6");
+        anyhow::bail!(
+            "call seed {seed}: its address family is not that of listen {listen}; hint: give both as IPv4 or IPv6"
+        );
     }
     let server = tls::server(&settings.identity)?;
     let client = tls::client(&settings.identity)?;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, WriteError};
+use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, VarInt, WriteError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
@@ -25,6 +25,8 @@ use crate::cluster::wire::MESSAGE_BYTES;
 pub(super) const QUEUE_MESSAGES: usize = 8192;
 /// A message that waited longer is worth less than the ones behind it: a tenth of the shortest lifetime.
 const QUEUE_AGE: Duration = Duration::from_secs(3);
+/// How long the better connection may take to be heard of, once the peer has closed this one for it.
+const SUCCESSOR: Duration = Duration::from_secs(1);
 
 /// A message that waits.
 #[derive(Debug)]
@@ -140,6 +142,7 @@ async fn work(mut setup: Setup, announced: Arc<AtomicBool>) -> End {
             Err(_) => End::Stopped,
         },
     };
+    let end = if closed_as_replaced(&end) { await_successor(&mut stop, end).await } else { end };
     // No message of this link may follow its end.
     readers.shutdown().await;
     setup.queue.close();
@@ -147,6 +150,20 @@ async fn work(mut setup: Setup, announced: Arc<AtomicBool>) -> End {
         setup.shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
     }
     end
+}
+
+/// The peer chose another connection, of which this side may hear a moment later.
+fn closed_as_replaced(end: &End) -> bool {
+    let replaced = VarInt::from_u32(Close::Replaced as u32);
+    matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == replaced)
+}
+
+/// Waits for the connection that takes this one's place, so that the peer does not seem to be down in between.
+async fn await_successor(stop: &mut oneshot::Receiver<Stop>, end: End) -> End {
+    match timeout(SUCCESSOR, stop).await {
+        Ok(Ok(Stop::Replaced)) => End::Replaced,
+        _ => end,
+    }
 }
 
 async fn drive(setup: &mut Setup, readers: &mut JoinSet<Result<(), End>>, announced: &AtomicBool) -> End {
@@ -228,7 +245,7 @@ async fn write_all(connection: &Connection, queue: &mut mpsc::Receiver<Queued>, 
         if queued.kind != Kind::Hello && queued.at.elapsed() > QUEUE_AGE {
             count(&shared.counters.dropped_messages);
             // The stream is not used and costs the peer nothing: give it up rather than wait for the next one.
-            let _ = stream.reset(quinn::VarInt::from_u32(0));
+            let _ = stream.reset(VarInt::from_u32(0));
             continue;
         }
         match stream.write_chunk(queued.message.into()).await {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
 use log::{debug, error, info, warn};
-use quinn::{ClientConfig, Connection, Endpoint, Incoming};
+use quinn::{ClientConfig, Connection, Endpoint, Incoming, VarInt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -138,7 +138,7 @@ impl Mesh {
                 () = sleep_until(next_call) => {}
             }
         }
-        endpoint.close(quinn::VarInt::from_u32(Close::Ended as u32), b"shutting down");
+        endpoint.close(VarInt::from_u32(Close::Ended as u32), b"shutting down");
     }
 
     fn send(&mut self, to: NodeId, message: Vec<u8>, kind: Kind) {

@@ -47,7 +47,8 @@ pub(super) fn server(identity: &Identity) -> anyhow::Result<ServerConfig> {
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.send_tls13_tickets = 0;
     let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(transport());
+    // A peer's address does not change while it is linked: nobody can take a link elsewhere.
+    config.transport_config(transport()).migration(false);
     Ok(config)
 }
 

@@ -1,0 +1,162 @@
+//! What goes into the core and what comes out of it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use forwarder_common::ids::{Epoch, NodeId};
+use serde::Serialize;
+
+#[cfg(doc)]
+use crate::cluster::wire::LIFETIME_MS;
+use crate::cluster::wire::WireError;
+
+/// The time of both clocks of this host, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// `CLOCK_MONOTONIC`: lifetimes and timers.
+    pub monotonic_us: u64,
+    /// `CLOCK_REALTIME`: the order of claims between hosts.
+    pub unix_us: u64,
+}
+
+/// Who this node is.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeSettings {
+    /// Its id, as in its certificate.
+    pub node: NodeId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Where it takes encapsulated packets.
+    pub underlay: IpAddr,
+    /// Most claims to hold, those of peers included.
+    pub claims: usize,
+}
+
+/// A claim that this host's egress program made, or made longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalClaim {
+    /// The key.
+    pub key: u64,
+    /// When the packet left, in microseconds of Unix time.
+    pub claimed_at_unix_us: u64,
+    /// Lifetime left in milliseconds; more than [`LIFETIME_MS`] counts as that, 0 is ignored.
+    pub remaining_ms: u64,
+}
+
+/// What a message is, for the shell's queues and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The first message of a link.
+    Hello,
+    /// New claims.
+    Batch,
+    /// Claims that stood before the link came up.
+    Snapshot,
+}
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to a linked peer. The hello must arrive first; the order of all else is free.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// The encoded message.
+        message: Vec<u8>,
+        /// What it is.
+        kind: Kind,
+    },
+    /// Write this into the kernel's maps.
+    Map(MapWrite),
+}
+
+/// A change of the kernel's maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapWrite {
+    /// The claim that stands for a key.
+    Claim {
+        /// The key.
+        key: u64,
+        /// Whose it is; this node itself where the kernel's map may hold a peer's claim that lost.
+        owner: NodeId,
+        /// The owner's epoch when it was made.
+        epoch: Epoch,
+        /// Lifetime left in milliseconds, 1..=[`LIFETIME_MS`].
+        remaining_ms: u64,
+    },
+    /// A peer came up, changed its epoch or address, or went down.
+    Peer {
+        /// The peer.
+        node: NodeId,
+        /// Whether packets may be sent to it.
+        up: bool,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Where it takes encapsulated packets.
+        underlay: IpAddr,
+    },
+}
+
+/// Why a peer's message breaks the protocol; the shell drops the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// The bytes are no message of this version.
+    Wire(WireError),
+    /// Claims before the hello.
+    BeforeHello,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wire(error) => write!(f, "{error}"),
+            Self::BeforeHello => write!(f, "claims before the hello"),
+        }
+    }
+}
+
+impl std::error::Error for ProtocolError {}
+
+/// What the core counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CoreCounters {
+    /// Claims of this node, new or lengthened.
+    pub claims_local: u64,
+    /// Copies of claims sent to peers, snapshots included.
+    pub claims_sent: u64,
+    /// Claims received from peers, snapshots included.
+    pub claims_received: u64,
+    /// Batches sent.
+    pub batches_sent: u64,
+    /// Batches received.
+    pub batches_received: u64,
+    /// Messages of snapshots sent.
+    pub snapshots_sent: u64,
+    /// Messages of snapshots received.
+    pub snapshots_received: u64,
+    /// Claims of this node that lost against a peer's earlier one.
+    pub conflicts_lost: u64,
+    /// Claims of peers that lost against one of this node.
+    pub conflicts_won: u64,
+    /// Claims that were not sent because too many waited; the next snapshot carries them, the digest will.
+    pub claims_dropped: u64,
+    /// Claims that made room for others before their end.
+    pub claims_evicted: u64,
+    /// Messages that broke the protocol.
+    pub protocol_errors: u64,
+    /// Claims dated later than their arrival.
+    pub claims_from_the_future: u64,
+}
+
+/// What this node knows of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// The peer.
+    pub node: NodeId,
+    /// Whether it is linked and has introduced itself.
+    pub up: bool,
+    /// Its epoch when last heard of.
+    pub epoch: Epoch,
+    /// Where it takes encapsulated packets.
+    pub underlay: IpAddr,
+}

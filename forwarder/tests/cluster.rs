@@ -1,0 +1,12 @@
+//! The cluster's core in virtual time, and its links over the loopback.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[path = "cluster/core.rs"]
+mod core_in_virtual_time;
+#[path = "cluster/daemon.rs"]
+mod daemon;
+#[path = "cluster/links.rs"]
+mod links_over_loopback;
+#[path = "cluster/mesh.rs"]
+mod mesh;

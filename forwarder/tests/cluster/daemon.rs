@@ -1,0 +1,235 @@
+//! Daemons without a kernel: the loop of `cluster.rs` on real links, each in a runtime of its own, so that one can die without a
+//! farewell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use forwarder::cluster::Counters;
+use forwarder::cluster::core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
+use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
+use forwarder::identity::{Identity, init, issue};
+use forwarder_common::ids::Epoch;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+
+use super::mesh::{id, underlay};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A cluster's authority in a folder of its own.
+pub(crate) struct Authority(TempDir);
+
+impl Authority {
+    pub(crate) fn new(cluster: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        init(folder.path(), cluster).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn identity(&self, node: u16, cluster: &str) -> Arc<Identity> {
+        let folder = self.0.path();
+        let file = |name: &str| folder.join(name);
+        if !file(&format!("node-{node}.pem")).exists() {
+            issue(folder, id(node), "127.0.0.1".parse().unwrap()).unwrap();
+        }
+        let mut roots = RootCertStore::empty();
+        certificates(&file("ca.pem")).into_iter().for_each(|ca| roots.add(ca).unwrap());
+        Arc::new(Identity {
+            node: id(node),
+            cluster: cluster.to_owned(),
+            chain: certificates(&file(&format!("node-{node}.pem"))),
+            key: PrivateKeyDer::from_pem_file(file(&format!("node-{node}.key"))).unwrap(),
+            roots: Arc::new(roots),
+            expires_s: 0,
+        })
+    }
+}
+
+fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap).collect()
+}
+
+/// What a daemon has seen so far.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// All events but messages.
+    pub(crate) events: Vec<Event>,
+    pub(crate) claims: BTreeMap<u64, u16>,
+    pub(crate) up: BTreeMap<u16, bool>,
+    pub(crate) counters: Counters,
+    pub(crate) links: Vec<LinkView>,
+}
+
+impl Seen {
+    pub(crate) fn refusals(&self) -> Vec<&String> {
+        let reasons = self.events.iter().filter_map(|event| match event {
+            Event::Refused { reason, .. } => Some(reason),
+            _ => None,
+        });
+        reasons.collect()
+    }
+
+    pub(crate) fn is_up(&self, node: u16) -> bool {
+        self.up.get(&node) == Some(&true)
+    }
+
+    pub(crate) fn downs(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event, Event::LinkDown { .. })).count()
+    }
+}
+
+/// The daemon's loop of `cluster.rs`, without a kernel.
+pub(crate) struct Daemon {
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    pub(crate) claims: mpsc::UnboundedSender<u64>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// True for a farewell.
+    end: Option<oneshot::Sender<bool>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    pub(crate) fn start(identity: &Arc<Identity>, listen: SocketAddr, seeds: &[SocketAddr]) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (claims, local) = mpsc::unbounded_channel();
+        let (commands, commanded) = mpsc::channel(1024);
+        let (end, ended) = oneshot::channel();
+        let settings = Settings { listen, seeds: seeds.to_vec(), identity: Arc::clone(identity) };
+        let body = run(settings, Arc::clone(&seen), local, (commands.clone(), commanded), ended);
+        let thread = std::thread::spawn(move || {
+            // Dropped with all its tasks in mid-flight unless the body says farewell: that is what a kill looks like.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(body);
+        });
+        Self { seen, claims, commands, end: Some(end), thread: Some(thread) }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.end(false);
+    }
+
+    pub(crate) fn shut_down(mut self) {
+        self.end(true);
+    }
+
+    fn end(&mut self, farewell: bool) {
+        if let Some(end) = self.end.take() {
+            let _ = end.send(farewell);
+        }
+        if let Some(thread) = self.thread.take() {
+            assert!(thread.join().is_ok(), "the daemon panicked");
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn poll_until(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Duration {
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            if condition(&self.seen.lock().unwrap()) {
+                return start.elapsed();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let seen = self.seen.lock().unwrap();
+        panic!("{what}: not within {DEADLINE:?}; up {:?}, events {:?}, {:?}", seen.up, seen.events, seen.counters);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end(false);
+        }
+    }
+}
+
+async fn run(
+    settings: Settings,
+    seen: Arc<Mutex<Seen>>,
+    mut local: mpsc::UnboundedReceiver<u64>,
+    (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    mut end: oneshot::Receiver<bool>,
+) {
+    let me = settings.identity.node;
+    let mut node = Node::new(NodeSettings { node: me, epoch: Epoch::new(0), underlay: underlay(me), claims: 1 << 20 });
+    let (events, mut happened) = mpsc::channel(1024);
+    let handle = links::spawn(settings, commanded, events).unwrap();
+    let start = Instant::now();
+    let now = || Now {
+        monotonic_us: start.elapsed().as_micros() as u64,
+        unix_us: SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64,
+    };
+    let farewell = loop {
+        let due = node.poll_timeout().map_or(u64::MAX, |at| at.saturating_sub(now().monotonic_us));
+        let pause = Duration::from_micros(due.min(10_000));
+        tokio::select! {
+            farewell = &mut end => break farewell.unwrap_or(false),
+            Some(event) = happened.recv() => {
+                let drop = take(&mut node, &event, now());
+                if !matches!(event, Event::Message { .. }) {
+                    seen.lock().unwrap().events.push(event);
+                }
+                if let Some(drop) = drop {
+                    commands.send(drop).await.unwrap();
+                }
+            }
+            Some(key) = local.recv() => {
+                let claim = LocalClaim { key, claimed_at_unix_us: now().unix_us, remaining_ms: 37_000 };
+                node.handle_local(claim, now());
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        node.handle_timeout(now());
+        while let Some(output) = node.poll_output() {
+            match output {
+                Output::Send { to, message, kind } => {
+                    commands.send(Command::Send { to, message, kind }).await.unwrap();
+                }
+                Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
+            }
+        }
+        let mut seen = seen.lock().unwrap();
+        seen.counters = Counters { core: node.counters(), links: handle.counters() };
+        seen.links = handle.links();
+    };
+    if farewell {
+        handle.shutdown().await;
+    }
+}
+
+fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
+    match event {
+        Event::LinkUp { peer, .. } => node.handle_link_up(*peer, now),
+        Event::LinkDown { peer, .. } => node.handle_link_down(*peer, now),
+        Event::Message { peer, bytes } => {
+            let error = node.handle_message(*peer, bytes, now).err()?;
+            return Some(Command::Drop { peer: *peer, reason: error.to_string() });
+        }
+        Event::Refused { .. } => {}
+    }
+    None
+}
+
+fn apply(seen: &mut Seen, write: MapWrite) {
+    match write {
+        MapWrite::Claim { key, owner, .. } => drop(seen.claims.insert(key, owner.number())),
+        MapWrite::Peer { node, up, .. } => drop(seen.up.insert(node.number(), up)),
+    }
+}
+
+/// An address of the loopback that nobody listens on, another one each time.
+pub(crate) fn free(ip: &str) -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address;
+        }
+    }
+}

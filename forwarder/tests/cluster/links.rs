@@ -1,0 +1,225 @@
+//! Real links over the loopback.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use forwarder::cluster::core::Kind;
+use forwarder::cluster::links::{self, Command, Event, Settings};
+use forwarder::cluster::wire::MESSAGE_BYTES;
+use tokio::sync::mpsc;
+
+use super::daemon::{Authority, Daemon, Seen, free};
+use super::mesh::id;
+
+/// Two daemons of one cluster that call each other, linked.
+fn pair(authority: &Authority) -> (Daemon, Daemon, SocketAddr, SocketAddr) {
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
+    one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+    two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+    (one, two, a, b)
+}
+
+#[track_caller]
+fn claims_flow(from: &Daemon, owner: u16, to: &Daemon, key: u64) {
+    from.claims.send(key).unwrap();
+    to.poll_until("the claim arrives", |seen| seen.claims.get(&key) == Some(&owner));
+}
+
+#[test]
+fn claims_flow_both_ways_over_ipv4_and_ipv6() {
+    let authority = Authority::new("edge");
+    for ip in ["127.0.0.1", "::1"] {
+        let (a, b) = (free(ip), free(ip));
+        let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+        let two = Daemon::start(&authority.identity(2, "edge"), b, &[a, b]);
+        one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+        two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+        claims_flow(&one, 1, &two, 11);
+        claims_flow(&two, 2, &one, 22);
+        let seen = one.seen.lock().unwrap();
+        assert_eq!(seen.links.len(), 1);
+        assert_eq!((seen.links[0].node, seen.links[0].address), (2, b));
+        assert!(seen.links[0].rtt_us > 0);
+    }
+}
+
+#[test]
+fn of_two_calls_at_once_exactly_one_link_remains() {
+    let authority = Authority::new("edge");
+    for round in 0..5 {
+        let (one, two, ..) = pair(&authority);
+        claims_flow(&one, 1, &two, round);
+        claims_flow(&two, 2, &one, 100 + round);
+        for daemon in [&one, &two] {
+            let one_link = |seen: &Seen| seen.counters.links.links_up - seen.counters.links.links_down == 1;
+            daemon.poll_until("one link remains", one_link);
+            assert_eq!(daemon.seen.lock().unwrap().downs(), 0, "the peer never seemed to be down");
+        }
+        one.shut_down();
+    }
+}
+
+#[test]
+fn a_killed_peer_is_noticed_within_two_seconds_and_comes_back() {
+    let authority = Authority::new("edge");
+    let (one, two, a, b) = pair(&authority);
+    two.kill();
+    let noticed = one.poll_until("the link goes down", |seen| !seen.is_up(2));
+    assert!(noticed < Duration::from_secs(2), "{noticed:?}");
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
+    one.poll_until("node 2 comes up again", |seen| seen.is_up(2));
+    claims_flow(&one, 1, &two, 11);
+    claims_flow(&two, 2, &one, 22);
+}
+
+#[test]
+fn a_peer_that_nobody_calls_is_found_when_it_calls_again() {
+    let authority = Authority::new("edge");
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[]);
+    two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+    one.kill();
+    two.poll_until("node 1 goes down", |seen| !seen.is_up(1));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
+    two.poll_until("node 1 comes up again", |seen| seen.is_up(1));
+    claims_flow(&one, 1, &two, 5);
+}
+
+#[test]
+fn an_orderly_end_is_noticed_at_once_and_named() {
+    let authority = Authority::new("edge");
+    let (one, two, ..) = pair(&authority);
+    two.shut_down();
+    // Well below the idle timeout of a second: the peer said so.
+    let noticed = one.poll_until("the link goes down", |seen| !seen.is_up(2));
+    assert!(noticed < Duration::from_millis(700), "{noticed:?}");
+    let seen = one.seen.lock().unwrap();
+    let reason = seen.events.iter().find_map(|event| match event {
+        Event::LinkDown { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.as_deref().is_some_and(|reason| reason.contains("shutting down")), "{reason:?}");
+}
+
+#[test]
+fn a_certificate_of_another_authority_is_refused_counted_and_said_once() {
+    let (authority, foreign) = (Authority::new("edge"), Authority::new("edge"));
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+    let stranger = Daemon::start(&foreign.identity(2, "edge"), b, &[a]);
+    stranger.poll_until("it refuses as well", |seen| seen.counters.links.refused_certificates >= 3);
+    // The one who calls checks first, so let the other call too.
+    drop(one);
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
+    one.poll_until("three refusals", |seen| seen.counters.links.refused_certificates >= 3);
+    for daemon in [&one, &stranger] {
+        let seen = daemon.seen.lock().unwrap();
+        assert_eq!(seen.refusals().len(), 1, "{:?}", seen.events);
+        assert!(seen.refusals()[0].contains("its certificate is not of this cluster"), "{:?}", seen.refusals());
+        assert_eq!(seen.counters.links.links_up, 0);
+    }
+    assert!(one.seen.lock().unwrap().refusals()[0].contains(&b.to_string()));
+}
+
+#[test]
+fn a_certificate_of_another_cluster_of_the_same_authority_is_refused() {
+    let authority = Authority::new("edge");
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "core"), a, &[]);
+    let _two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
+    one.poll_until("a refusal", |seen| !seen.refusals().is_empty());
+    let seen = one.seen.lock().unwrap();
+    assert!(seen.refusals()[0].contains("it belongs to cluster \"edge\""), "{:?}", seen.refusals());
+    assert!(seen.refusals()[0].contains(&b.to_string()), "{:?}", seen.refusals());
+    assert_eq!(seen.counters.links.links_up, 0);
+}
+
+#[test]
+fn a_host_with_this_nodes_id_is_refused_by_both() {
+    let authority = Authority::new("edge");
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+    let twin = Daemon::start(&authority.identity(1, "edge"), b, &[a]);
+    for (daemon, other) in [(&one, b), (&twin, a)] {
+        daemon.poll_until("a refusal", |seen| !seen.refusals().is_empty());
+        let seen = daemon.seen.lock().unwrap();
+        let reason = seen.refusals()[0];
+        assert!(
+            reason.contains(&format!("refused {other}: its certificate is of node 1, as is this host's")),
+            "{reason}"
+        );
+        assert!(seen.counters.links.duplicate_nodes > 0);
+        assert_eq!(seen.counters.links.links_up, 0);
+    }
+}
+
+#[test]
+fn a_second_host_with_a_linked_peers_id_is_refused_and_the_first_stays() {
+    let authority = Authority::new("edge");
+    let (one, two, a, b) = pair(&authority);
+    let c = free("127.0.0.1");
+    let twin = Daemon::start(&authority.identity(2, "edge"), c, &[a]);
+    one.poll_until("a refusal", |seen| seen.counters.links.duplicate_nodes > 0 && !seen.refusals().is_empty());
+    claims_flow(&one, 1, &two, 11);
+    claims_flow(&two, 2, &one, 22);
+    let seen = one.seen.lock().unwrap();
+    let expected = format!("refused {c}: its certificate is of node 2, which is linked from {b}");
+    assert!(seen.refusals()[0].contains(&expected), "{:?}", seen.refusals());
+    assert!(!twin.seen.lock().unwrap().is_up(1));
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_is_dropped_kept_out_and_taken_back_while_others_go_on() {
+    let authority = Authority::new("edge");
+    let (one, two, a, _) = pair(&authority);
+    let three = Daemon::start(&authority.identity(3, "edge"), free("127.0.0.1"), &[a]);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    let downs = one.seen.lock().unwrap().downs();
+    for (round, message) in [vec![9; 40], vec![1; MESSAGE_BYTES + 1]].into_iter().enumerate() {
+        two.commands.blocking_send(Command::Send { to: id(1), message, kind: Kind::Batch }).unwrap();
+        one.poll_until("the link is dropped", |seen| seen.counters.links.links_dropped == round as u64 + 1);
+        claims_flow(&three, 3, &one, round as u64);
+        one.poll_until("node 2 is taken back", |seen| seen.is_up(2) && seen.downs() == downs + round + 1);
+    }
+    let seen = one.seen.lock().unwrap();
+    assert_eq!(seen.counters.core.protocol_errors, 1, "the oversized one does not even reach the core");
+    assert!(!seen.events.iter().any(|event| matches!(event, Event::LinkDown { peer, .. } if *peer == id(3))));
+}
+
+#[test]
+fn addresses_that_cannot_be_used_are_named_with_a_way_out() {
+    let identity = Authority::new("edge").identity(1, "edge");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let error = |listen: SocketAddr, seeds: Vec<SocketAddr>| {
+        let settings = Settings { listen, seeds, identity: Arc::clone(&identity) };
+        runtime
+            .block_on(async { links::spawn(settings, mpsc::channel(1).1, mpsc::channel(1).0) })
+            .unwrap_err()
+            .to_string()
+    };
+    let port = taken.local_addr().unwrap();
+    let in_use = error(port, vec![]);
+    assert!(in_use.starts_with(&format!("listen on {port}: ")), "{in_use}");
+    assert!(in_use.contains("hint: another process has this port"), "{in_use}");
+    let foreign = error("192.0.2.1:7470".parse().unwrap(), vec![]);
+    assert!(foreign.contains("hint: give an address of this host"), "{foreign}");
+    let mixed = error("127.0.0.1:0".parse().unwrap(), vec!["[::1]:7470".parse().unwrap()]);
+    assert!(mixed.starts_with("call seed [::1]:7470"), "{mixed}");
+}
+
+#[test]
+fn a_hundred_thousand_claims_arrive_with_a_late_joiner_too() {
+    let authority = Authority::new("edge");
+    let (one, two, a, _) = pair(&authority);
+    (0..100_000).for_each(|key| one.claims.send(key).unwrap());
+    two.poll_until("all claims arrive", |seen| seen.claims.len() == 100_000);
+    let late = Daemon::start(&authority.identity(3, "edge"), free("127.0.0.1"), &[a]);
+    late.poll_until("the snapshot arrives", |seen| seen.claims.len() == 100_000);
+    assert!(late.seen.lock().unwrap().claims.values().all(|owner| *owner == 1));
+    assert_eq!(one.seen.lock().unwrap().counters.links.dropped_messages, 0);
+}

@@ -1,0 +1,208 @@
+//! Nodes and a network in virtual time: latencies and losses from a seed, a model of each node's kernel map.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use forwarder::cluster::core::{Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError};
+use forwarder_common::ids::{Epoch, NodeId};
+
+/// Unix time of the start, in microseconds.
+pub(crate) const START_UNIX_US: u64 = 1_800_000_000_000_000;
+
+pub(crate) fn id(number: u16) -> NodeId {
+    NodeId::new(number).unwrap()
+}
+
+pub(crate) fn underlay(node: NodeId) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 9, 0, node.number() as u8))
+}
+
+/// What the kernel of one host has been told.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
+    pub(crate) up: BTreeMap<NodeId, (bool, Epoch)>,
+    pub(crate) claim_writes: usize,
+}
+
+/// A message as the network saw it.
+#[derive(Clone)]
+pub(crate) struct Sent {
+    pub(crate) at_us: u64,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) bytes: usize,
+}
+
+pub(crate) struct Mesh {
+    pub(crate) now_us: u64,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) kernels: BTreeMap<NodeId, Kernel>,
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) errors: Vec<(NodeId, ProtocolError)>,
+    /// How far each node's Unix clock is off, in microseconds.
+    pub(crate) clock_off_us: BTreeMap<NodeId, i64>,
+    /// One-way latency in microseconds: at least the first, less than the second.
+    pub(crate) latency_us: (u64, u64),
+    /// Messages after the hello that the network loses, in a thousand.
+    pub(crate) loss: u64,
+    links: BTreeSet<(NodeId, NodeId)>,
+    flying: BTreeMap<(u64, u64), (NodeId, NodeId, Vec<u8>)>,
+    sequence: u64,
+    random: u64,
+}
+
+impl Mesh {
+    pub(crate) fn new(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self {
+            now_us: 1_000_000,
+            nodes: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            sent: Vec::new(),
+            errors: Vec::new(),
+            clock_off_us: BTreeMap::new(),
+            latency_us: (100, 101),
+            loss: 0,
+            links: BTreeSet::new(),
+            flying: BTreeMap::new(),
+            sequence: 0,
+            random: seed.wrapping_mul(2).wrapping_add(1),
+        };
+        (1..=nodes).for_each(|node| mesh.start(id(node), Epoch::new(0), 1 << 20));
+        mesh
+    }
+
+    /// All nodes linked and introduced.
+    pub(crate) fn linked(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self::new(nodes, seed);
+        for (a, b) in pairs(nodes) {
+            mesh.link(a, b);
+        }
+        mesh.run_for(1_000_000);
+        mesh
+    }
+
+    /// Starts a node, or starts it anew with nothing but its kernel's map.
+    pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
+        self.nodes.insert(node, Node::new(NodeSettings { node, epoch, underlay: underlay(node), claims }));
+        self.kernels.entry(node).or_default();
+    }
+
+    pub(crate) fn now(&self, node: NodeId) -> Now {
+        let off = self.clock_off_us.get(&node).copied().unwrap_or(0);
+        Now { monotonic_us: self.now_us, unix_us: (START_UNIX_US + self.now_us).saturating_add_signed(off) }
+    }
+
+    pub(crate) fn link(&mut self, a: NodeId, b: NodeId) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.insert((from, to));
+            let now = self.now(from);
+            self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
+            self.drain(from);
+        }
+    }
+
+    pub(crate) fn unlink(&mut self, a: NodeId, b: NodeId) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.remove(&(from, to));
+            self.flying.retain(|_, (f, t, _)| (*f, *t) != (from, to));
+            let now = self.now(from);
+            self.nodes.get_mut(&from).unwrap().handle_link_down(to, now);
+            self.drain(from);
+        }
+    }
+
+    /// The host claims a key now, as its egress program would: the kernel's map has it first.
+    pub(crate) fn claim(&mut self, node: NodeId, key: u64, remaining_ms: u64) {
+        let now = self.now(node);
+        let epoch = Epoch::new(0);
+        self.kernels.get_mut(&node).unwrap().claims.insert(key, (node, epoch, remaining_ms));
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
+        self.nodes.get_mut(&node).unwrap().handle_local(claim, now);
+        self.drain(node);
+    }
+
+    pub(crate) fn run_for(&mut self, us: u64) {
+        let end = self.now_us + us;
+        loop {
+            let timers = self.nodes.iter().filter_map(|(node, state)| Some((state.poll_timeout()?, *node)));
+            let timer = timers.min();
+            let arrival = self.flying.keys().next().copied();
+            let next = timer.map(|(at, _)| at).into_iter().chain(arrival.map(|(at, _)| at)).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now_us = self.now_us.max(at);
+            if let Some(key) = arrival.filter(|(arrival_at, _)| *arrival_at == at) {
+                let (from, to, bytes) = self.flying.remove(&key).unwrap();
+                self.deliver(from, to, &bytes);
+            } else if let Some((_, node)) = timer {
+                let now = self.now(node);
+                self.nodes.get_mut(&node).unwrap().handle_timeout(now);
+                self.drain(node);
+            }
+        }
+        self.now_us = end;
+    }
+
+    pub(crate) fn deliver(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
+        let now = self.now(to);
+        if let Err(error) = self.nodes.get_mut(&to).unwrap().handle_message(from, bytes, now) {
+            self.errors.push((to, error));
+        }
+        self.drain(to);
+    }
+
+    /// Whose the key is, by each node's kernel map in the order of the nodes.
+    pub(crate) fn owners(&self, key: u64) -> Vec<Option<u16>> {
+        self.kernels.values().map(|kernel| kernel.claims.get(&key).map(|(owner, ..)| owner.number())).collect()
+    }
+
+    pub(crate) fn random_below(&mut self, bound: u64) -> u64 {
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        while let Some(output) = self.nodes.get_mut(&node).unwrap().poll_output() {
+            match output {
+                Output::Send { to, message, kind } => self.send(node, to, message, kind),
+                Output::Map(write) => self.write(node, write),
+            }
+        }
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: Vec<u8>, kind: Kind) {
+        assert!(message.len() < 1200, "a message must fit into one packet");
+        self.sent.push(Sent { at_us: self.now_us, from, to, bytes: message.len() });
+        let lost = kind != Kind::Hello && self.random_below(1000) < self.loss;
+        if lost || !self.links.contains(&(from, to)) {
+            return;
+        }
+        // As on the links, only the hello keeps its place.
+        let (least, below) = self.latency_us;
+        let latency = if kind == Kind::Hello { least / 2 } else { least + self.random_below(below - least) };
+        self.sequence += 1;
+        self.flying.insert((self.now_us + latency, self.sequence), (from, to, message));
+    }
+
+    fn write(&mut self, node: NodeId, write: MapWrite) {
+        let kernel = self.kernels.get_mut(&node).unwrap();
+        match write {
+            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
+                assert!(remaining_ms > 0);
+                kernel.claims.insert(key, (owner, epoch, remaining_ms));
+                kernel.claim_writes += 1;
+            }
+            MapWrite::Peer { node: peer, up, epoch, underlay: address } => {
+                assert_eq!(address, underlay(peer));
+                kernel.up.insert(peer, (up, epoch));
+            }
+        }
+    }
+}
+
+pub(crate) fn pairs(nodes: u16) -> Vec<(NodeId, NodeId)> {
+    (1..=nodes).flat_map(|a| (a + 1..=nodes).map(move |b| (id(a), id(b)))).collect()
+}
