@@ -37,8 +37,19 @@ pub(crate) fn run(what: &str, hint: &str, command: &mut Command) -> Result<()> {
 }
 
 /// Runs a command with its output in a file, says every few seconds that it is still at it, and shows the end of the
-/// output if it fails or takes longer than `limit`.
-pub(crate) fn run_logged(what: &str, log: &Path, limit: Option<Duration>, command: &mut Command) -> Result<()> {
+/// output if it fails.
+pub(crate) fn run_logged(what: &str, log: &Path, command: &mut Command) -> Result<()> {
+    let result = attempt(what, log, None, command);
+    if result.is_err() {
+        for line in tail(log) {
+            eprintln!("         | {line}");
+        }
+    }
+    result
+}
+
+/// The same for what may fail or take longer than `limit`: then the caller has another way.
+pub(crate) fn attempt(what: &str, log: &Path, limit: Option<Duration>, command: &mut Command) -> Result<()> {
     say(what);
     let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
     let copy = file.try_clone().with_context(|| format!("open {}", log.display()))?;
@@ -62,7 +73,7 @@ pub(crate) fn run_logged(what: &str, log: &Path, limit: Option<Duration>, comman
         }
         thread::sleep(POLL);
     };
-    if status.success() { Ok(()) } else { Err(failed(what, status, log)) }
+    if status.success() { Ok(()) } else { bail!("{what}: {status}; hint: its output is in {}", log.display()) }
 }
 
 /// Runs a command silently; its standard output if it succeeds.
@@ -92,13 +103,6 @@ pub(crate) fn run_seen(command: &mut Command, mut see: impl FnMut(&str)) -> Resu
 /// Becomes the command, so that Ctrl-C reaches it and nothing is left waiting above it.
 pub(crate) fn become_command(command: &mut Command) -> anyhow::Error {
     anyhow!(command.exec()).context(cannot_start(command))
-}
-
-fn failed(what: &str, status: ExitStatus, log: &Path) -> anyhow::Error {
-    for line in tail(log) {
-        eprintln!("         | {line}");
-    }
-    anyhow!("{what}: {status}; hint: the whole output is in {}", log.display())
 }
 
 fn tail(log: &Path) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 use crate::project::{Project, find_command, is_root};
-use crate::run::{output, run_logged, say};
+use crate::run::{attempt, output, run_logged, say};
 
 /// Lists of packages older than this may name files that the mirror no longer has.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
@@ -57,7 +57,7 @@ pub(crate) fn install(project: &Project, packages: &[&str]) -> Result<()> {
     let what = format!("install {names} ({} packages of Debian's)", plan.installs.len());
     let mut command = apt();
     command.args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages);
-    let result = run_logged(&what, &project.log("apt-install")?, None, &mut command);
+    let result = run_logged(&what, &project.log("apt-install")?, &mut command);
     drop(policy);
     result?;
     keep_kamailio_off(&plan);
@@ -68,7 +68,7 @@ fn update(project: &Project) -> Result<()> {
     let mut command = apt();
     command.args(["-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "update"]);
     // One unreachable source among several is common; whether it matters, the plan will tell.
-    if let Err(error) = run_logged("read Debian's lists of packages", &project.log("apt-update")?, None, &mut command) {
+    if let Err(error) = attempt("read Debian's lists of packages", &project.log("apt-update")?, None, &mut command) {
         say(format_args!("{error:#}"));
     }
     Ok(())

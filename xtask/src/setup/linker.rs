@@ -31,7 +31,7 @@ pub(crate) fn install(project: &Project, toolchain: &Toolchain) -> Result<()> {
         .env("CARGO_TARGET_DIR", &build_dir)
         .env("LD_LIBRARY_PATH", toolchain.llvm());
     let what = format!("build bpf-linker {} into .tools (about a minute)", pins::BPF_LINKER);
-    run_logged(&what, &project.log("bpf-linker")?, None, &mut command)
+    run_logged(&what, &project.log("bpf-linker")?, &mut command)
         .context("install bpf-linker; hint: this needs crates.io and a C compiler")?;
     // What it was built from takes hundreds of megabytes and is never used again.
     if build_dir.exists() {

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::pins;
 use crate::project::{Project, find_command, forget_own_environment};
-use crate::run::{output, run_logged, say};
+use crate::run::{attempt, output, say};
 
 /// Where the source of the standard library lies below a compiler's root.
 const LIBRARY_SOURCE: &str = "lib/rustlib/src/rust/library";
@@ -150,8 +150,8 @@ pub(crate) fn try_rustup(project: &Project, wanted: Preference) -> Option<Toolch
         rustup.args(["--component", "rust-src", "--component", "clippy"]);
     }
     let what = format!("install the eBPF toolchain with rustup: {} with rust-src", pins::NIGHTLY);
-    if let Err(error) = run_logged(&what, &log, Some(DOWNLOAD), &mut rustup) {
-        say(format_args!("{error:#}"));
+    if let Err(error) = attempt(&what, &log, Some(DOWNLOAD), &mut rustup) {
+        say(format_args!("{error:#}; looking for Debian's compiler instead"));
     }
     find(Preference::Rustup)
 }
