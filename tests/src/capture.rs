@@ -118,11 +118,11 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Whether its payload starts like a SIP message.
+    /// Whether its payload is a SIP message, not one inside a tunnel packet.
     #[must_use]
     pub fn is_sip(&self) -> bool {
-        let first = self.payload.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        String::from_utf8_lossy(first).contains("SIP/2.0")
+        let line = self.payload.split(|byte| *byte == b'\r').next().unwrap_or_default();
+        line.starts_with(b"SIP/2.0 ") || line.first().is_some_and(u8::is_ascii_uppercase) && line.ends_with(b" SIP/2.0")
     }
 
     /// The value of its first header of that name (long form), or nothing.
@@ -179,5 +179,38 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         4 => <[u8; 4]>::try_from(bytes).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
         16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(frame: u64, port: u16, payload: &[u8]) -> Datagram {
+        let source = (Ipv4Addr::LOCALHOST.into(), port);
+        Datagram { frame, micros: frame, source, destination: source, payload: payload.to_vec() }
+    }
+
+    #[test]
+    fn only_the_same_bytes_between_the_same_ends_are_a_repetition() {
+        let invite = b"INVITE sip:a@b SIP/2.0\r\nCall-ID: x\r\n\r\n";
+        let tunnel = [b"\x03\x00", invite.as_slice()].concat();
+        let list = [
+            datagram(1, 5060, invite),
+            datagram(2, 5060, invite),
+            datagram(3, 5061, invite),
+            datagram(4, 5060, b"SIP/2.0 100 Trying\r\n\r\n"),
+            datagram(5, 5060, invite),
+            datagram(6, 6081, &tunnel),
+            datagram(7, 6081, &tunnel),
+        ];
+        assert_eq!(repeated(&list), 2);
+    }
+
+    #[test]
+    fn a_header_is_found_before_the_body_only() {
+        let message = datagram(1, 1, b"SIP/2.0 200 OK\r\nserver: edge-2\r\n\r\nX-Edge: 9\r\n");
+        assert_eq!(message.header("Server").as_deref(), Some("edge-2"));
+        assert_eq!(message.header("X-Edge"), None);
     }
 }

@@ -209,11 +209,19 @@ fn remove_stale() {
 
 /// Deletes every lab of this process, at once, for a program that is told to stop in the middle.
 pub fn remove_all() {
-    sweep(|pid| pid == std::process::id());
+    let own = std::process::id();
+    sweep(|pid| pid == own);
+    let Ok(folders) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for folder in folders.flatten() {
+        if folder.file_name().to_str().and_then(owner) == Some(own) {
+            // What cannot be removed is a folder of logs, no more.
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
+    }
 }
 
-/// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. A dead process's folder stays:
-/// it may be what a failed test kept.
+/// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. Folders stay: one of a dead
+/// process may be what a failed test kept.
 fn sweep(ends: impl Fn(u32) -> bool) {
     for namespace in Namespace::named(FAMILY) {
         if owner(namespace.name()).is_some_and(&ends) {

@@ -226,3 +226,22 @@ fn counts(path: &Path) -> Result<Counts> {
         retransmissions: value("Retransmissions(C)")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_the_statistics_counts() -> Result<()> {
+        let path = std::env::temp_dir().join(format!("sipp-statistics-{}", std::process::id()));
+        let names = "Time;TotalCallCreated;SuccessfulCall(P);SuccessfulCall(C);FailedCall(C);Retransmissions(C);";
+        std::fs::write(&path, format!("{names}\n1;5;9;1;0;0;\n2;8;9;6;2;3;\n"))?;
+        let read = counts(&path);
+        std::fs::write(&path, names)?;
+        let nothing = counts(&path);
+        std::fs::remove_file(&path)?;
+        assert_eq!(read?, Counts { calls: 8, successful: 6, failed: 2, retransmissions: 3 });
+        assert!(nothing.is_err(), "a file without a line of values counts nothing");
+        Ok(())
+    }
+}
