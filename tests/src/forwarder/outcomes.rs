@@ -32,6 +32,18 @@ impl FromIterator<(String, u64)> for Outcomes {
 /// The outcomes that move all the time where daemons talk to each other and hosts resolve their neighbours.
 pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
 
+/// Where packets of calls may end. Neither an unknown response nor an unknown CANCEL is among them, nor any punt.
+pub const CALLS: [&str; 8] = [
+    "local_owner",
+    "local_new",
+    "local_ack",
+    "forwarded",
+    "decapsulated",
+    "egress_claimed",
+    "egress_owner",
+    "egress_no_claim",
+];
+
 /// Fails unless exactly the named outcomes moved, by exactly so much, on one edge; the background is left out.
 ///
 /// # Errors

@@ -2,22 +2,11 @@
 
 use anyhow::{Result, ensure};
 use tests::capture::checksums_are_right;
-use tests::forwarder::{Cluster, ensure_only_moved};
+use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab, Spray};
 use tests::load::{Load, ensure_one_edge_answers, ensure_one_edge_each, run_load};
-
-/// Where packets of calls may end. Neither an unknown response nor an unknown CANCEL is among them, nor any punt.
-const OUTCOMES: [&str; 8] = [
-    "local_owner",
-    "local_new",
-    "local_ack",
-    "forwarded",
-    "decapsulated",
-    "egress_claimed",
-    "egress_owner",
-    "egress_no_claim",
-];
 
 #[test]
 fn calls_over_three_edges_go_as_well_as_over_one_v4() -> Result<()> {
@@ -56,7 +45,7 @@ fn calls_go_well(service: Family, underlay: Family) -> Result<()> {
         ensure!(report.forwarded > report.calls, "hardly anything was forwarded: {report:?}");
         ensure_one_edge_each(&edges)?;
         ensure_one_edge_answers(&datagrams, service)?;
-        ensure_only_moved("calls", &before, &cluster.outcomes()?, &OUTCOMES)?;
+        ensure_only_moved("calls", &before, &cluster.outcomes()?, &CALLS)?;
         checksums_are_right(&lab.folder().join("sprayed.pcap"))?;
         cluster.stop()
     })

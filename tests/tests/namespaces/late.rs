@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab};
 use tests::load::{Load, ensure_one_edge_answers, ensure_one_edge_each, run_load};
@@ -32,9 +33,11 @@ fn one_proxy_sees(kind: Kind, answers_at_once: bool, family: Family) -> Result<(
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, answers_at_once)?;
         let mut cluster = Cluster::start(lab, family)?;
+        let before = cluster.outcomes()?;
         let load = Load { kinds: vec![kind], count: 60, rate: 30, family };
         let (report, datagrams) = run_load(lab, "late", &load, &edges, Some(&cluster))?;
         report.ensure_perfect(&load)?;
+        ensure_only_moved("late answers", &before, &cluster.outcomes()?, &CALLS)?;
         ensure_one_edge_each(&edges)?;
         ensure_one_edge_answers(&datagrams, family)?;
         let absorbed: u64 = edges.iter().map(|edge| edge.count("absorbed")).sum();
