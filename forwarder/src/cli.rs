@@ -18,7 +18,7 @@ use forwarder_common::ids::NodeId;
 use crate::{
     config::{Config, DEFAULT_CONTROL, DEFAULT_PIN_DIR},
     control::{self, Request},
-    identity,
+    daemon, dataplane, explain, identity,
 };
 
 /// Sends packets of in-flight SIP transactions to the anycast node that owns them.
@@ -159,17 +159,22 @@ fn sentence(error: &anyhow::Error) -> String {
 
 fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
-        Command::Run { config } => anyhow::bail!("run {}: not in this build yet", config.display()),
+        Command::Run { config } => daemon::run(Config::load(&config)?),
         Command::Check { config } => check(&config, out),
         Command::Status { json, daemon } => answer::print(ask(&daemon.control, &Request::Status)?, json, out),
         Command::Owner { call_id, cseq, branch, json, daemon } => {
             answer::print(ask(&daemon.control, &Request::Owner { call_id, cseq, branch })?, json, out)
         }
         Command::Explain { file, json, kernel, config } => {
-            anyhow::bail!("explain {}: not in this build yet {json} {kernel} {config:?}", file.display())
+            let hash_key = config.map_or(Ok([0; 2]), |config| hash_key(&config))?;
+            let options = explain::Options { file, json, kernel, hash_key };
+            explain::run(&options, out)
         }
         Command::Detach { config, pin_dir } => {
-            anyhow::bail!("detach {}: not in this build yet {config:?}", pin_dir.display())
+            let pin_dir = config.map_or(Ok(pin_dir), |config| Config::load(&config).map(|config| config.pin_dir))?;
+            let dataplane::Detached { programs, maps } = dataplane::detach(&pin_dir)?;
+            let pins = pin_dir.display();
+            writeln!(out, "detached {programs} programs, removed {maps} maps from {pins}").context("write the answer")
         }
         Command::Cluster(Cluster::Init { dir, name }) => list(&identity::init(&dir, &name)?, out),
         Command::Cluster(Cluster::Issue { dir, node, address }) => list(&identity::issue(&dir, node, address)?, out),
@@ -187,6 +192,10 @@ fn check(file: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
 
 fn ask(control: &Path, request: &Request) -> anyhow::Result<control::Response> {
     control::ask(control, request).context("ask the daemon")
+}
+
+fn hash_key(config: &Path) -> anyhow::Result<[u64; 2]> {
+    Ok(identity::secrets(&Config::load(config)?.cluster.secret)?.hash_key)
 }
 
 fn list(files: &[PathBuf], out: &mut dyn Write) -> anyhow::Result<()> {
