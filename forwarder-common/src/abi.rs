@@ -19,11 +19,10 @@ pub const MAX_SERVICES: u32 = 256;
 pub const EVENT_BYTES: u32 = 4 << 20;
 
 /// An IP address in 16 bytes; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2), so that both families share a path.
-#[derive(Clone, Copy, Debug, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, Eq, Default)]
 #[repr(C)]
 pub struct Address(pub [u32; 4]);
 
-#[expect(clippy::derived_hash_with_manual_eq, reason = "it is the derived equality, written without a 128-bit compare")]
 impl PartialEq for Address {
     #[inline(always)] // the derived form becomes one compare of 128 bits, which eBPF has not
     fn eq(&self, other: &Self) -> bool {
@@ -61,7 +60,7 @@ impl Address {
 }
 
 /// Key of the services map: a VIP with a service's port, or with port 0 for "some service has this address".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct ServiceKey {
     /// The VIP.
@@ -144,7 +143,7 @@ impl Node {
     const HOP: u64 = 1 << 1;
     const HALF: u64 = 1 << 2;
 
-    /// A node that is up or not, in `epoch`, whose next hop is in `half` 0 or 1 of the peers map if it is known.
+    /// A node that is up or not, in `epoch`, whose slot is in half 0 or 1 of the peers map if one was written.
     #[must_use]
     pub const fn new(up: bool, epoch: u8, hop: Option<u32>) -> Self {
         let hop = match hop {
@@ -169,7 +168,13 @@ impl Node {
         (self.0 >> 8) as u8
     }
 
-    /// Index of the node's next hop in the peers map, if it is known.
+    /// The same node, down.
+    #[must_use]
+    pub const fn down(self) -> Self {
+        Self(self.0 & !Self::UP)
+    }
+
+    /// Index of the node's slot in the peers map, if one was written.
     #[must_use]
     #[inline(always)] // two instructions
     pub const fn hop(self, id: u16) -> Option<u32> {

@@ -1,10 +1,226 @@
 //! The kernel side as the daemon sees it: programs loaded and attached, maps written and read.
 //!
-//! With the files below it the only place that knows aya. It decides nothing: the daemon tells it what to write.
+//! With the files below it the only place that knows aya. It decides nothing: the daemon tells it what to write. Map
+//! pins lie in `<pin_dir>/v<ABI version>`, link pins in `<pin_dir>/links`, so that programs outlive the daemon.
 
+mod attach;
+mod claims;
+mod explain;
+mod maps;
+mod pins;
+pub mod preflight;
 mod verify;
 
-pub use verify::{VERIFIER_LIMIT, Verified, verify};
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, RingBuf},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use forwarder_common::{
+    abi::{self, Peer, ServiceKey},
+    ids::{Epoch, NodeId, Tick},
+    outcome::Outcome,
+    table,
+};
+
+pub use self::{
+    attach::Attached,
+    claims::Table,
+    explain::Explainer,
+    pins::{Detached, detach},
+    verify::{VERIFIER_LIMIT, Verified, verify},
+};
 
 /// The object with the kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
+
+/// What the programs are told at their start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The configuration entry but for `bucket_mask` and `peers_up`, which belong to this module; `epoch` is that of
+    /// a fresh start.
+    pub config: abi::Config,
+    /// The services.
+    pub services: Vec<(ServiceKey, abi::Service)>,
+    /// Claims to hold; the table has at least twice the slots.
+    pub claims: u32,
+}
+
+/// The loaded programs and their maps.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    maps: maps::Maps,
+    claims: Table,
+    config: abi::Config,
+    peers_up: BTreeMap<NodeId, bool>,
+    /// Removes what this start has pinned, unless the start succeeds.
+    pins: Option<pins::Pins>,
+}
+
+impl Dataplane {
+    /// Loads the programs, over the maps that are pinned in `pin_dir` if they are of the same form. Without `pin_dir`
+    /// nothing is pinned. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// The kernel refuses a program or a map, or `pin_dir` is on no BPF file system.
+    pub fn load(settings: &Settings, pin_dir: Option<&Path>) -> Result<Self> {
+        let buckets = buckets(settings.claims);
+        let pins = pin_dir.map(|dir| pins::Pins::open(dir, buckets)).transpose()?;
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("CLAIMS", buckets);
+        let paths = pins.as_ref().map(pins::Pins::map_paths).unwrap_or_default();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let mut ebpf = loader.load(OBJECT).context("load the kernel programs' maps")?;
+        attach::load(&mut ebpf)?;
+        let mut maps = maps::Maps::take(&mut ebpf)?;
+        let claims = Table::map(&maps.claims, buckets)?;
+        let mut config = settings.config;
+        config.bucket_mask = buckets - 1;
+        let mut peers_up = BTreeMap::new();
+        if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
+            // The proxy's life goes on: its claims stand, and its peers count as up until links say else.
+            config.epoch = before.epoch;
+            config.peers_up = before.peers_up;
+            peers_up = maps.peers_up()?;
+        }
+        maps.set_services(&settings.services)?;
+        maps.set_config(&config)?;
+        Ok(Self { ebpf, maps, claims, config, peers_up, pins })
+    }
+
+    /// The ring buffer with this node's claims. To be taken once.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
+        maps::events(&mut self.ebpf)
+    }
+
+    /// Attaches ingress and egress to an interface, natively where `mode` asks for it or the driver can.
+    ///
+    /// # Errors
+    /// The interface does not exist, or the kernel or another program is in the way.
+    pub fn attach(&mut self, interface: &str, mode: crate::config::XdpMode) -> Result<Attached> {
+        attach::attach(&mut self.ebpf, interface, mode, self.pins.as_mut())
+    }
+
+    /// The start has succeeded: what is pinned stays when this is dropped.
+    pub fn keep(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.keep();
+        }
+    }
+
+    /// This node's epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        Epoch::new(self.config.epoch as u64)
+    }
+
+    /// The claim table.
+    #[must_use]
+    pub const fn claims(&self) -> &Table {
+        &self.claims
+    }
+
+    /// Writes what is known of a peer: whether it is up, its epoch, its address and next hop.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_peer(&mut self, id: NodeId, up: bool, epoch: Epoch, peer: &Peer) -> Result<()> {
+        self.maps.set_peer(id, up, epoch, peer)?;
+        self.peers_up.insert(id, up);
+        self.count_peers()
+    }
+
+    /// Marks down the peers that an earlier daemon left up, but for those that are `confirmed`; which they were.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn settle_peers(&mut self, confirmed: impl Fn(NodeId) -> bool) -> Result<Vec<NodeId>> {
+        let stale: Vec<_> = self.peers_up.iter().filter(|(id, up)| **up && !confirmed(**id)).map(|(id, _)| *id).collect();
+        for id in &stale {
+            self.maps.set_down(*id)?;
+            self.peers_up.insert(*id, false);
+        }
+        self.count_peers()?;
+        Ok(stale)
+    }
+
+    fn count_peers(&mut self) -> Result<()> {
+        let peers_up = self.peers_up.values().filter(|up| **up).count();
+        let peers_up = u16::try_from(peers_up).unwrap_or(u16::MAX);
+        if peers_up != self.config.peers_up {
+            self.config.peers_up = peers_up;
+            self.maps.set_config(&self.config)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a claim of a peer, or this node's own where a peer's stood, over whatever the table has for its key.
+    pub fn set_claim(&self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64) {
+        let now = Tick::at(monotonic_ns());
+        let expires = now.after(Tick::covering_ms(remaining_ms));
+        self.claims.set(key, table::Entry::new(key, owner.number(), epoch.number(), expires), now);
+    }
+
+    /// What the table has for `key`, live or not.
+    #[must_use]
+    pub fn claim(&self, key: u64) -> Option<table::Entry> {
+        table::find(&&self.claims, self.config.bucket_mask, key).map(|(_, entry)| entry)
+    }
+
+    /// Packets by outcome, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel refuses the read.
+    pub fn outcomes(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let counts = self.maps.statistics()?;
+        Ok(Outcome::ALL.iter().zip(counts).map(|(outcome, count)| (outcome.name(), count)).collect())
+    }
+
+    /// Runs the ingress program on a frame in the kernel, as a test: its action and the frame afterwards.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn test_ingress(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let program: &mut Xdp = attach::program(&mut self.ebpf, attach::INGRESS)?;
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let ran = program.test_run(options).context("run the ingress program on a frame")?;
+        out.truncate(usize::try_from(ran.data_size_out)?);
+        Ok((ran.return_value, out))
+    }
+
+    /// Runs the egress program on a frame in the kernel, as a test.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn test_egress(&mut self, frame: &[u8]) -> Result<i32> {
+        let program: &mut aya::programs::SchedClassifier = attach::program(&mut self.ebpf, attach::EGRESS)?;
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
+        let ran = program.test_run(options).context("run the egress program on a frame")?;
+        Ok(ran.return_value.cast_signed())
+    }
+}
+
+/// Buckets of a table for `claims`: twice the slots, a power of two.
+const fn buckets(claims: u32) -> u32 {
+    let slots = claims.next_power_of_two().saturating_mul(2);
+    let buckets = slots / table::SLOTS as u32;
+    if buckets == 0 { 1 } else { buckets }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the kernel's clock of claims.
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local of the right type; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

@@ -56,7 +56,7 @@ pub fn verify() -> Result<Vec<Verified>> {
 }
 
 /// The last lines of a verifier's log say why; the thousands before do not.
-fn readable(error: ProgramError) -> anyhow::Error {
+pub(super) fn readable(error: ProgramError) -> anyhow::Error {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

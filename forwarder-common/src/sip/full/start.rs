@@ -12,8 +12,8 @@ pub(super) enum Start<'a> {
 
 /// Reads a start line with or without its line end.
 ///
-/// A line of text that ends in a version of SIP is a request, be its method ever so odd: that is for the proxy to judge.
-/// What does not begin with a printable byte is no text: RTP, STUN, DTLS.
+/// A line of text that ends in a version of SIP is a request, be its method ever so odd: that is for the proxy to
+/// judge. What does not begin with a printable byte is no text: RTP, STUN, DTLS.
 pub(super) fn read(line: &[u8]) -> Result<Start<'_>, Unkeyable> {
     if !line.first().is_some_and(u8::is_ascii_graphic) {
         return Err(Unkeyable::NotSip);

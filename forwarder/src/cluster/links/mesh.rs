@@ -146,8 +146,8 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&to) else { return count(dropped) };
         link.introduced |= kind == Kind::Hello;
         if !link.introduced {
-            // It was meant for the link before this one; the snapshot that follows the hello has it.
-            return count(dropped);
+            // It was meant for the link before this one; nothing is lost, the snapshot that follows the hello has it.
+            return;
         }
         self.shared.counters.queued_messages.fetch_add(1, Ordering::Relaxed);
         match link.queue.try_send(Queued { message, kind, at: Instant::now() }) {

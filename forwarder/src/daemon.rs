@@ -1,0 +1,316 @@
+//! The daemon: starts everything in an order that leaves nothing behind when a step fails, and then loops.
+//!
+//! Claims flow from the ring buffer through the cluster's core to the links, and from the links through the core into
+//! the maps. The loop owns core and maps, and waits for nothing but its inputs.
+
+mod peers;
+mod report;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use forwarder_common::{
+    abi::{self, ClaimEvent, Lifetimes, ServiceKey},
+    ids::{Epoch, Tick},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use self::peers::Peers;
+use crate::{
+    cluster::{
+        core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output},
+        links::{self, Command, Event, Handle},
+    },
+    config::{Affinity, Config},
+    control,
+    dataplane::{self, Attached, Dataplane, preflight},
+    identity::{self, Identity, Secrets},
+    metrics, routes,
+};
+
+/// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
+const EVENTS_A_TURN: usize = 4096;
+/// Messages that wait between the loop and the links: about 40,000 claims.
+const LINK_QUEUE: usize = 1024;
+/// Questions that wait for the loop.
+const CALLS: usize = 64;
+/// How long peers of an earlier daemon count as up before their links stand again.
+const REJOIN: Duration = Duration::from_secs(5);
+/// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
+const T4_MS: u64 = 5000;
+/// Seconds of one epoch number: sixteen of them outlast a claim of 240 s.
+const EPOCH_SECONDS: u64 = 16;
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A step of the start fails: nothing stays attached or pinned that was not before.
+pub fn run(config: Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let daemon = Daemon::start(config)?;
+        daemon.run().await
+    })
+}
+
+struct Daemon {
+    config: Config,
+    identity: Arc<Identity>,
+    secrets: Secrets,
+    started: Instant,
+    attached: Vec<(String, Attached)>,
+    dataplane: Dataplane,
+    events: AsyncFd<RingBuf<MapData>>,
+    node: Node,
+    peers: Peers,
+    links: Handle,
+    commands: mpsc::Sender<Command>,
+    link_events: mpsc::Receiver<Event>,
+    calls: mpsc::Receiver<control::Call>,
+    next_hops: mpsc::Receiver<routes::NextHops>,
+    /// Served as long as they are kept.
+    _servers: (control::Server, Option<metrics::Server>),
+}
+
+impl Daemon {
+    fn start(config: Config) -> Result<Self> {
+        preflight::check(&config.interfaces)?;
+        let identity = Arc::new(identity::load(&config)?);
+        let secrets = identity::secrets(&config.cluster.secret)?;
+        warn_of_later_features(&config);
+
+        let (caller, calls) = mpsc::channel(CALLS);
+        let control = control::serve(&config.control, caller.clone())?;
+        let metrics = config.metrics.map(|address| metrics::serve(address, caller)).transpose()?;
+        let (commands, to_links) = mpsc::channel(LINK_QUEUE);
+        let (from_links, link_events) = mpsc::channel(LINK_QUEUE);
+        let settings = links::Settings {
+            listen: config.cluster.listen,
+            seeds: config.cluster.seeds.clone(),
+            identity: Arc::clone(&identity),
+        };
+        let links = links::spawn(settings, to_links, from_links)?;
+        let (wanted, watched) = watch::channel(Vec::new());
+        let next_hops = routes::watch(watched)?;
+
+        let mut dataplane = Dataplane::load(&kernel_settings(&config, &secrets), Some(&config.pin_dir))?;
+        let events = dataplane.take_events()?;
+        // SAFETY: a ring buffer keeps the descriptor of its map until it is dropped, and gives no other.
+        let events = unsafe { AsyncFd::register(events) }.context("wait for the claims' ring buffer")?;
+        let mut attached = Vec::new();
+        for interface in &config.interfaces {
+            let how = dataplane.attach(interface, config.xdp_mode)?;
+            log::info!("attached to {interface}: {} XDP, egress by {}", how.xdp, how.egress);
+            attached.push((interface.clone(), how));
+        }
+        dataplane.keep();
+        let node = Node::new(NodeSettings {
+            node: config.node,
+            epoch: dataplane.epoch(),
+            underlay: config.underlay,
+            claims: config.claims as usize,
+        });
+        let peers = Peers::new(config.underlay, wanted);
+        let servers = (control, metrics);
+        let started = Instant::now();
+        Ok(Self {
+            config, identity, secrets, started, attached, dataplane, events, node, peers, links, commands, link_events,
+            calls, next_hops, _servers: servers,
+        })
+    }
+
+    async fn run(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        log::info!("node {} of cluster {} runs, epoch {}", self.config.node.number(), self.identity.cluster, self.dataplane.epoch().number());
+        let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
+        let mut is_rejoined = false;
+        loop {
+            let due = self.until_timeout();
+            // In the order of their hurry: a late claim breaks a call, a late answer annoys a human.
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                ready = self.events.readable_mut() => {
+                    let mut ready = ready.context("wait for the claims' ring buffer")?;
+                    if drain(ready.get_inner_mut(), &mut self.node) {
+                        ready.clear_ready();
+                    }
+                }
+                event = self.link_events.recv() => match event {
+                    Some(event) => self.link_event(event),
+                    None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
+                },
+                Some(hops) = self.next_hops.recv() => self.peers.set_next_hops(hops, &mut self.dataplane)?,
+                Some((request, answer)) = self.calls.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(report::answer(&self, request));
+                }
+                () = &mut rejoined, if !is_rejoined => {
+                    is_rejoined = true;
+                    self.peers.settle(&mut self.dataplane)?;
+                }
+                () = tokio::time::sleep(due) => {}
+            }
+            self.node.handle_timeout(now());
+            self.carry_out().await?;
+        }
+        log::info!("stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them");
+        self.links.shutdown().await;
+        Ok(())
+    }
+
+    fn link_event(&mut self, event: Event) {
+        match event {
+            Event::LinkUp { peer, address } => {
+                log::info!("node {}: link up, {address}", peer.number());
+                self.peers.linked(peer, address);
+                self.node.handle_link_up(peer, now());
+            }
+            Event::LinkDown { peer, reason } => {
+                log::warn!("node {}: link down: {reason}", peer.number());
+                self.peers.unlinked(peer, reason);
+                self.node.handle_link_down(peer, now());
+            }
+            Event::Message { peer, bytes } => {
+                if let Err(error) = self.node.handle_message(peer, &bytes, now()) {
+                    log::warn!("node {}: {error}; its link is dropped", peer.number());
+                    let command = Command::Drop { peer, reason: error.to_string() };
+                    if self.commands.try_send(command).is_err() {
+                        log::warn!("node {}: the links are too busy to drop it", peer.number());
+                    }
+                }
+            }
+            // Logged and counted by the links.
+            Event::Refused { .. } => {}
+        }
+    }
+
+    /// Does what the core has decided.
+    async fn carry_out(&mut self) -> Result<()> {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { to, message, kind } => {
+                    if self.commands.send(Command::Send { to, message, kind }).await.is_err() {
+                        log::error!("the cluster's links have ended: a message to node {} is lost", to.number());
+                    }
+                }
+                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
+                    self.dataplane.set_claim(key, owner, epoch, remaining_ms);
+                    log::trace!(
+                        target: "forwarder::claims",
+                        "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
+                    );
+                }
+                Output::Map(MapWrite::Peer { node, up, epoch, underlay }) => {
+                    self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn until_timeout(&self) -> Duration {
+        match self.node.poll_timeout() {
+            Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
+            None => Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Gives the ring buffer's claims to the core; whether it was emptied.
+fn drain(events: &mut RingBuf<MapData>, node: &mut Node) -> bool {
+    let now = now();
+    for _ in 0..EVENTS_A_TURN {
+        let Some(item) = events.next() else { return true };
+        if item.len() != size_of::<ClaimEvent>() {
+            log::error!("a ring-buffer event has {} bytes instead of {}", item.len(), size_of::<ClaimEvent>());
+            continue;
+        }
+        // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
+        let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
+        let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
+        node.handle_local(
+            LocalClaim {
+                key: event.key,
+                claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
+                remaining_ms: Tick::milliseconds(event.ticks),
+            },
+            now,
+        );
+    }
+    false
+}
+
+/// Both clocks.
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        monotonic_us: dataplane::monotonic_ns() / 1000,
+        unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn warn_of_later_features(config: &Config) {
+    if config.services.iter().any(|service| service.probe.is_some()) {
+        log::warn!("`probe` is read but not used by this version: the local proxy counts as up");
+    }
+    if config.hooks.on_state.is_some() {
+        log::warn!("`hooks.on_state` is read but not run by this version");
+    }
+}
+
+/// What the kernel programs are told.
+fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::Settings {
+    let timers = &config.timers;
+    let final_ms = 64 * timers.t1_ms + T4_MS;
+    let lifetimes = Lifetimes {
+        proceeding: Tick::covering_ms(timers.timer_c_s * 1000 + final_ms),
+        failed: Tick::covering_ms(64 * timers.t1_ms + final_ms),
+        ended: Tick::covering_ms(final_ms),
+    };
+    let is_call = |affinity: Affinity| matches!(affinity, Affinity::Call);
+    let services = config.services.iter().map(|service| {
+        let call = is_call(service.affinity);
+        let flags = abi::SERVICE_SET | if call { abi::AFFINITY_CALL } else { 0 };
+        let call_ticks = if call { Tick::covering_ms(timers.call_ttl_s * 1000) } else { 0 };
+        let key = ServiceKey { vip: peers::address(service.vip), port: service.port.to_be(), pad: 0 };
+        (key, abi::Service { flags, call_ticks, pad: 0 })
+    });
+    let all_call = config.services.iter().all(|service| is_call(service.affinity));
+    dataplane::Settings {
+        config: abi::Config {
+            hash_key: secrets.hash_key,
+            tag_key: secrets.tag_key,
+            underlay: peers::address(config.underlay),
+            vni: identity::vni(&config.cluster.name),
+            node: config.node.number(),
+            epoch: fresh_epoch().number(),
+            tag_epoch: secrets.tag_epoch,
+            lifetimes,
+            flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
+            ..abi::Config::default()
+        },
+        services: services.collect(),
+        claims: config.claims,
+    }
+}
+
+/// The epoch of a start without maps of an earlier one: it comes again only after the claims of its last time ended.
+fn fresh_epoch() -> Epoch {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Epoch::new(unix.as_secs() / EPOCH_SECONDS)
+}

@@ -1,0 +1,197 @@
+//! What the daemon knows of its peers, from links, core and routes, and the one place that writes it into the maps.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use anyhow::Result;
+use forwarder_common::{
+    abi::{Address, Peer},
+    ids::{Epoch, NodeId},
+};
+use tokio::sync::watch;
+
+use crate::{
+    dataplane::Dataplane,
+    routes::{NextHop, NextHops, Unreachable},
+    status,
+};
+
+/// An address in the form of the maps.
+#[must_use]
+pub(super) const fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => Address::v4(v4.octets()),
+        IpAddr::V6(v6) => Address::v6(v6.octets()),
+    }
+}
+
+/// One peer.
+#[derive(Debug)]
+struct Known {
+    link: Option<SocketAddr>,
+    reason: Option<String>,
+    since: Instant,
+    up: bool,
+    epoch: Epoch,
+    underlay: Option<IpAddr>,
+    /// As last written, to write no more than what changes.
+    written: Option<(bool, Epoch, Peer)>,
+}
+
+/// All peers that were ever linked or written by an earlier daemon.
+#[derive(Debug)]
+pub(super) struct Peers {
+    source: Address,
+    known: BTreeMap<NodeId, Known>,
+    hops: NextHops,
+    wanted: watch::Sender<Vec<IpAddr>>,
+}
+
+impl Peers {
+    /// Peers of the node at `underlay`, whose next hops are asked for through `wanted`.
+    pub(super) const fn new(underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
+        Self { source: address(underlay), known: BTreeMap::new(), hops: NextHops::new(), wanted }
+    }
+
+    fn entry(&mut self, id: NodeId) -> &mut Known {
+        self.known.entry(id).or_insert_with(|| Known {
+            link: None,
+            reason: None,
+            since: Instant::now(),
+            up: false,
+            epoch: Epoch::new(0),
+            underlay: None,
+            written: None,
+        })
+    }
+
+    /// A link stands.
+    pub(super) fn linked(&mut self, id: NodeId, address: SocketAddr) {
+        let peer = self.entry(id);
+        peer.link = Some(address);
+        peer.reason = None;
+        peer.since = Instant::now();
+    }
+
+    /// A link is gone.
+    pub(super) fn unlinked(&mut self, id: NodeId, reason: String) {
+        let peer = self.entry(id);
+        peer.reason = Some(reason);
+        peer.since = Instant::now();
+    }
+
+    /// The core says what a peer is now.
+    pub(super) fn set(
+        &mut self, id: NodeId, up: bool, epoch: Epoch, underlay: IpAddr, dataplane: &mut Dataplane,
+    ) -> Result<()> {
+        let peer = self.entry(id);
+        (peer.up, peer.epoch, peer.underlay) = (up, epoch, Some(underlay));
+        let mut wanted: Vec<_> = self.known.values().filter_map(|peer| peer.underlay).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.wanted.send_if_modified(|current| {
+            let changes = *current != wanted;
+            *current = wanted;
+            changes
+        });
+        self.write(id, dataplane)
+    }
+
+    /// The routes say how peers are reached now.
+    pub(super) fn set_next_hops(&mut self, hops: NextHops, dataplane: &mut Dataplane) -> Result<()> {
+        for (address, hop) in &hops {
+            match hop {
+                Ok(hop) => log::debug!("{address} is reached over {} by {:02x?}", hop.interface, hop.mac),
+                Err(reason) => log::info!("{address} cannot be reached by the fast path: {reason}"),
+            }
+        }
+        self.hops = hops;
+        let ids: Vec<_> = self.known.keys().copied().collect();
+        ids.into_iter().try_for_each(|id| self.write(id, dataplane))
+    }
+
+    /// Marks down what an earlier daemon left up and no link has confirmed.
+    pub(super) fn settle(&self, dataplane: &mut Dataplane) -> Result<()> {
+        for id in dataplane.settle_peers(|id| self.known.get(&id).is_some_and(|peer| peer.up))? {
+            log::warn!("node {}: up before this start, and no link since: now down", id.number());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, id: NodeId, dataplane: &mut Dataplane) -> Result<()> {
+        let source = self.source;
+        let Some(peer) = self.known.get_mut(&id) else { return Ok(()) };
+        let Some(underlay) = peer.underlay else { return Ok(()) };
+        let mut entry = Peer { address: address(underlay), source, ..Peer::default() };
+        if let Some(Ok(hop)) = self.hops.get(&underlay) {
+            entry.ifindex = hop.ifindex;
+            entry.mtu = hop.mtu;
+            entry.destination_mac = hop.mac;
+            entry.source_mac = hop.source_mac;
+        }
+        let state = (peer.up, peer.epoch, entry);
+        if peer.written != Some(state) {
+            dataplane.set_peer(id, peer.up, peer.epoch, &entry)?;
+            peer.written = Some(state);
+        }
+        Ok(())
+    }
+
+    /// Whether any peer is up.
+    pub(super) fn any_up(&self) -> bool {
+        self.known.values().any(|peer| peer.up)
+    }
+
+    /// Whether a node with this id is up.
+    pub(super) fn is_live(&self, id: NodeId, epoch: Epoch) -> Option<bool> {
+        self.known.get(&id).map(|peer| peer.up && peer.epoch == epoch)
+    }
+
+    /// For `status`: the peers by id, and then the seeds that no peer was ever linked from.
+    pub(super) fn report(&self, seeds: &[SocketAddr], rtt_us: impl Fn(u16) -> Option<u64>) -> Vec<status::Peer> {
+        let known = self.known.iter().map(|(id, peer)| {
+            let hop = peer.underlay.and_then(|underlay| self.hops.get(&underlay));
+            status::Peer {
+                node: id.number(),
+                address: peer.underlay.map_or_else(|| "unknown".to_owned(), |underlay| underlay.to_string()),
+                link: if peer.up { "up" } else { "down" }.to_owned(),
+                epoch: peer.epoch.number(),
+                rtt_us: rtt_us(id.number()),
+                since_s: peer.since.elapsed().as_secs(),
+                next_hop: hop.and_then(|hop| hop.as_ref().ok()).map(next_hop),
+                reason: peer.reason.clone().or_else(|| hop.and_then(|hop| Some(hop.as_ref().err()?.to_string()))),
+            }
+        });
+        let linked: Vec<_> = self.known.values().filter_map(|peer| peer.link).collect();
+        let unknown = seeds.iter().filter(|seed| !linked.contains(seed)).map(|seed| status::Peer {
+            address: seed.to_string(),
+            link: "down".to_owned(),
+            reason: Some("a seed that has not answered yet".to_owned()),
+            ..status::Peer::default()
+        });
+        known.chain(unknown).collect()
+    }
+
+    /// For `status`: what an operator should look at.
+    pub(super) fn warnings(&self, interfaces: &[String]) -> Vec<String> {
+        let hops = self.hops.iter();
+        hops.filter_map(|(address, hop)| match hop {
+            Err(reason @ Unreachable::NoNeighbour { .. }) => Some(format!("{address}: {reason}")),
+            Err(reason) => Some(format!("{address} cannot be reached by the fast path: {reason}")),
+            Ok(hop) if !interfaces.contains(&hop.interface) => Some(format!(
+                "{address} is reached over {}, which is not among `interfaces`: its packets come back over it unseen",
+                hop.interface
+            )),
+            Ok(_) => None,
+        })
+        .collect()
+    }
+}
+
+fn next_hop(hop: &NextHop) -> status::NextHop {
+    let mac: Vec<_> = hop.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    status::NextHop { interface: hop.interface.clone(), mac: mac.join(":"), mtu: hop.mtu }
+}

@@ -1,0 +1,174 @@
+//! Loading the programs and attaching them to interfaces, over the links of an earlier daemon where there are some.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf,
+    programs::{
+        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode,
+        links::{FdLink, PinnedLink},
+        tc,
+        xdp::XdpLink,
+    },
+};
+
+use super::{pins::Pins, preflight, verify};
+use crate::config::XdpMode;
+
+/// The ingress program.
+pub(super) const INGRESS: &str = "forwarder_ingress";
+/// The egress program.
+pub(super) const EGRESS: &str = "forwarder_egress";
+
+/// How an interface is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// `native` or `generic`.
+    pub xdp: &'static str,
+    /// `tcx` or `clsact`.
+    pub egress: &'static str,
+}
+
+/// A program by its name.
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).with_context(|| format!("find program {name} in the kernel object"))?;
+    program.try_into().with_context(|| format!("open program {name}"))
+}
+
+/// Loads both programs through the verifier.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
+    let ingress: &mut Xdp = program(ebpf, INGRESS)?;
+    ingress.load().map_err(verify::readable).context("load the ingress program")?;
+    let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    egress.load().map_err(verify::readable).context("load the egress program")
+}
+
+/// Attaches both programs to an interface.
+pub(super) fn attach(
+    ebpf: &mut Ebpf, interface: &str, mode: XdpMode, mut pins: Option<&mut Pins>,
+) -> Result<Attached> {
+    // Egress first: a claim that is made before ingress forwards harms nobody.
+    let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    let egress = attach_egress(egress, interface, pins.as_deref_mut())
+        .with_context(|| format!("attach TC egress to {interface}"))?;
+    let ingress: &mut Xdp = program(ebpf, INGRESS)?;
+    let xdp = attach_ingress(ingress, interface, mode, pins)?;
+    Ok(Attached { xdp, egress })
+}
+
+fn attach_ingress(
+    program: &mut Xdp, interface: &str, mode: XdpMode, mut pins: Option<&mut Pins>,
+) -> Result<&'static str> {
+    let (native, generic) = (("native", AyaMode::Driver), ("generic", AyaMode::Skb));
+    // What an earlier daemon found to work is tried first: its link is taken over without a gap.
+    let is_generic = pins.as_ref().is_some_and(|pins| pins.link(interface, "xdp-generic").exists());
+    let modes = match mode {
+        XdpMode::Native => vec![native],
+        XdpMode::Generic => vec![generic],
+        XdpMode::Auto if is_generic => vec![generic, native],
+        XdpMode::Auto => vec![native, generic],
+    };
+    let mut failure = None;
+    for (name, mode) in &modes {
+        let pin = pins.as_ref().map(|pins| pins.link(interface, &format!("xdp-{name}")));
+        if let Some(pins) = &mut pins {
+            // An interface has room for one mode: what an earlier daemon attached in another goes first.
+            pins.remove_other(interface, &format!("xdp-{name}"))?;
+        }
+        match xdp_link(program, interface, *mode, pin, pins.as_deref_mut()) {
+            Ok(()) => return Ok(name),
+            Err(error) => {
+                if modes.len() > 1 && failure.is_none() {
+                    log::info!("attach {name} XDP to {interface}: {error:#}; trying the other mode");
+                }
+                failure = Some(error);
+            }
+        }
+    }
+    let hint = "another XDP program may be attached (`ip link show` names it), or choose another xdp_mode";
+    let failure = failure.unwrap_or_else(|| anyhow!("no mode to try"));
+    Err(anyhow!("attach XDP to {interface}: {failure:#}; hint: {hint}"))
+}
+
+fn xdp_link(
+    program: &mut Xdp, interface: &str, mode: AyaMode, pin: Option<PathBuf>, pins: Option<&mut Pins>,
+) -> Result<()> {
+    if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
+        let replaced = PinnedLink::from_pin(pin)
+            .map_err(anyhow::Error::from)
+            .and_then(|old| Ok(XdpLink::try_from(FdLink::from(old))?))
+            .and_then(|link| Ok(program.attach_to_link(link)?));
+        match replaced {
+            // The pin keeps the link; the descriptor may go.
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok(());
+            }
+            Err(error) => {
+                log::info!("{}: {error:#}; attaching anew", pin.display());
+                std::fs::remove_file(pin).with_context(|| format!("remove {}", pin.display()))?;
+            }
+        }
+    }
+    let id = program.attach(interface, mode)?;
+    let (Some(pin), Some(pins)) = (pin, pins) else { return Ok(()) };
+    let link: FdLink = program.take_link(id)?.try_into().context("take the XDP link")?;
+    link.pin(&pin).with_context(|| format!("pin the XDP link at {}", pin.display()))?;
+    pins.made(pin);
+    Ok(())
+}
+
+fn attach_egress(program: &mut SchedClassifier, interface: &str, pins: Option<&mut Pins>) -> Result<&'static str> {
+    if !preflight::has_tcx() {
+        return attach_clsact(program, interface, pins);
+    }
+    let pin = pins.as_ref().map(|pins| pins.link(interface, "egress"));
+    if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
+        let replaced = PinnedLink::from_pin(pin)
+            .map_err(anyhow::Error::from)
+            .and_then(|old| Ok(FdLink::from(old).try_into()?))
+            .and_then(|link| Ok(program.attach_to_link(link)?));
+        match replaced {
+            Ok(id) => {
+                drop(program.take_link(id)?);
+                return Ok("tcx");
+            }
+            Err(error) => {
+                log::info!("{}: {error:#}; attaching anew", pin.display());
+                std::fs::remove_file(pin).with_context(|| format!("remove {}", pin.display()))?;
+            }
+        }
+    }
+    let id = program.attach(interface, TcAttachType::Egress)?;
+    if let (Some(pin), Some(pins)) = (pin, pins) {
+        let link: FdLink = program.take_link(id)?.try_into().context("take the TC link")?;
+        link.pin(&pin).with_context(|| format!("pin the TC link at {}", pin.display()))?;
+        pins.made(pin);
+    }
+    Ok("tcx")
+}
+
+/// Before Linux 6.6 a filter of the clsact qdisc, which outlives the daemon by itself and cannot be pinned.
+fn attach_clsact(program: &mut SchedClassifier, interface: &str, pins: Option<&mut Pins>) -> Result<&'static str> {
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) => {}
+        // It is there already, with or without filters of others.
+        Err(error) => log::debug!("add qdisc clsact to {interface}: {error}"),
+    }
+    // A filter of an earlier daemon; the new one is in place a moment later.
+    let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, EGRESS);
+    let id = program.attach(interface, TcAttachType::Egress)?;
+    let link = program.take_link(id)?;
+    match pins {
+        Some(pins) => {
+            std::mem::forget(link);
+            pins.made_filter(interface);
+        }
+        None => drop(link),
+    }
+    Ok("clsact")
+}

@@ -1,0 +1,135 @@
+//! The claim table's memory: mapped into the daemon, shared with the kernel, touched by atomic accesses only.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use forwarder_common::{
+    ids::{NodeId, Tick},
+    table::{self, Buckets, Entry, Place, SLOTS},
+};
+
+/// Tries of a compare-and-swap against the kernel before a claim is given up: each failure means another has written.
+const TRIES: usize = 8;
+
+/// The mapped table.
+#[derive(Debug)]
+pub struct Table {
+    entries: &'static [AtomicU64],
+}
+
+impl Table {
+    /// Maps the array map `map` of so many buckets.
+    pub(super) fn map(map: &MapData, buckets: u32) -> Result<Self> {
+        let entries = buckets as usize * SLOTS;
+        let length = entries * size_of::<u64>();
+        // SAFETY: a new shared mapping of a map that was created with BPF_F_MMAPABLE; the kernel checks the length.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error())
+                .with_context(|| format!("map the claim table of {length} bytes into memory"));
+        }
+        // SAFETY: the mapping has that length, is aligned to a page, and is unmapped only when `self` is dropped.
+        Ok(Self { entries: unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), entries) } })
+    }
+
+    /// Slots in all.
+    #[must_use]
+    pub const fn slots(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Live claims of `node` and of all others.
+    #[must_use]
+    pub fn live(&self, node: NodeId, now: Tick) -> (u64, u64) {
+        let mut live = (0, 0);
+        for entry in self.entries {
+            let entry = Entry(entry.load(Ordering::Relaxed));
+            if entry.remaining(now) != 0 {
+                *(if entry.owner() == node.number() { &mut live.0 } else { &mut live.1 }) += 1;
+            }
+        }
+        live
+    }
+
+    /// Writes `entry` for `key` over what the table has for it, else into the place that gives way.
+    pub(super) fn set(&self, key: u64, entry: Entry, now: Tick) {
+        let mask = self.mask();
+        for _ in 0..TRIES {
+            let mut table = self;
+            let found = table::find(&table, mask, key).or_else(|| table::choose(&mut table, mask, key, now));
+            let Some((place, old)) = found else { return };
+            if table.exchange(place, old, entry) {
+                self.clear_others(key, place);
+                return;
+            }
+        }
+        log::warn!("a claim was not written: the kernel changed its place {TRIES} times");
+    }
+
+    /// Two writers of one key may both have found no entry: of two, one would hide the other.
+    fn clear_others(&self, key: u64, kept: Place) {
+        for bucket in table::buckets(key, self.mask()) {
+            for slot in 0..SLOTS as u32 {
+                let place = Place { bucket, slot };
+                match self.load(place) {
+                    Some(entry) if place != kept && entry.owner() != 0 && entry.matches(key) => {
+                        self.exchange(place, entry, Entry(0));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn mask(&self) -> u32 {
+        (self.entries.len() / SLOTS) as u32 - 1
+    }
+
+    fn slot(&self, place: Place) -> Option<&AtomicU64> {
+        self.entries.get(place.bucket as usize * SLOTS + place.slot as usize)
+    }
+
+    fn load(&self, place: Place) -> Option<Entry> {
+        Some(Entry(self.slot(place)?.load(Ordering::Acquire)))
+    }
+
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+        let Some(slot) = self.slot(place) else { return false };
+        slot.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+impl Buckets for &Table {
+    fn load(&self, place: Place) -> Option<Entry> {
+        Table::load(self, place)
+    }
+
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+        Table::exchange(self, place, old, new)
+    }
+
+    fn hide(&mut self, value: u64) -> u64 {
+        value
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length, and no reference to it outlives `self`.
+        unsafe { libc::munmap(self.entries.as_ptr().cast_mut().cast(), size_of_val(self.entries)) };
+    }
+}
