@@ -1,7 +1,7 @@
 //! The message corpus, which lies outside the project.
 
 #![allow(dead_code, reason = "each test crate uses a part")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::{fs, path::PathBuf};
 

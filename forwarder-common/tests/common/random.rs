@@ -17,11 +17,6 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
     }
 
-    /// One of `items`.
-    pub(crate) fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
-        items.get(self.below(items.len())).copied().unwrap_or(items[0])
-    }
-
     /// True once in `bound` times.
     pub(crate) const fn once_in(&mut self, bound: usize) -> bool {
         self.below(bound) == 0

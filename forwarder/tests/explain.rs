@@ -1,0 +1,287 @@
+//! `explain` over captures made here: what it prints for each datagram, and how it fails.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+#[path = "explain/capture.rs"]
+mod capture;
+#[path = "../../forwarder-common/tests/common/corpus.rs"]
+mod corpus;
+#[path = "../../forwarder-common/tests/common/random.rs"]
+mod random;
+
+use std::fs;
+
+use capture::{Around, Format, V4, V6, frame, head, record};
+use forwarder::explain::{Kernel, Options, run, run_with};
+use forwarder_common::{
+    abi::{EXPLAINED_OUTCOME, Explained},
+    hash, net,
+    outcome::Outcome,
+    sip::fast,
+};
+use serde_json::{Value, json};
+
+const HASH_KEY: [u64; 2] = [0x0102_0304, 0x0506_0708];
+const BYE: &[u8] = b"BYE sip:b@h SIP/2.0\r\nv: SIP/2.0/UDP h;branch=z9hG4bK1\r\ni: a@b\r\nCSeq: 0007 BYE\r\n\r\n";
+const FOLDED: &[u8] = b"SIP/2.0 200 OK\r\ni:\r\n a@b\r\nCSeq: 7 BYE\r\nVia: SIP/2.0/UDP h\r\n\r\n";
+
+#[test]
+fn every_corpus_message_is_explained_as_expected() {
+    let Some(messages) = corpus::corpus("every_corpus_message_is_explained_as_expected") else { return };
+    let captures = [
+        (Format::Pcap, V4),
+        (Format::PcapBig, Around { tags: 1, options: 8, ..V4 }),
+        (Format::Pcapng, V6),
+        (Format::PcapngSimple, Around { tags: 2, ..V6 }),
+        (Format::Pcap, Around { tags: 2, padding: 9, ..V4 }),
+    ];
+    for (format, around) in captures {
+        let frames: Vec<_> = messages.iter().map(|message| frame(&message.payload, around)).collect();
+        let lines = explained(&capture::capture(format, &frames));
+        assert_eq!(lines.len(), messages.len(), "{format:?} {around:?}");
+        for (index, (line, message)) in lines.iter().zip(&messages).enumerate() {
+            let fast_path = &line["fast_path"];
+            let expected = expected(index + 1, &message.expected, fast_path);
+            assert_eq!(*line, expected, "{} in {format:?} {around:?}", message.file);
+        }
+        let fast = lines.iter().filter(|line| line["fast_path"] == "key").count();
+        assert!(fast * 10 >= lines.len() * 9, "the fast path finds only {fast} keys");
+        assert!(lines.iter().all(|line| line["fast_path"] == "key" || line["fast_path"].is_null() || punts(line)));
+    }
+}
+
+/// The line for a message, from what an independent parser read there.
+fn expected(frame: usize, of: &Value, fast_path: &Value) -> Value {
+    if of["keyable"] == false {
+        return json!({ "frame": frame, "keyable": false, "why": of["why"] });
+    }
+    let (call_id, branch) = (of["call_id"].as_str().unwrap(), of["branch"].as_str().unwrap());
+    let cseq = u32::try_from(of["cseq"].as_u64().unwrap()).unwrap();
+    let (request_key, reply_key) = hash::keys(HASH_KEY, call_id.as_bytes(), cseq, branch.as_bytes());
+    let mut line = json!({
+        "frame": frame,
+        "keyable": true,
+        "kind": of["kind"],
+        "call_id": call_id,
+        "cseq": cseq,
+        "branch": branch,
+        "request_key": format!("{request_key:016x}"),
+        "reply_key": (!branch.is_empty()).then(|| format!("{reply_key:016x}")),
+        "fast_path": fast_path,
+    });
+    let one = if of["kind"] == "request" { "method" } else { "status" };
+    line[one] = of[one].clone();
+    line
+}
+
+fn punts(line: &Value) -> bool {
+    Outcome::ALL.iter().any(|outcome| line["fast_path"] == outcome.name())
+}
+
+#[test]
+fn frames_are_counted_as_wireshark_counts_and_only_udp_is_printed() {
+    let arp = [&[0xff; 12][..], &[8, 6], &[0; 28]].concat();
+    let mut tcp = frame(BYE, V4);
+    tcp[14 + 9] = 6;
+    let lines = explained(&capture::capture(Format::Pcap, &[arp, frame(BYE, V4), tcp, frame(b"\r\n\r\n", V6)]));
+    assert_eq!(lines.iter().map(|line| line["frame"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4]);
+    assert_eq!((&lines[0]["method"], &lines[0]["cseq"]), (&json!("BYE"), &json!(7)));
+    assert_eq!(lines[1], json!({ "frame": 4, "keyable": false, "why": "keep-alive" }));
+}
+
+#[test]
+fn what_is_no_whole_datagram_is_named() {
+    let mut fragment = frame(BYE, V4);
+    fragment[14 + 6] = 0x20;
+    let mut fragment6 = frame(BYE, V6);
+    fragment6[14 + 6] = 44;
+    fragment6[14 + 40] = 17;
+    let mut extended = frame(BYE, V6);
+    extended[14 + 6] = 60;
+    let mut long_udp = frame(BYE, V4);
+    long_udp[14 + 20 + 4] = 0xff;
+    let mut short_udp = frame(BYE, V4);
+    short_udp[14 + 20 + 4..14 + 20 + 6].copy_from_slice(&[0, 7]);
+    let mut cut = frame(BYE, V6);
+    cut.truncate(60);
+    let cases = [
+        (fragment, "fragment"),
+        (fragment6, "fragment"),
+        (extended, "extension-header"),
+        (long_udp, "malformed"),
+        (short_udp, "malformed"),
+        (cut, "malformed"),
+    ];
+    for format in [Format::Pcap, Format::Pcapng] {
+        let frames: Vec<_> = cases.iter().map(|(frame, _)| frame.clone()).collect();
+        let whys: Vec<_> =
+            explained(&capture::capture(format, &frames)).iter().map(|line| line["why"].clone()).collect();
+        assert_eq!(whys, cases.iter().map(|(_, why)| json!(why)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_snapped_packet_says_so() {
+    for format in [Format::Pcap, Format::Pcapng] {
+        let (mut file, frame) = (head(format, 1), frame(BYE, V4));
+        record(format, &frame[..60], frame.len(), &mut file);
+        // What was cut off here is padding, not the datagram.
+        record(format, &frame, frame.len() + 4, &mut file);
+        let lines = explained(&file);
+        assert_eq!(lines[0], json!({ "frame": 1, "keyable": false, "why": "snapped" }));
+        assert_eq!(lines[1]["call_id"], "a@b");
+    }
+}
+
+#[test]
+fn a_broken_file_yields_what_was_readable_and_an_error() {
+    for format in [Format::Pcap, Format::PcapBig, Format::Pcapng, Format::PcapngSimple] {
+        let whole = capture::capture(format, &[frame(BYE, V4), frame(BYE, V6)]);
+        let (lines, error) = broken(&whole[..whole.len() - 10]);
+        assert_eq!(lines.len(), 1, "{format:?}");
+        assert!(error.contains("after frame 1") && error.contains("ends within a record"), "{error}");
+    }
+    let (lines, error) = broken(b"");
+    assert!(lines.is_empty() && error.contains("the file is empty"), "{error}");
+    for junk in [&b"INVITE sip:b SIP/2.0\r\n\r\n and some more text"[..], &head(Format::Pcap, 1)[..20]] {
+        let (lines, error) = broken(junk);
+        assert!(lines.is_empty() && error.contains("neither a pcap nor a pcapng file"), "{error}");
+    }
+    let mut huge = capture::capture(Format::Pcap, &[frame(BYE, V4)]);
+    huge.extend([0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xf0, 0, 0, 0, 0]);
+    let (lines, error) = broken(&huge);
+    assert!(lines.len() == 1 && error.contains("after frame 1") && error.contains("damaged"), "{error}");
+}
+
+#[test]
+fn other_links_than_ethernet_are_refused_by_name() {
+    for (link, name) in
+        [(113, "Linux cooked"), (276, "Linux cooked"), (101, "raw IP"), (0, "BSD loopback"), (147, "type 147")]
+    {
+        for format in [Format::Pcap, Format::Pcapng] {
+            let mut file = head(format, link);
+            record(format, &frame(BYE, V4), 200, &mut file);
+            let (lines, error) = broken(&file);
+            assert!(lines.is_empty() && error.contains(name) && error.contains("not Ethernet"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn no_damage_to_a_file_makes_it_panic_or_run_on() {
+    let mut random = random::Random::new(0xda_ba6e);
+    for format in [Format::Pcap, Format::PcapBig, Format::Pcapng, Format::PcapngSimple] {
+        let whole = capture::capture(format, &[frame(BYE, V4), frame(FOLDED, V6), frame(b"x", V4)]);
+        for _ in 0..500 {
+            let mut file = whole.clone();
+            for _ in 0..=random.below(3) {
+                // Mostly where lengths are.
+                let reach = if random.once_in(2) { 140 } else { file.len() };
+                let at = random.below(reach);
+                file[at] = [0, 1, 4, 0x7f, 0x80, 0xff][random.below(6)];
+            }
+            let cut = random.below(3) * random.below(40);
+            file.truncate(file.len() - cut);
+            let (mut out, file) = (Vec::new(), saved(&file));
+            drop(run(&options(&file, true), &mut out));
+            assert!(out.iter().filter(|byte| **byte == b'\n').count() <= 8);
+        }
+    }
+}
+
+#[test]
+fn the_text_form_has_a_line_for_each_datagram_and_moves_no_cursor() {
+    let evil = b"\x41\x1b[2J sip:b SIP/2.0\r\ni: a\x1b\x9b@\xc2\x9b\r\nCSeq: 1 A\r\n\r\n";
+    let file =
+        saved(&capture::capture(Format::Pcap, &[frame(BYE, V4), frame(FOLDED, V4), frame(evil, V4), frame(b"x", V4)]));
+    let mut out = Vec::new();
+    run(&options(&file, false), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 6, "{text}");
+    assert!(lines[1].starts_with("       1  BYE ") && lines[1].ends_with("  a@b  z9hG4bK1"), "{text}");
+    assert!(lines[2].contains("  200 ") && lines[2].contains("punt_form") && lines[2].ends_with("  a@b  -"), "{text}");
+    assert!(lines[4].ends_with("no key: not-sip"), "{text}");
+    assert_eq!(lines[5], "4 UDP datagrams, 3 with a key, 1 of them by the fast path");
+    let column = |line: &str| line.find("a@b");
+    assert_eq!(column(lines[1]), column(lines[2]), "{text}");
+    assert_eq!(lines[0].find("CALL-ID"), column(lines[1]), "{text}");
+}
+
+/// The program's way through a frame, on the host; `broken` makes its reply key wrong.
+struct Program {
+    broken: bool,
+}
+
+impl Kernel for Program {
+    fn longest(&self) -> usize {
+        1514
+    }
+
+    fn explain(&mut self, frame: &[u8]) -> anyhow::Result<Explained> {
+        let (ip, udp) = net::frame(&frame).and_then(|ip| Some((ip, ip.udp(&frame)?))).unwrap();
+        let start = ip.payload + net::UDP;
+        Ok(match fast::read(&frame[start..ip.payload + udp.length], HASH_KEY, false) {
+            Ok(marks) => {
+                let mut found = marks.explained();
+                let offset = u16::try_from(start).unwrap();
+                found.call_id[0] += offset;
+                found.branch[0] += offset;
+                found.reply_key ^= u64::from(self.broken);
+                found
+            }
+            Err(outcome) => Explained { result: EXPLAINED_OUTCOME | outcome.number(), ..Explained::default() },
+        })
+    }
+}
+
+#[test]
+fn the_kernel_may_punt_but_not_differ() {
+    let mut file = capture::capture(Format::Pcap, &[frame(BYE, V4), frame(FOLDED, V6), frame(&[b'x'; 2000], V4)]);
+    record(Format::Pcap, &frame(BYE, V4)[..60], 400, &mut file);
+    let file = saved(&file);
+    let ask = |broken| {
+        let mut out = Vec::new();
+        let result = run_with(&options(&file, true), Some(&mut Program { broken }), &mut out);
+        (lines(&out), result)
+    };
+    let (said, result) = ask(false);
+    assert_eq!((&said[0]["kernel"], &said[1]["kernel"]), (&json!("agrees"), &json!("punts: punt_form")));
+    assert_eq!(said[2]["kernel"], "not asked: longer than 1514 bytes");
+    assert_eq!(said[3]["kernel"], "not asked: snapped");
+    result.unwrap();
+    let (said, result) = ask(true);
+    assert!(said[0]["kernel"].as_str().unwrap().starts_with("disagrees: "), "{said:?}");
+    assert_eq!(said[1]["kernel"], "punts: punt_form");
+    let error = format!("{:#}", result.unwrap_err());
+    assert!(error.contains("1 answers of the fast path are wrong, first at frame 1"), "{error}");
+}
+
+fn options(file: &tempfile::NamedTempFile, json: bool) -> Options {
+    Options { file: file.path().to_owned(), json, kernel: false, hash_key: HASH_KEY }
+}
+
+fn saved(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+fn lines(out: &[u8]) -> Vec<Value> {
+    str::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The JSON lines for a capture that is whole.
+fn explained(bytes: &[u8]) -> Vec<Value> {
+    let (mut out, file) = (Vec::new(), saved(bytes));
+    run(&options(&file, true), &mut out).unwrap();
+    lines(&out)
+}
+
+/// The JSON lines for a capture that is not, and the error.
+fn broken(bytes: &[u8]) -> (Vec<Value>, String) {
+    let (mut out, file) = (Vec::new(), saved(bytes));
+    let error = run(&options(&file, true), &mut out).unwrap_err();
+    (lines(&out), format!("{error:#}"))
+}
