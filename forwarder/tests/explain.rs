@@ -258,6 +258,33 @@ fn the_kernel_may_punt_but_not_differ() {
     assert!(error.contains("1 answers of the fast path are wrong, first at frame 1"), "{error}");
 }
 
+#[test]
+fn the_loaded_program_agrees_with_the_host_or_punts() {
+    let test = "the_loaded_program_agrees_with_the_host_or_punts";
+    // SAFETY: the call takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        return corpus::skip(test, "loading a program needs root");
+    }
+    let messages = corpus::corpus(&format!("{test} (on the corpus)")).unwrap_or_default();
+    let payloads = messages.into_iter().map(|message| message.payload).chain([BYE.to_vec(), FOLDED.to_vec()]);
+    let payloads: Vec<_> = payloads.filter(|payload| payload.len() < 3_400).collect();
+    for around in [V4, Around { tags: 2, ..V6 }, Around { options: 8, padding: 9, ..V4 }] {
+        let frames: Vec<_> = payloads.iter().map(|payload| frame(payload, around)).collect();
+        let file = saved(&capture::capture(Format::Pcap, &frames));
+        let mut out = Vec::new();
+        run(&Options { kernel: true, ..options(&file, true) }, &mut out).unwrap();
+        for line in lines(&out) {
+            let host = line["fast_path"]
+                .as_str()
+                .map(|said| if said == "key" { "agrees".to_owned() } else { format!("punts: {said}") });
+            let kernel = line["kernel"].as_str().unwrap();
+            // The same reader, so the same reason.
+            assert!(host.as_deref().is_none_or(|host| host == kernel), "{line}");
+            assert!(kernel == "agrees" || kernel.starts_with("punts: "), "{line}");
+        }
+    }
+}
+
 fn options(file: &tempfile::NamedTempFile, json: bool) -> Options {
     Options { file: file.path().to_owned(), json, kernel: false, hash_key: HASH_KEY }
 }

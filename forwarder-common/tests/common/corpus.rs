@@ -24,9 +24,7 @@ pub(crate) fn corpus(test: &str) -> Option<Vec<Expected>> {
         Ok(lines) => lines,
         Err(error) if named.is_some() => panic!("read FORWARDER_CORPUS {}: {error}", directory.display()),
         Err(_) => {
-            let skipped = format!("SKIPPED: {test}: no corpus; hint: name its folder in FORWARDER_CORPUS");
-            println!("{skipped}");
-            eprintln!("{skipped}");
+            skip(test, "no corpus; hint: name its folder in FORWARDER_CORPUS");
             return None;
         }
     };
@@ -37,4 +35,10 @@ pub(crate) fn corpus(test: &str) -> Option<Vec<Expected>> {
         Expected { file, payload, expected }
     };
     Some(lines.lines().map(read).collect())
+}
+
+/// Says loudly, and in a form that can be counted, that a test was skipped.
+pub(crate) fn skip(test: &str, why: &str) {
+    println!("SKIPPED: {test}: {why}");
+    eprintln!("SKIPPED: {test}: {why}");
 }
