@@ -1,0 +1,359 @@
+//! Golden packets: frames through the loaded programs by `BPF_PROG_TEST_RUN`. Needs root.
+//!
+//! Each test says which outcomes moved; any other movement fails.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+#[path = "golden/bench.rs"]
+mod bench;
+#[path = "golden/frames.rs"]
+mod frames;
+
+use bench::{Bench, PASS, TX, V4, V6};
+use forwarder_common::{ids::Epoch, verdict::Kind};
+use frames::{Frame, Sip};
+
+const ME: u16 = 1;
+const PEER: u16 = 2;
+
+/// Both families of the service, and of the underlay.
+fn families() -> impl Iterator<Item = (bool, bool)> {
+    [(V4, V4), (V4, V6), (V6, V4), (V6, V6)].into_iter()
+}
+
+#[test]
+fn a_request_that_nobody_owns_is_local() {
+    let mut bench = Bench::new(ME, V4);
+    bench.expect(&Frame::to_vip(V4, Sip::invite("a").bytes()), PASS, &["local_alone"]);
+    bench.peer(PEER, true);
+    bench.expect(&Frame::to_vip(V4, Sip::invite("a").bytes()), PASS, &["local_new"]);
+    bench.expect(&Frame::to_vip(V6, Sip::invite("a").bytes()), PASS, &["local_new"]);
+    bench.expect(&Frame::to_vip(V4, Sip::request("ACK", "a").bytes()), PASS, &["local_ack"]);
+    bench.expect(&Frame::to_vip(V4, Sip::request("CANCEL", "a").bytes()), PASS, &["unknown_cancel"]);
+    bench.expect(&Frame::to_vip(V4, Sip::response(200, "INVITE", "a").bytes()), PASS, &["unknown_response"]);
+}
+
+#[test]
+fn a_message_of_a_peers_transaction_is_sent_to_it_whatever_its_kind() {
+    for (service, underlay) in families() {
+        let mut bench = Bench::new(ME, underlay);
+        bench.peer(PEER, true);
+        bench.claim(PEER, Sip::invite("call").request_key());
+        for message in [
+            Sip::invite("call"),
+            Sip::invite("call").branch("z9hG4bK-another"),
+            Sip::request("ACK", "call"),
+            Sip::request("CANCEL", "call"),
+            Sip::response(486, "INVITE", "call"),
+        ] {
+            let frame = Frame::to_vip(service, message.bytes());
+            let sent = bench.expect_changed(&frame, TX, &["forwarded"]);
+            bench.check_tunnel(&sent, &frame, PEER);
+        }
+        bench.expect(&Frame::to_vip(service, Sip::invite("call").cseq(2).bytes()), PASS, &["local_new"]);
+        bench.expect(&Frame::to_vip(service, Sip::invite("Call").bytes()), PASS, &["local_new"]);
+    }
+}
+
+#[test]
+fn decapsulation_gives_back_the_packet_that_was_encapsulated() {
+    for (service, underlay) in families() {
+        for tags in 0..=2 {
+            let mut sender = Bench::new(ME, underlay);
+            sender.peer(PEER, true);
+            sender.claim(PEER, Sip::invite("call").request_key());
+            let mut owner = Bench::new(PEER, underlay);
+            owner.peer(ME, true);
+            let frame = Frame::to_vip(service, Sip::invite("call").bytes()).tagged(tags);
+            let sent = sender.expect_changed(&frame, TX, &["forwarded"]);
+            let got = owner.expect_changed(&Frame::raw(sent), PASS, &["decapsulated"]);
+            assert_eq!(&got[14..], frame.ip_packet(), "service v6 {service}, underlay v6 {underlay}, {tags} tags");
+            assert_eq!(got[12..14], if service { [0x86, 0xdd] } else { [8, 0] });
+        }
+    }
+}
+
+#[test]
+fn tags_before_a_tunnel_packet_stay_before_the_packet_inside() {
+    for tags in 0..=2 {
+        let mut sender = Bench::new(ME, V4);
+        sender.peer(PEER, true);
+        sender.claim(PEER, Sip::invite("call").request_key());
+        let inner = Frame::to_vip(V4, Sip::invite("call").bytes());
+        let sent = Frame::raw(sender.expect_changed(&inner, TX, &["forwarded"])).tagged(tags);
+        let mut owner = Bench::new(PEER, V4);
+        owner.peer(ME, true);
+        let got = owner.expect_changed(&sent, PASS, &["decapsulated"]);
+        let l2 = 14 + 4 * tags;
+        assert_eq!(got[..l2], sent.bytes()[..l2]);
+        assert_eq!(&got[l2..], inner.ip_packet());
+    }
+}
+
+#[test]
+fn an_ethernet_padding_is_not_part_of_the_packet() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.claim(PEER, Sip::invite("call").request_key());
+    let frame = Frame::to_vip(V4, Sip::invite("call").bytes()).padded(10);
+    let sent = bench.expect_changed(&frame, TX, &["forwarded"]);
+    bench.check_tunnel(&sent, &frame, PEER);
+}
+
+#[test]
+fn replies_are_told_apart_by_the_branch_that_their_owner_put_into_via() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.peer(3, true);
+    // One call crosses the edge twice: the first leg is node 2's, the second node 3's.
+    bench.claim(PEER, Sip::invite("call").request_key());
+    bench.claim(3, Sip::invite("call").branch("z9hG4bK-leg2").reply_key());
+    let second = Frame::to_vip(V4, Sip::response(180, "INVITE", "call").branch("z9hG4bK-leg2").bytes());
+    let sent = bench.expect_changed(&second, TX, &["forwarded"]);
+    bench.check_tunnel(&sent, &second, 3);
+    let first = Frame::to_vip(V4, Sip::response(180, "INVITE", "call").branch("z9hG4bK-leg1").bytes());
+    let sent = bench.expect_changed(&first, TX, &["forwarded"]);
+    bench.check_tunnel(&sent, &first, PEER);
+}
+
+#[test]
+fn only_a_live_claim_of_a_live_peer_in_the_same_epoch_counts() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.peer(3, true);
+    let key = Sip::invite("call").request_key();
+    let frame = Frame::to_vip(V4, Sip::invite("call").bytes());
+    bench.claim(PEER, key);
+    bench.expect_changed(&frame, TX, &["forwarded"]);
+    bench.peer(PEER, false);
+    bench.expect(&frame, PASS, &["local_new"]);
+    bench.peer_in(PEER, true, Epoch::new(9));
+    bench.expect(&frame, PASS, &["local_new"]);
+    bench.peer(PEER, true);
+    bench.expect_changed(&frame, TX, &["forwarded"]);
+    bench.claim_in(ME, key, Epoch::new(9));
+    bench.expect(&frame, PASS, &["local_new"]);
+    bench.claim(ME, key);
+    bench.expect(&frame, PASS, &["local_owner"]);
+}
+
+#[test]
+fn what_does_not_fit_or_has_no_next_hop_passes() {
+    let mut bench = Bench::new(ME, V4);
+    let key = Sip::invite("call").request_key();
+    bench.unresolved_peer(PEER);
+    bench.claim(PEER, key);
+    bench.expect(&Frame::to_vip(V4, Sip::invite("call").bytes()), PASS, &["unresolved"]);
+    bench.peer(PEER, true);
+    // 1500 of MTU less 52 of tunnel, 28 of IP and UDP headers.
+    let message = Sip::invite("call");
+    let fits = message.padded_to(1500 - 52 - 28);
+    bench.expect_changed(&Frame::to_vip(V4, fits), TX, &["forwarded"]);
+    bench.expect(&Frame::to_vip(V4, message.padded_to(1500 - 52 - 27)), PASS, &["too_big"]);
+}
+
+#[test]
+fn what_is_not_for_a_service_is_untouched() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.claim(PEER, Sip::invite("call").request_key());
+    let sip = Sip::invite("call").bytes();
+    for v6 in [V4, V6] {
+        bench.expect(&Frame::udp(v6, 40_000, 16_384, &[0x80; 172]), PASS, &["not_service"]);
+        bench.expect(&Frame::udp(v6, 5060, 5061, &sip), PASS, &["not_service"]);
+        bench.expect(&Frame::to_vip(v6, sip.clone()).to_another_address(), PASS, &["not_service"]);
+        bench.expect(&Frame::to_vip(v6, sip.clone()).protocol(6), PASS, &["not_service"]);
+        bench.expect(&Frame::udp(v6, 5060, 6081, b"somebody else's Geneve, not to the underlay"), PASS, &["not_service"]);
+    }
+    bench.expect(&Frame::raw(vec![0xff; 14]), PASS, &["not_service"]);
+    bench.expect(&Frame::raw([[0xff; 12].as_slice(), &[8, 6], &[0; 28]].concat()), PASS, &["not_service"]);
+}
+
+#[test]
+fn what_is_no_sip_on_the_port_passes_under_its_name() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    let stun = [&[0, 1, 0, 8, 0x21, 0x12, 0xa4, 0x42][..], &[7; 20]].concat();
+    for (payload, outcome) in [
+        (&b""[..], "keep_alive"),
+        (b"\r\n", "keep_alive"),
+        (b"\r\n\r\n", "keep_alive"),
+        (b"\0\0\0\0", "keep_alive"),
+        (&stun, "not_sip"),
+        (&[0x80; 172], "not_sip"),
+        (b"SIP/2.0 20\r\n\r\n", "not_sip"),
+        (b"hello", "punt_incomplete"),
+        (b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n", "punt_incomplete"),
+        (b"GET / HTTP/1.1\r\nVia: a\r\nCall-ID: b\r\nCSeq: 1 GET\r\n\r\n", "punt_form"),
+        (b"OPTIONS sip:a SIP/2.0\r\nVia: x\r\nCall-ID:\r\n b\r\nCSeq: 1 OPTIONS\r\n\r\n", "punt_form"),
+    ] {
+        for v6 in [V4, V6] {
+            bench.expect(&Frame::to_vip(v6, payload.to_vec()), PASS, &[outcome]);
+        }
+    }
+    let long = [b"OPTIONS sip:a SIP/2.0\r\n".as_slice(), "X: 12345678901234567890\r\n".repeat(100).as_bytes()].concat();
+    bench.expect(&Frame::to_vip(V4, long), PASS, &["punt_bounds"]);
+}
+
+#[test]
+fn lengths_that_lie_fragments_and_extension_headers_pass() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.claim(PEER, Sip::invite("call").request_key());
+    let sip = Sip::invite("call").bytes();
+    for v6 in [V4, V6] {
+        let frame = Frame::to_vip(v6, sip.clone());
+        bench.expect(&frame.clone().udp_length(7), PASS, &["malformed"]);
+        bench.expect(&frame.clone().udp_length(frame.bytes().len() as u16), PASS, &["malformed"]);
+        bench.expect(&frame.clone().cut(20), PASS, &["malformed"]);
+        bench.expect(&frame.clone().fragment(), PASS, &["fragment"]);
+    }
+    bench.expect(&Frame::to_vip(V6, sip.clone()).protocol(60), PASS, &["extension_header"]);
+    // A message that goes on behind the datagram's end is cut off, whatever follows.
+    bench.expect(&Frame::to_vip(V4, sip).udp_length(8 + 60), PASS, &["punt_incomplete"]);
+}
+
+#[test]
+fn a_tunnel_packet_that_is_not_a_peers_is_left_alone_and_counted() {
+    for underlay in [V4, V6] {
+        let mut sender = Bench::new(PEER, underlay);
+        sender.peer(ME, true);
+        sender.claim(ME, Sip::invite("call").request_key());
+        let good = sender.expect_changed(&Frame::to_vip(V4, Sip::invite("call").bytes()), TX, &["forwarded"]);
+        let mut bench = Bench::new(ME, underlay);
+        let ip = if underlay { 40 } else { 20 };
+        let geneve = 14 + ip + 8;
+        bench.expect(&Frame::raw(good.clone()), PASS, &["decap_unknown_peer"]);
+        bench.peer(PEER, true);
+        let changed = |at: usize, to: u8| {
+            let mut bytes = good.clone();
+            assert_ne!(bytes[at], to);
+            bytes[at] = to;
+            Frame::raw(bytes)
+        };
+        bench.expect(&changed(geneve + 1, 0), PASS, &["decap_malformed"]);
+        bench.expect(&changed(geneve + 4, 0xee), PASS, &["decap_malformed"]); // network identifier
+        bench.expect(&changed(geneve + 13, 9), PASS, &["decap_unknown_peer"]); // sender
+        bench.expect(&changed(geneve + 16, good[geneve + 16] ^ 1), PASS, &["decap_bad_tag"]);
+        let inner = geneve + 24;
+        bench.expect(&changed(inner + 12, 0xcc), PASS, &["decap_bad_tag"]); // inner source address
+        bench.expect(&changed(14 + ip - 1, 77), PASS, &["not_service"]); // outer destination
+        bench.expect(&Frame::raw(good[..geneve + 20].to_vec()), PASS, &["decap_malformed"]);
+        bench.expect_changed(&Frame::raw(good), PASS, &["decapsulated"]);
+    }
+}
+
+#[test]
+fn what_comes_out_of_the_tunnel_must_be_for_a_service() {
+    let mut sender = Bench::with_services(PEER, V4, &[(V4, 5060), (V4, 5080)]);
+    sender.peer(ME, true);
+    sender.claim(ME, Sip::invite("call").request_key());
+    let frame = Frame::udp(V4, 5060, 5080, &Sip::invite("call").bytes());
+    let sent = sender.expect_changed(&frame, TX, &["forwarded"]);
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.expect(&Frame::raw(sent), PASS, &["decap_not_service"]);
+}
+
+#[test]
+fn the_first_message_that_the_proxy_sends_claims_both_keys() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        let invite = Sip::invite("call");
+        bench.send(&Frame::from_vip(v6, invite.bytes()), "egress_claimed");
+        let claims = bench.events();
+        assert_eq!(claims.iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key(), invite.reply_key()]);
+        assert!(bench.owner(invite.request_key()) == ME && bench.owner(invite.reply_key()) == ME);
+        bench.send(&Frame::from_vip(v6, invite.bytes()), "egress_owner");
+        assert!(bench.events().is_empty(), "a retransmission says nothing new");
+        bench.expect(&Frame::to_vip(v6, Sip::response(180, "INVITE", "call").bytes()), PASS, &["local_owner"]);
+    }
+}
+
+#[test]
+fn a_reply_claims_the_request_key_and_its_status_sets_the_lifetime() {
+    let mut bench = Bench::new(ME, V4);
+    let key = Sip::invite("call").request_key();
+    for (status, outcome, ticks) in [
+        (100, "egress_claimed", bench.lifetimes().proceeding),
+        (180, "egress_owner", bench.lifetimes().proceeding),
+        (486, "egress_owner", bench.lifetimes().failed),
+        (200, "egress_owner", bench.lifetimes().ended),
+        (183, "egress_owner", bench.lifetimes().proceeding),
+    ] {
+        bench.send(&Frame::from_vip(V4, Sip::response(status, "INVITE", "call").bytes()), outcome);
+        let remaining = bench.remaining(key);
+        assert!(remaining == ticks || remaining == ticks - 1, "{status}: {remaining} of {ticks}");
+    }
+    let events = bench.events();
+    assert_eq!(events.len(), 4, "the 180 changes nothing");
+    assert!(events.iter().all(|event| event.key == key));
+    bench.send(&Frame::from_vip(V4, Sip::response(200, "REGISTER", "other").bytes()), "egress_claimed");
+    assert!(bench.remaining(Sip::invite("other").request_key()) <= bench.lifetimes().ended);
+}
+
+#[test]
+fn ack_and_cancel_claim_nothing_and_a_peers_live_claim_stands() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.send(&Frame::from_vip(V4, Sip::request("ACK", "call").bytes()), "egress_no_claim");
+    bench.send(&Frame::from_vip(V4, Sip::request("CANCEL", "call").bytes()), "egress_no_claim");
+    assert!(bench.events().is_empty());
+    let key = Sip::invite("call").request_key();
+    bench.claim(PEER, key);
+    bench.send(&Frame::from_vip(V4, Sip::response(100, "INVITE", "call").bytes()), "egress_foreign");
+    assert_eq!(bench.owner(key), PEER);
+    bench.peer(PEER, false);
+    bench.send(&Frame::from_vip(V4, Sip::response(100, "INVITE", "call").bytes()), "egress_claimed");
+    assert_eq!(bench.owner(key), ME);
+}
+
+#[test]
+fn cancel_makes_an_own_claim_last_but_a_final_reply_may_end_it_earlier() {
+    let mut bench = Bench::new(ME, V4);
+    let message = Sip::request("MESSAGE", "call");
+    bench.send(&Frame::from_vip(V4, message.bytes()), "egress_claimed");
+    bench.send(&Frame::from_vip(V4, Sip::request("CANCEL", "call").bytes()), "egress_owner");
+    let remaining = bench.remaining(message.request_key());
+    assert!(remaining + 1 >= bench.lifetimes().failed, "{remaining}");
+}
+
+#[test]
+fn a_request_from_another_address_claims_the_request_key_alone() {
+    let mut bench = Bench::new(ME, V4);
+    let invite = Sip::invite("far-leg");
+    bench.send(&Frame::from_vip(V4, invite.bytes()).from_another_address(), "egress_claimed");
+    assert_eq!(bench.events().iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key()]);
+}
+
+#[test]
+fn what_the_host_sends_besides_sip_is_no_claim() {
+    let mut bench = Bench::new(ME, V4);
+    for v6 in [V4, V6] {
+        bench.send(&Frame::from_vip(v6, vec![0x80; 172]), "egress_other");
+        bench.send(&Frame::from_vip(v6, b"\r\n\r\n".to_vec()), "egress_other");
+        bench.send(&Frame::from_vip(v6, Sip::invite("call").bytes()).fragment(), "egress_fragment");
+        bench.send(&Frame::from_vip(v6, b"INVITE without an end".to_vec()), "egress_unkeyable");
+        bench.send(&Frame::udp(v6, 514, 514, b"Syslog says hello"), "egress_other");
+    }
+    assert!(bench.events().is_empty());
+}
+
+#[test]
+fn affinity_call_has_one_key_for_all_requests_of_a_call() {
+    let mut bench = Bench::new(ME, V4).with_affinity_call();
+    bench.peer(PEER, true);
+    bench.claim(PEER, Sip::invite("call").call_key());
+    for message in [Sip::invite("call"), Sip::request("BYE", "call").cseq(7), Sip::response(200, "BYE", "call").cseq(9)] {
+        bench.expect_changed(&Frame::to_vip(V4, message.bytes()), TX, &["forwarded"]);
+    }
+    bench.send(&Frame::from_vip(V4, Sip::invite("mine").cseq(3).bytes()), "egress_claimed");
+    assert_eq!(bench.owner(Sip::invite("mine").call_key()), ME);
+}
+
+#[test]
+fn the_kinds_of_messages_are_those_of_the_full_reader() {
+    for (method, kind) in [("INVITE", Kind::Request), ("ACK", Kind::Ack), ("CANCEL", Kind::Cancel)] {
+        let bytes = Sip::request(method, "call").bytes();
+        assert_eq!(forwarder_common::sip::full::read(&bytes).unwrap().kind, kind);
+    }
+}

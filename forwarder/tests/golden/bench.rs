@@ -1,0 +1,207 @@
+//! A loaded, configured dataplane that nothing is attached to, and what a test asks of it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use aya::maps::{MapData, RingBuf};
+use forwarder::dataplane::{Dataplane, Settings, monotonic_ns};
+use forwarder_common::{
+    abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, ServiceKey},
+    checksum,
+    geneve::{self, Inner},
+    ids::{Epoch, NodeId, Tick},
+    net,
+};
+
+use super::frames::{Frame, HASH_KEY, vip};
+
+/// `XDP_PASS`.
+pub const PASS: u32 = 2;
+/// `XDP_TX`.
+pub const TX: u32 = 3;
+/// An address family.
+pub const V4: bool = false;
+/// An address family.
+pub const V6: bool = true;
+
+const TAG_KEY: [u64; 2] = [11, 22];
+const VNI: u32 = 0x0012_3456;
+/// The interface that test runs arrive at: the loopback of any namespace.
+const IFINDEX: u32 = 1;
+const EPOCH: Epoch = Epoch::new(5);
+const LIFETIME_MS: u64 = 60_000;
+
+pub struct Bench {
+    dataplane: Dataplane,
+    events: RingBuf<MapData>,
+    node: u16,
+    underlay: bool,
+}
+
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => Address::v4(v4.octets()),
+        IpAddr::V6(v6) => Address::v6(v6.octets()),
+    }
+}
+
+/// The underlay address of a node.
+fn underlay(node: u16, v6: bool) -> Address {
+    if v6 { address(format!("fd09::{node}").parse().unwrap()) } else { Address::v4([10, 9, 0, node as u8]) }
+}
+
+fn id(node: u16) -> NodeId {
+    NodeId::new(node).unwrap()
+}
+
+impl Bench {
+    pub fn new(node: u16, v6: bool) -> Self {
+        Self::with_services(node, v6, &[(V4, 5060), (V6, 5060)])
+    }
+
+    pub fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
+        Self::build(node, v6, services, 0)
+    }
+
+    /// The same with services of affinity `call`.
+    pub fn with_affinity_call(self) -> Self {
+        Self::build(self.node, self.underlay, &[(V4, 5060), (V6, 5060)], abi::AFFINITY_CALL)
+    }
+
+    fn build(node: u16, v6: bool, services: &[(bool, u16)], flags: u32) -> Self {
+        let services = services.iter().map(|(v6, port)| {
+            let key = ServiceKey { vip: address(vip(*v6)), port: port.to_be(), pad: 0 };
+            (key, abi::Service { flags: abi::SERVICE_SET | flags, call_ticks: 1700, pad: 0 })
+        });
+        let config = Config {
+            hash_key: HASH_KEY,
+            tag_key: [TAG_KEY, [0; 2]],
+            underlay: underlay(node, v6),
+            vni: VNI,
+            node,
+            epoch: EPOCH.number(),
+            lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+            ..Config::default()
+        };
+        let settings = Settings { config, services: services.collect(), claims: 1024 };
+        let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
+        let events = dataplane.take_events().unwrap();
+        Self { dataplane, events, node, underlay: v6 }
+    }
+
+    pub const fn lifetimes(&self) -> Lifetimes {
+        Lifetimes { proceeding: 57, failed: 18, ended: 11 }
+    }
+
+    pub fn peer(&mut self, node: u16, up: bool) {
+        self.peer_in(node, up, EPOCH);
+    }
+
+    pub fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
+        let peer = self.peer_entry(node, IFINDEX);
+        self.dataplane.set_peer(id(node), up, epoch, &peer).unwrap();
+    }
+
+    pub fn unresolved_peer(&mut self, node: u16) {
+        let peer = self.peer_entry(node, 0);
+        self.dataplane.set_peer(id(node), true, EPOCH, &peer).unwrap();
+    }
+
+    fn peer_entry(&self, node: u16, ifindex: u32) -> Peer {
+        Peer {
+            address: underlay(node, self.underlay),
+            source: underlay(self.node, self.underlay),
+            ifindex,
+            mtu: 1500,
+            destination_mac: [2, 0, 0, 0, 0, node as u8],
+            source_mac: [2, 0, 0, 0, 0, self.node as u8],
+            pad: 0,
+        }
+    }
+
+    pub fn claim(&self, node: u16, key: u64) {
+        self.claim_in(node, key, EPOCH);
+    }
+
+    pub fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
+        self.dataplane.set_claim(key, id(node), epoch, LIFETIME_MS);
+    }
+
+    pub fn owner(&self, key: u64) -> u16 {
+        self.dataplane.claim(key).map_or(0, forwarder_common::table::Entry::owner)
+    }
+
+    pub fn remaining(&self, key: u64) -> u16 {
+        let now = Tick::at(monotonic_ns());
+        self.dataplane.claim(key).map_or(0, |entry| entry.remaining(now) as u16)
+    }
+
+    /// The claims that egress told of since the last call.
+    pub fn events(&mut self) -> Vec<ClaimEvent> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<ClaimEvent>());
+            // SAFETY: the length was compared, and any bytes are a value of this type.
+            events.push(unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() });
+        }
+        events
+    }
+
+    /// The frame passes ingress with this action, unchanged, and moves these outcomes by one and no other.
+    pub fn expect(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) {
+        let out = self.run(frame, action, outcomes);
+        assert!(out == frame.bytes(), "{outcomes:?}: the frame has changed");
+    }
+
+    /// The same for a frame that is changed: what it became.
+    pub fn expect_changed(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
+        let out = self.run(frame, action, outcomes);
+        assert!(out != frame.bytes(), "{outcomes:?}: the frame has not changed");
+        out
+    }
+
+    fn run(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
+        let before = self.dataplane.outcomes().unwrap();
+        let (did, out) = self.dataplane.test_ingress(frame.bytes()).unwrap();
+        self.check_moved(&before, outcomes);
+        assert_eq!(did, action, "{outcomes:?}");
+        out
+    }
+
+    /// Egress sees the frame, lets it go on, and moves this outcome by one and no other.
+    pub fn send(&mut self, frame: &Frame, outcome: &str) {
+        let before = self.dataplane.outcomes().unwrap();
+        let did = self.dataplane.test_egress(frame.bytes()).unwrap();
+        self.check_moved(&before, &[outcome]);
+        assert_eq!(did, -1, "TC_ACT_UNSPEC: the next program decides");
+    }
+
+    fn check_moved(&self, before: &BTreeMap<&str, u64>, outcomes: &[&str]) {
+        let after = self.dataplane.outcomes().unwrap();
+        let moved: Vec<_> =
+            after.iter().filter(|(name, count)| before[*name] != **count).map(|(n, c)| (*n, c - before[n])).collect();
+        let expected: Vec<_> = outcomes.iter().map(|name| (*name, 1)).collect();
+        assert_eq!(moved, expected);
+    }
+
+    /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.
+    pub fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
+        let r = sent;
+        assert_eq!(sent[..12], [2, 0, 0, 0, 0, node as u8, 2, 0, 0, 0, 0, self.node as u8]);
+        let ip = net::frame(&r).unwrap();
+        let udp = ip.udp(&r).unwrap();
+        assert_eq!((ip.v6, udp.destination), (self.underlay, geneve::PORT));
+        assert!(udp.source >= 0xc000);
+        assert_eq!(ip.source(&r).unwrap(), underlay(self.node, self.underlay));
+        assert_eq!(ip.destination(&r).unwrap(), underlay(node, self.underlay));
+        let start = ip.payload + geneve::TUNNEL;
+        assert_eq!(&sent[start..ip.end], frame.ip_packet());
+        let got = geneve::receive(&r, ip.payload + 8).unwrap();
+        assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, 0));
+        let inside = net::ip(&r, start, got.protocol).unwrap();
+        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, 0));
+        if !self.underlay {
+            let header = sent[14..34].chunks(2).map(|pair| u64::from(u16::from_le_bytes([pair[0], pair[1]]))).sum();
+            assert_eq!(checksum::fold(header), 0);
+        }
+    }
+}
