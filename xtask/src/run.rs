@@ -18,6 +18,8 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often a quiet command is looked at.
 const POLL: Duration = Duration::from_millis(50);
+/// Characters of a quiet command's last line that are shown meanwhile.
+const LAST_WORDS: usize = 90;
 /// Lines of a failed command's output that are shown.
 const TAIL_LINES: usize = 20;
 
@@ -68,7 +70,8 @@ pub(crate) fn attempt(what: &str, log: &Path, limit: Option<Duration>, command: 
             bail!("{what}: gave up after {} s", elapsed.as_secs());
         }
         if elapsed > next_word {
-            say(format_args!("… still at it: {what}"));
+            let last = tail(log).pop().unwrap_or_default();
+            say(format_args!("… {}", last.chars().take(LAST_WORDS).collect::<String>()));
             next_word += HEARTBEAT;
         }
         thread::sleep(POLL);

@@ -4,15 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::project::{Project, find_command, is_root};
 use crate::run::{attempt, output, run_logged, say};
 
-/// Lists of packages older than this may name files that the mirror no longer has.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// The file that tells Debian's package scripts whether they may start services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// What this program writes there; found again if a run was interrupted.
@@ -34,19 +31,9 @@ pub(crate) fn install(project: &Project, packages: &[&str]) -> Result<()> {
     if !is_root() {
         bail!("install {names}: not root; hint: as root, run `apt-get install --no-install-recommends {names}`");
     }
-    let mut updated = false;
-    if !lists_are_fresh() {
-        update(project)?;
-        updated = true;
-    }
-    let plan = match plan(packages) {
-        Ok(plan) => plan,
-        Err(_) if !updated => {
-            update(project)?;
-            plan(packages)?
-        }
-        Err(error) => return Err(error),
-    };
+    // Always: fresh lists may still be older than a source that was added, and a package missing happens once.
+    update(project)?;
+    let plan = plan(packages)?;
     if !plan.removes.is_empty() {
         bail!(
             "install {names}: apt would remove {}; hint: decide yourself with `apt-get install {names}`",
@@ -107,15 +94,6 @@ fn parse_plan(text: &str) -> Plan {
         list.extend(words.next().map(String::from));
     }
     plan
-}
-
-/// Whether there are lists, and the last update was a short time ago. A list keeps the mirror's time; the directory
-/// for downloads is touched by every update.
-fn lists_are_fresh() -> bool {
-    let there = fs::read_dir("/var/lib/apt/lists")
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages")));
-    let updated = fs::metadata("/var/lib/apt/lists/partial").and_then(|partial| partial.modified());
-    there && updated.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age < FRESH))
 }
 
 /// While it lives, installed services are not started. A policy that is already there is left alone.

@@ -150,8 +150,8 @@ pub(crate) fn try_rustup(project: &Project, wanted: Preference) -> Option<Toolch
         rustup.args(["--component", "rust-src", "--component", "clippy"]);
     }
     let what = format!("install the eBPF toolchain with rustup: {} with rust-src", pins::NIGHTLY);
-    if let Err(error) = attempt(&what, &log, Some(DOWNLOAD), &mut rustup) {
-        say(format_args!("{error:#}; looking for Debian's compiler instead"));
+    if attempt(&what, &log, Some(DOWNLOAD), &mut rustup).is_err() {
+        say(format_args!("rustup could not ({}); looking for Debian's compiler instead", log.display()));
     }
     find(Preference::Rustup)
 }
