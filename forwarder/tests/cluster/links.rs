@@ -130,12 +130,13 @@ fn a_certificate_of_another_cluster_of_the_same_authority_is_refused() {
     let authority = Authority::new("edge");
     let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
     let one = Daemon::start(&authority.identity(1, "core"), a, &[]);
-    let _two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
-    one.poll_until("a refusal", |seen| !seen.refusals().is_empty());
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
+    one.poll_until("three refusals", |seen| seen.counters.links.refused_certificates >= 3);
     let seen = one.seen.lock().unwrap();
     assert!(seen.refusals()[0].contains("it belongs to cluster \"edge\""), "{:?}", seen.refusals());
     assert!(seen.refusals()[0].contains(&b.to_string()), "{:?}", seen.refusals());
     assert_eq!(seen.counters.links.links_up, 0);
+    assert_eq!(two.seen.lock().unwrap().counters.links.links_up, 0, "who is refused never seems to be linked");
 }
 
 #[test]
