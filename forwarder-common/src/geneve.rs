@@ -273,7 +273,6 @@ pub fn receive<R: Reader>(r: &R, at: usize) -> Option<Received> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     extern crate std;
     use std::vec::Vec;

@@ -92,7 +92,6 @@ pub fn keys(key: [u64; 2], call_id: &[u8], cseq: u32, branch: &[u8]) -> (u64, u6
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use core::hash::Hasher as _;
 

@@ -44,7 +44,11 @@ impl Lifetime {
 #[inline(always)] // part of the egress program
 #[must_use]
 pub const fn of(
-    message_kind: u16, invite: bool, status: u16, lifetimes: &Lifetimes, call_ticks: u16,
+    message_kind: u16,
+    invite: bool,
+    status: u16,
+    lifetimes: &Lifetimes,
+    call_ticks: u16,
 ) -> Option<Lifetime> {
     let (ticks, shortens, claims) = match message_kind {
         kind::ACK => return None,

@@ -148,7 +148,6 @@ fn address<R: Reader>(r: &R, at: usize, v6: bool) -> Option<Address> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -148,7 +148,6 @@ fn weakest<B: Buckets>(table: &mut B, bucket: u32, now: Tick) -> Option<(u64, u6
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     extern crate std;
     use core::cell::RefCell;

@@ -52,7 +52,6 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool) -> Verdict {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! Tunnel packets: who sent it, is it ours, and out of the tunnel to the local proxy. Never sent on again.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
+use aya_log_ebpf::warn;
 use forwarder_common::{
     geneve::{self, Inner},
     net::{self, Ip, Udp},
@@ -17,8 +18,37 @@ use crate::{
 pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(()) => Outcome::Decapsulated,
-        Err(outcome) => outcome,
+        Err(outcome) => {
+            if !matches!(outcome, Outcome::NotService) {
+                complain(u64::from(outcome.number()));
+            }
+            outcome
+        }
     }
+}
+
+/// Says why a tunnel packet was refused, once a second and CPU at most: a peer with another secret must not be silent.
+///
+/// Global, so that the verifier walks the log records apart from the packet's paths.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn complain(outcome: u64) -> u64 {
+    const MALFORMED: u64 = Outcome::DecapMalformed.number() as u64;
+    const UNKNOWN_PEER: u64 = Outcome::DecapUnknownPeer.number() as u64;
+    const BAD_TAG: u64 = Outcome::DecapBadTag.number() as u64;
+    const NOT_SERVICE: u64 = Outcome::DecapNotService.number() as u64;
+    // SAFETY: the helper takes nothing and touches nothing.
+    if !maps::may_log(unsafe { bpf_ktime_get_coarse_ns() }) {
+        return 0;
+    }
+    match outcome {
+        MALFORMED => warn!((), "a packet to the tunnel port is no tunnel packet of this cluster: passed"),
+        UNKNOWN_PEER => warn!((), "a tunnel packet comes from an address that is no peer's: passed"),
+        BAD_TAG => warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?"),
+        NOT_SERVICE => warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services"),
+        _ => warn!((), "a tunnel packet could not be unpacked: passed"),
+    }
+    1
 }
 
 #[inline(always)] // as above

@@ -83,7 +83,12 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
 /// Both keys of the message, into the marks.
 #[inline(always)] // part of the entry program
 fn keys(
-    ctx: &TcContext, frame: &Frame, ip: &Ip, udp: &Udp, from: Option<Service>, config: &Config,
+    ctx: &TcContext,
+    frame: &Frame,
+    ip: &Ip,
+    udp: &Udp,
+    from: Option<Service>,
+    config: &Config,
 ) -> Result<&'static mut Marks, Outcome> {
     let unkeyable = if from.is_some() { Outcome::EgressUnkeyable } else { Outcome::EgressOther };
     let end = ip.payload + udp.length;

@@ -77,7 +77,12 @@ fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
 /// The verdict for a datagram to a service.
 #[inline(always)] // part of the entry program
 fn message(
-    ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp, service: Service, config: &Config,
+    ctx: &XdpContext,
+    frame: &Frame,
+    ip: &Ip,
+    udp: &Udp,
+    service: Service,
+    config: &Config,
 ) -> Result<Verdict, Outcome> {
     let datagram_end = ip.payload + udp.length;
     if udp.length < net::UDP || datagram_end > ip.end || ip.end > frame.length() {
@@ -151,7 +156,8 @@ fn forward(ctx: &XdpContext, owner: NodeId, ip: &Ip) -> Result<u32, Outcome> {
     let frame = Frame::xdp(ctx.ctx);
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
-    let sender = Sender { node: config.node, vni: config.vni, key_epoch: epoch, key: config.tag_key[usize::from(epoch & 1)] };
+    let sender =
+        Sender { node: config.node, vni: config.vni, key_epoch: epoch, key: config.tag_key[usize::from(epoch & 1)] };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {

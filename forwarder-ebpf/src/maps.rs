@@ -54,6 +54,12 @@ static MARKS_EGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, 0);
 
+/// Decapsulation: when this CPU last wrote a log record, in nanoseconds.
+#[map]
+static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Shortest time between two log records of one CPU, in nanoseconds.
+const LOG_INTERVAL_NS: u64 = 1_000_000_000;
 /// `BPF_F_MMAPABLE` of linux/bpf.h.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
@@ -113,6 +119,20 @@ pub fn count(outcome: Outcome) {
         // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
         unsafe { *slot += 1 };
     }
+}
+
+/// Whether a log record may be written now.
+#[inline(always)] // rare
+pub fn may_log(now_ns: u64) -> bool {
+    let Some(last) = LOGGED.get_ptr_mut(0) else { return false };
+    // SAFETY: a per-CPU value that only this hook writes.
+    unsafe {
+        if *last != 0 && now_ns.wrapping_sub(*last) < LOG_INTERVAL_NS {
+            return false;
+        }
+        *last = now_ns;
+    }
+    true
 }
 
 /// Tells the daemon of a claim; false if the ring buffer is full.

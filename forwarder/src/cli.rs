@@ -203,7 +203,6 @@ fn list(files: &[PathBuf], out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use clap::CommandFactory as _;
 

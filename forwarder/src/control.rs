@@ -242,5 +242,4 @@ pub fn ask(path: &Path, request: &Request) -> anyhow::Result<Response> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests;

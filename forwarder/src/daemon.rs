@@ -86,7 +86,8 @@ struct Daemon {
 
 impl Daemon {
     fn start(config: Config) -> Result<Self> {
-        preflight::check(&config.interfaces)?;
+        preflight::check()?;
+        config.check_host()?;
         let identity = Arc::new(identity::load(&config)?);
         let secrets = identity::secrets(&config.cluster.secret)?;
         warn_of_later_features(&config);
@@ -106,6 +107,7 @@ impl Daemon {
         let next_hops = routes::watch(watched)?;
 
         let mut dataplane = Dataplane::load(&kernel_settings(&config, &secrets), Some(&config.pin_dir))?;
+        dataplane.follow_logs()?;
         let events = dataplane.take_events()?;
         // SAFETY: a ring buffer keeps the descriptor of its map until it is dropped, and gives no other.
         let events = unsafe { AsyncFd::register(events) }.context("wait for the claims' ring buffer")?;
@@ -126,15 +128,33 @@ impl Daemon {
         let servers = (control, metrics);
         let started = Instant::now();
         Ok(Self {
-            config, identity, secrets, started, attached, dataplane, events, node, peers, links, commands, link_events,
-            calls, next_hops, _servers: servers,
+            config,
+            identity,
+            secrets,
+            started,
+            attached,
+            dataplane,
+            events,
+            node,
+            peers,
+            links,
+            commands,
+            link_events,
+            calls,
+            next_hops,
+            _servers: servers,
         })
     }
 
     async fn run(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        log::info!("node {} of cluster {} runs, epoch {}", self.config.node.number(), self.identity.cluster, self.dataplane.epoch().number());
+        log::info!(
+            "node {} of cluster {} runs, epoch {}",
+            self.config.node.number(),
+            self.identity.cluster,
+            self.dataplane.epoch().number()
+        );
         let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
         let mut is_rejoined = false;
         loop {
@@ -168,7 +188,9 @@ impl Daemon {
             self.node.handle_timeout(now());
             self.carry_out().await?;
         }
-        log::info!("stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them");
+        log::info!(
+            "stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them"
+        );
         self.links.shutdown().await;
         Ok(())
     }
@@ -258,10 +280,7 @@ fn drain(events: &mut RingBuf<MapData>, node: &mut Node) -> bool {
 /// Both clocks.
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now {
-        monotonic_us: dataplane::monotonic_ns() / 1000,
-        unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX),
-    }
+    Now { monotonic_us: dataplane::monotonic_ns() / 1000, unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX) }
 }
 
 fn warn_of_later_features(config: &Config) {

@@ -19,12 +19,14 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
+use aya_log::EbpfLogger;
 use forwarder_common::{
     abi::{self, Peer, ServiceKey},
     ids::{Epoch, NodeId, Tick},
     outcome::Outcome,
     table,
 };
+use tokio::io::unix::AsyncFd;
 
 pub use self::{
     attach::Attached,
@@ -101,6 +103,23 @@ impl Dataplane {
         maps::events(&mut self.ebpf)
     }
 
+    /// Passes the programs' rare log records on to the daemon's log. Call once, within a tokio runtime.
+    ///
+    /// # Errors
+    /// The records' ring buffer cannot be opened or waited for.
+    pub fn follow_logs(&mut self) -> Result<()> {
+        let logger = EbpfLogger::init(&mut self.ebpf).context("open the programs' log")?;
+        // SAFETY: the logger keeps the descriptor of its ring buffer until it is dropped, and gives no other.
+        let mut logger = unsafe { AsyncFd::register(logger) }.context("wait for the programs' log")?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
     /// Attaches ingress and egress to an interface, natively where `mode` asks for it or the driver can.
     ///
     /// # Errors
@@ -143,7 +162,8 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the write.
     pub fn settle_peers(&mut self, confirmed: impl Fn(NodeId) -> bool) -> Result<Vec<NodeId>> {
-        let stale: Vec<_> = self.peers_up.iter().filter(|(id, up)| **up && !confirmed(**id)).map(|(id, _)| *id).collect();
+        let stale: Vec<_> =
+            self.peers_up.iter().filter(|(id, up)| **up && !confirmed(**id)).map(|(id, _)| *id).collect();
         for id in &stale {
             self.maps.set_down(*id)?;
             self.peers_up.insert(*id, false);

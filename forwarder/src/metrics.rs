@@ -138,5 +138,4 @@ fn plain(code: StatusCode, text: String) -> Response<Full<Bytes>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

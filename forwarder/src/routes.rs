@@ -74,7 +74,10 @@ impl fmt::Display for Unreachable {
             Self::Local => write!(f, "its underlay address is this host's own"),
             Self::Down(interface) => write!(f, "interface {interface} is down"),
             Self::NotEthernet(interface) => {
-                write!(f, "interface {interface} is no plain Ethernet interface (VLAN devices and tunnels are not used)")
+                write!(
+                    f,
+                    "interface {interface} is no plain Ethernet interface (VLAN devices and tunnels are not used)"
+                )
             }
             Self::NoNeighbour { via, .. } => write!(f, "the MAC address of {via} is not known yet"),
         }
@@ -108,7 +111,8 @@ pub fn watch(peers: watch::Receiver<Vec<IpAddr>>) -> Result<mpsc::Receiver<NextH
 }
 
 async fn follow(
-    netlink: Netlink, mut peers: watch::Receiver<Vec<IpAddr>>,
+    netlink: Netlink,
+    mut peers: watch::Receiver<Vec<IpAddr>>,
     mut messages: impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin,
     sender: mpsc::Sender<NextHops>,
 ) {
@@ -167,7 +171,10 @@ impl Netlink {
     }
 
     async fn next_hop(
-        &self, peer: IpAddr, links: &BTreeMap<u32, Link>, neighbours: &BTreeMap<(u32, IpAddr), [u8; 6]>,
+        &self,
+        peer: IpAddr,
+        links: &BTreeMap<u32, Link>,
+        neighbours: &BTreeMap<(u32, IpAddr), [u8; 6]>,
     ) -> Result<NextHop, Unreachable> {
         let route = self.route(peer).await.map_err(|error| Unreachable::NoRoute(error.to_string()))?;
         if route.header.kind != RouteType::Unicast {
@@ -183,7 +190,8 @@ impl Netlink {
             return Err(Unreachable::Down(link.name.clone()));
         }
         let Some(source_mac) = link.mac else { return Err(Unreachable::NotEthernet(link.name.clone())) };
-        let mac = neighbours.get(&(route.ifindex, route.via)).ok_or(Unreachable::NoNeighbour { peer, via: route.via })?;
+        let mac =
+            neighbours.get(&(route.ifindex, route.via)).ok_or(Unreachable::NoNeighbour { peer, via: route.via })?;
         Ok(NextHop {
             ifindex: route.ifindex,
             interface: link.name.clone(),

@@ -162,7 +162,11 @@ fn what_is_not_for_a_service_is_untouched() {
         bench.expect(&Frame::udp(v6, 5060, 5061, &sip), PASS, &["not_service"]);
         bench.expect(&Frame::to_vip(v6, sip.clone()).to_another_address(), PASS, &["not_service"]);
         bench.expect(&Frame::to_vip(v6, sip.clone()).protocol(6), PASS, &["not_service"]);
-        bench.expect(&Frame::udp(v6, 5060, 6081, b"somebody else's Geneve, not to the underlay"), PASS, &["not_service"]);
+        bench.expect(
+            &Frame::udp(v6, 5060, 6081, b"somebody else's Geneve, not to the underlay"),
+            PASS,
+            &["not_service"],
+        );
     }
     bench.expect(&Frame::raw(vec![0xff; 14]), PASS, &["not_service"]);
     bench.expect(&Frame::raw([[0xff; 12].as_slice(), &[8, 6], &[0; 28]].concat()), PASS, &["not_service"]);
@@ -343,7 +347,8 @@ fn affinity_call_has_one_key_for_all_requests_of_a_call() {
     let mut bench = Bench::new(ME, V4).with_affinity_call();
     bench.peer(PEER, true);
     bench.claim(PEER, Sip::invite("call").call_key());
-    for message in [Sip::invite("call"), Sip::request("BYE", "call").cseq(7), Sip::response(200, "BYE", "call").cseq(9)] {
+    for message in [Sip::invite("call"), Sip::request("BYE", "call").cseq(7), Sip::response(200, "BYE", "call").cseq(9)]
+    {
         bench.expect_changed(&Frame::to_vip(V4, message.bytes()), TX, &["forwarded"]);
     }
     bench.send(&Frame::from_vip(V4, Sip::invite("mine").cseq(3).bytes()), "egress_claimed");

@@ -1,5 +1,5 @@
 //! Certificates and secrets as the daemon meets them: its own, a stranger's, an old one, a damaged one.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::{
     fs,

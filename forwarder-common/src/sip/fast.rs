@@ -80,7 +80,7 @@ pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
             return Err(Outcome::NotSip);
         }
         m.set_kind(kind::RESPONSE);
-        m.set_status(decimal((status - ZEROS) << 40) as u16);
+        m.set_status(decimal(status.wrapping_sub(ZEROS) << 40) as u16);
         return Ok(());
     }
     let invite = w & LOW56 == INVITE;
@@ -229,6 +229,9 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
         (decimal((w.wrapping_sub(ZEROS)) << (8 * (8 - count))), count)
     };
     let end = m.hide(at + digits);
+    if end + 8 > m.end() as usize {
+        return Err(Outcome::PuntIncomplete);
+    }
     let after = r.word(end).ok_or(Outcome::PuntIncomplete)?;
     if number > u64::from(u32::MAX) || (after as u8 != b' ' && after as u8 != b'\t') {
         return Err(Outcome::PuntForm);
@@ -275,9 +278,7 @@ fn request_line_ends<R: Reader>(r: &R, m: &mut Marks) -> bool {
 
 /// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
 #[inline(always)] // the hash stays in registers
-fn text_at<R: Reader>(
-    r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool,
-) -> Result<usize, Outcome> {
+fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, Outcome> {
     let mut off = at;
     for _ in 0..WORDS {
         let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
@@ -318,7 +319,10 @@ fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(),
 /// The Call-ID is not in the plain form, or too long.
 #[inline(always)] // the hash stays in registers
 pub fn request_key<R: Reader>(
-    r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: bool,
+    r: &R,
+    m: &mut Marks,
+    hash_key: [u64; 2],
+    affinity_call: bool,
 ) -> Result<SipHash, Outcome> {
     let name_end = m.call_id() as usize;
     let at = value(r, m, name_end)?;
@@ -381,6 +385,9 @@ fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize, Outcome> 
         off = m.hide(here + 1);
         let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
         if (w | BRANCH_CASE) & LOW56 == BRANCH {
+            if (w >> 56) as u8 <= 0x20 {
+                return Err(Outcome::PuntForm);
+            }
             return Ok(m.hide(off + 7));
         }
         let named = (w | BRANCH_CASE) & low(6) == BRANCH & low(6);

@@ -40,7 +40,6 @@ fn render(owner: &Owner) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -85,7 +85,12 @@ impl Peers {
 
     /// The core says what a peer is now.
     pub(super) fn set(
-        &mut self, id: NodeId, up: bool, epoch: Epoch, underlay: IpAddr, dataplane: &mut Dataplane,
+        &mut self,
+        id: NodeId,
+        up: bool,
+        epoch: Epoch,
+        underlay: IpAddr,
+        dataplane: &mut Dataplane,
     ) -> Result<()> {
         let peer = self.entry(id);
         (peer.up, peer.epoch, peer.underlay) = (up, epoch, Some(underlay));

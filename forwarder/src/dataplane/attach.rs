@@ -48,9 +48,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
 }
 
 /// Attaches both programs to an interface.
-pub(super) fn attach(
-    ebpf: &mut Ebpf, interface: &str, mode: XdpMode, mut pins: Option<&mut Pins>,
-) -> Result<Attached> {
+pub(super) fn attach(ebpf: &mut Ebpf, interface: &str, mode: XdpMode, mut pins: Option<&mut Pins>) -> Result<Attached> {
     // Egress first: a claim that is made before ingress forwards harms nobody.
     let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
     let egress = attach_egress(egress, interface, pins.as_deref_mut())
@@ -61,7 +59,10 @@ pub(super) fn attach(
 }
 
 fn attach_ingress(
-    program: &mut Xdp, interface: &str, mode: XdpMode, mut pins: Option<&mut Pins>,
+    program: &mut Xdp,
+    interface: &str,
+    mode: XdpMode,
+    mut pins: Option<&mut Pins>,
 ) -> Result<&'static str> {
     let (native, generic) = (("native", AyaMode::Driver), ("generic", AyaMode::Skb));
     // What an earlier daemon found to work is tried first: its link is taken over without a gap.
@@ -95,7 +96,11 @@ fn attach_ingress(
 }
 
 fn xdp_link(
-    program: &mut Xdp, interface: &str, mode: AyaMode, pin: Option<PathBuf>, pins: Option<&mut Pins>,
+    program: &mut Xdp,
+    interface: &str,
+    mode: AyaMode,
+    pin: Option<PathBuf>,
+    pins: Option<&mut Pins>,
 ) -> Result<()> {
     if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
         let replaced = PinnedLink::from_pin(pin)

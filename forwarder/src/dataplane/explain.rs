@@ -30,12 +30,16 @@ impl Explainer {
     /// # Errors
     /// The kernel refuses it.
     pub fn load(hash_key: [u64; 2]) -> Result<Self> {
-        let mut ebpf =
-            EbpfLoader::new().map_max_entries("CLAIMS", 1).load(super::OBJECT).context("load the explain program's maps")?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("CLAIMS", 1)
+            .load(super::OBJECT)
+            .context("load the explain program's maps")?;
         let program: &mut Xdp = attach::program(&mut ebpf, EXPLAIN)?;
         program.load().map_err(verify::readable).context("load the explain program")?;
         let mut config: Array<MapData, Shared<abi::Config>> = maps::take(&mut ebpf, "CONFIG")?;
-        config.set(0, Shared(abi::Config { hash_key, node: 1, ..abi::Config::default() }), 0).context("write map CONFIG")?;
+        config
+            .set(0, Shared(abi::Config { hash_key, node: 1, ..abi::Config::default() }), 0)
+            .context("write map CONFIG")?;
         Ok(Self { explained: maps::take(&mut ebpf, "EXPLAINED")?, ebpf })
     }
 
@@ -45,7 +49,12 @@ impl Explainer {
     /// The frame is longer than a test run can take, or the kernel refuses the run.
     pub fn explain(&mut self, frame: &[u8]) -> Result<abi::Explained> {
         if !FRAME.contains(&frame.len()) {
-            bail!("ask the kernel about a frame of {} bytes: it takes {} to {}", frame.len(), FRAME.start(), FRAME.end());
+            bail!(
+                "ask the kernel about a frame of {} bytes: it takes {} to {}",
+                frame.len(),
+                FRAME.start(),
+                FRAME.end()
+            );
         }
         let program: &mut Xdp = attach::program(&mut self.ebpf, EXPLAIN)?;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };

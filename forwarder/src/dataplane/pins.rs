@@ -15,6 +15,7 @@ use aya::{
 use forwarder_common::abi;
 
 use super::attach::EGRESS;
+use crate::config;
 
 /// Maps that outlive the daemon.
 const PINNED: [&str; 8] = ["CONFIG", "SERVICES", "PORTS", "NODES", "PEERS", "CLAIMS", "STATISTICS", "EVENTS"];
@@ -156,9 +157,8 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
         fs::remove_dir(&entry).with_context(|| format!("remove {}", entry.display()))?;
     }
     fs::remove_dir(pin_dir).with_context(|| format!("remove {}", pin_dir.display()))?;
-    for interface in list(Path::new("/sys/class/net"))? {
-        let Some(name) = interface.file_name().and_then(|name| name.to_str()) else { continue };
-        if tc::qdisc_detach_program(name, TcAttachType::Egress, EGRESS).is_ok() {
+    for name in config::interfaces_present()? {
+        if tc::qdisc_detach_program(&name, TcAttachType::Egress, EGRESS).is_ok() {
             detached.programs += 1;
         }
     }

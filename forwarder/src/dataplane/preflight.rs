@@ -1,6 +1,6 @@
 //! What the host must offer before anything is loaded: a kernel that is new enough, and the right to use it.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,37 +13,19 @@ const TCX: (u32, u32) = (6, 6);
 const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 const SYS_ADMIN: u32 = 21;
 
-/// Checks kernel, capabilities and interfaces.
+/// Checks kernel and capabilities.
 ///
 /// # Errors
 /// One of them is missing, by name and with a way out.
-pub fn check(interfaces: &[String]) -> Result<()> {
+pub fn check() -> Result<()> {
     check_kernel(&release()?)?;
     let status = fs::read_to_string("/proc/self/status").context("read this process's capabilities")?;
-    check_capabilities(&status)?;
-    for interface in interfaces {
-        if !Path::new("/sys/class/net").join(interface).exists() {
-            let known = known_interfaces();
-            bail!("find interface {interface}: there is none of that name; hint: this host has {known}");
-        }
-    }
-    Ok(())
+    check_capabilities(&status)
 }
 
 /// Whether the kernel has tcx.
 pub(super) fn has_tcx() -> bool {
     release().ok().and_then(|release| version(&release)).is_some_and(|version| version >= TCX)
-}
-
-fn known_interfaces() -> String {
-    let mut names: Vec<_> = fs::read_dir("/sys/class/net")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name != "lo")
-        .collect();
-    names.sort();
-    if names.is_empty() { "no interface but lo".to_owned() } else { names.join(", ") }
 }
 
 fn release() -> Result<String> {
@@ -62,7 +44,9 @@ fn check_kernel(release: &str) -> Result<()> {
     match version(release) {
         Some(version) if version >= OLDEST => Ok(()),
         Some(_) => bail!("use kernel {release}: it is too old; hint: Linux {major}.{minor} or newer is needed"),
-        None => bail!("use kernel {release}: its version cannot be read; hint: Linux {major}.{minor} or newer is needed"),
+        None => {
+            bail!("use kernel {release}: its version cannot be read; hint: Linux {major}.{minor} or newer is needed")
+        }
     }
 }
 
@@ -81,7 +65,10 @@ fn check_capabilities(status: &str) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    bail!("load kernel programs: {} missing; hint: run as root, or give the service these capabilities", missing.join(", "))
+    bail!(
+        "load kernel programs: {} missing; hint: run as root, or give the service these capabilities",
+        missing.join(", ")
+    )
 }
 
 #[cfg(test)]

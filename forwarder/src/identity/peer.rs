@@ -70,7 +70,6 @@ pub fn peer_id(certificate: &CertificateDer<'_>, cluster: &str) -> Result<NodeId
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use proptest::{collection::vec, prelude::*};
     use rcgen::{CertificateParams, KeyPair, SanType};

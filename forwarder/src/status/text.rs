@@ -157,7 +157,6 @@ fn grouped(count: u64) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::status::{Certificate, Claims, NextHop};

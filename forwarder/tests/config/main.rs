@@ -1,5 +1,5 @@
 //! Configurations, good and bad: each bad one gets exactly one sentence.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bad;
 
