@@ -166,7 +166,7 @@ impl Daemon {
                 _ = interrupt.recv() => break,
                 ready = self.events.readable_mut() => {
                     let mut ready = ready.context("wait for the claims' ring buffer")?;
-                    if drain(ready.get_inner_mut(), &mut self.node) {
+                    if drain(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
                         ready.clear_ready();
                     }
                 }
@@ -254,7 +254,7 @@ impl Daemon {
 }
 
 /// Gives the ring buffer's claims to the core; whether it was emptied.
-fn drain(events: &mut RingBuf<MapData>, node: &mut Node) -> bool {
+fn drain(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
     let now = now();
     for _ in 0..EVENTS_A_TURN {
         let Some(item) = events.next() else { return true };
@@ -264,6 +264,10 @@ fn drain(events: &mut RingBuf<MapData>, node: &mut Node) -> bool {
         }
         // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
         let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
+        if event.epoch != epoch.number() {
+            // Of an earlier life of the proxy: void.
+            continue;
+        }
         let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
         node.handle_local(
             LocalClaim {

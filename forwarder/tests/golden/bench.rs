@@ -15,13 +15,13 @@ use forwarder_common::{
 use super::frames::{Frame, HASH_KEY, vip};
 
 /// `XDP_PASS`.
-pub const PASS: u32 = 2;
+pub(crate) const PASS: u32 = 2;
 /// `XDP_TX`.
-pub const TX: u32 = 3;
+pub(crate) const TX: u32 = 3;
 /// An address family.
-pub const V4: bool = false;
+pub(crate) const V4: bool = false;
 /// An address family.
-pub const V6: bool = true;
+pub(crate) const V6: bool = true;
 
 const TAG_KEY: [u64; 2] = [11, 22];
 const VNI: u32 = 0x0012_3456;
@@ -30,14 +30,14 @@ const IFINDEX: u32 = 1;
 const EPOCH: Epoch = Epoch::new(5);
 const LIFETIME_MS: u64 = 60_000;
 
-pub struct Bench {
+pub(crate) struct Bench {
     dataplane: Dataplane,
     events: RingBuf<MapData>,
     node: u16,
     underlay: bool,
 }
 
-pub fn address(ip: IpAddr) -> Address {
+pub(crate) fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => Address::v4(v4.octets()),
         IpAddr::V6(v6) => Address::v6(v6.octets()),
@@ -54,16 +54,16 @@ fn id(node: u16) -> NodeId {
 }
 
 impl Bench {
-    pub fn new(node: u16, v6: bool) -> Self {
+    pub(crate) fn new(node: u16, v6: bool) -> Self {
         Self::with_services(node, v6, &[(V4, 5060), (V6, 5060)])
     }
 
-    pub fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
+    pub(crate) fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
         Self::build(node, v6, services, 0)
     }
 
     /// The same with services of affinity `call`.
-    pub fn with_affinity_call(self) -> Self {
+    pub(crate) fn with_affinity_call(self) -> Self {
         Self::build(self.node, self.underlay, &[(V4, 5060), (V6, 5060)], abi::AFFINITY_CALL)
     }
 
@@ -88,20 +88,20 @@ impl Bench {
         Self { dataplane, events, node, underlay: v6 }
     }
 
-    pub const fn lifetimes(&self) -> Lifetimes {
+    pub(crate) const fn lifetimes(&self) -> Lifetimes {
         Lifetimes { proceeding: 57, failed: 18, ended: 11 }
     }
 
-    pub fn peer(&mut self, node: u16, up: bool) {
+    pub(crate) fn peer(&mut self, node: u16, up: bool) {
         self.peer_in(node, up, EPOCH);
     }
 
-    pub fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
+    pub(crate) fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
         let peer = self.peer_entry(node, IFINDEX);
         self.dataplane.set_peer(id(node), up, epoch, &peer).unwrap();
     }
 
-    pub fn unresolved_peer(&mut self, node: u16) {
+    pub(crate) fn unresolved_peer(&mut self, node: u16) {
         let peer = self.peer_entry(node, 0);
         self.dataplane.set_peer(id(node), true, EPOCH, &peer).unwrap();
     }
@@ -118,25 +118,25 @@ impl Bench {
         }
     }
 
-    pub fn claim(&self, node: u16, key: u64) {
+    pub(crate) fn claim(&self, node: u16, key: u64) {
         self.claim_in(node, key, EPOCH);
     }
 
-    pub fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
+    pub(crate) fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
         self.dataplane.set_claim(key, id(node), epoch, LIFETIME_MS);
     }
 
-    pub fn owner(&self, key: u64) -> u16 {
+    pub(crate) fn owner(&self, key: u64) -> u16 {
         self.dataplane.claim(key).map_or(0, forwarder_common::table::Entry::owner)
     }
 
-    pub fn remaining(&self, key: u64) -> u16 {
+    pub(crate) fn remaining(&self, key: u64) -> u16 {
         let now = Tick::at(monotonic_ns());
         self.dataplane.claim(key).map_or(0, |entry| entry.remaining(now) as u16)
     }
 
     /// The claims that egress told of since the last call.
-    pub fn events(&mut self) -> Vec<ClaimEvent> {
+    pub(crate) fn events(&mut self) -> Vec<ClaimEvent> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             assert_eq!(item.len(), size_of::<ClaimEvent>());
@@ -147,13 +147,13 @@ impl Bench {
     }
 
     /// The frame passes ingress with this action, unchanged, and moves these outcomes by one and no other.
-    pub fn expect(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) {
+    pub(crate) fn expect(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) {
         let out = self.run(frame, action, outcomes);
         assert!(out == frame.bytes(), "{outcomes:?}: the frame has changed");
     }
 
     /// The same for a frame that is changed: what it became.
-    pub fn expect_changed(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
+    pub(crate) fn expect_changed(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
         let out = self.run(frame, action, outcomes);
         assert!(out != frame.bytes(), "{outcomes:?}: the frame has not changed");
         out
@@ -168,7 +168,7 @@ impl Bench {
     }
 
     /// Egress sees the frame, lets it go on, and moves this outcome by one and no other.
-    pub fn send(&mut self, frame: &Frame, outcome: &str) {
+    pub(crate) fn send(&mut self, frame: &Frame, outcome: &str) {
         let before = self.dataplane.outcomes().unwrap();
         let did = self.dataplane.test_egress(frame.bytes()).unwrap();
         self.check_moved(&before, &[outcome]);
@@ -184,7 +184,7 @@ impl Bench {
     }
 
     /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.
-    pub fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
+    pub(crate) fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
         let r = sent;
         assert_eq!(sent[..12], [2, 0, 0, 0, 0, node as u8, 2, 0, 0, 0, 0, self.node as u8]);
         let ip = net::frame(&r).unwrap();

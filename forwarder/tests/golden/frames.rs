@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use forwarder_common::hash;
 
 /// The key of the claim hash.
-pub const HASH_KEY: [u64; 2] = [3, 4];
+pub(crate) const HASH_KEY: [u64; 2] = [3, 4];
 
 /// The service's address.
-pub fn vip(v6: bool) -> IpAddr {
+pub(crate) fn vip(v6: bool) -> IpAddr {
     if v6 { "2001:db8::10".parse().unwrap() } else { "192.0.2.10".parse().unwrap() }
 }
 
@@ -18,7 +18,7 @@ fn client(v6: bool) -> IpAddr {
 
 /// A message in the plain form.
 #[derive(Clone)]
-pub struct Sip {
+pub(crate) struct Sip {
     start: String,
     method: String,
     call_id: String,
@@ -27,11 +27,11 @@ pub struct Sip {
 }
 
 impl Sip {
-    pub fn invite(call_id: &str) -> Self {
+    pub(crate) fn invite(call_id: &str) -> Self {
         Self::request("INVITE", call_id)
     }
 
-    pub fn request(method: &str, call_id: &str) -> Self {
+    pub(crate) fn request(method: &str, call_id: &str) -> Self {
         Self {
             start: format!("{method} sip:bob@example.com SIP/2.0"),
             method: method.to_owned(),
@@ -41,21 +41,21 @@ impl Sip {
         }
     }
 
-    pub fn response(status: u16, method: &str, call_id: &str) -> Self {
+    pub(crate) fn response(status: u16, method: &str, call_id: &str) -> Self {
         Self { start: format!("SIP/2.0 {status} Reason"), method: method.to_owned(), ..Self::request(method, call_id) }
     }
 
-    pub fn cseq(mut self, cseq: u32) -> Self {
+    pub(crate) fn cseq(mut self, cseq: u32) -> Self {
         self.cseq = cseq;
         self
     }
 
-    pub fn branch(mut self, branch: &str) -> Self {
+    pub(crate) fn branch(mut self, branch: &str) -> Self {
         branch.clone_into(&mut self.branch);
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let Self { start, method, call_id, cseq, branch } = self;
         format!(
             "{start}\r\nVia: SIP/2.0/UDP 198.51.100.5:5060;rport;branch={branch}\r\nMax-Forwards: 70\r\n\
@@ -66,28 +66,28 @@ impl Sip {
     }
 
     /// The same message with a body that makes it `length` bytes long.
-    pub fn padded_to(&self, length: usize) -> Vec<u8> {
+    pub(crate) fn padded_to(&self, length: usize) -> Vec<u8> {
         let mut bytes = self.bytes();
         bytes.resize(length, b'x');
         bytes
     }
 
-    pub fn request_key(&self) -> u64 {
+    pub(crate) fn request_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), self.cseq, b"").0
     }
 
-    pub fn reply_key(&self) -> u64 {
+    pub(crate) fn reply_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), self.cseq, self.branch.as_bytes()).1
     }
 
-    pub fn call_key(&self) -> u64 {
+    pub(crate) fn call_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), 0, b"").0
     }
 }
 
 /// An Ethernet frame with an IP packet.
 #[derive(Clone)]
-pub struct Frame {
+pub(crate) struct Frame {
     bytes: Vec<u8>,
     l3: usize,
     padding: usize,
@@ -95,18 +95,18 @@ pub struct Frame {
 
 impl Frame {
     /// A message from the client to the service.
-    pub fn to_vip(v6: bool, message: Vec<u8>) -> Self {
-        Self::udp(v6, 5060, 5060, &message)
+    pub(crate) fn to_vip(v6: bool, message: &[u8]) -> Self {
+        Self::udp(v6, 5060, 5060, message)
     }
 
     /// A datagram from the client to the service's address.
-    pub fn udp(v6: bool, source: u16, destination: u16, payload: &[u8]) -> Self {
+    pub(crate) fn udp(v6: bool, source: u16, destination: u16, payload: &[u8]) -> Self {
         Self::datagram(client(v6), vip(v6), source, destination, payload)
     }
 
     /// A message from the service to the client.
-    pub fn from_vip(v6: bool, message: Vec<u8>) -> Self {
-        Self::datagram(vip(v6), client(v6), 5060, 5060, &message)
+    pub(crate) fn from_vip(v6: bool, message: &[u8]) -> Self {
+        Self::datagram(vip(v6), client(v6), 5060, 5060, message)
     }
 
     fn datagram(from: IpAddr, to: IpAddr, source: u16, destination: u16, payload: &[u8]) -> Self {
@@ -136,15 +136,15 @@ impl Frame {
         Self { bytes, l3: 14, padding: 0 }
     }
 
-    pub const fn raw(bytes: Vec<u8>) -> Self {
+    pub(crate) const fn raw(bytes: Vec<u8>) -> Self {
         Self { bytes, l3: 14, padding: 0 }
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub fn ip_packet(&self) -> &[u8] {
+    pub(crate) fn ip_packet(&self) -> &[u8] {
         &self.bytes[self.l3..self.bytes.len() - self.padding]
     }
 
@@ -157,7 +157,7 @@ impl Frame {
     }
 
     /// With VLAN tags before the packet.
-    pub fn tagged(mut self, tags: usize) -> Self {
+    pub(crate) fn tagged(mut self, tags: usize) -> Self {
         for _ in 0..tags {
             self.bytes.splice(12..12, [0x81, 0, 0, 9]);
         }
@@ -166,31 +166,31 @@ impl Frame {
     }
 
     /// With bytes behind the IP packet.
-    pub fn padded(mut self, bytes: usize) -> Self {
+    pub(crate) fn padded(mut self, bytes: usize) -> Self {
         self.bytes.extend(vec![0; bytes]);
         self.padding = bytes;
         self
     }
 
-    pub fn cut(mut self, bytes: usize) -> Self {
+    pub(crate) fn cut(mut self, bytes: usize) -> Self {
         self.bytes.truncate(self.bytes.len() - bytes);
         self
     }
 
-    pub fn udp_length(mut self, length: u16) -> Self {
+    pub(crate) fn udp_length(mut self, length: u16) -> Self {
         let at = self.l4() + 4;
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
         self
     }
 
-    pub fn protocol(mut self, protocol: u8) -> Self {
+    pub(crate) fn protocol(mut self, protocol: u8) -> Self {
         let at = self.l3 + if self.v6() { 6 } else { 9 };
         self.bytes[at] = protocol;
         self
     }
 
     /// As a first fragment.
-    pub fn fragment(mut self) -> Self {
+    pub(crate) fn fragment(mut self) -> Self {
         if self.v6() {
             return self.protocol(44);
         }
@@ -199,13 +199,13 @@ impl Frame {
         self
     }
 
-    pub fn to_another_address(mut self) -> Self {
+    pub(crate) fn with_another_destination(mut self) -> Self {
         let last = self.l4() - 1;
         self.bytes[last] ^= 0x80;
         self
     }
 
-    pub fn from_another_address(mut self) -> Self {
+    pub(crate) fn with_another_source(mut self) -> Self {
         let last = self.l4() - if self.v6() { 17 } else { 5 };
         self.bytes[last] ^= 0x80;
         self
