@@ -1,11 +1,13 @@
 //! What is attached to an interface, asked from the kernel itself.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::lab::{Host, Lab};
+use crate::poll::poll_until_true;
 
 /// `BPF_PROG_QUERY` of bpf(2).
 const PROG_QUERY: libc::c_long = 16;
@@ -68,8 +70,10 @@ fn tcx_programs(ifindex: u32, attach_type: u32) -> u32 {
 /// # Errors
 /// Names what is left.
 pub fn ensure_nothing(lab: &Lab, host: Host, pins: &Path) -> Result<()> {
-    let left = programs(lab, host)?;
-    ensure!(left.is_empty(), "still attached to eth0 of {}: {left:?}", host.name());
+    // The kernel takes a program off a moment after its last link is gone.
+    poll_until_true(&format!("nothing is attached to eth0 of {}", host.name()), Duration::from_secs(2), || {
+        Ok(programs(lab, host)?.is_empty())
+    })?;
     let pinned: Vec<_> = std::fs::read_dir(pins).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     ensure!(pinned.is_empty(), "still pinned: {pinned:?}");
     Ok(())

@@ -13,6 +13,9 @@ use crate::process::{self, Process};
 
 mod pcap;
 
+/// Bytes captured of each packet: more than the MTU, and few, because each takes as much of tcpdump's buffer.
+const SNAPLEN: &str = "2048";
+
 /// A running tcpdump.
 #[derive(Debug)]
 pub struct Capture {
@@ -56,7 +59,9 @@ impl Capture {
     fn start(lab: &Lab, host: Host, interface: &str, way: &str, name: &str, filter: &str) -> Result<Self> {
         let file = lab.folder().join(format!("{name}.pcap"));
         let mut command = lab.host(host).command("tcpdump");
-        command.args(["-i", interface, "-Q", way, "-n", "-U", "-s", "0", "-B", "16384", "-Z", "root", "-w"]).arg(&file);
+        command
+            .args(["-i", interface, "-Q", way, "-n", "-U", "-s", SNAPLEN, "-B", "16384", "-Z", "root", "-w"])
+            .arg(&file);
         command.args(["--immediate-mode"]).arg(filter);
         let mut process = Process::start(&format!("tcpdump {name}"), &mut command, &file.with_extension("tcpdump"))?;
         poll_until_true(&format!("tcpdump {name} listens"), Duration::from_secs(5), || {

@@ -2,6 +2,7 @@
 //!
 //! Each writes a line that begins with `LAB` for what a test counts; see `kamailio/edge.cfg`.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub const CORE_PORT: u16 = 5070;
 /// One line that a script logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `request`, `reply`, `matched_reply`, `absorbed`, `stray_reply`, `stray_ack` or `stray_cancel`.
+    /// `request`, `reply`, `matched_reply`, `stray_reply`, `stray_ack` or `stray_cancel`.
     pub kind: String,
     words: Vec<(String, String)>,
 }
@@ -117,6 +118,15 @@ impl Kamailio {
     #[must_use]
     pub fn count(&self, kind: &str) -> u64 {
         self.events().iter().filter(|event| event.kind == kind).count() as u64
+    }
+
+    /// How many requests came again after the first of their transaction; ACKs do not count.
+    #[must_use]
+    pub fn repeated(&self) -> u64 {
+        let mut seen = HashSet::new();
+        let events = self.events();
+        let requests = events.iter().filter(|event| event.kind == "request" && event.word("method") != "ACK");
+        requests.filter(|event| !seen.insert(["method", "callid", "cseq"].map(|name| event.word(name)))).count() as u64
     }
 
     /// Lets the proxy itself send OPTIONS with this Call-ID from the shared address to the carrier.
