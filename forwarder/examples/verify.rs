@@ -10,6 +10,12 @@ fn main() -> anyhow::Result<()> {
             program.name, program.instructions, program.stack, program.translated_bytes, program.jited_bytes
         );
     }
+    println!("\nstack in bytes of the functions that they call:");
+    for (name, bytes) in forwarder::dataplane::stacks()? {
+        if !verified.iter().any(|program| program.name == name) {
+            println!("{name:<20} {bytes:>12}");
+        }
+    }
     let limit = forwarder::dataplane::VERIFIER_LIMIT / 2;
     match verified.iter().find(|program| program.instructions > limit) {
         Some(program) => {

@@ -33,7 +33,7 @@ pub use self::{
     claims::Table,
     explain::Explainer,
     pins::{Detached, detach},
-    verify::{VERIFIER_LIMIT, Verified, verify},
+    verify::{VERIFIER_LIMIT, Verified, stacks, verify},
 };
 
 /// The object with the kernel programs.
