@@ -42,7 +42,10 @@ pub(crate) fn setup(project: &Project, need: Need) -> Result<Toolchain> {
     if !packages.is_empty() {
         apt::install(project, &packages)?;
     }
-    let Some(toolchain) = found.or_else(|| toolchain::find(wanted)) else { bail!(toolchain::nothing_found(wanted)) };
+    let Some(mut toolchain) = found.or_else(|| toolchain::find(wanted)) else {
+        bail!(toolchain::nothing_found(wanted))
+    };
+    toolchain.set_llvm_apart(project.tools().join("llvm"))?;
     if need == Need::Lab {
         let missing = missing_lab_packages();
         if !missing.is_empty() {

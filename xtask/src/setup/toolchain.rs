@@ -1,12 +1,14 @@
 //! Which compiler builds eBPF: a rustup nightly with the source of the standard library, else Debian's own.
 
 use std::env;
+use std::fs;
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::pins;
 use crate::project::{Project, find_command, forget_own_environment};
@@ -26,6 +28,7 @@ const DOWNLOAD: Duration = Duration::from_secs(900);
 pub(crate) struct Toolchain {
     name: String,
     root: PathBuf,
+    llvm: PathBuf,
     debian: bool,
 }
 
@@ -46,9 +49,28 @@ impl Toolchain {
         (clippy.is_file() && self.bin("clippy-driver").is_file()).then_some(clippy)
     }
 
-    /// The directory of its libLLVM, which `bpf-linker` opens.
-    pub(crate) fn llvm(&self) -> PathBuf {
-        if self.debian { self.root.join(format!("lib/{}-linux-gnu", env::consts::ARCH)) } else { self.root.join("lib") }
+    /// A directory with its libLLVM and no other, which `bpf-linker` opens.
+    pub(crate) fn llvm(&self) -> &Path {
+        &self.llvm
+    }
+
+    /// Gives Debian's libLLVM a directory of its own, `dir`. `bpf-linker` opens the first one that it meets, and
+    /// where Debian has it there may be others, of Mesa or of clang.
+    pub(crate) fn set_llvm_apart(&mut self, dir: PathBuf) -> Result<()> {
+        if !self.debian {
+            return Ok(());
+        }
+        let library = find_llvm(&self.llvm)?;
+        let link = dir.join("libLLVM.so");
+        if fs::read_link(&link).ok().as_ref() != Some(&library) {
+            fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+            if link.is_symlink() {
+                fs::remove_file(&link).with_context(|| format!("remove {}", link.display()))?;
+            }
+            symlink(&library, &link).with_context(|| format!("link {}", link.display()))?;
+        }
+        self.llvm = dir;
+        Ok(())
     }
 
     /// One of its programs, past rustup's proxies, with an environment in which it calls only its own.
@@ -64,7 +86,7 @@ impl Toolchain {
             .env_remove("RUSTUP_TOOLCHAIN")
             .env("CARGO", self.bin("cargo"))
             .env("RUSTC", self.bin("rustc"))
-            .env("LD_LIBRARY_PATH", self.llvm());
+            .env("LD_LIBRARY_PATH", &self.llvm);
         if self.debian {
             // Debian ships a stable compiler; `-Z build-std` and the target's features are of the nightly kind.
             command.env("RUSTC_BOOTSTRAP", "1");
@@ -91,8 +113,9 @@ impl Toolchain {
             return None;
         }
         let first = version.lines().next()?;
+        let llvm = if debian { format!("lib/{}-linux-gnu", env::consts::ARCH) } else { "lib".to_owned() };
         let whose = if debian { "Debian's" } else { "rustup's" };
-        Some(Self { name: format!("{whose} {first}"), root: root.to_path_buf(), debian })
+        Some(Self { name: format!("{whose} {first}"), root: root.to_path_buf(), llvm: root.join(llvm), debian })
     }
 }
 
@@ -191,6 +214,15 @@ fn parse_nightlies(list: &str) -> Vec<(String, PathBuf)> {
     found
 }
 
+/// The pinned version's libLLVM among those in a directory.
+fn find_llvm(dir: &Path) -> Result<PathBuf> {
+    let begin = format!("libLLVM.so.{}", pins::LLVM_MAJOR);
+    let entries = fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
+    let mut names = entries.flatten().map(|entry| entry.path());
+    let fits = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begin));
+    names.find(fits).with_context(|| format!("find {begin} in {}; hint: reinstall rustc-web", dir.display()))
+}
+
 fn llvm_major(version: &str) -> Option<u32> {
     version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
 }
@@ -227,6 +259,22 @@ mod tests {
     fn the_llvm_version_is_read_from_what_rustc_says() {
         assert_eq!(llvm_major("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
         assert_eq!(llvm_major("rustc 1.63.0\n"), None);
+    }
+
+    #[test]
+    fn of_several_llvms_the_linker_meets_only_the_compilers_own() {
+        let lib = tempfile::tempdir().unwrap();
+        let own = format!("libLLVM.so.{}.1", pins::LLVM_MAJOR);
+        for name in ["libLLVM-14.so.1", "libLLVM.so.19.1", &own, "libLLVM-15.so"] {
+            fs::write(lib.path().join(name), "").unwrap();
+        }
+        let mut toolchain =
+            Toolchain { name: String::new(), root: "/usr".into(), llvm: lib.path().into(), debian: true };
+        let apart = lib.path().join("apart");
+        toolchain.set_llvm_apart(apart.clone()).unwrap();
+        assert_eq!(toolchain.llvm(), apart);
+        assert_eq!(fs::read_dir(&apart).unwrap().count(), 1);
+        assert_eq!(fs::read_link(apart.join("libLLVM.so")).unwrap(), lib.path().join(own));
     }
 
     #[test]
