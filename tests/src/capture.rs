@@ -32,12 +32,12 @@ impl Capture {
         Self::start(lab, Host::Router, "any", "in", name, filter)
     }
 
-    /// Starts on what a host's eth0 takes in. With native XDP that is what the program passes.
+    /// Starts on what a host's interface takes in. With native XDP that is what the program passes.
     ///
     /// # Errors
     /// tcpdump does not start.
-    pub fn arriving(lab: &Lab, host: Host, name: &str, filter: &str) -> Result<Self> {
-        Self::start(lab, host, "eth0", "in", name, filter)
+    pub fn arriving(lab: &Lab, host: Host, interface: &str, name: &str, filter: &str) -> Result<Self> {
+        Self::start(lab, host, interface, "in", name, filter)
     }
 
     /// Starts on a host's own eth0, in both directions.

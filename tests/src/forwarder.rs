@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::lab::{EDGES, Family, Host, Lab};
+use crate::lab::{EDGES, Host, Lab};
 use crate::namespace::Namespace;
 use crate::poll::poll_until_true;
 use crate::process::Process;
@@ -16,7 +16,7 @@ use crate::process::Process;
 pub mod config;
 pub mod outcomes;
 
-pub use config::{Authority, Config};
+pub use config::{Authority, Config, Site};
 pub use outcomes::{Outcomes, ensure_moved, ensure_only_moved};
 
 /// Where pinned maps and links are.
@@ -193,16 +193,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it and waits until each daemon sees all others up. `family` is the underlay's.
+    /// Starts it and waits until each daemon sees all others up; a family alone is that of an underlay on eth0.
     ///
     /// # Errors
     /// A daemon ends, or they do not find each other within ten seconds.
-    pub fn start(lab: &Lab, family: Family) -> Result<Self> {
+    pub fn start(lab: &Lab, site: impl Into<Site>) -> Result<Self> {
+        let site = site.into();
         let authority = Authority::init(&lab.folder().join("pki"), "lab")?;
         let mut daemons = Vec::new();
         for edge in 1..=EDGES {
-            authority.issue(edge, &Host::Edge(edge).address(family).to_string())?;
-            daemons.push(Daemon::start(lab, edge, &Config::new(lab, &authority, edge, family))?);
+            authority.issue(edge, &site.address(edge).to_string())?;
+            daemons.push(Daemon::start(lab, edge, &Config::new(lab, &authority, edge, site))?);
         }
         for daemon in &mut daemons {
             daemon.wait_for_peers(usize::from(EDGES) - 1)?;

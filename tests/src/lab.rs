@@ -19,6 +19,7 @@ mod wiring;
 
 use slots::Slot;
 pub use spray::Spray;
+pub use wiring::backbone;
 
 /// The address that all edges share.
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);

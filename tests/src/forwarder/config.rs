@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::{CLUSTER_PORT, pin_folder, tool_ok};
-use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6};
+use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6, backbone};
 
 /// Certificates and the shared secret of one cluster, in a folder.
 #[derive(Debug)]
@@ -44,6 +45,31 @@ impl Authority {
     }
 }
 
+/// How the edges of a cluster reach each other, and how the programs are attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// The underlay's family.
+    pub family: Family,
+    /// Whether the underlay is the backbone on eth1 ([`Lab::add_backbone`]) instead of eth0.
+    pub backbone: bool,
+    /// The configuration's `xdp_mode`.
+    pub xdp_mode: &'static str,
+}
+
+impl From<Family> for Site {
+    fn from(family: Family) -> Self {
+        Self { family, backbone: false, xdp_mode: "auto" }
+    }
+}
+
+impl Site {
+    /// The underlay address of an edge.
+    #[must_use]
+    pub fn address(self, edge: u8) -> IpAddr {
+        if self.backbone { backbone(edge, self.family, 2) } else { Host::Edge(edge).address(self.family) }
+    }
+}
+
 /// One edge's configuration, as the lab writes it; tests change a field and write it again.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -60,18 +86,19 @@ pub struct Config {
 }
 
 impl Config {
-    /// The configuration of an edge in a cluster; `family` is the underlay's.
+    /// The configuration of an edge in a cluster; a family alone is that of an underlay on eth0.
     #[must_use]
-    pub fn new(lab: &Lab, authority: &Authority, edge: u8, family: Family) -> Self {
-        let address = |edge: u8| Host::Edge(edge).address(family);
-        let endpoint = |edge: u8| format!("\"{}\"", std::net::SocketAddr::new(address(edge), CLUSTER_PORT));
+    pub fn new(lab: &Lab, authority: &Authority, edge: u8, site: impl Into<Site>) -> Self {
+        let site = site.into();
+        let endpoint = |edge: u8| format!("\"{}\"", SocketAddr::new(site.address(edge), CLUSTER_PORT));
         let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(endpoint).collect();
         let file = |name: &str| format!("{:?}", authority.file(name).display().to_string());
         let control = lab.folder().join(format!("edge{edge}.sock"));
         let head = [
             ("node", edge.to_string()),
-            ("interfaces", "[\"eth0\"]".to_owned()),
-            ("underlay", format!("\"{}\"", address(edge))),
+            ("interfaces", if site.backbone { "[\"eth0\", \"eth1\"]" } else { "[\"eth0\"]" }.to_owned()),
+            ("underlay", format!("\"{}\"", site.address(edge))),
+            ("xdp_mode", format!("\"{}\"", site.xdp_mode)),
             ("pin_dir", format!("{:?}", pin_folder(lab.prefix(), edge).display().to_string())),
             ("control", format!("{:?}", control.display().to_string())),
             ("claims", "65536".to_owned()),

@@ -1,6 +1,7 @@
 //! Cables, addresses and routes.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
@@ -64,4 +65,45 @@ fn steer(edge: u8, family: Family) -> String {
     let table = TABLE + u16::from(edge);
     let address = Host::Edge(edge).address(family);
     format!("rule add fwmark {edge} lookup {table}\nroute add default via {address} table {table}\n")
+}
+
+impl Lab {
+    /// Gives each edge a second cable, eth1, to the router, with networks of its own; the edges reach each other's through
+    /// it. An underlay there makes the forwarder send on another interface than packets come in.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add_backbone(&self) -> Result<()> {
+        let router = self.host(Host::Router);
+        for edge in 1..=EDGES {
+            let namespace = self.host(Host::Edge(edge));
+            let (name, peer) = (format!("core{edge}"), namespace.name());
+            let mut outer =
+                format!("link add name {name} type veth peer name eth1 netns {peer}\nlink set dev {name} up\n");
+            let mut inner = "link set eth1 up\n".to_owned();
+            for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
+                let (gateway, address) = (backbone(edge, family, 1), backbone(edge, family, 2));
+                // Writing to a string cannot fail. The lab's IPv4 addresses need no flag against duplicates, nor mind it.
+                let _ = writeln!(outer, "addr add {gateway}/{length} dev {name} nodad");
+                let _ = writeln!(inner, "addr add {address}/{length} dev eth1 nodad");
+                for other in (1..=EDGES).filter(|other| *other != edge) {
+                    let _ = writeln!(inner, "route add {}/{length} via {gateway}", backbone(other, family, 0));
+                }
+            }
+            router.run_with_input("ip", &["-batch", "-"], &outer)?;
+            namespace.run_with_input("ip", &["-batch", "-"], &inner)?;
+            namespace.run("ethtool", &["-K", "eth1", "tx", "off"])?;
+            router.run("ethtool", &["-K", &name, "tx", "off", "gro", "on"])?;
+        }
+        Ok(())
+    }
+}
+
+/// An address of an edge's backbone network: 10.9.101.2 and fd09:101::2 at edge 1, 1 for the router, 0 for the network.
+#[must_use]
+pub fn backbone(edge: u8, family: Family, host: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 9, 100 + edge, host).into(),
+        Family::V6 => Ipv6Addr::new(0xfd09, 0x100 + u16::from(edge), 0, 0, 0, 0, 0, u16::from(host)).into(),
+    }
 }
