@@ -1,5 +1,6 @@
 //! What an operator gets wrong: one sentence that names it, the promised exit code, and nothing attached.
 
+use std::os::unix::fs::chown;
 use std::process::Output;
 
 use anyhow::{Result, ensure};
@@ -8,6 +9,9 @@ use tests::forwarder::{Authority, CLUSTER_PORT, Config, binary, pin_folder, tool
 use tests::lab::{Family, Host, Lab};
 use tests::traffic::Endpoint;
 
+/// The user and the group without rights.
+const NOBODY: u32 = 65_534;
+
 /// A thing that an operator can get wrong.
 struct Case {
     what: &'static str,
@@ -15,28 +19,38 @@ struct Case {
     spoil: fn(&mut Config, &Authority),
     /// What the sentence must name.
     names: &'static [&'static str],
-    /// Runs without any capability.
-    powerless: bool,
+    power: Power,
 }
 
-const CASES: [Case; 10] = [
+/// As whom the daemon is started.
+#[derive(Clone, Copy)]
+enum Power {
+    /// Root.
+    Root,
+    /// Root without any capability.
+    Powerless,
+    /// A user who can read all files, and no more.
+    Nobody,
+}
+
+const CASES: [Case; 11] = [
     Case {
         what: "an unknown interface",
         spoil: |config, _| set(config, "interfaces", "[\"nope0\"]"),
         names: &["nope0", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a VIP that is no address",
         spoil: |config, _| config.vips = vec!["192.0.2.300".to_owned()],
         names: &["192.0.2.300", "vip", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a missing certificate",
         spoil: |config, _| set_cluster(config, "certificate", "\"absent.pem\""),
         names: &["absent.pem", "certificate", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a certificate of another authority",
@@ -46,13 +60,13 @@ const CASES: [Case; 10] = [
             }
         },
         names: &["node-1.pem", "not signed by", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a node id that is not the certificate's",
         spoil: |config, _| set(config, "node", "2"),
         names: &["node", "2", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a key of another certificate",
@@ -60,27 +74,28 @@ const CASES: [Case; 10] = [
             set_cluster(config, "key", &format!("{:?}", foreign.file("node-1.key").display().to_string()));
         },
         names: &["node-1.key", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "an unknown key",
         spoil: |config, _| set(config, "interfacse", "[\"eth0\"]"),
         names: &["interfacse", "interfaces"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "no TOML",
         spoil: |config, _| config.tail = "[cluster".to_owned(),
         names: &["line", "hint"],
-        powerless: false,
+        power: Power::Root,
     },
     Case {
         what: "a node id out of range",
         spoil: |config, _| set(config, "node", "1024"),
         names: &["node", "1023"],
-        powerless: false,
+        power: Power::Root,
     },
-    Case { what: "no capability", spoil: |_, _| (), names: &["root", "hint"], powerless: true },
+    Case { what: "no capability", spoil: |_, _| (), names: &["root", "hint"], power: Power::Powerless },
+    Case { what: "a plain user", spoil: |_, _| (), names: &["root", "hint"], power: Power::Nobody },
 ];
 
 fn set(config: &mut Config, name: &'static str, value: &str) {
@@ -98,7 +113,7 @@ fn each_mistake_is_one_sentence_with_exit_code_1_and_nothing_attached() -> Resul
         for case in &CASES {
             let mut config = Config::new(lab, &ours, 1, Family::V4);
             (case.spoil)(&mut config, &foreign);
-            let output = run(lab, &config, case.powerless)?;
+            let output = run(lab, &config, case.power)?;
             ensure_refused(lab, case.what, &output, case.names)?;
         }
         Ok(())
@@ -110,7 +125,7 @@ fn a_port_in_use_is_one_sentence_with_exit_code_1_and_nothing_attached() -> Resu
     Lab::run(|lab| {
         let (ours, _) = authorities(lab)?;
         let _other = Endpoint::bind(lab, Host::Edge(1), Host::Edge(1).address(Family::V4), CLUSTER_PORT)?;
-        let output = run(lab, &Config::new(lab, &ours, 1, Family::V4), false)?;
+        let output = run(lab, &Config::new(lab, &ours, 1, Family::V4), Power::Root)?;
         ensure_refused(lab, "a port in use", &output, &["10.9.2.2:7470", "in use", "hint"])
     })
 }
@@ -132,17 +147,27 @@ fn authorities(lab: &Lab) -> Result<(Authority, Authority)> {
     let foreign = Authority::init(&lab.folder().join("foreign"), "lab")?;
     ours.issue(1, &address)?;
     foreign.issue(1, &address)?;
+    for file in ["node-1.key", "cluster.secret"] {
+        chown(ours.file(file), Some(NOBODY), Some(NOBODY))?;
+    }
     Ok((ours, foreign))
 }
 
 /// Runs the daemon of edge 1 to its end, for at most five seconds.
-fn run(lab: &Lab, config: &Config, powerless: bool) -> Result<Output> {
+fn run(lab: &Lab, config: &Config, power: Power) -> Result<Output> {
     let path = lab.folder().join("spoilt.toml");
     config.write(&path)?;
     let mut command = lab.host(Host::Edge(1)).command("timeout");
     command.arg("5");
-    if powerless {
-        command.args(["setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
+    match power {
+        Power::Root => (),
+        Power::Powerless => {
+            command.args(["setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
+        }
+        Power::Nobody => {
+            let nobody = NOBODY.to_string();
+            command.args(["setpriv", "--clear-groups", "--reuid", &nobody, "--regid", &nobody]);
+        }
     }
     command.arg(binary()?).args(["run", "--config"]).arg(&path).env("RUST_LOG", "off");
     Ok(command.output()?)
@@ -150,6 +175,7 @@ fn run(lab: &Lab, config: &Config, powerless: bool) -> Result<Output> {
 
 fn ensure_refused(lab: &Lab, what: &str, output: &Output, names: &[&str]) -> Result<()> {
     let errors = String::from_utf8_lossy(&output.stderr);
+    eprint!("{what}: {errors}");
     ensure!(output.status.code() == Some(1), "{what}: ended with {}: {errors}", output.status);
     ensure!(errors.lines().count() == 1, "{what}: not one sentence: {errors}");
     let missing: Vec<&&str> = names.iter().filter(|name| !errors.contains(**name)).collect();
