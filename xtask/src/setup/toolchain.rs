@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,10 +15,6 @@ use crate::run::{attempt, output, say};
 
 /// Where the source of the standard library lies below a compiler's root.
 const LIBRARY_SOURCE: &str = "lib/rustlib/src/rust/library";
-/// Where rustup downloads from, unless RUSTUP_DIST_SERVER says otherwise.
-const RUSTUP_SERVER: (&str, u16) = ("static.rust-lang.org", 443);
-/// To see whether that host answers: longer than a slow handshake, shorter than a person's patience.
-const PROBE: Duration = Duration::from_secs(3);
 /// For a download of some hundred megabytes.
 const DOWNLOAD: Duration = Duration::from_secs(900);
 
@@ -153,13 +148,11 @@ pub(crate) fn find(wanted: Preference) -> Option<Toolchain> {
     }
 }
 
-/// Tries to complete a nightly, then to install the pinned one. A failure is no error: Debian has a compiler too.
+/// Tries to complete a nightly, else to install the pinned one: a download of some hundred megabytes, so only where
+/// Debian has no compiler to give, or where it is asked for.
 pub(crate) fn try_rustup(project: &Project, wanted: Preference) -> Option<Toolchain> {
-    if wanted == Preference::Debian || find_command("rustup").is_none() {
-        return None;
-    }
-    if !server_answers() {
-        say("rustup cannot reach its server; looking for Debian's compiler instead");
+    let debian_can = find_command("apt-get").is_some() && wanted != Preference::Rustup;
+    if debian_can || wanted == Preference::Debian || find_command("rustup").is_none() {
         return None;
     }
     let log = project.log("rustup").ok()?;
@@ -174,7 +167,7 @@ pub(crate) fn try_rustup(project: &Project, wanted: Preference) -> Option<Toolch
     }
     let what = format!("install the eBPF toolchain with rustup: {} with rust-src", pins::NIGHTLY);
     if attempt(&what, &log, Some(DOWNLOAD), &mut rustup).is_err() {
-        say(format_args!("rustup could not ({}); looking for Debian's compiler instead", log.display()));
+        say(format_args!("rustup could not: {}", log.display()));
     }
     find(Preference::Rustup)
 }
@@ -225,16 +218,6 @@ fn find_llvm(dir: &Path) -> Result<PathBuf> {
 
 fn llvm_major(version: &str) -> Option<u32> {
     version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
-}
-
-/// Whether rustup's server can be reached at all; where a proxy or a mirror is set, that is rustup's to find out.
-fn server_answers() -> bool {
-    let configured = ["RUSTUP_DIST_SERVER", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
-    if configured.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty())) {
-        return true;
-    }
-    let addresses = RUSTUP_SERVER.to_socket_addrs().into_iter().flatten().take(2);
-    addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, PROBE).is_ok())
 }
 
 #[cfg(test)]
