@@ -226,6 +226,20 @@ pub struct ClaimEvent {
 /// The claim is new.
 pub const EVENT_NEW: u8 = 1;
 
+/// Head of a record in the ring buffer of punted packets; the frame follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Punt {
+    /// Interface that the frame arrived at.
+    pub ifindex: u32,
+    /// Bytes of the frame; the record may be longer.
+    pub length: u32,
+    /// Number of the outcome: one of those that are handed to the daemon.
+    pub reason: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 /// What the `explain` program found in a frame; entry 0 of its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -262,5 +276,6 @@ const _: () = {
     assert!(size_of::<Config>() == 96);
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<ClaimEvent>() == 24);
+    assert!(size_of::<Punt>() == 16);
     assert!(size_of::<Explained>() == 40);
 };

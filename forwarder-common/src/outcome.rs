@@ -35,7 +35,7 @@ macro_rules! outcomes {
     };
 }
 
-/// The three places where packets are counted.
+/// The places where packets are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// A packet that arrived at a network interface.
@@ -44,6 +44,8 @@ pub enum Hook {
     Decap,
     /// A packet that the host sends.
     Egress,
+    /// A packet in the daemon's hands.
+    Slow,
 }
 
 /// Slots of the statistics map: room for outcomes to come.
@@ -116,6 +118,48 @@ outcomes! {
     EgressFragment = 31, "egress_fragment", Egress;
     /// The claim table or the event buffer had no room: the claim is not known everywhere.
     EgressLost = 32, "egress_lost", Egress;
+    /// A response whose transaction nobody is known to own; handed to the daemon, which asks.
+    PuntedResponse = 33, "punted_response", Ingress;
+    /// A CANCEL whose transaction nobody is known to own; handed to the daemon, which asks.
+    PuntedCancel = 34, "punted_cancel", Ingress;
+    /// SIP that the fast path cannot read; handed to the daemon, which reads the full grammar.
+    PuntedMessage = 35, "punted_message", Ingress;
+    /// For another node, but too big with the tunnel header; handed to the daemon, whose kernel fragments it.
+    PuntedTooBig = 36, "punted_too_big", Ingress;
+    /// For another node whose next hop is not known; handed to the daemon, whose kernel finds it.
+    PuntedUnresolved = 37, "punted_unresolved", Ingress;
+    /// An IP fragment for a service's address that this node gathers; handed to the daemon.
+    PuntedFragment = 38, "punted_fragment", Ingress;
+    /// An IP fragment for a service's address, sent to the node that gathers it.
+    FragmentForwarded = 39, "fragment_forwarded", Ingress;
+    /// An IP fragment from a peer, gathered here; handed to the daemon.
+    DecapFragment = 40, "decap_fragment", Decap;
+    /// To be handed to the daemon, but its buffer is full or its share per second used up; passed.
+    PuntOverflow = 41, "punt_overflow", Ingress;
+    /// Injected locally by the daemon: the verdict of the slow path was local.
+    SlowLocal = 42, "slow_local", Slow;
+    /// Sent to its owner through the daemon's socket.
+    SlowForwarded = 43, "slow_forwarded", Slow;
+    /// Arrived through the daemon's socket, from a peer, and injected locally.
+    SlowReceived = 44, "slow_received", Slow;
+    /// Held until a peer says that it owns the transaction; it ends in one of the outcomes around it.
+    SlowHeld = 45, "slow_held", Slow;
+    /// Held, and let go locally because nobody owns it or nobody answered in time.
+    SlowReleased = 46, "slow_released", Slow;
+    /// Not held because the bound on held packets or bytes was reached; injected locally.
+    SlowHoldOverflow = 47, "slow_hold_overflow", Slow;
+    /// A fragment that waits for the others of its datagram.
+    SlowGathering = 48, "slow_gathering", Slow;
+    /// A datagram made whole from fragments; it ends in one of the outcomes around it.
+    SlowGathered = 49, "slow_gathered", Slow;
+    /// Fragments given up: too old, too many, overlapping or contradictory (RFC 5722).
+    SlowFragmentsDropped = 50, "slow_fragments_dropped", Slow;
+    /// A packet through the daemon's socket that is no well-formed tunnel packet of a peer; dropped.
+    SlowRefused = 51, "slow_refused", Slow;
+    /// The kernel refused to inject or send a packet; it is lost.
+    SlowFailed = 52, "slow_failed", Slow;
+    /// No SIP after all, once it was whole; injected locally.
+    SlowNotSip = 53, "slow_not_sip", Slow;
 }
 
 impl Outcome {

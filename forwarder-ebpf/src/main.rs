@@ -29,7 +29,7 @@ pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     match outcome {
         Outcome::Forwarded => sent,
         outcome => match outcome.hook() {
-            Hook::Ingress | Hook::Decap | Hook::Egress => xdp_action::XDP_PASS,
+            Hook::Ingress | Hook::Decap | Hook::Egress | Hook::Slow => xdp_action::XDP_PASS,
         },
     }
 }

@@ -38,6 +38,7 @@ const fn hook(outcome: Outcome) -> &'static str {
         Hook::Ingress => "ingress",
         Hook::Decap => "decap",
         Hook::Egress => "egress",
+        Hook::Slow => "slow",
     }
 }
 
