@@ -1,6 +1,5 @@
 //! The forwarder on the edges: certificates, configuration, daemons, and what they counted.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -182,6 +181,15 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Stays with the lab's folder where a test fails; otherwise it goes with it.
+        if let Ok(status) = self.status() {
+            let _ = std::fs::write(self.control.with_extension("status.json"), status.to_string());
+        }
+    }
+}
+
 /// A daemon on every edge, all of one cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -189,7 +197,6 @@ pub struct Cluster {
     pub daemons: Vec<Daemon>,
     /// Its certificates.
     pub authority: Authority,
-    folder: PathBuf,
 }
 
 impl Cluster {
@@ -208,7 +215,7 @@ impl Cluster {
         for daemon in &mut daemons {
             daemon.wait_for_peers(usize::from(EDGES) - 1)?;
         }
-        Ok(Self { daemons, authority, folder: lab.folder().to_owned() })
+        Ok(Self { daemons, authority })
     }
 
     /// What each edge's programs counted.
@@ -256,16 +263,5 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        // Kept with the lab's folder where a test fails; otherwise it goes with it.
-        for daemon in &self.daemons {
-            if let Ok(status) = daemon.status() {
-                let _ = fs::write(self.folder.join(format!("status-edge{}.json", daemon.edge)), status.to_string());
-            }
-        }
     }
 }
