@@ -24,6 +24,11 @@ const OPTION: u64 = u32::from_le_bytes([0xff, 0x51, 0x81, 0x03]) as u64;
 /// Hop limit of the outer packet (RFC 1700).
 const HOP_LIMIT: u8 = 64;
 
+/// Flag: the packet inside is an IP fragment, for the receiver to gather.
+pub const GATHER: u8 = 1;
+/// Flag: a daemon hands a packet, maybe a fragment, to its own node's stack.
+pub const LOCAL: u8 = 2;
+
 /// What the tunnel must know of the packet inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
@@ -68,12 +73,13 @@ impl Inner {
         })
     }
 
-    /// The tag of this packet, sent by `sender` with a key of `key_epoch`.
+    /// The tag of this packet, sent by node `sender` under `flags` with a key of `key_epoch`.
     #[inline(always)] // the hash stays in registers
     #[must_use]
-    pub fn tag(&self, key: [u64; 2], sender: u16, key_epoch: u8) -> u64 {
+    pub fn tag(&self, key: [u64; 2], sender: u16, flags: u8, key_epoch: u8) -> u64 {
         let mut hash = SipHash::new(key);
-        hash.put(u64::from(sender) | (u64::from(key_epoch) << 16) | (u64::from(self.length) << 32));
+        let head = u64::from(sender) | (u64::from(key_epoch) << 16) | (u64::from(flags) << 24);
+        hash.put(head | (u64::from(self.length) << 32));
         for Address([a, b, c, d]) in [self.source, self.destination] {
             hash.put(u64::from(a) | (u64::from(b) << 32));
             hash.put(u64::from(c) | (u64::from(d) << 32));
@@ -111,6 +117,8 @@ pub struct Sender {
     pub node: u16,
     /// The cluster's network identifier, 24 bits.
     pub vni: u32,
+    /// [`GATHER`] and [`LOCAL`].
+    pub flags: u8,
     /// Epoch of the tag key.
     pub key_epoch: u8,
     /// The tag key of that epoch.
@@ -195,15 +203,10 @@ impl<I: OuterIp> Headers<I> {
         // The lower two bits are ECN: the tunnel takes no part in it.
         let ip = I::new(peer, length, inner.class & 0xfc);
         let ports = u64::from(inner.source_port().swap_bytes()) | (u64::from(PORT.swap_bytes()) << 16);
-        let protocol = if inner.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
-        let vni = u64::from((sender.vni << 8).swap_bytes());
-        let mut tunnel = [
-            ports | (u64::from(length.swap_bytes()) << 32),
-            START | (u64::from(protocol.0.swap_bytes()) << 16) | (vni << 32),
-            OPTION | (u64::from(sender.node.swap_bytes()) << 32) | (u64::from(sender.key_epoch) << 56),
-            inner.tag(sender.key, sender.node, sender.key_epoch),
-        ];
-        if I::CHECKSUM && inner.udp >> 48 != 0 {
+        let [geneve, option, tag] = header(sender, inner);
+        let mut tunnel = [ports | (u64::from(length.swap_bytes()) << 32), geneve, option, tag];
+        // A fragment's bytes have no sum that could be known from its header (RFC 6935 allows none at all).
+        if I::CHECKSUM && inner.udp >> 48 != 0 && sender.flags & GATHER == 0 {
             tunnel[0] |= u64::from(outer_checksum(peer, inner, &tunnel, length)) << 48;
         }
         Self {
@@ -221,6 +224,20 @@ impl<I: OuterIp> Headers<I> {
         // SAFETY: a packed struct of integers has no padding, and a byte slice asks for no alignment.
         unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), size_of::<Self>()) }
     }
+}
+
+/// Geneve header, option and tag, as three words: what a socket sends before the packet.
+#[inline(always)] // built in registers
+#[must_use]
+pub fn header(sender: &Sender, inner: &Inner) -> [u64; 3] {
+    let protocol = if inner.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
+    let vni = u64::from((sender.vni << 8).swap_bytes());
+    let named = u64::from(sender.node.swap_bytes()) | (u64::from(sender.flags) << 16) | (u64::from(sender.key_epoch) << 24);
+    [
+        START | (u64::from(protocol.0.swap_bytes()) << 16) | (vni << 32),
+        OPTION | (named << 32),
+        inner.tag(sender.key, sender.node, sender.flags, sender.key_epoch),
+    ]
 }
 
 /// UDP checksum of the outer packet; where the inner packet has none (IPv4), neither has the tunnel (RFC 6935).
@@ -248,6 +265,8 @@ pub struct Received {
     pub vni: u32,
     /// Node id of the sender.
     pub node: u16,
+    /// [`GATHER`] and [`LOCAL`].
+    pub flags: u8,
     /// Epoch of the tag key.
     pub key_epoch: u8,
     /// The tag.
@@ -267,6 +286,7 @@ pub fn receive<R: Reader>(r: &R, at: usize) -> Option<Received> {
         protocol: EtherType(((geneve >> 16) as u16).swap_bytes()),
         vni: ((geneve >> 32) as u32).swap_bytes() >> 8,
         node: ((option >> 32) as u16).swap_bytes(),
+        flags: (option >> 48) as u8,
         key_epoch: (option >> 56) as u8,
         tag,
     })
@@ -333,7 +353,7 @@ mod tests {
     fn encapsulated<I: OuterIp>(peer: &Peer, inner: &[u8]) -> Vec<u8> {
         let ether_type = if inner[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
         let ip = net::ip(&inner, 0, ether_type).unwrap();
-        let sender = Sender { node: 513, vni: 0x00ab_cdef, key_epoch: 1, key: [5, 6] };
+        let sender = Sender { node: 513, vni: 0x00ab_cdef, flags: 0, key_epoch: 1, key: [5, 6] };
         let headers = Headers::<I>::new(peer, &sender, &Inner::read(&inner, &ip).unwrap());
         let mut frame = Vec::from(headers.bytes());
         frame.extend(inner);
@@ -363,7 +383,7 @@ mod tests {
             let start = ip.payload + TUNNEL;
             prop_assert_eq!(&frame[start..], &inner[..]);
             let inside = net::ip(&r, start, got.protocol).unwrap();
-            prop_assert_eq!(Inner::read(&r, &inside).unwrap().tag([5, 6], 513, 1), got.tag);
+            prop_assert_eq!(Inner::read(&r, &inside).unwrap().tag([5, 6], 513, 0, 1), got.tag);
             if outer_v6 {
                 let total = pseudo(&frame[22..38], &frame[38..54], &frame[54..]);
                 prop_assert_eq!(checksum::fold(total), 0, "UDP checksum");
@@ -383,7 +403,7 @@ mod tests {
             let tag = |bytes: &[u8]| {
                 let kind = if v6 { EtherType::IPV6 } else { EtherType::IPV4 };
                 let ip = net::ip(&bytes, 0, kind).unwrap();
-                Inner::read(&bytes, &ip).unwrap().tag([5, 6], 1, 0)
+                Inner::read(&bytes, &ip).unwrap().tag([5, 6], 1, 0, 0)
             };
             prop_assert_ne!(tag(&inner), tag(&changed));
         }

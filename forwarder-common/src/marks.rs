@@ -27,7 +27,7 @@ pub struct Marks {
     branch_length: u16,
     l3: u16,
     l4: u16,
-    pad: u16,
+    reason: u16,
     number: u32,
     pad2: u32,
     request_key: u64,
@@ -86,6 +86,8 @@ fields! {
     l3, set_l3: u16;
     /// Where the UDP header begins.
     l4, set_l4: u16;
+    /// Number of the outcome for which the packet is handed to the daemon.
+    reason, set_reason: u16;
     /// The CSeq number.
     number, set_number: u32;
     /// The request key `L`.

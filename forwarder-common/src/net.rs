@@ -16,6 +16,10 @@ pub const IPV4: usize = 20;
 pub const IPV6: usize = 40;
 /// Length of a UDP header.
 pub const UDP: usize = 8;
+/// Length of an IPv6 fragment header.
+pub const FRAGMENT: usize = 8;
+/// Slots of the table that says who gathers which fragments.
+pub const GATHER_SLOTS: u32 = 1024;
 
 /// An IP packet in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +126,34 @@ impl Ip {
         self.ports(r)
     }
 
+    /// Where the UDP header of a datagram's first fragment begins; `None` for other fragments and protocols.
+    #[inline(always)] // as above
+    pub fn first_fragment<R: Reader>(&self, r: &R) -> Option<usize> {
+        if !self.fragment {
+            return None;
+        }
+        if self.v6 {
+            // Next header, and an offset of zero (RFC 8200 §4.5); the lower three bits are flags.
+            let w = r.word(self.payload)?;
+            let offset = ((w >> 16) as u16).swap_bytes() & 0xfff8;
+            return (w as u8 == IpProtocol::UDP.0 && offset == 0).then_some(self.payload + FRAGMENT);
+        }
+        let offset = r.be16(self.start + 6)? & 0x1fff;
+        (self.protocol == IpProtocol::UDP && offset == 0).then_some(self.payload)
+    }
+
+    /// The slot of [`GATHER_SLOTS`] that all fragments of this fragment's datagram share, on every node.
+    #[inline(always)] // as above
+    pub fn gather_slot<R: Reader>(&self, r: &R) -> Option<u32> {
+        let (id, protocol) = if self.v6 {
+            let w = r.word(self.payload)?;
+            ((w >> 32) as u32, w as u8)
+        } else {
+            (r.word(self.start + 4)? as u32 & 0xffff, self.protocol.0)
+        };
+        Some(gather_slot(self.source(r)?, self.destination(r)?, protocol, id))
+    }
+
     /// What a UDP header at the payload's start would say.
     #[inline(always)] // as above
     pub fn ports<R: Reader>(&self, r: &R) -> Option<Udp> {
@@ -135,6 +167,15 @@ impl Ip {
     pub const fn extended(&self) -> bool {
         self.v6 && matches!(self.protocol.0, 0 | 43 | 60 | 135 | 139 | 140)
     }
+}
+
+/// The slot of fragments by the fields that make a datagram (RFC 791 §3.2, RFC 8200 §4.5); `id` as it lies in memory.
+#[inline(always)] // a few instructions
+#[must_use]
+pub const fn gather_slot(source: Address, destination: Address, protocol: u8, id: u32) -> u32 {
+    let (Address([a, b, c, d]), Address([e, f, g, h])) = (source, destination);
+    let mixed = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ id ^ ((protocol as u32) << 16);
+    mixed.wrapping_mul(0x9e37_79b1) >> 22
 }
 
 #[inline(always)] // as above

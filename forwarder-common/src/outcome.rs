@@ -66,7 +66,7 @@ outcomes! {
     LocalNew = 5, "local_new", Ingress;
     /// An ACK that nobody owns: of a 2xx, or of a transaction long gone.
     LocalAck = 6, "local_ack", Ingress;
-    /// No peer is up, so every packet is local.
+    /// No peer is up, so every packet is local, fragments included.
     LocalAlone = 7, "local_alone", Ingress;
     /// Encapsulated and sent to the owner.
     Forwarded = 8, "forwarded", Ingress;
@@ -74,7 +74,7 @@ outcomes! {
     UnknownResponse = 9, "unknown_response", Ingress;
     /// A CANCEL whose transaction nobody is known to own; passed.
     UnknownCancel = 10, "unknown_cancel", Ingress;
-    /// An IP fragment for a service's address; passed to the kernel.
+    /// An IP fragment for a service's address that this node gathers, with no daemon to gather it; passed.
     Fragment = 11, "fragment", Ingress;
     /// IPv6 extension headers before a service's UDP header are not read; passed.
     ExtensionHeader = 12, "extension_header", Ingress;
@@ -160,9 +160,29 @@ outcomes! {
     SlowFailed = 52, "slow_failed", Slow;
     /// No SIP after all, once it was whole; injected locally.
     SlowNotSip = 53, "slow_not_sip", Slow;
+    /// An IP fragment from a peer, to be gathered here by a daemon that is not there; passed as it is.
+    DecapFragmentPassed = 54, "decap_fragment_passed", Decap;
+    /// Sent by the proxy in a form that the fast path does not read; a copy went to the daemon, which claims it.
+    EgressPunted = 55, "egress_punted", Egress;
 }
 
 impl Outcome {
+    /// The outcome when a packet that would end here is handed to the daemon; `None` for those that are not.
+    #[inline(always)] // a few compares
+    #[must_use]
+    pub const fn punted(self) -> Option<Self> {
+        match self {
+            Self::UnknownResponse => Some(Self::PuntedResponse),
+            Self::UnknownCancel => Some(Self::PuntedCancel),
+            Self::PuntBounds | Self::PuntForm | Self::PuntIncomplete => Some(Self::PuntedMessage),
+            Self::TooBig => Some(Self::PuntedTooBig),
+            Self::Unresolved => Some(Self::PuntedUnresolved),
+            Self::Fragment => Some(Self::PuntedFragment),
+            Self::DecapFragmentPassed => Some(Self::DecapFragment),
+            _ => None,
+        }
+    }
+
     /// The outcome with this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {

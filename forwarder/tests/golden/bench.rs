@@ -198,7 +198,7 @@ impl Bench {
         let got = geneve::receive(&r, ip.payload + 8).unwrap();
         assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, 0));
         let inside = net::ip(&r, start, got.protocol).unwrap();
-        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, 0));
+        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, 0, 0));
         if !self.underlay {
             let header = sent[14..34].chunks(2).map(|pair| u64::from(u16::from_le_bytes([pair[0], pair[1]]))).sum();
             assert_eq!(checksum::fold(header), 0);
