@@ -9,7 +9,7 @@ use crate::capture::{Capture, Datagram, repeated};
 use crate::forwarder::Cluster;
 use crate::kamailio::Kamailio;
 use crate::lab::{Family, Host, Lab};
-use crate::sipp::{Counts, Kind, Sipp};
+use crate::sipp::{Counts, Kind, Shape, Sipp};
 
 /// What a load left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,13 +45,21 @@ pub struct Load {
     pub rate: u32,
     /// IPv4 or IPv6.
     pub family: Family,
+    /// How their scenarios differ from the files.
+    pub shape: Shape,
 }
 
 impl Load {
     /// The load: 200 calls, 200 cancelled and 200 refused, each at 40 a second.
     #[must_use]
     pub fn usual(family: Family) -> Self {
-        Self { kinds: vec![Kind::Call, Kind::Cancel, Kind::Busy], count: 200, rate: 40, family }
+        Self::of(&[Kind::Call, Kind::Cancel, Kind::Busy], 200, 40, family)
+    }
+
+    /// So many calls of each kind, each at so many a second.
+    #[must_use]
+    pub fn of(kinds: &[Kind], count: u32, rate: u32, family: Family) -> Self {
+        Self { kinds: kinds.to_vec(), count, rate, family, shape: Shape::default() }
     }
 }
 
@@ -170,10 +178,10 @@ pub fn ensure_one_edge_answers(datagrams: &[Datagram], family: Family) -> Result
 fn calls(lab: &Lab, load: &Load) -> Result<Vec<(Kind, u64, u64)>> {
     let mut pairs = Vec::new();
     for kind in &load.kinds {
-        pairs.push((*kind, Sipp::callee(lab, *kind, load.family)?, None));
+        pairs.push((*kind, Sipp::callee(lab, *kind, load.family, load.shape)?, None));
     }
     for (kind, _, caller) in &mut pairs {
-        *caller = Some(Sipp::caller(lab, *kind, load.family, load.count, load.rate)?);
+        *caller = Some(Sipp::caller(lab, *kind, load.family, (load.count, load.rate), load.shape)?);
     }
     let deadline = Duration::from_secs(u64::from(load.count.div_ceil(load.rate))) + TAIL;
     let mut found = Vec::new();

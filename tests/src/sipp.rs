@@ -10,6 +10,13 @@ use crate::lab::{Family, Host, Lab, SIP};
 use crate::poll::poll_until_true;
 use crate::process::Process;
 
+mod shape;
+
+pub use shape::{Padding, Place, Shape};
+
+/// Bytes of each socket's buffers: room for large messages that come together.
+const BUFFER: &str = "2097152";
+
 /// How long a caller waits for a message before its call has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -115,10 +122,10 @@ impl Sipp {
     ///
     /// # Errors
     /// It does not start.
-    pub fn callee(lab: &Lab, kind: Kind, family: Family) -> Result<Self> {
+    pub fn callee(lab: &Lab, kind: Kind, family: Family, shape: Shape) -> Result<Self> {
         let (_, scenario) = kind.scenarios();
         let (host, port) = kind.callee();
-        Self::server(lab, kind.user(), scenario, host, port, family)
+        Self::server(lab, kind.user(), &shape.callee(scenario), host, port, family)
     }
 
     /// Starts a carrier that answers OPTIONS.
@@ -139,11 +146,11 @@ impl Sipp {
         Ok(sipp)
     }
 
-    /// Starts `count` calls at `rate` a second to the shared address.
+    /// Starts so many calls at so many a second to the shared address.
     ///
     /// # Errors
     /// It does not start.
-    pub fn caller(lab: &Lab, kind: Kind, family: Family, count: u32, rate: u32) -> Result<Self> {
+    pub fn caller(lab: &Lab, kind: Kind, family: Family, (count, rate): (u32, u32), shape: Shape) -> Result<Self> {
         let (scenario, _) = kind.scenarios();
         let target = bracketed(family.vip());
         let (count, rate, patience) = (count.to_string(), rate.to_string(), PATIENCE.as_millis().to_string());
@@ -152,7 +159,7 @@ impl Sipp {
         Self::start(
             lab,
             &format!("{}-caller", kind.user()),
-            scenario,
+            &shape.caller(scenario),
             (Host::Client, kind.caller()),
             family,
             &arguments,
@@ -166,7 +173,9 @@ impl Sipp {
         let (host, port) = at;
         let mut command = lab.host(host).command("sipp");
         command.arg("-sf").arg(&script).arg("-i").arg(host.address(family).to_string()).arg("-p").arg(port.to_string());
-        command.args(["-t", "u1", "-nostdin", "-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
+        command
+            .args(["-t", "u1", "-buff_size", BUFFER, "-nostdin", "-trace_stat", "-fd", "1", "-stf"])
+            .arg(&statistics);
         command.arg("-trace_err").arg("-error_file").arg(file("errors")).args(more);
         let process = Process::start(&format!("sipp {name}"), &mut command, &file("log"))?;
         Ok(Self { process, statistics })

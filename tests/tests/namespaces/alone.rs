@@ -12,8 +12,8 @@ fn one_edge_alone_does_every_kind_of_call() -> Result<()> {
         lab.spray(&Spray::To(2))?;
         let edges = Kamailio::edges(lab, false)?;
         let core = Kamailio::core(lab)?;
-        let kinds = vec![Kind::Call, Kind::Cancel, Kind::Busy, Kind::Late, Kind::Silent, Kind::Twice];
-        let load = Load { kinds, count: 20, rate: 10, family: Family::V6 };
+        let kinds = [Kind::Call, Kind::Cancel, Kind::Busy, Kind::Late, Kind::Silent, Kind::Twice];
+        let load = Load::of(&kinds, 20, 10, Family::V6);
         let (report, datagrams) = run_load(lab, "alone", &load, &edges, None)?;
         report.ensure_perfect(&load)?;
         ensure_one_edge_answers(&datagrams, load.family)?;

@@ -34,7 +34,7 @@ fn one_proxy_sees(kind: Kind, answers_at_once: bool, family: Family) -> Result<(
         let edges = Kamailio::edges(lab, answers_at_once)?;
         let mut cluster = Cluster::start(lab, family)?;
         let before = cluster.outcomes()?;
-        let load = Load { kinds: vec![kind], count: 60, rate: 30, family };
+        let load = Load::of(&[kind], 60, 30, family);
         let (report, datagrams) = run_load(lab, "late", &load, &edges, Some(&cluster))?;
         report.ensure_perfect(&load)?;
         ensure_only_moved("late answers", &before, &cluster.outcomes()?, &CALLS)?;

@@ -25,7 +25,7 @@ fn both_legs_work(family: Family) -> Result<()> {
         let core = Kamailio::core(lab)?;
         let mut cluster = Cluster::start(lab, family)?;
         let before = cluster.outcomes()?;
-        let load = Load { kinds: vec![Kind::Twice], count: 100, rate: 20, family };
+        let load = Load::of(&[Kind::Twice], 100, 20, family);
         let (report, _) = run_load(lab, "twice", &load, &edges, Some(&cluster))?;
         report.ensure_perfect(&load)?;
         // The second leg may be relayed before its edge knows that the first leg's edge owns the call.

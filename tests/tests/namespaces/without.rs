@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab};
 use tests::load::{Load, run_load};
+use tests::sipp::{Padding, Place, Shape};
 
 #[test]
 fn without_the_forwarder_calls_over_three_edges_fail_v4() -> Result<()> {
@@ -13,6 +14,20 @@ fn without_the_forwarder_calls_over_three_edges_fail_v4() -> Result<()> {
 #[test]
 fn without_the_forwarder_calls_over_three_edges_fail_v6() -> Result<()> {
     calls_fail(Family::V6)
+}
+
+#[test]
+fn without_the_forwarder_few_invites_of_3_kb_arrive() -> Result<()> {
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        let request = Some(Padding { bytes: 2400, place: Place::AfterKeys });
+        let load = Load { shape: Shape { request, answer: None }, ..Load::usual(Family::V4) };
+        let (report, _) = run_load(lab, "sprayed", &load, &edges, None)?;
+        eprintln!("without the forwarder: {report:?}");
+        ensure!(report.calls == 600, "not all calls were made: {report:?}");
+        ensure!(report.completed < 120, "calls complete although nothing brings their fragments together: {report:?}");
+        Ok(())
+    })
 }
 
 fn calls_fail(family: Family) -> Result<()> {
