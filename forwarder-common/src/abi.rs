@@ -15,6 +15,8 @@ pub const NODES: u32 = NodeId::MAX as u32 + 1;
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services.
 pub const MAX_SERVICES: u32 = 256;
+/// Bytes of the ring buffer for packets in the daemon's hands: about 2,000 of the usual size.
+pub const PUNT_BYTES: u32 = 4 << 20;
 /// Bytes of the ring buffer for claim events: about 131,000 events of 24 bytes with their headers of 8.
 pub const EVENT_BYTES: u32 = 4 << 20;
 
@@ -236,8 +238,8 @@ pub struct Punt {
     pub length: u32,
     /// Number of the outcome: one of those that are handed to the daemon.
     pub reason: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Payload bytes per datagram if the packet was sent as several (generic segmentation offload), else zero.
+    pub segment: u32,
 }
 
 /// What the `explain` program found in a frame; entry 0 of its map.

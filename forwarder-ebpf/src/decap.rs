@@ -19,7 +19,7 @@ pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(()) => Outcome::Decapsulated,
         Err(outcome) => {
-            if !matches!(outcome, Outcome::NotService) {
+            if !matches!(outcome, Outcome::NotService | Outcome::DecapFragmentPassed) {
                 complain(u64::from(outcome.number()));
             }
             outcome
@@ -71,10 +71,19 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<(), Out
     }
     let inner = Inner::read(frame, &inside).ok_or(Outcome::DecapMalformed)?;
     let key = config.tag_key[usize::from(received.key_epoch & 1)];
-    if inner.tag(key, received.node, received.key_epoch) != received.tag {
+    if inner.tag(key, received.node, received.flags, received.key_epoch) != received.tag {
         return Err(Outcome::DecapBadTag);
     }
-    let ports = inside.udp(frame).ok_or(Outcome::DecapNotService)?;
-    ingress::service(inner.destination, ports.destination).ok_or(Outcome::DecapNotService)?;
+    let port = match (inside.udp(frame), received.flags) {
+        (Some(udp), _) => udp.destination,
+        // A fragment names no port: its address alone must be a service's.
+        (None, geneve::GATHER) if inside.fragment => 0,
+        (None, geneve::LOCAL) if inside.fragment && received.node == config.node => 0,
+        _ => return Err(Outcome::DecapNotService),
+    };
+    ingress::service(inner.destination, port).ok_or(Outcome::DecapNotService)?;
+    if received.flags == geneve::GATHER {
+        return Err(Outcome::DecapFragmentPassed);
+    }
     packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)
 }

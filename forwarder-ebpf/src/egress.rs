@@ -20,6 +20,7 @@ use crate::{
     ingress, key,
     maps::{self, Claims},
     packet::Frame,
+    punt,
 };
 
 /// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
@@ -39,18 +40,43 @@ pub fn run(ctx: &TcContext) -> Outcome {
 fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let frame = Frame::tc(ctx.skb.skb);
     let ip = net::frame(&frame).ok_or(Outcome::EgressOther)?;
-    let Some(udp) = ip.udp(&frame) else { return Err(no_datagram(&frame, &ip)) };
-    if !may_be_sip(&frame, &ip) {
+    let at = match ip.udp(&frame) {
+        Some(_) => ip.payload,
+        // The key's headers are in the first fragment or nowhere that this program can see.
+        None => match ip.first_fragment(&frame) {
+            Some(at) => at,
+            None => return Err(no_datagram(&frame, &ip)),
+        },
+    };
+    if !may_be_sip(&frame, at) {
         return Err(Outcome::EgressOther);
     }
     let frame = whole(ctx)?;
     let config = maps::config().ok_or(Outcome::EgressOther)?;
+    let udp = Ip { payload: at, ..ip }.ports(&frame).ok_or(Outcome::EgressOther)?;
     let from = ip.source(&frame).and_then(|source| ingress::service(source, udp.source));
-    let marks = keys(ctx, &frame, &ip, &udp, from, config)?;
-    messages(marks, from, config)
+    let segment = segments(ctx, &udp);
+    match keys(ctx, Ip { payload: at, ..ip }, &udp, from, config) {
+        // Segments behind the first are the daemon's to claim.
+        Ok(marks) if segment == 0 => messages(marks, from, config),
+        Err(Outcome::EgressOther) => Err(Outcome::EgressOther),
+        _ if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
+        _ => match punt::copy_sent(ctx.skb.skb, ctx.len() as usize, segment) {
+            Some(()) => Ok(Outcome::EgressPunted),
+            None => Err(Outcome::EgressUnkeyable),
+        },
+    }
 }
 
-/// Fragments from a service's address are counted: they are not claimed yet.
+/// Bytes of payload per datagram if the packet is several (generic segmentation offload), else 0.
+#[inline(always)] // two loads
+fn segments(ctx: &TcContext, udp: &Udp) -> u32 {
+    // SAFETY: the context is valid for the program's run.
+    let size = unsafe { (*ctx.skb.skb).gso_size };
+    if size != 0 && udp.length > net::UDP + size as usize { size } else { 0 }
+}
+
+/// Fragments behind the first, from a service's address, are counted: what they belong to was claimed by the first.
 #[inline(always)] // rare
 fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
     if ip.fragment && ip.source(frame).and_then(|source| ingress::service(source, 0)).is_some() {
@@ -62,8 +88,8 @@ fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
 
 /// SIP begins with a method or the version, in letters; media, DNS and most else do not.
 #[inline(always)] // one load
-fn may_be_sip(frame: &Frame, ip: &Ip) -> bool {
-    frame.byte(ip.payload + net::UDP).is_some_and(|first| first.is_ascii_alphabetic())
+fn may_be_sip(frame: &Frame, udp: usize) -> bool {
+    frame.byte(udp + net::UDP).is_some_and(|first| first.is_ascii_alphabetic())
 }
 
 /// Makes what the parser may read linear.
@@ -80,21 +106,20 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
     Ok(frame)
 }
 
-/// Both keys of the message, into the marks.
+/// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
 #[inline(always)] // part of the entry program
 fn keys(
     ctx: &TcContext,
-    frame: &Frame,
-    ip: &Ip,
+    ip: Ip,
     udp: &Udp,
     from: Option<Service>,
     config: &Config,
 ) -> Result<&'static mut Marks, Outcome> {
-    let unkeyable = if from.is_some() { Outcome::EgressUnkeyable } else { Outcome::EgressOther };
-    let end = ip.payload + udp.length;
-    if udp.length < net::UDP || end > ip.end || ip.start > frame.length() {
-        return Err(unkeyable);
+    let whole = ip.payload + udp.length;
+    if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
+        return Err(Outcome::EgressOther);
     }
+    let end = if whole > ip.end { ip.end } else { whole };
     let marks = maps::marks_egress().ok_or(Outcome::EgressOther)?;
     marks.begin(ip.payload + net::UDP, end);
     let call = match from {
@@ -105,7 +130,7 @@ fn keys(
     match key::egress(ctx.skb.skb, flags) {
         Ok(()) => Ok(marks),
         Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
-        Err(_) => Err(unkeyable),
+        Err(outcome) => Err(outcome),
     }
 }
 

@@ -22,21 +22,34 @@ use crate::{
     packet::{self, Frame},
 };
 
+/// A packet for another node.
+struct Send {
+    node: NodeId,
+    /// Of the tunnel header: [`geneve::GATHER`] for a fragment.
+    flags: u8,
+    ip: Ip,
+}
+
 /// Where the packet's way ends, and the XDP action if it was sent on.
 #[inline(always)] // the entry program itself
 pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
-    match locate(ctx) {
-        Ok((verdict, ip)) => act(ctx, verdict, &ip),
-        Err(outcome) => (outcome, xdp_action::XDP_PASS),
-    }
+    let sent = locate(ctx).and_then(|send| {
+        let action = forward(ctx, &send);
+        if send.flags == geneve::GATHER {
+            // Whatever is in the way of a fragment, the daemon finds another.
+            return action.map(|action| (Outcome::FragmentForwarded, action)).map_err(|_| Outcome::Fragment);
+        }
+        Ok((Outcome::Forwarded, action?))
+    });
+    sent.unwrap_or_else(|outcome| (outcome, xdp_action::XDP_PASS))
 }
 
-/// Down to the verdict; the shorter ways end in an error that is their outcome.
+/// Down to the verdict; every way but that to another node ends in an error that is its outcome.
 #[inline(always)] // as above
-fn locate(ctx: &XdpContext) -> Result<(Verdict, Ip), Outcome> {
+fn locate(ctx: &XdpContext) -> Result<Send, Outcome> {
     let frame = Frame::xdp(ctx.ctx);
     let ip = net::frame(&frame).ok_or(Outcome::NotService)?;
-    let Some(udp) = ip.udp(&frame) else { return Err(no_datagram(&frame, &ip)) };
+    let Some(udp) = ip.udp(&frame) else { return no_datagram(&frame, ip) };
     if udp.destination == geneve::PORT {
         return Err(decap::run(ctx, &frame, &ip, &udp));
     }
@@ -46,8 +59,10 @@ fn locate(ctx: &XdpContext) -> Result<(Verdict, Ip), Outcome> {
     let vip = ip.destination(&frame).ok_or(Outcome::NotService)?;
     let service = service(vip, udp.destination).ok_or(Outcome::NotService)?;
     let config = maps::config().ok_or(Outcome::NotService)?;
-    let verdict = message(ctx, &frame, &ip, &udp, service, config)?;
-    Ok((verdict, ip))
+    match message(ctx, &frame, &ip, &udp, service, config)? {
+        Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
+        Verdict::ToOwner(node) => Ok(Send { node, flags: 0, ip }),
+    }
 }
 
 /// The service at an address and port.
@@ -58,19 +73,33 @@ pub fn service(vip: Address, port: u16) -> Option<Service> {
 
 /// What is no whole UDP datagram matters only if it is for a service's address.
 #[inline(always)] // rare
-fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
+fn no_datagram(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
     if !ip.fragment && !ip.extended() && ip.protocol != IpProtocol::UDP {
-        return Outcome::NotService;
+        return Err(Outcome::NotService);
     }
     let known = ip.destination(frame).and_then(|vip| service(vip, 0)).is_some();
     if !known {
-        Outcome::NotService
+        Err(Outcome::NotService)
     } else if ip.fragment {
-        Outcome::Fragment
+        gather(frame, ip)
     } else if ip.extended() {
-        Outcome::ExtensionHeader
+        Err(Outcome::ExtensionHeader)
     } else {
-        Outcome::Malformed
+        Err(Outcome::Malformed)
+    }
+}
+
+/// Fragments of one datagram may reach many nodes: each sends them to the same one (DESIGN section 6).
+#[inline(always)] // rare
+fn gather(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
+    let config = maps::config().ok_or(Outcome::NotService)?;
+    if config.peers_up == 0 {
+        return Err(Outcome::LocalAlone);
+    }
+    let slot = ip.gather_slot(frame).ok_or(Outcome::Malformed)?;
+    match NodeId::new(maps::gatherer(slot)) {
+        Some(node) if node.number() != config.node => Ok(Send { node, flags: geneve::GATHER, ip }),
+        _ => Err(Outcome::Fragment),
     }
 }
 
@@ -90,7 +119,12 @@ fn message(
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, datagram_end);
-    key::ingress(ctx.ctx, if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 })?;
+    let flags = if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 };
+    if let Err(outcome) = key::ingress(ctx.ctx, flags) {
+        // Alone, every message is local, whatever it says.
+        let alone = config.peers_up == 0 && outcome.punted().is_some();
+        return Err(if alone { Outcome::LocalAlone } else { outcome });
+    }
     // SAFETY: the helper takes nothing and touches nothing.
     let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
     let kind = match marks.kind() {
@@ -132,23 +166,12 @@ extern "C" fn owner_of(key: u64, now: u64) -> u64 {
     if maps::is_live(entry, config, Tick::new(now as u16)) { u64::from(entry.owner()) } else { 0 }
 }
 
-/// Carries the verdict out.
+/// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
-fn act(ctx: &XdpContext, verdict: Verdict, ip: &Ip) -> (Outcome, u32) {
-    match verdict {
-        Verdict::Local(outcome) | Verdict::Ask(outcome) => (outcome, xdp_action::XDP_PASS),
-        Verdict::ToOwner(owner) => match forward(ctx, owner, ip) {
-            Ok(action) => (Outcome::Forwarded, action),
-            Err(outcome) => (outcome, xdp_action::XDP_PASS),
-        },
-    }
-}
-
-/// Encapsulates the packet for its owner and sends it.
-#[inline(always)] // part of the entry program
-fn forward(ctx: &XdpContext, owner: NodeId, ip: &Ip) -> Result<u32, Outcome> {
+fn forward(ctx: &XdpContext, send: &Send) -> Result<u32, Outcome> {
+    let Send { node, flags, ip } = send;
     let config = maps::config().ok_or(Outcome::Unresolved)?;
-    let slot = maps::node(owner.number()).hop(owner.number()).ok_or(Outcome::Unresolved)?;
+    let slot = maps::node(node.number()).hop(node.number()).ok_or(Outcome::Unresolved)?;
     let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
     if peer.ifindex == 0 {
         return Err(Outcome::Unresolved);
@@ -156,8 +179,8 @@ fn forward(ctx: &XdpContext, owner: NodeId, ip: &Ip) -> Result<u32, Outcome> {
     let frame = Frame::xdp(ctx.ctx);
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
-    let sender =
-        Sender { node: config.node, vni: config.vni, key_epoch: epoch, key: config.tag_key[usize::from(epoch & 1)] };
+    let key = config.tag_key[usize::from(epoch & 1)];
+    let sender = Sender { node: config.node, vni: config.vni, flags: *flags, key_epoch: epoch, key };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {

@@ -1,7 +1,8 @@
 //! The kernel side: entry points and what each outcome means for the packet.
 //!
 //! Ingress (XDP) sends packets of an in-flight transaction to its owner and takes them out of the tunnel there; egress
-//! (TC) claims what the local proxy says. Nothing here waits, allocates or drops: doubt means pass.
+//! (TC) claims what the local proxy says. Nothing here waits or allocates; dropped
+//! is only what the daemon has in hand. Doubt means pass.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // two single instructions, in packet.rs and maps.rs
@@ -13,6 +14,7 @@ mod ingress;
 mod key;
 mod maps;
 mod packet;
+mod punt;
 
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action},
@@ -23,15 +25,25 @@ use forwarder_common::outcome::{Hook, Outcome};
 
 /// XDP: ingress and decapsulation.
 #[xdp]
+#[inline(always)] // a tail call must be made by the entry program itself
 pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
+    if let Some(reason) = outcome.punted() {
+        punt::hand_over(&ctx, reason);
+    }
     maps::count(outcome);
     match outcome {
-        Outcome::Forwarded => sent,
+        Outcome::Forwarded | Outcome::FragmentForwarded => sent,
         outcome => match outcome.hook() {
             Hook::Ingress | Hook::Decap | Hook::Egress | Hook::Slow => xdp_action::XDP_PASS,
         },
     }
+}
+
+/// XDP, called by ingress while a daemon lives: packets into its hands.
+#[xdp]
+pub fn forwarder_punt(ctx: XdpContext) -> u32 {
+    punt::run(&ctx)
 }
 
 /// TC egress: claims. Other programs on the hook go on after it.
@@ -48,7 +60,7 @@ pub fn forwarder_explain(ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Attached to nothing by this project's daemon but in need of a program on the far end of a veth pair: passes all.
+/// Passes all: the daemon injects packets through a test run of it.
 #[xdp]
 pub fn forwarder_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS

@@ -7,15 +7,17 @@ use core::{
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf, ring_buf::RingBufEntry},
+    programs::XdpContext,
 };
 use forwarder_common::{
     abi::{
         ClaimEvent, Config, EVENT_BYTES, Explained, MAX_SERVICES, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
-        Peer, Service, ServiceKey,
+        PUNT_BYTES, Peer, Punt, Service, ServiceKey,
     },
     ids::Tick,
     marks::Marks,
+    net::GATHER_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
     table::{Buckets, Entry, Place, SLOTS},
 };
@@ -44,6 +46,18 @@ static STATISTICS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max
 /// Egress -> daemon: claims.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
+/// Ingress, egress -> daemon: packets that the daemon is to deal with.
+#[map]
+static PUNTS: RingBuf = RingBuf::with_byte_size(PUNT_BYTES, 0);
+/// Daemon -> ingress: the program that hands packets over. Not pinned: see `punt.rs`.
+#[map]
+static DAEMON: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// Hand-over: how many packets it has taken in this CPU's window, and since when, of two classes.
+#[map]
+static PUNT_RATE: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
+/// Daemon -> ingress: who gathers fragments, by `net::gather_slot`; 0 where nobody does.
+#[map]
+static GATHER: Array<u16> = Array::with_max_entries(GATHER_SLOTS, 0);
 /// Ingress, explain: scratch of the parser.
 #[map]
 static MARKS_INGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
@@ -114,8 +128,14 @@ pub fn peer(slot: u32) -> Option<&'static Peer> {
 /// Counts a packet's outcome.
 #[inline(always)] // an inlined array look-up and one addition
 pub fn count(outcome: Outcome) {
+    count_number(outcome.number());
+}
+
+/// Counts an outcome by its number.
+#[inline(always)] // as above
+pub fn count_number(number: u32) {
     if let Some(slots) = STATISTICS.get_ptr_mut(0) {
-        let slot = slots.cast::<u64>().wrapping_add((outcome.number() & (OUTCOMES - 1)) as usize);
+        let slot = slots.cast::<u64>().wrapping_add((number & (OUTCOMES - 1)) as usize);
         // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
         unsafe { *slot += 1 };
     }
@@ -133,6 +153,80 @@ pub fn may_log(now_ns: u64) -> bool {
         *last = now_ns;
     }
     true
+}
+
+/// The node that gathers the fragments of this slot; 0 if nobody does.
+#[inline(always)] // an inlined array look-up
+pub fn gatherer(slot: u32) -> u16 {
+    GATHER.get(slot).copied().unwrap_or(0)
+}
+
+/// Goes on in the daemon's program; returns only if there is none.
+#[inline(always)] // a tail call must be made by the entry program itself
+pub fn call_daemon(ctx: &XdpContext) {
+    // SAFETY: nothing of this program has to be undone, and the other has the same context.
+    unsafe { DAEMON.tail_call(ctx, 0) };
+}
+
+/// Nanoseconds of a window of the hand-over's rate: a power of two, about an eighth of a second.
+const PUNT_WINDOW_SHIFT: u32 = 27;
+/// Packets per window and CPU that wait for an owner, about 7,500 a second: what a peer can be asked about.
+const ASKS_A_WINDOW: u64 = 1000;
+/// Packets per window and CPU of all other reasons, about 15,000 a second: injecting one takes some 40 µs.
+const PUNTS_A_WINDOW: u64 = 2000;
+
+/// Whether one more packet may be handed over now. Two classes, so that a flood of replies leaves room for fragments.
+#[inline(always)] // part of the hand-over
+pub fn may_punt(now_ns: u64, asks: bool) -> bool {
+    let Some(rate) = PUNT_RATE.get_ptr_mut(0) else { return false };
+    let (class, most) = if asks { (2, ASKS_A_WINDOW) } else { (0, PUNTS_A_WINDOW) };
+    let window = now_ns >> PUNT_WINDOW_SHIFT;
+    // SAFETY: a per-CPU value of four words that only this program writes; `class` is 0 or 2.
+    unsafe {
+        let since = rate.cast::<u64>().wrapping_add(class);
+        let taken = since.wrapping_add(1);
+        if *since != window {
+            *since = window;
+            *taken = 0;
+        }
+        *taken += 1;
+        *taken <= most
+    }
+}
+
+/// A record of the punts' ring buffer with room for `N` bytes of a frame.
+#[repr(C)]
+pub struct Record<const N: usize> {
+    head: Punt,
+    frame: [u8; N],
+}
+
+/// A record that is being filled.
+pub struct Filling<const N: usize>(RingBufEntry<Record<N>>);
+
+/// Takes room in the punts' ring buffer.
+#[inline(always)] // one helper call
+pub fn reserve<const N: usize>() -> Option<Filling<N>> {
+    PUNTS.reserve::<Record<N>>(0).map(Filling)
+}
+
+impl<const N: usize> Filling<N> {
+    /// Writes the head, has `load` write the frame, and sends the record; gives the room back if `load` fails.
+    #[inline(always)] // one helper call
+    pub fn fill(mut self, head: Punt, load: impl FnOnce(*mut u8) -> bool) -> Option<()> {
+        let record = self.0.as_mut_ptr();
+        // SAFETY: the record is reserved memory of this size; the head is written and the frame's address taken.
+        let frame = unsafe {
+            (&raw mut (*record).head).write(head);
+            (&raw mut (*record).frame).cast()
+        };
+        if load(frame) {
+            self.0.submit(0);
+            return Some(());
+        }
+        self.0.discard(0);
+        None
+    }
 }
 
 /// Tells the daemon of a claim; false if the ring buffer is full.

@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::bpf_xdp_adjust_head,
+    helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
 use forwarder_common::{
@@ -16,6 +16,11 @@ use forwarder_common::{
     net,
     reader::Reader,
 };
+
+/// Bytes of a frame that fit a small record of the daemon's ring buffer.
+pub const SMALL: usize = 2048;
+/// Bytes of a frame that fit a large one.
+pub const LARGE: usize = 8192;
 
 /// Largest offset that a read can have: the parser's bound and all headers are well below it.
 const MASK: usize = 0xfff;
@@ -152,4 +157,48 @@ pub fn decapsulate(ctx: &XdpContext, ip_start: usize, inner_start: usize, protoc
         }
     }
     Ok(())
+}
+
+/// A length that the verifier knows to be 1..=`$size`, a power of two.
+macro_rules! bounded {
+    ($length:expr, $mask:literal) => {{
+        let mut length = $length;
+        // SAFETY: three instructions on one register. Apart, the compiler would undo them, and Linux 6.1 needs them.
+        unsafe {
+            asm!("{0} += -1", concat!("{0} &= ", $mask), "{0} += 1", inout(reg) length, options(nomem, nostack));
+        }
+        length as u32
+    }};
+}
+
+/// Copies the first `length` bytes of a frame, at most [`SMALL`].
+#[inline(always)] // one helper call
+pub fn load_small(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
+    let length = bounded!(length, 2047);
+    // SAFETY: the record has room for 2048 bytes.
+    unsafe { bpf_xdp_load_bytes(ctx, 0, to.cast(), length) == 0 }
+}
+
+/// Copies the first `length` bytes of a frame, at most [`LARGE`].
+#[inline(always)] // one helper call
+pub fn load_large(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
+    let length = bounded!(length, 8191);
+    // SAFETY: the record has room for 8192 bytes.
+    unsafe { bpf_xdp_load_bytes(ctx, 0, to.cast(), length) == 0 }
+}
+
+/// As [`load_small`] for a packet that the host sends.
+#[inline(always)] // one helper call
+pub fn load_sent_small(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
+    let length = bounded!(length, 2047);
+    // SAFETY: the record has room for 2048 bytes.
+    unsafe { bpf_skb_load_bytes(ctx.cast_const().cast(), 0, to.cast(), length) == 0 }
+}
+
+/// As [`load_large`] for a packet that the host sends.
+#[inline(always)] // one helper call
+pub fn load_sent_large(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
+    let length = bounded!(length, 8191);
+    // SAFETY: the record has room for 8192 bytes.
+    unsafe { bpf_skb_load_bytes(ctx.cast_const().cast(), 0, to.cast(), length) == 0 }
 }

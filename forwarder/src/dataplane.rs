@@ -6,6 +6,7 @@
 mod attach;
 mod claims;
 mod explain;
+mod inject;
 mod maps;
 mod pins;
 pub mod preflight;
@@ -32,6 +33,7 @@ pub use self::{
     attach::Attached,
     claims::Table,
     explain::Explainer,
+    inject::Interface,
     pins::{Detached, detach},
     verify::{VERIFIER_LIMIT, Verified, stacks, verify},
 };
@@ -101,6 +103,49 @@ impl Dataplane {
     /// It was taken before.
     pub fn take_events(&mut self) -> Result<RingBuf<MapData>> {
         maps::events(&mut self.ebpf)
+    }
+
+    /// The ring buffer with packets for the daemon. To be taken once.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_punts(&mut self) -> Result<RingBuf<MapData>> {
+        maps::punts(&mut self.ebpf)
+    }
+
+    /// From now on the programs hand packets to the daemon, which must be ready to take them.
+    ///
+    /// However the daemon ends, the kernel then empties the map that is written here, and such packets pass again.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn open_hand_over(&mut self) -> Result<()> {
+        let program = attach::punt(&mut self.ebpf)?;
+        self.maps.open_hand_over(&program)
+    }
+
+    /// From now on packets that would be handed over pass.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn close_hand_over(&mut self) -> Result<()> {
+        self.maps.close_hand_over()
+    }
+
+    /// Writes who gathers the fragments of each slot of [`forwarder_common::net::gather_slot`]; 0 for nobody.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_gatherers(&mut self, gatherers: &[u16]) -> Result<()> {
+        self.maps.set_gatherers(gatherers)
+    }
+
+    /// Puts an IP packet into the host's stack, as if it had arrived at the interface.
+    ///
+    /// # Errors
+    /// The packet is none, or the kernel refuses it.
+    pub fn inject(&mut self, interface: &Interface, packet: &[u8]) -> Result<()> {
+        inject::inject(&mut self.ebpf, &self.config, interface, packet)
     }
 
     /// Passes the programs' rare log records on to the daemon's log. Call once, within a tokio runtime.

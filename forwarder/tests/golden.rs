@@ -209,7 +209,7 @@ fn lengths_that_lie_fragments_and_extension_headers_pass() {
         bench.expect(&frame.clone().udp_length(7), PASS, &["malformed"]);
         bench.expect(&frame.clone().udp_length(frame.bytes().len() as u16), PASS, &["malformed"]);
         bench.expect(&frame.clone().cut(20), PASS, &["malformed"]);
-        bench.expect(&frame.clone().fragment(), PASS, &["fragment"]);
+        bench.expect(&frame.clone().fragment(0), PASS, &["fragment"]);
     }
     bench.expect(&Frame::to_vip(V6, &sip).protocol(60), PASS, &["extension_header"]);
     // A message that goes on behind the datagram's end is cut off, whatever follows.
@@ -335,11 +335,110 @@ fn what_the_host_sends_besides_sip_is_no_claim() {
     for v6 in [V4, V6] {
         bench.send(&Frame::from_vip(v6, &[0x80; 172]), "egress_other");
         bench.send(&Frame::from_vip(v6, b"\r\n\r\n"), "egress_other");
-        bench.send(&Frame::from_vip(v6, &Sip::invite("call").bytes()).fragment(), "egress_fragment");
-        bench.send(&Frame::from_vip(v6, b"INVITE without an end"), "egress_unkeyable");
+        bench.send(&Frame::from_vip(v6, &Sip::invite("call").bytes()).fragment(99), "egress_fragment");
         bench.send(&Frame::udp(v6, 514, 514, b"Syslog says hello"), "egress_other");
     }
     assert!(bench.events().is_empty());
+}
+
+#[test]
+fn the_first_fragment_that_the_proxy_sends_claims() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        let invite = Sip::invite("call");
+        bench.send(&Frame::from_vip(v6, &invite.padded_to(1400)).fragment(0), "egress_claimed");
+        assert!(bench.owner(invite.request_key()) == ME && bench.owner(invite.reply_key()) == ME);
+    }
+}
+
+#[test]
+fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
+    let mut bench = Bench::new(ME, V4);
+    for v6 in [V4, V6] {
+        let frame = Frame::from_vip(
+            v6,
+            b"SIP/2.0 200 OK\r\nv: SIP/2.0/UDP h;branch=b\r\ni:\r\n folded\r\nCSeq: 1 INVITE\r\n\r\n",
+        );
+        bench.send(&frame, "egress_punted");
+        let punts = bench.punts();
+        assert_eq!(punts.len(), 1);
+        assert_eq!(punts[0].1, frame.bytes());
+        assert!(bench.events().is_empty());
+    }
+}
+
+#[test]
+fn with_a_daemon_that_lives_what_cannot_be_finished_is_handed_to_it() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        bench.peer(PEER, true);
+        bench.daemon(true);
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), "punted_response");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("CANCEL", "a").bytes()), "punted_cancel");
+        bench
+            .expect_punt(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n"), "punted_message");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
+        bench.expect(&Frame::to_vip(v6, &Sip::invite("a").bytes()), PASS, &["local_new"]);
+        bench.claim(PEER, Sip::invite("big").request_key());
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("big").padded_to(1452)), "punted_too_big");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("big").padded_to(2100)), "punted_too_big");
+        bench.unresolved_peer(PEER);
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("big").bytes()), "punted_unresolved");
+        bench.daemon(false);
+        bench.expect(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), PASS, &["unknown_response"]);
+        bench.expect(&Frame::to_vip(v6, &Sip::invite("big").bytes()), PASS, &["unresolved"]);
+    }
+}
+
+#[test]
+fn alone_a_node_hands_nothing_over() {
+    let mut bench = Bench::new(ME, V4);
+    bench.daemon(true);
+    for v6 in [V4, V6] {
+        bench.expect(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), PASS, &["local_alone"]);
+        bench.expect(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 A\r\n\r\n"), PASS, &["local_alone"]);
+        bench.expect(&Frame::to_vip(v6, &Sip::invite("a").bytes()).fragment(0), PASS, &["local_alone"]);
+    }
+    assert!(bench.punts().is_empty());
+}
+
+#[test]
+fn fragments_go_to_the_node_that_gathers_them_and_there_to_the_daemon() {
+    for (service, underlay) in families() {
+        let mut sender = Bench::new(ME, underlay);
+        sender.peer(PEER, true);
+        sender.daemon(true);
+        sender.gatherer(PEER);
+        let mut gatherer = Bench::new(PEER, underlay);
+        gatherer.peer(ME, true);
+        gatherer.daemon(true);
+        for offset in [0, 99] {
+            let frame = Frame::to_vip(service, &Sip::invite("call").padded_to(1200)).fragment(offset);
+            let sent = Frame::raw(sender.expect_changed(&frame, TX, &["fragment_forwarded"]));
+            gatherer.expect_punt(&sent, "decap_fragment");
+            gatherer.daemon(false);
+            gatherer.expect(&sent, PASS, &["decap_fragment_passed"]);
+            gatherer.daemon(true);
+        }
+        sender.gatherer(ME);
+        sender.expect_punt(&Frame::to_vip(service, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
+        // Too big for the tunnel: the daemon has a socket for it.
+        sender.gatherer(PEER);
+        sender.expect_punt(&Frame::to_vip(service, &Sip::invite("a").padded_to(1440)).fragment(0), "punted_fragment");
+    }
+}
+
+#[test]
+fn a_flood_for_the_daemon_passes_beyond_its_share() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.daemon(true);
+    let reply = Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes());
+    let (handed, passed) = bench.flood(&reply, 20_000);
+    assert!(handed >= 1000 && passed > 0, "{handed} handed over, {passed} passed");
+    // Fragments have a share of their own.
+    bench.punts();
+    bench.expect_punt(&Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
 }
 
 #[test]

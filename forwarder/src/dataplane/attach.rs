@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf,
     programs::{
-        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode,
+        Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode,
         links::{FdLink, PinnedLink},
         tc,
         xdp::XdpLink,
@@ -39,12 +39,28 @@ where
     program.try_into().with_context(|| format!("open program {name}"))
 }
 
-/// Loads both programs through the verifier.
+/// The program that hands packets to the daemon.
+const PUNT: &str = "forwarder_punt";
+/// The program whose test runs inject packets.
+pub(super) const PASS: &str = "forwarder_pass";
+
+/// Loads all programs that run outside tests through the verifier.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
     let ingress: &mut Xdp = program(ebpf, INGRESS)?;
     ingress.load().map_err(verify::readable).context("load the ingress program")?;
     let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
-    egress.load().map_err(verify::readable).context("load the egress program")
+    egress.load().map_err(verify::readable).context("load the egress program")?;
+    for name in [PUNT, PASS] {
+        let program: &mut Xdp = program(ebpf, name)?;
+        program.load().map_err(verify::readable).with_context(|| format!("load program {name}"))?;
+    }
+    Ok(())
+}
+
+/// The descriptor of the program that hands packets to the daemon.
+pub(super) fn punt(ebpf: &mut Ebpf) -> Result<ProgramFd> {
+    let program: &mut Xdp = program(ebpf, PUNT)?;
+    program.fd().context("take the descriptor of the hand-over program")?.try_clone().context("copy it")
 }
 
 /// Attaches both programs to an interface.

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
+    programs::ProgramFd,
 };
 use forwarder_common::{
     abi::{self, Node, Peer, ServiceKey},
     ids::{Epoch, NodeId},
+    net::GATHER_SLOTS,
     outcome::SLOTS,
 };
 
@@ -39,6 +41,8 @@ pub(super) struct Maps {
     nodes: Array<MapData, u64>,
     peers: Array<MapData, Shared<Peer>>,
     statistics: PerCpuArray<MapData, Shared<[u64; SLOTS as usize]>>,
+    daemon: ProgramArray<MapData>,
+    gather: Array<MapData, u16>,
     /// The claim table's map, to be memory-mapped.
     pub(super) claims: MapData,
 }
@@ -57,6 +61,11 @@ pub(super) fn events(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
     take(ebpf, "EVENTS")
 }
 
+/// The ring buffer with packets for the daemon.
+pub(super) fn punts(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
+    take(ebpf, "PUNTS")
+}
+
 impl Maps {
     /// Takes them out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
@@ -70,6 +79,8 @@ impl Maps {
             nodes: take(ebpf, "NODES")?,
             peers: take(ebpf, "PEERS")?,
             statistics: take(ebpf, "STATISTICS")?,
+            daemon: take(ebpf, "DAEMON")?,
+            gather: take(ebpf, "GATHER")?,
             claims,
         })
     }
@@ -139,6 +150,24 @@ impl Maps {
     pub(super) fn set_down(&mut self, id: NodeId) -> Result<()> {
         let down = self.node(id)?.down();
         self.nodes.set(u32::from(id.number()), down.0, 0).context("write map NODES")
+    }
+
+    /// From now on packets are handed to the daemon, by this program; the kernel ends that when the daemon dies.
+    pub(super) fn open_hand_over(&mut self, program: &ProgramFd) -> Result<()> {
+        self.daemon.set(0, program, 0).context("write map DAEMON")
+    }
+
+    /// From now on packets that would be handed to the daemon pass.
+    pub(super) fn close_hand_over(&mut self) -> Result<()> {
+        self.daemon.clear_index(&0).context("clear map DAEMON")
+    }
+
+    /// Writes who gathers the fragments of each slot, 0 for nobody.
+    pub(super) fn set_gatherers(&mut self, gatherers: &[u16]) -> Result<()> {
+        for (slot, node) in (0..GATHER_SLOTS).zip(gatherers) {
+            self.gather.set(slot, *node, 0).context("write map GATHER")?;
+        }
+        Ok(())
     }
 
     /// The counters, summed over all CPUs.

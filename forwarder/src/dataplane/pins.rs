@@ -18,7 +18,8 @@ use super::attach::EGRESS;
 use crate::config;
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 8] = ["CONFIG", "SERVICES", "PORTS", "NODES", "PEERS", "CLAIMS", "STATISTICS", "EVENTS"];
+const PINNED: [&str; 10] =
+    ["CONFIG", "SERVICES", "PORTS", "NODES", "PEERS", "CLAIMS", "STATISTICS", "EVENTS", "PUNTS", "GATHER"];
 /// Where BPF file systems are mounted by custom.
 const BPF_MOUNT: &str = "/sys/fs/bpf";
 

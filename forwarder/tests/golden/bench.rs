@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use aya::maps::{MapData, RingBuf};
 use forwarder::dataplane::{Dataplane, Settings, monotonic_ns};
 use forwarder_common::{
-    abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, ServiceKey},
+    abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
     checksum,
     geneve::{self, Inner},
     ids::{Epoch, NodeId, Tick},
     net,
+    outcome::Outcome,
 };
 
 use super::frames::{Frame, HASH_KEY, vip};
@@ -18,6 +19,8 @@ use super::frames::{Frame, HASH_KEY, vip};
 pub(crate) const PASS: u32 = 2;
 /// `XDP_TX`.
 pub(crate) const TX: u32 = 3;
+/// `XDP_DROP`: the daemon has it.
+pub(crate) const DROP: u32 = 1;
 /// An address family.
 pub(crate) const V4: bool = false;
 /// An address family.
@@ -33,6 +36,7 @@ const LIFETIME_MS: u64 = 60_000;
 pub(crate) struct Bench {
     dataplane: Dataplane,
     events: RingBuf<MapData>,
+    punts: RingBuf<MapData>,
     node: u16,
     underlay: bool,
 }
@@ -85,7 +89,8 @@ impl Bench {
         let settings = Settings { config, services: services.collect(), claims: 1024 };
         let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
         let events = dataplane.take_events().unwrap();
-        Self { dataplane, events, node, underlay: v6 }
+        let punts = dataplane.take_punts().unwrap();
+        Self { dataplane, events, punts, node, underlay: v6 }
     }
 
     pub(crate) const fn lifetimes(&self) -> Lifetimes {
@@ -144,6 +149,50 @@ impl Bench {
             events.push(unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() });
         }
         events
+    }
+
+    /// The daemon lives, or not.
+    pub(crate) fn daemon(&mut self, lives: bool) {
+        if lives { self.dataplane.open_hand_over().unwrap() } else { self.dataplane.close_hand_over().unwrap() }
+    }
+
+    /// All fragments are gathered by this node.
+    pub(crate) fn gatherer(&mut self, node: u16) {
+        self.dataplane.set_gatherers(&[node; net::GATHER_SLOTS as usize]).unwrap();
+    }
+
+    /// What was handed to the daemon since the last call.
+    pub(crate) fn punts(&mut self) -> Vec<(Punt, Vec<u8>)> {
+        let mut punts = Vec::new();
+        while let Some(item) = self.punts.next() {
+            let (head, frame) = item.split_at(size_of::<Punt>());
+            // SAFETY: the length was compared, and any bytes are a value of this type.
+            let head = unsafe { head.as_ptr().cast::<Punt>().read_unaligned() };
+            punts.push((head, frame[..head.length as usize].to_vec()));
+        }
+        punts
+    }
+
+    /// The frame is handed to the daemon whole, under this outcome, and dropped.
+    pub(crate) fn expect_punt(&mut self, frame: &Frame, outcome: &str) {
+        self.run(frame, DROP, &[outcome]);
+        let punts = self.punts();
+        assert_eq!(punts.len(), 1, "{outcome}");
+        let (head, bytes) = &punts[0];
+        assert_eq!(bytes, frame.bytes());
+        assert_eq!((head.ifindex, head.segment), (IFINDEX, 0));
+        assert_eq!(Outcome::from_number(head.reason).map(Outcome::name), Some(outcome));
+    }
+
+    /// Sends a frame many times, which takes less than a window of the hand-over; how many were taken and how many passed.
+    pub(crate) fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
+        let mut handed = 0;
+        for _ in 0..times {
+            let (action, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
+            assert!(action == DROP || action == PASS);
+            handed += usize::from(action == DROP);
+        }
+        (handed, times - handed)
     }
 
     /// The frame passes ingress with this action, unchanged, and moves these outcomes by one and no other.

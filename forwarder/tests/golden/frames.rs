@@ -189,13 +189,19 @@ impl Frame {
         self
     }
 
-    /// As a first fragment.
-    pub(crate) fn fragment(mut self) -> Self {
+    /// As a fragment of a datagram, at `offset` in units of eight bytes, with more to follow.
+    pub(crate) fn fragment(mut self, offset: u16) -> Self {
         if self.v6() {
+            let payload = self.l3 + 40;
+            let [high, low] = (offset << 3 | 1).to_be_bytes();
+            self.bytes.splice(payload..payload, [17, 0, high, low, 0, 0, 0, 9]);
+            let length = (self.bytes.len() - payload) as u16;
+            self.bytes[self.l3 + 4..self.l3 + 6].copy_from_slice(&length.to_be_bytes());
             return self.protocol(44);
         }
+        let [high, low] = (0x2000 | offset).to_be_bytes();
         let at = self.l3 + 6;
-        self.bytes[at] = 0x20;
+        self.bytes[at..at + 2].copy_from_slice(&[high, low]);
         self
     }
 
