@@ -1,0 +1,151 @@
+//! The fragments of one datagram: what fits, what is a duplicate, what contradicts.
+
+use std::collections::BTreeMap;
+
+use super::{Arrival, DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, FRAGMENTS, Whole, whole};
+use crate::slowpath::packet::Packet;
+
+/// The longest IP payload in bytes (RFC 791 §3.1, RFC 8200 §3).
+const LONGEST: u32 = 65_535;
+
+/// A fragment as it came.
+#[derive(Debug)]
+pub(super) struct Piece {
+    ifindex: u32,
+    packet: Vec<u8>,
+    /// Where its data begins.
+    data: usize,
+}
+
+impl Piece {
+    /// `None` if the fragment cannot be part of any datagram.
+    pub(super) fn new(arrival: &Arrival<'_>) -> Option<Self> {
+        let fragment = &arrival.fragment;
+        let packet = arrival.packet.bytes;
+        let length = u32::try_from(packet.len().checked_sub(fragment.data)?).ok()?;
+        //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
+        //# If the length of a fragment [..] is not a multiple of 8 octets and the M flag of that fragment is 1, then
+        //# that fragment must be discarded.
+        let aligned = !fragment.more || length % 8 == 0;
+        let fits = length > 0 && u32::from(fragment.offset) + length <= LONGEST;
+        (aligned && fits).then(|| Self { ifindex: arrival.ifindex, packet: packet.to_vec(), data: fragment.data })
+    }
+
+    fn data(&self) -> &[u8] {
+        self.packet.get(self.data..).unwrap_or_default()
+    }
+
+    fn length(&self) -> u32 {
+        self.packet.len().saturating_sub(self.data) as u32
+    }
+}
+
+/// What became of a fragment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It waits for the others.
+    Waits,
+    /// Nothing is missing any more.
+    Completes,
+    /// A copy of one that is there, or of a datagram given up.
+    Useless,
+    /// The datagram is given up, with all that came and all that will come of it.
+    Contradicts,
+}
+
+/// An incomplete datagram.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    pub(super) serial: u64,
+    pub(super) due_us: u64,
+    pieces: BTreeMap<u16, Piece>,
+    /// Bytes of data that are there.
+    filled: u32,
+    /// Where the data ends, once the last fragment is there.
+    end: Option<u32>,
+    bytes: usize,
+    is_void: bool,
+}
+
+impl Datagram {
+    pub(super) const fn new(serial: u64, due_us: u64) -> Self {
+        let pieces = BTreeMap::new();
+        Self { serial, due_us, pieces, filled: 0, end: None, bytes: DATAGRAM_OVERHEAD, is_void: false }
+    }
+
+    /// A datagram of one fragment.
+    pub(super) fn alone(piece: Piece) -> Self {
+        let mut alone = Self::new(0, 0);
+        alone.end = Some(piece.length());
+        alone.pieces.insert(0, piece);
+        alone
+    }
+
+    /// What keeping it costs.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Fragments that are there.
+    pub(super) fn pieces(&self) -> u64 {
+        self.pieces.len() as u64
+    }
+
+    pub(super) fn add(&mut self, offset: u16, more: bool, piece: Piece) -> Added {
+        if self.is_void || self.is_copy(offset, more, &piece) {
+            return Added::Useless;
+        }
+        let start = u32::from(offset);
+        let end = start + piece.length();
+        //= https://www.rfc-editor.org/rfc/rfc5722#section-4
+        //# the entire datagram (and any constituent fragments, including those not yet received) MUST be silently
+        //# discarded.
+        if self.contradicts(start, end, more) || self.pieces.len() >= FRAGMENTS {
+            *self = Self { is_void: true, ..Self::new(self.serial, self.due_us) };
+            return Added::Contradicts;
+        }
+        if !more {
+            self.end = Some(end);
+        }
+        self.filled += end - start;
+        self.bytes += piece.packet.len() + FRAGMENT_OVERHEAD;
+        self.pieces.insert(offset, piece);
+        if self.end == Some(self.filled) { Added::Completes } else { Added::Waits }
+    }
+
+    /// Whether it is one that is there already, byte for byte (RFC 8200 §4.5 allows to drop such).
+    fn is_copy(&self, offset: u16, more: bool, piece: &Piece) -> bool {
+        self.pieces.get(&offset).is_some_and(|there| {
+            let ends = self.end == Some(u32::from(offset) + there.length());
+            there.data() == piece.data() && more != ends
+        })
+    }
+
+    /// Whether it overlaps another, or lies behind the end, or ends where the datagram does not.
+    fn contradicts(&self, start: u32, end: u32, more: bool) -> bool {
+        let reaches = |(offset, piece): (&u16, &Piece)| u32::from(*offset) + piece.length();
+        let before = self.pieces.range(..=start as u16).next_back().map_or(0, reaches);
+        let after = self.pieces.range(start as u16..).next().map_or(LONGEST, |(offset, _)| u32::from(*offset));
+        let last = self.pieces.last_key_value().map_or(0, reaches);
+        let beyond = self.end.is_some_and(|known| end > known || !more) || (!more && end < last);
+        before > start || after < end || beyond
+    }
+
+    /// The packet, if the fragments fit together.
+    pub(super) fn whole(self) -> Option<Whole> {
+        let length = self.end? as usize;
+        let parts = self
+            .pieces
+            .iter()
+            .map(|(offset, piece)| (*offset, (u32::from(*offset) + piece.length()) as usize != length, piece.data()));
+        let data = whole::join(length, parts)?;
+        let first = self.pieces.get(&0)?;
+        let packet = whole::packet(&Packet::read(&first.packet)?, &data)?;
+        Some(Whole { packet, ifindex: first.ifindex })
+    }
+
+    /// Its fragments as they came.
+    pub(super) fn into_fragments(self) -> impl Iterator<Item = Whole> {
+        self.pieces.into_values().map(|piece| Whole { packet: piece.packet, ifindex: piece.ifindex })
+    }
+}

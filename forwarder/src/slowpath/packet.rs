@@ -1,0 +1,126 @@
+//! Whole IP packets: out of a frame, out of a tunnel packet, and what the message inside is about.
+//!
+//! The same readers as in the kernel, over bytes; SIP by the full grammar. It never alters a byte.
+
+use forwarder_common::{
+    abi::Address,
+    geneve, hash,
+    ids::{EtherType, NodeId},
+    net::{self, Ip},
+    reader::Reader as _,
+    sip::full::{self, Unkeyable},
+    verdict::Kind,
+};
+
+/// One IP packet, without what surrounded it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packet<'a> {
+    /// The packet, from its header to the end that the header names.
+    pub(super) bytes: &'a [u8],
+    /// What lies where; `start` is 0 and `end` the length of `bytes`.
+    pub(super) ip: Ip,
+}
+
+impl<'a> Packet<'a> {
+    /// The packet at the start of `bytes`; padding behind it is cut. `None`: no IP, or cut off.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let kind = match bytes.first()? >> 4 {
+            4 => EtherType::IPV4,
+            6 => EtherType::IPV6,
+            _ => return None,
+        };
+        let ip = net::ip(&bytes, 0, kind)?;
+        let bytes = bytes.get(..ip.end)?;
+        (ip.payload <= ip.end).then_some(Self { bytes, ip })
+    }
+
+    /// The packet in an Ethernet frame with up to two VLAN tags.
+    pub(super) fn of_frame(frame: &'a [u8]) -> Option<Self> {
+        Self::read(frame.get(net::frame(&frame)?.start..)?)
+    }
+
+    /// The packet inside this tunnel packet, the node that sent it and whether it carries the mark of a fragment to be
+    /// gathered. The tag is not looked at.
+    pub(super) fn inside(&self) -> Option<(NodeId, bool, Self)> {
+        let udp = self.ip.udp(&self.bytes)?;
+        let end = self.ip.payload.checked_add(udp.length)?;
+        let received = geneve::receive(&self.bytes, self.ip.payload + net::UDP)?;
+        let inner = Self::read(self.bytes.get(self.ip.payload + geneve::TUNNEL..end)?)?;
+        let expected = if inner.ip.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
+        (udp.destination == geneve::PORT && received.protocol == expected).then_some((
+            NodeId::new(received.node)?,
+            received.flags & geneve::GATHER != 0,
+            inner,
+        ))
+    }
+
+    /// Its destination address.
+    pub(super) fn destination(&self) -> Option<Address> {
+        self.ip.destination(&self.bytes)
+    }
+
+    /// Its UDP datagram: destination port and payload. `None`: a fragment, no UDP, or lengths that contradict.
+    pub(super) fn datagram(&self) -> Option<(u16, &'a [u8])> {
+        let udp = self.ip.udp(&self.bytes)?;
+        let end = self.ip.payload.checked_add(udp.length)?;
+        // Reading starts behind the header, so a length below eight fails here.
+        Some((udp.destination, self.bytes.get(self.ip.payload + net::UDP..end)?))
+    }
+}
+
+/// What an IP fragment says of its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fragment {
+    /// Identification: 16 bits in IPv4, 32 in IPv6.
+    pub(super) id: u32,
+    /// Where its data belongs, in bytes; a multiple of eight.
+    pub(super) offset: u16,
+    /// More of the datagram follows.
+    pub(super) more: bool,
+    /// Where its data begins in the packet.
+    pub(super) data: usize,
+}
+
+impl Fragment {
+    /// Reads the fragment fields of a packet that is one; `None` if they are cut off.
+    pub(super) fn read(packet: &Packet<'_>) -> Option<Self> {
+        let (r, ip) = (&packet.bytes, &packet.ip);
+        if ip.v6 {
+            //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
+            //# Each source packet is divided into fragments, each with a Fragment header.
+            let data = ip.payload.checked_add(net::FRAGMENT)?;
+            let place = r.be16(ip.payload + 2)?;
+            let id = (u32::from(r.be16(ip.payload + 4)?) << 16) | u32::from(r.be16(ip.payload + 6)?);
+            return (data <= ip.end).then_some(Self { id, offset: place & !7, more: place & 1 != 0, data });
+        }
+        let place = r.be16(6)?;
+        let id = u32::from(r.be16(4)?);
+        Some(Self { id, offset: (place & 0x1fff) << 3, more: place & 0x2000 != 0, data: ip.payload })
+    }
+}
+
+/// What a verdict needs of a SIP message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    /// Kind of message.
+    pub(super) kind: Kind,
+    /// The request key `L`.
+    pub(super) request_key: u64,
+    /// The reply key `X` of a response whose top Via has a branch.
+    pub(super) reply_key: Option<u64>,
+}
+
+impl Message {
+    /// Reads a UDP payload by the full grammar. With `affinity_call` the CSeq number is not in the keys.
+    ///
+    /// # Errors
+    /// Says why there is no key.
+    pub(super) fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Self, Unkeyable> {
+        let message = full::read(payload)?;
+        let cseq = if affinity_call { 0 } else { message.cseq };
+        let branch = message.branch.unwrap_or_default();
+        let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
+        let is_reply = matches!(message.kind, Kind::Response) && !branch.is_empty();
+        Ok(Self { kind: message.kind, request_key, reply_key: is_reply.then_some(reply_key) })
+    }
+}

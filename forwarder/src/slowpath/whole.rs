@@ -1,0 +1,73 @@
+//! One packet out of its fragments, and a packet that no tunnel packet can hold in two fragments.
+
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, defrag::IpDefragBuf};
+
+use forwarder_common::{geneve, net};
+
+use super::packet::Packet;
+
+/// The longest packet that fits one tunnel packet over IPv4: 65,535 bytes less an IPv4 and a UDP header, the tunnel's
+/// header and its option.
+pub const LONGEST_IN_TUNNEL: usize = 65_535 - 20 - geneve::TUNNEL;
+
+/// The data of fragments that came in the order of their offsets, joined. `None`: they do not fit together.
+pub(super) fn join<'a>(length: usize, parts: impl Iterator<Item = (u16, bool, &'a [u8])>) -> Option<Vec<u8>> {
+    let mut whole = IpDefragBuf::new(IpNumber::UDP, Vec::with_capacity(length), Vec::new());
+    for (offset, more, data) in parts {
+        whole.add(IpFragOffset::try_new(offset >> 3).ok()?, more, data).ok()?;
+    }
+    whole.is_complete().then(|| whole.take_bufs().0)
+}
+
+/// The packet whose first fragment is `first` and whose whole IP payload is `data`. `None`: too long for its header.
+pub(super) fn packet(first: &Packet<'_>, data: &[u8]) -> Option<Vec<u8>> {
+    let mut packet = Vec::with_capacity(first.ip.payload + data.len());
+    if first.ip.v6 {
+        let (mut header, rest) = Ipv6Header::from_slice(first.bytes).ok()?;
+        //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
+        //# The Next Header field of the last header of the Per-Fragment headers is obtained from the Next Header field
+        //# of the first fragment's Fragment header.
+        header.next_header = Ipv6FragmentHeader::from_slice(rest).ok()?.0.next_header;
+        header.set_payload_length(data.len()).ok()?;
+        packet.extend(header.to_bytes());
+    } else {
+        let (mut header, _) = Ipv4Header::from_slice(first.bytes).ok()?;
+        header.more_fragments = false;
+        header.fragment_offset = IpFragOffset::ZERO;
+        header.set_payload_len(data.len()).ok()?;
+        header.header_checksum = header.calc_header_checksum();
+        packet.extend(header.to_bytes());
+    }
+    packet.extend(data);
+    Some(packet)
+}
+
+/// The packet as two fragments of about the same size. An IPv6 packet, which has no identification, gets `id`.
+pub(super) fn halves(packet: &Packet<'_>, id: u32) -> Option<[Vec<u8>; 2]> {
+    let data = packet.bytes.get(packet.ip.payload..)?;
+    let middle = (data.len() / 2) & !7;
+    let (first, second) = data.split_at_checked(middle)?;
+    let offset = IpFragOffset::try_new(u16::try_from(middle >> 3).ok()?).ok()?;
+    Some([fragment(packet, id, IpFragOffset::ZERO, true, first)?, fragment(packet, id, offset, false, second)?])
+}
+
+fn fragment(packet: &Packet<'_>, id: u32, offset: IpFragOffset, more: bool, data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(packet.ip.payload + net::FRAGMENT + data.len());
+    if packet.ip.v6 {
+        let mut header = Ipv6Header::from_slice(packet.bytes).ok()?.0;
+        let place = Ipv6FragmentHeader::new(header.next_header, offset, more, id);
+        header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+        header.set_payload_length(net::FRAGMENT + data.len()).ok()?;
+        bytes.extend(header.to_bytes());
+        bytes.extend(place.to_bytes());
+    } else {
+        let mut header = Ipv4Header::from_slice(packet.bytes).ok()?.0;
+        header.more_fragments = more;
+        header.fragment_offset = offset;
+        header.set_payload_len(data.len()).ok()?;
+        header.header_checksum = header.calc_header_checksum();
+        bytes.extend(header.to_bytes());
+    }
+    bytes.extend(data);
+    Some(bytes)
+}
