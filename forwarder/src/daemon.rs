@@ -123,6 +123,7 @@ impl Daemon {
             epoch: dataplane.epoch(),
             underlay: config.underlay,
             claims: config.claims as usize,
+            batch_delay_us: 0,
         });
         let peers = Peers::new(config.underlay, wanted);
         let servers = (control, metrics);
@@ -240,6 +241,8 @@ impl Daemon {
                 Output::Map(MapWrite::Peer { node, up, epoch, underlay }) => {
                     self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;
                 }
+                // The slow path, which asks, takes it next.
+                Output::Answer { .. } => {}
             }
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "cluster/asks.rs"]
+mod asks_in_virtual_time;
 #[path = "cluster/core.rs"]
 mod core_in_virtual_time;
 #[path = "cluster/daemon.rs"]
@@ -10,3 +12,5 @@ mod daemon;
 mod links_over_loopback;
 #[path = "cluster/mesh.rs"]
 mod mesh;
+#[path = "cluster/schedules.rs"]
+mod schedules;

@@ -4,6 +4,8 @@
 //! maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then sleeps
 //! until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
 
+mod asks;
+mod delay;
 mod interface;
 mod outbox;
 
@@ -11,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use forwarder_common::ids::{Epoch, NodeId};
 
+use self::asks::Asks;
+use self::delay::Delay;
 use self::outbox::Outbox;
 use super::ages::{AgeSummary, Ages};
 use super::store::{Entry, Merged, Store};
@@ -47,6 +51,8 @@ pub struct Node {
     /// Peers that are linked and have introduced themselves.
     introduced: usize,
     outbox: Outbox,
+    delay: Delay,
+    asks: Asks,
     outputs: VecDeque<Output>,
     sweep_at_us: Option<u64>,
     ages: Ages,
@@ -63,6 +69,8 @@ impl Node {
             peers: BTreeMap::new(),
             introduced: 0,
             outbox: Outbox::default(),
+            delay: Delay::default(),
+            asks: Asks::default(),
             outputs: VecDeque::new(),
             sweep_at_us: None,
             ages: Ages::default(),
@@ -100,6 +108,7 @@ impl Node {
                 self.write_claim(claim.key, now);
             }
         }
+        self.end_asks_for(claim.key, now);
     }
 
     /// A link to `peer` stands, or a new one replaced the old one: introduces this node.
@@ -109,7 +118,7 @@ impl Node {
         }
         self.peers.entry(peer).or_default().introduced = false;
         self.count_introduced();
-        self.outbox.forget(peer);
+        self.forget(peer);
         let hello = Hello { epoch: self.settings.epoch, underlay: self.settings.underlay };
         self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
     }
@@ -127,7 +136,7 @@ impl Node {
 
     /// The link to `peer` is gone, and with it the peer: its claims stay, but stand against nobody.
     pub fn handle_link_down(&mut self, peer: NodeId, _now: Now) {
-        self.outbox.forget(peer);
+        self.forget(peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.introduced = false;
         if let (true, Some(hello)) = (state.up, state.hello) {
@@ -135,14 +144,19 @@ impl Node {
             self.outputs.push_back(peer_write(peer, false, hello));
         }
         self.count_introduced();
+        self.end_asks_of_gone(peer);
     }
 
     /// Does what is due at `now`; harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.end_expired_asks(now);
+        // Somebody waits for these, and nobody for a batch.
+        self.send_asks();
+        self.delay.release(&mut self.outputs, now);
         if self.outbox.due_us().is_some_and(|at| at <= now.monotonic_us) {
-            let introduced = self.peers.iter().filter(|(_, peer)| peer.introduced).map(|(node, _)| *node);
-            let up: Vec<NodeId> = introduced.collect();
+            let (up, before) = (self.introduced(), self.outputs.len());
             self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
+            self.delay.hold(&mut self.outputs, before, self.settings.batch_delay_us, now);
         }
         if self.sweep_at_us.is_some_and(|at| at <= now.monotonic_us) {
             self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
@@ -153,13 +167,17 @@ impl Node {
 
     /// The next thing to do, if any.
     pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.send_asks();
+        }
         self.outputs.pop_front()
     }
 
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        [self.outbox.due_us(), self.sweep_at_us].into_iter().flatten().min()
+        let due = [self.outbox.due_us(), self.delay.due_us(), self.asks.due_us(), self.sweep_at_us];
+        due.into_iter().flatten().min()
     }
 
     /// The live claim of a key: its owner, epoch, claim time and end.
@@ -219,20 +237,27 @@ impl Node {
                     self.take_claim(peer, claim, false, now);
                 }
             }
+            Message::Ask(asks) => self.take_asks(peer, &asks, now),
+            Message::Answer(answers) => self.take_answers(peer, &answers, now),
         }
         Ok(())
     }
 
     fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) {
+        // While the peer does not count yet: it gets the asks of this turn below.
+        self.send_asks();
         let state = self.peers.entry(peer).or_default();
-        let changed = !state.up || state.hello != Some(hello);
-        if !state.introduced {
+        let (changed, first) = (!state.up || state.hello != Some(hello), !state.introduced);
+        if first {
             self.outbox.begin_snapshot(peer, now);
         }
         *state = Peer { hello: Some(hello), introduced: true, up: true };
         self.count_introduced();
         if changed {
             self.outputs.push_back(peer_write(peer, true, hello));
+        }
+        if changed || first {
+            self.ask_again(peer, now);
         }
     }
 
@@ -272,21 +297,20 @@ impl Node {
             }
             Merged::Lost(_) => {}
         }
+        self.end_asks_for(claim.key, now);
     }
 
     fn merge(&mut self, key: u64, entry: Entry, now: Now) -> Merged {
         let (settings, peers) = (&self.settings, &self.peers);
-        let void = |owner: NodeId, epoch: Epoch| {
-            if owner == settings.node {
-                return epoch != settings.epoch;
-            }
-            let valid = |peer: &Peer| peer.up && peer.hello.is_some_and(|hello| hello.epoch == epoch);
-            !peers.get(&owner).is_some_and(valid)
-        };
+        let void = |owner: NodeId, epoch: Epoch| is_void(settings, peers, owner, epoch);
         if self.sweep_at_us.is_none() {
             self.sweep_at_us = Some(now.monotonic_us.saturating_add(SWEEP_US));
         }
         self.store.merge(key, entry, void, now.monotonic_us)
+    }
+
+    fn is_void(&self, owner: NodeId, epoch: Epoch) -> bool {
+        is_void(&self.settings, &self.peers, owner, epoch)
     }
 
     fn replicate(&mut self, key: u64, refresh: bool, now: Now) {
@@ -294,6 +318,17 @@ impl Node {
             let kept = self.outbox.push(key, refresh, now, self.introduced);
             self.counters.claims_dropped += u64::from(!kept);
         }
+    }
+
+    /// Drops what was meant for the present link of a peer.
+    fn forget(&mut self, peer: NodeId) {
+        self.outbox.forget(peer);
+        self.delay.forget(peer);
+        self.asks.forget(peer);
+    }
+
+    fn introduced(&self) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.introduced).map(|(node, _)| *node).collect()
     }
 
     fn count_introduced(&mut self) {
@@ -307,6 +342,15 @@ impl Node {
         self.outputs.push_back(Output::Map(write));
         self.store.written(key);
     }
+}
+
+/// Whether a claim of that owner and epoch stands against nobody.
+fn is_void(settings: &NodeSettings, peers: &BTreeMap<NodeId, Peer>, owner: NodeId, epoch: Epoch) -> bool {
+    if owner == settings.node {
+        return epoch != settings.epoch;
+    }
+    let valid = |peer: &Peer| peer.up && peer.hello.is_some_and(|hello| hello.epoch == epoch);
+    !peers.get(&owner).is_some_and(valid)
 }
 
 fn peer_write(node: NodeId, up: bool, hello: Hello) -> Output {

@@ -6,11 +6,16 @@
 //! |---|---|
 //! | 1 hello | epoch (1), address family 4 or 6 (1), underlay address (4 or 16) |
 //! | 2 batch, 3 snapshot | count (2), then per claim: key (8), claimed at (8), remaining (4), epoch (1), flags (1) |
+//! | 4 ask | count (2), then per ask: number (8), request key (8), reply key (8), 0 for none |
+//! | 5 answer | count (2), then per answer: number of the ask (8), count of claims (1), the claims as above |
 
-use std::fmt;
+mod error;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use forwarder_common::ids::{Epoch, Tick};
+
+pub use self::error::WireError;
 
 /// The protocol's version: a node drops the link of a peer that speaks another one.
 pub const VERSION: u8 = 1;
@@ -18,14 +23,24 @@ pub const VERSION: u8 = 1;
 pub const MESSAGE_BYTES: usize = 1150;
 /// Most claims in one message.
 pub const MESSAGE_CLAIMS: usize = (MESSAGE_BYTES - HEAD_BYTES) / CLAIM_BYTES;
+/// Most asks in one message.
+pub const MESSAGE_ASKS: usize = (MESSAGE_BYTES - HEAD_BYTES) / ASK_BYTES;
+/// Most answers in one message, each with all the claims that it may carry.
+pub const MESSAGE_ANSWERS: usize = (MESSAGE_BYTES - HEAD_BYTES) / (ANSWER_BYTES + ANSWER_CLAIMS * CLAIM_BYTES);
+/// Most claims in one answer: one for each key of the ask.
+pub const ANSWER_CLAIMS: usize = 2;
 /// Longest remaining lifetime in milliseconds (39 h): the kernel's clock of lifetimes reaches no further.
 pub const LIFETIME_MS: u64 = Tick::milliseconds(Tick::LONGEST);
 
 const HEAD_BYTES: usize = 4;
 const CLAIM_BYTES: usize = 22;
+const ASK_BYTES: usize = 24;
+const ANSWER_BYTES: usize = 9;
 const HELLO: u8 = 1;
 const BATCH: u8 = 2;
 const SNAPSHOT: u8 = 3;
+const ASK: u8 = 4;
+const ANSWER: u8 = 5;
 const REFRESH: u8 = 1;
 
 /// The first message on each link, and again when the sender's epoch changes.
@@ -52,6 +67,26 @@ pub struct Claim {
     pub refresh: bool,
 }
 
+/// The question who owns a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The asker's number for it, which the answer repeats.
+    pub number: u64,
+    /// The request key.
+    pub request_key: u64,
+    /// The reply key; 0 for none.
+    pub reply_key: u64,
+}
+
+/// What one node says to an ask, for itself alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The ask's number.
+    pub number: u64,
+    /// The sender's own claims of the keys, at most [`ANSWER_CLAIMS`]; none: it owns nothing.
+    pub claims: Vec<Claim>,
+}
+
 /// A message between two daemons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -61,54 +96,23 @@ pub enum Message {
     Batch(Vec<Claim>),
     /// Claims that stood already when the link came up.
     Snapshot(Vec<Claim>),
+    /// Who owns these?
+    Ask(Vec<Ask>),
+    /// What the sender owns of what it was asked for.
+    Answer(Vec<Answer>),
 }
-
-/// Why bytes are no message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WireError {
-    /// It ends too early, or goes on after its end.
-    Length,
-    /// Longer than [`MESSAGE_BYTES`].
-    Oversized,
-    /// Another protocol version.
-    Version(u8),
-    /// No such kind of message.
-    Kind(u8),
-    /// An epoch beyond 15.
-    Epoch(u8),
-    /// An address family that is neither 4 nor 6.
-    Family(u8),
-    /// A remaining lifetime of zero or beyond [`LIFETIME_MS`].
-    Lifetime(u32),
-    /// A flag that this version does not know.
-    Flags(u8),
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length => write!(f, "a message of the wrong length"),
-            Self::Oversized => write!(f, "a message of more than {MESSAGE_BYTES} bytes"),
-            Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
-            Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
-            Self::Epoch(epoch) => write!(f, "an impossible epoch ({epoch})"),
-            Self::Family(family) => write!(f, "an unknown address family ({family})"),
-            Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
-            Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}
 
 impl Message {
-    /// The bytes of the message. Claims beyond [`MESSAGE_CLAIMS`] are left out: callers send in chunks of that many.
+    /// The bytes of the message. What is beyond [`MESSAGE_CLAIMS`], [`MESSAGE_ASKS`], [`MESSAGE_ANSWERS`] or [`ANSWER_CLAIMS`] is
+    /// left out: callers send in chunks of that many.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Hello(hello) => encode_hello(hello),
             Self::Batch(claims) => encode_claims(BATCH, claims),
             Self::Snapshot(claims) => encode_claims(SNAPSHOT, claims),
+            Self::Ask(asks) => encode_asks(asks),
+            Self::Answer(answers) => encode_answers(answers),
         }
     }
 
@@ -129,6 +133,8 @@ impl Message {
             HELLO => Self::Hello(decode_hello(&mut reader)?),
             BATCH => Self::Batch(decode_claims(&mut reader)?),
             SNAPSHOT => Self::Snapshot(decode_claims(&mut reader)?),
+            ASK => Self::Ask(decode_asks(&mut reader)?),
+            ANSWER => Self::Answer(decode_answers(&mut reader)?),
             kind => return Err(WireError::Kind(kind)),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(WireError::Length) }
@@ -155,12 +161,40 @@ fn encode_claims(kind: u8, claims: &[Claim]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEAD_BYTES + count * CLAIM_BYTES);
     out.extend([VERSION, kind]);
     out.extend((count as u16).to_be_bytes());
-    for claim in claims.iter().take(count) {
-        out.extend(claim.key.to_be_bytes());
-        out.extend(claim.claimed_at_unix_us.to_be_bytes());
-        out.extend(claim.remaining_ms.to_be_bytes());
-        out.push(claim.epoch.number());
-        out.push(if claim.refresh { REFRESH } else { 0 });
+    claims.iter().take(count).for_each(|claim| encode_claim(&mut out, claim));
+    out
+}
+
+fn encode_claim(out: &mut Vec<u8>, claim: &Claim) {
+    out.extend(claim.key.to_be_bytes());
+    out.extend(claim.claimed_at_unix_us.to_be_bytes());
+    out.extend(claim.remaining_ms.to_be_bytes());
+    out.push(claim.epoch.number());
+    out.push(if claim.refresh { REFRESH } else { 0 });
+}
+
+fn encode_asks(asks: &[Ask]) -> Vec<u8> {
+    let count = asks.len().min(MESSAGE_ASKS);
+    let mut out = Vec::with_capacity(HEAD_BYTES + count * ASK_BYTES);
+    out.extend([VERSION, ASK]);
+    out.extend((count as u16).to_be_bytes());
+    for ask in asks.iter().take(count) {
+        out.extend(ask.number.to_be_bytes());
+        out.extend(ask.request_key.to_be_bytes());
+        out.extend(ask.reply_key.to_be_bytes());
+    }
+    out
+}
+
+fn encode_answers(answers: &[Answer]) -> Vec<u8> {
+    let count = answers.len().min(MESSAGE_ANSWERS);
+    let mut out = vec![VERSION, ANSWER];
+    out.extend((count as u16).to_be_bytes());
+    for answer in answers.iter().take(count) {
+        let claims = answer.claims.len().min(ANSWER_CLAIMS);
+        out.extend(answer.number.to_be_bytes());
+        out.push(claims as u8);
+        answer.claims.iter().take(claims).for_each(|claim| encode_claim(&mut out, claim));
     }
     out
 }
@@ -199,6 +233,33 @@ fn decode_claim(reader: &mut Reader<'_>) -> Result<Claim, WireError> {
     Ok(Claim { key, claimed_at_unix_us, remaining_ms, epoch, refresh: flags & REFRESH != 0 })
 }
 
+fn decode_asks(reader: &mut Reader<'_>) -> Result<Vec<Ask>, WireError> {
+    let count = usize::from(u16::from_be_bytes(reader.array()?));
+    if reader.0.len() != count * ASK_BYTES {
+        return Err(WireError::Length);
+    }
+    let mut number = || reader.array().map(u64::from_be_bytes);
+    (0..count).map(|_| Ok(Ask { number: number()?, request_key: number()?, reply_key: number()? })).collect()
+}
+
+fn decode_answers(reader: &mut Reader<'_>) -> Result<Vec<Answer>, WireError> {
+    let count = usize::from(u16::from_be_bytes(reader.array()?));
+    if count > MESSAGE_ANSWERS || reader.0.len() < count * ANSWER_BYTES {
+        return Err(WireError::Length);
+    }
+    (0..count).map(|_| decode_answer(reader)).collect()
+}
+
+fn decode_answer(reader: &mut Reader<'_>) -> Result<Answer, WireError> {
+    let number = u64::from_be_bytes(reader.array()?);
+    let count = reader.byte()?;
+    if usize::from(count) > ANSWER_CLAIMS {
+        return Err(WireError::Claims(count));
+    }
+    let claims = (0..count).map(|_| decode_claim(reader)).collect::<Result<_, _>>()?;
+    Ok(Answer { number, claims })
+}
+
 /// What of a message is not read yet.
 struct Reader<'a>(&'a [u8]);
 
@@ -225,7 +286,7 @@ mod tests {
 
     use super::*;
 
-    fn claims() -> impl Strategy<Value = Vec<Claim>> {
+    fn claims(most: usize) -> impl Strategy<Value = Vec<Claim>> {
         let claim = (any::<u64>(), any::<u64>(), 1..=LIFETIME_MS as u32, 0..16_u64, any::<bool>()).prop_map(
             |(key, claimed_at_unix_us, remaining_ms, epoch, refresh)| Claim {
                 key,
@@ -235,15 +296,19 @@ mod tests {
                 refresh,
             },
         );
-        proptest::collection::vec(claim, 0..=MESSAGE_CLAIMS)
+        proptest::collection::vec(claim, 0..=most)
     }
 
     fn messages() -> impl Strategy<Value = Message> {
+        let ask = any::<(u64, u64, u64)>().prop_map(|(number, l, x)| Ask { number, request_key: l, reply_key: x });
+        let answer = (any::<u64>(), claims(ANSWER_CLAIMS)).prop_map(|(number, claims)| Answer { number, claims });
         prop_oneof![
             (0..16_u64, any::<IpAddr>())
                 .prop_map(|(epoch, underlay)| Message::Hello(Hello { epoch: Epoch::new(epoch), underlay })),
-            claims().prop_map(Message::Batch),
-            claims().prop_map(Message::Snapshot),
+            claims(MESSAGE_CLAIMS).prop_map(Message::Batch),
+            claims(MESSAGE_CLAIMS).prop_map(Message::Snapshot),
+            proptest::collection::vec(ask, 0..=MESSAGE_ASKS).prop_map(Message::Ask),
+            proptest::collection::vec(answer, 0..=MESSAGE_ANSWERS).prop_map(Message::Answer),
         ]
     }
 
@@ -258,6 +323,16 @@ mod tests {
         #[test]
         fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1300)) {
             let _ = Message::decode(&bytes);
+        }
+
+        #[test]
+        fn garbage_behind_a_good_head_is_refused_without_a_panic(
+            kind in 1..=6_u8, count in 0..60_u8, bytes in proptest::collection::vec(0..4_u8, 0..1146)
+        ) {
+            let bytes = [vec![VERSION, kind, 0, count], bytes].concat();
+            if let Ok(decoded) = Message::decode(&bytes) {
+                prop_assert_eq!(decoded.encode(), bytes);
+            }
         }
 
         #[test]
@@ -294,10 +369,25 @@ mod tests {
     }
 
     #[test]
+    fn an_ask_and_its_answers_look_as_documented() {
+        let ask = Ask { number: 0x0102, request_key: 3 << 56, reply_key: 4 };
+        let expected = [1, 4, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
+        assert_eq!(Message::Ask(vec![ask]).encode(), expected);
+        let claim = Claim { key: 5, claimed_at_unix_us: 6, remaining_ms: 7, epoch: Epoch::new(8), refresh: true };
+        let answers = vec![Answer { number: 9, claims: vec![claim] }, Answer { number: 10, claims: Vec::new() }];
+        let nothing = [0, 0, 0, 0, 0, 0, 0, 10, 0];
+        let found = [0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 8, 1];
+        assert_eq!(Message::Answer(answers).encode(), [&[1, 5, 0, 2], &found[..], &nothing].concat());
+    }
+
+    #[test]
     fn bad_fields_are_named() {
         let hello = |bytes: &[u8]| Message::decode(bytes).unwrap_err();
         assert_eq!(hello(&[2, 1, 0, 4, 1, 2, 3, 4]), WireError::Version(2));
         assert_eq!(hello(&[1, 9, 0, 4, 1, 2, 3, 4]), WireError::Kind(9));
+        assert_eq!(hello(&[1, 6, 0, 0]), WireError::Kind(6));
+        assert_eq!(hello(&[1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3]), WireError::Claims(3));
+        assert_eq!(hello(&[&[1, 5, 0, 22][..], &[0; 22 * 9]].concat()), WireError::Length);
         assert_eq!(hello(&[1, 1, 16, 4, 1, 2, 3, 4]), WireError::Epoch(16));
         assert_eq!(hello(&[1, 1, 0, 5, 1, 2, 3, 4]), WireError::Family(5));
         assert_eq!(hello(&[1, 1, 0, 4, 1, 2, 3, 4, 5]), WireError::Length);

@@ -248,7 +248,13 @@ fn a_node_alone_sends_nothing_and_keeps_nothing_waiting() {
 
 #[test]
 fn more_claims_than_may_wait_are_counted_and_come_with_the_next_snapshot() {
-    let settings = NodeSettings { node: id(1), epoch: Epoch::new(0), underlay: underlay(id(1)), claims: 1 << 20 };
+    let settings = NodeSettings {
+        node: id(1),
+        epoch: Epoch::new(0),
+        underlay: underlay(id(1)),
+        claims: 1 << 20,
+        batch_delay_us: 0,
+    };
     let mut node = Node::new(settings);
     let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
     let hello = Message::Hello(forwarder::cluster::wire::Hello { epoch: Epoch::new(0), underlay: underlay(id(2)) });

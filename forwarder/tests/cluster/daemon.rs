@@ -61,6 +61,7 @@ pub(crate) struct Seen {
     /// All events but messages.
     pub(crate) events: Vec<Event>,
     pub(crate) claims: BTreeMap<u64, u16>,
+    pub(crate) answers: BTreeMap<u64, bool>,
     pub(crate) up: BTreeMap<u16, bool>,
     pub(crate) counters: Counters,
     pub(crate) links: Vec<LinkView>,
@@ -88,6 +89,7 @@ impl Seen {
 pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) claims: mpsc::UnboundedSender<u64>,
+    pub(crate) asks: mpsc::UnboundedSender<u64>,
     pub(crate) commands: mpsc::Sender<Command>,
     /// True for a farewell.
     end: Option<oneshot::Sender<bool>>,
@@ -98,16 +100,17 @@ impl Daemon {
     pub(crate) fn start(identity: &Arc<Identity>, listen: SocketAddr, seeds: &[SocketAddr]) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (claims, local) = mpsc::unbounded_channel();
+        let (asks, asked) = mpsc::unbounded_channel();
         let (commands, commanded) = mpsc::channel(1024);
         let (end, ended) = oneshot::channel();
         let settings = Settings { listen, seeds: seeds.to_vec(), identity: Arc::clone(identity) };
-        let body = run(settings, Arc::clone(&seen), local, (commands.clone(), commanded), ended);
+        let body = run(settings, Arc::clone(&seen), (local, asked), (commands.clone(), commanded), ended);
         let thread = std::thread::spawn(move || {
             // Dropped with all its tasks in mid-flight unless the body says farewell: that is what a kill looks like.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(body);
         });
-        Self { seen, claims, commands, end: Some(end), thread: Some(thread) }
+        Self { seen, claims, asks, commands, end: Some(end), thread: Some(thread) }
     }
 
     pub(crate) fn kill(mut self) {
@@ -152,12 +155,18 @@ impl Drop for Daemon {
 async fn run(
     settings: Settings,
     seen: Arc<Mutex<Seen>>,
-    mut local: mpsc::UnboundedReceiver<u64>,
+    (mut local, mut asked): (mpsc::UnboundedReceiver<u64>, mpsc::UnboundedReceiver<u64>),
     (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
     mut end: oneshot::Receiver<bool>,
 ) {
     let me = settings.identity.node;
-    let mut node = Node::new(NodeSettings { node: me, epoch: Epoch::new(0), underlay: underlay(me), claims: 1 << 20 });
+    let mut node = Node::new(NodeSettings {
+        node: me,
+        epoch: Epoch::new(0),
+        underlay: underlay(me),
+        claims: 1 << 20,
+        batch_delay_us: 0,
+    });
     let (events, mut happened) = mpsc::channel(1024);
     let handle = links::spawn(settings, commanded, events).unwrap();
     let start = Instant::now();
@@ -183,6 +192,7 @@ async fn run(
                 let claim = LocalClaim { key, claimed_at_unix_us: now().unix_us, remaining_ms: 37_000 };
                 node.handle_local(claim, now());
             }
+            Some(key) = asked.recv() => node.handle_ask(key, key, 0, now()),
             () = tokio::time::sleep(pause) => {}
         }
         node.handle_timeout(now());
@@ -192,6 +202,7 @@ async fn run(
                     commands.send(Command::Send { to, message, kind }).await.unwrap();
                 }
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
+                Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
             }
         }
         let mut seen = seen.lock().unwrap();

@@ -47,6 +47,18 @@ fn claims_flow_both_ways_over_ipv4_and_ipv6() {
 }
 
 #[test]
+fn an_ask_and_its_answer_go_over_the_links() {
+    let authority = Authority::new("edge");
+    let (one, two, ..) = pair(&authority);
+    one.asks.send(7).unwrap();
+    one.poll_until("the answer arrives", |seen| seen.answers.get(&7) == Some(&false));
+    two.poll_until("it was node 2 that answered", |seen| seen.counters.core.asks_answered == 1);
+    claims_flow(&two, 2, &one, 8);
+    one.asks.send(8).unwrap();
+    one.poll_until("the claim is known", |seen| seen.answers.get(&8) == Some(&true));
+}
+
+#[test]
 fn of_two_calls_at_once_exactly_one_link_remains() {
     let authority = Authority::new("edge");
     for round in 0..5 {

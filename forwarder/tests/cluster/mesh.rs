@@ -23,6 +23,8 @@ pub(crate) struct Kernel {
     pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
     pub(crate) up: BTreeMap<NodeId, (bool, Epoch)>,
     pub(crate) claim_writes: usize,
+    /// Every answer: its ticket, whether it said owned, and when.
+    pub(crate) answers: Vec<(u64, bool, u64)>,
 }
 
 /// A message as the network saw it.
@@ -32,6 +34,7 @@ pub(crate) struct Sent {
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
     pub(crate) bytes: usize,
+    pub(crate) kind: Kind,
 }
 
 pub(crate) struct Mesh {
@@ -46,6 +49,10 @@ pub(crate) struct Mesh {
     pub(crate) latency_us: (u64, u64),
     /// Messages after the hello that the network loses, in a thousand.
     pub(crate) loss: u64,
+    /// How long the nodes that are started from now on hold batches back, in microseconds.
+    pub(crate) batch_delay_us: u64,
+    /// Both keys of the asks that have no answer yet, by the asker and its ticket.
+    pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
     links: BTreeSet<(NodeId, NodeId)>,
     flying: BTreeMap<(u64, u64), (NodeId, NodeId, Vec<u8>)>,
     sequence: u64,
@@ -63,6 +70,8 @@ impl Mesh {
             clock_off_us: BTreeMap::new(),
             latency_us: (100, 101),
             loss: 0,
+            batch_delay_us: 0,
+            asked: BTreeMap::new(),
             links: BTreeSet::new(),
             flying: BTreeMap::new(),
             sequence: 0,
@@ -75,16 +84,31 @@ impl Mesh {
     /// All nodes linked and introduced.
     pub(crate) fn linked(nodes: u16, seed: u64) -> Self {
         let mut mesh = Self::new(nodes, seed);
-        for (a, b) in pairs(nodes) {
-            mesh.link(a, b);
-        }
-        mesh.run_for(1_000_000);
+        mesh.link_all();
         mesh
+    }
+
+    /// All nodes linked and introduced; each holds its batches back for 50 ms.
+    pub(crate) fn with_late_batches(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self::new(0, seed);
+        mesh.batch_delay_us = 50_000;
+        (1..=nodes).for_each(|node| mesh.start(id(node), Epoch::new(0), 1 << 20));
+        mesh.link_all();
+        mesh.sent.clear();
+        mesh
+    }
+
+    fn link_all(&mut self) {
+        let nodes = self.nodes.len() as u16;
+        pairs(nodes).into_iter().for_each(|(a, b)| self.link(a, b));
+        self.run_for(1_000_000);
     }
 
     /// Starts a node, or starts it anew with nothing but its kernel's map.
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
-        self.nodes.insert(node, Node::new(NodeSettings { node, epoch, underlay: underlay(node), claims }));
+        let batch_delay_us = self.batch_delay_us;
+        let settings = NodeSettings { node, epoch, underlay: underlay(node), claims, batch_delay_us };
+        self.nodes.insert(node, Node::new(settings));
         self.kernels.entry(node).or_default();
     }
 
@@ -95,6 +119,8 @@ impl Mesh {
 
     pub(crate) fn link(&mut self, a: NodeId, b: NodeId) {
         for (from, to) in [(a, b), (b, a)] {
+            // No message of the link before this one comes after its end.
+            self.flying.retain(|_, (f, t, _)| (*f, *t) != (from, to));
             self.links.insert((from, to));
             let now = self.now(from);
             self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
@@ -120,6 +146,25 @@ impl Mesh {
         let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
         self.nodes.get_mut(&node).unwrap().handle_local(claim, now);
         self.drain(node);
+    }
+
+    /// Asks as the slow path does when a packet has neither claim in the kernel's map.
+    pub(crate) fn ask(&mut self, node: NodeId, ticket: u64, request_key: u64, reply_key: u64) {
+        self.ask_in_turn(node, ticket, request_key, reply_key);
+        self.drain(node);
+    }
+
+    /// Asks, and leaves the outputs for later, as when more asks come in the same turn.
+    pub(crate) fn ask_in_turn(&mut self, node: NodeId, ticket: u64, request_key: u64, reply_key: u64) {
+        let now = self.now(node);
+        assert_eq!(self.asked.insert((node, ticket), (request_key, reply_key)), None, "a ticket that is in use");
+        self.nodes.get_mut(&node).unwrap().handle_ask(ticket, request_key, reply_key, now);
+    }
+
+    /// What a node has been answered so far, in order, with the time since `start_us`.
+    pub(crate) fn answers(&self, node: NodeId, start_us: u64) -> Vec<(u64, bool, u64)> {
+        let answers = self.kernels.get(&node).unwrap().answers.iter();
+        answers.map(|(ticket, owned, at_us)| (*ticket, *owned, at_us - start_us)).collect()
     }
 
     pub(crate) fn run_for(&mut self, us: u64) {
@@ -164,18 +209,33 @@ impl Mesh {
         self.random % bound
     }
 
-    fn drain(&mut self, node: NodeId) {
+    pub(crate) fn drain(&mut self, node: NodeId) {
         while let Some(output) = self.nodes.get_mut(&node).unwrap().poll_output() {
             match output {
                 Output::Send { to, message, kind } => self.send(node, to, message, kind),
                 Output::Map(write) => self.write(node, write),
+                Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
             }
         }
     }
 
+    /// Every ask is answered once, and after the kernel has what the answer speaks of.
+    fn answered(&mut self, node: NodeId, ticket: u64, owned: bool) {
+        let kernel = self.kernels.get_mut(&node).unwrap();
+        let Some((request_key, reply_key)) = self.asked.remove(&(node, ticket)) else {
+            panic!("a second answer to ask {ticket} of node {}", node.number())
+        };
+        let places = |key: &u64| {
+            let claim = kernel.claims.get(key);
+            claim.is_some_and(|(owner, epoch, _)| *owner == node || kernel.up.get(owner) == Some(&(true, *epoch)))
+        };
+        assert!(!owned || [request_key, reply_key].iter().any(places), "the answer comes before the claim");
+        kernel.answers.push((ticket, owned, self.now_us));
+    }
+
     fn send(&mut self, from: NodeId, to: NodeId, message: Vec<u8>, kind: Kind) {
         assert!(message.len() < 1200, "a message must fit into one packet");
-        self.sent.push(Sent { at_us: self.now_us, from, to, bytes: message.len() });
+        self.sent.push(Sent { at_us: self.now_us, from, to, bytes: message.len(), kind });
         let lost = kind != Kind::Hello && self.random_below(1000) < self.loss;
         if lost || !self.links.contains(&(from, to)) {
             return;

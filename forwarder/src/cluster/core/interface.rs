@@ -30,6 +30,9 @@ pub struct NodeSettings {
     pub underlay: IpAddr,
     /// Most claims to hold, those of peers included.
     pub claims: usize,
+    /// How long batches are held back before they leave, in microseconds: 0 but in tests of what happens before a claim arrives.
+    /// Asks and answers are never held back.
+    pub batch_delay_us: u64,
 }
 
 /// A claim that this host's egress program made, or made longer.
@@ -52,6 +55,10 @@ pub enum Kind {
     Batch,
     /// Claims that stood before the link came up.
     Snapshot,
+    /// Questions who owns a key: a packet is held meanwhile.
+    Ask,
+    /// What this node owns of what it was asked for: a peer holds a packet meanwhile.
+    Answer,
 }
 
 /// Something for the shell to do.
@@ -68,6 +75,13 @@ pub enum Output {
     },
     /// Write this into the kernel's maps.
     Map(MapWrite),
+    /// What became of [`super::Node::handle_ask`]; comes after the writes that go with it.
+    Answer {
+        /// The shell's name for the ask.
+        ticket: u64,
+        /// A claim stands for one of the keys; the kernel's map has it.
+        owned: bool,
+    },
 }
 
 /// A change of the kernel's maps.
@@ -77,7 +91,7 @@ pub enum MapWrite {
     Claim {
         /// The key.
         key: u64,
-        /// Whose it is; this node itself where the kernel's map may hold a peer's claim that lost.
+        /// Whose it is; this node itself where the kernel's map may have lost its claim, or holds a peer's that lost.
         owner: NodeId,
         /// The owner's epoch when it was made.
         epoch: Epoch,
@@ -102,7 +116,7 @@ pub enum MapWrite {
 pub enum ProtocolError {
     /// The bytes are no message of this version.
     Wire(WireError),
-    /// Claims before the hello.
+    /// Something before the hello.
     BeforeHello,
 }
 
@@ -110,7 +124,7 @@ impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wire(error) => write!(f, "{error}"),
-            Self::BeforeHello => write!(f, "claims before the hello"),
+            Self::BeforeHello => write!(f, "a message before the hello"),
         }
     }
 }
@@ -122,9 +136,9 @@ impl std::error::Error for ProtocolError {}
 pub struct CoreCounters {
     /// Claims of this node, new or lengthened.
     pub claims_local: u64,
-    /// Copies of claims sent to peers, snapshots included.
+    /// Copies of claims sent to peers, snapshots and answers included.
     pub claims_sent: u64,
-    /// Claims received from peers, snapshots included.
+    /// Claims received from peers, snapshots and answers included.
     pub claims_received: u64,
     /// Batches sent.
     pub batches_sent: u64,
@@ -146,6 +160,16 @@ pub struct CoreCounters {
     pub protocol_errors: u64,
     /// Claims dated later than their arrival.
     pub claims_from_the_future: u64,
+    /// Copies of asks sent to peers.
+    pub asks_sent: u64,
+    /// Asks of peers that were answered, be it with nothing.
+    pub asks_answered: u64,
+    /// Asks of this node that ended because a claim came to stand, by an answer or by itself.
+    pub asks_found: u64,
+    /// Asks of this node that were not sent because too many were open.
+    pub asks_overflow: u64,
+    /// Asks of peers that were not answered because there were too many in a second.
+    pub asks_refused: u64,
 }
 
 /// What this node knows of a peer.

@@ -166,7 +166,9 @@ impl Sender<'_> {
         let now_us = self.now.monotonic_us;
         let claims: Vec<Claim> = keys
             .into_iter()
-            .filter_map(|(key, refresh)| self.own(key, self.store.live(key, now_us)?, refresh))
+            .filter_map(|(key, refresh)| {
+                own_claim(self.settings, key, self.store.live(key, now_us)?, refresh, self.now)
+            })
             .collect();
         if claims.is_empty() {
             return;
@@ -182,7 +184,7 @@ impl Sender<'_> {
     /// Sends the next message of a snapshot; the key from which to go on, if that was not all.
     fn snapshot(&mut self, to: NodeId, from: u64) -> Option<u64> {
         let live = self.store.live_from(from, self.now.monotonic_us);
-        let mut own = live.filter_map(|(key, entry)| self.own(key, entry, true));
+        let mut own = live.filter_map(|(key, entry)| own_claim(self.settings, key, entry, true, self.now));
         let claims: Vec<Claim> = own.by_ref().take(MESSAGE_CLAIMS).collect();
         let next = own.next().map(|claim| claim.key);
         drop(own);
@@ -194,14 +196,13 @@ impl Sender<'_> {
         }
         next
     }
+}
 
-    /// A claim as it travels, if it is this node's.
-    fn own(&self, key: u64, entry: &Entry, refresh: bool) -> Option<Claim> {
-        if entry.owner != self.settings.node || entry.epoch != self.settings.epoch {
-            return None;
-        }
-        let remaining_ms = entry.expires_us.saturating_sub(self.now.monotonic_us).div_ceil(1000);
-        let remaining_ms = u32::try_from(remaining_ms).ok()?;
-        Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, epoch: entry.epoch, refresh })
+/// A claim as it travels, if it is this node's.
+pub(super) fn own_claim(settings: &NodeSettings, key: u64, entry: &Entry, refresh: bool, now: Now) -> Option<Claim> {
+    if entry.owner != settings.node || entry.epoch != settings.epoch {
+        return None;
     }
+    let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
+    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, epoch: entry.epoch, refresh })
 }

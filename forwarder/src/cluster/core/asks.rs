@@ -1,0 +1,278 @@
+//! Asking the peers who owns a key, and answering them.
+//!
+//! The slow path asks for a response or CANCEL that no claim places. A peer speaks for itself alone: it answers with its own
+//! claims of the keys, or with nothing. An ask ends once: with the first claim that comes to stand for one of its keys,
+//! however it comes; or when every peer that was asked has said nothing or is gone; at the latest after [`ASK_PATIENCE_US`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use forwarder_common::ids::NodeId;
+
+use super::outbox::own_claim;
+use super::{CoreCounters, Kind, Node, Now, Output};
+use crate::cluster::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
+
+/// Longest life of an ask in microseconds. The hold is shorter; this bounds what a peer that never answers can cost.
+const ASK_PATIENCE_US: u64 = 1_000_000;
+/// Most asks open at a time: 100 ms of hold at 40,000 a second, about 400 kB with 16 peers.
+const OPEN_ASKS: usize = 4_096;
+/// Most asks answered to one peer in one window: a few percent of one core.
+const PEER_ASKS: u32 = 20_000;
+/// The window of [`PEER_ASKS`] in microseconds.
+const PEER_ASKS_US: u64 = 1_000_000;
+
+/// An ask without an answer.
+#[derive(Debug)]
+struct Open {
+    /// The shell's name for it, which may come again later; the number in the messages never does.
+    ticket: u64,
+    request_key: u64,
+    reply_key: u64,
+    /// The peers that have not answered yet.
+    awaited: Vec<NodeId>,
+    until_us: u64,
+}
+
+/// Asks of one peer in its present window.
+#[derive(Debug, Default)]
+struct Rate {
+    since_us: u64,
+    asks: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    /// By number: in the order of their ends, because all have the same patience.
+    open: BTreeMap<u64, Open>,
+    /// (key, number) of every open ask, twice if it has two keys.
+    keys: BTreeSet<(u64, u64)>,
+    next: u64,
+    /// Numbers of this turn, to be sent together.
+    unsent: Vec<u64>,
+    /// Answers of this turn, to be sent together.
+    answers: BTreeMap<NodeId, Vec<Answer>>,
+    rates: BTreeMap<NodeId, Rate>,
+}
+
+impl Asks {
+    /// When the oldest ask has lived for long enough.
+    pub(super) fn due_us(&self) -> Option<u64> {
+        self.open.first_key_value().map(|(_, open)| open.until_us)
+    }
+
+    /// Forgets what was to be said to `peer`.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.answers.remove(&peer);
+    }
+
+    /// Opens an ask; false when too many are open.
+    fn open(&mut self, open: Open) -> bool {
+        if self.open.len() >= OPEN_ASKS {
+            return false;
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.keys.extend(keys(open.request_key, open.reply_key).map(|key| (key, number)));
+        self.open.insert(number, open);
+        self.unsent.push(number);
+        true
+    }
+
+    fn close(&mut self, number: u64) -> Option<u64> {
+        let open = self.open.remove(&number)?;
+        for key in keys(open.request_key, open.reply_key) {
+            self.keys.remove(&(key, number));
+        }
+        Some(open.ticket)
+    }
+
+    /// Ends the asks for `key`; their tickets.
+    fn close_for(&mut self, key: u64) -> Vec<u64> {
+        let numbers: Vec<u64> = self.keys.range((key, 0)..=(key, u64::MAX)).map(|(_, number)| *number).collect();
+        numbers.into_iter().filter_map(|number| self.close(number)).collect()
+    }
+
+    /// `peer` owns nothing of what an ask is for; the ticket, if nobody else is awaited.
+    fn denied(&mut self, number: u64, peer: NodeId) -> Option<u64> {
+        let open = self.open.get_mut(&number)?;
+        open.awaited.retain(|awaited| *awaited != peer);
+        if open.awaited.is_empty() { self.close(number) } else { None }
+    }
+
+    /// `peer` will not answer any more; the tickets of the asks that awaited nobody else.
+    fn gone(&mut self, peer: NodeId) -> Vec<u64> {
+        let numbers: Vec<u64> = self.open.keys().copied().collect();
+        numbers.into_iter().filter_map(|number| self.denied(number, peer)).collect()
+    }
+
+    /// The ticket of an ask that has lived for long enough, if there is one.
+    fn expired(&mut self, now: Now) -> Option<u64> {
+        let (number, open) = self.open.first_key_value()?;
+        let (number, over) = (*number, open.until_us <= now.monotonic_us);
+        if over { self.close(number) } else { None }
+    }
+
+    /// Whether one more ask of `peer` is answered.
+    fn admits(&mut self, peer: NodeId, now: Now) -> bool {
+        let rate = self.rates.entry(peer).or_default();
+        if now.monotonic_us.saturating_sub(rate.since_us) >= PEER_ASKS_US {
+            *rate = Rate { since_us: now.monotonic_us, asks: 0 };
+        }
+        rate.asks = rate.asks.saturating_add(1);
+        rate.asks <= PEER_ASKS
+    }
+
+    /// Sends the asks of this turn to `peers`, and the answers to whom they are for.
+    fn send(&mut self, peers: &[NodeId], outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
+        let unsent = std::mem::take(&mut self.unsent);
+        let asks: Vec<Ask> = unsent.into_iter().filter_map(|number| self.ask(number)).collect();
+        send_asks(&asks, peers, outputs, counters);
+        for (peer, answers) in std::mem::take(&mut self.answers) {
+            counters.asks_answered += answers.len() as u64;
+            counters.claims_sent += answers.iter().map(|answer| answer.claims.len() as u64).sum::<u64>();
+            for chunk in answers.chunks(MESSAGE_ANSWERS) {
+                let message = Message::Answer(chunk.to_vec()).encode();
+                outputs.push_back(Output::Send { to: peer, message, kind: Kind::Answer });
+            }
+        }
+    }
+
+    /// Sends what `peer` has not answered again: its link is new, and with the old one the asks may be lost.
+    fn send_again(&self, peer: NodeId, outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
+        let awaiting = self.open.iter().filter(|(_, open)| open.awaited.contains(&peer));
+        let asks: Vec<Ask> = awaiting.filter_map(|(number, _)| self.ask(*number)).collect();
+        send_asks(&asks, &[peer], outputs, counters);
+    }
+
+    /// An ask as it travels, if it is still open.
+    fn ask(&self, number: u64) -> Option<Ask> {
+        let open = self.open.get(&number)?;
+        Some(Ask { number, request_key: open.request_key, reply_key: open.reply_key })
+    }
+}
+
+impl Node {
+    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none.
+    ///
+    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too many asks
+    /// are open, else within a second. A peer whose daemon has not yet read the claim from its ring buffer owns nothing by
+    /// its own word; the claim then follows as a batch, so a shell should read all waiting claims before it hands over a message.
+    pub fn handle_ask(&mut self, ticket: u64, request_key: u64, reply_key: u64, now: Now) {
+        let standing: Vec<u64> = keys(request_key, reply_key).filter(|key| self.stands(*key, now)).collect();
+        if !standing.is_empty() {
+            // The packet came up because the kernel found nothing: its table has lost the claim, or is yet to be told.
+            standing.into_iter().for_each(|key| self.write_claim(key, now));
+            return self.answer(ticket, true);
+        }
+        let up = self.peers.iter().filter(|(_, peer)| peer.up);
+        let awaited: Vec<NodeId> = up.map(|(node, _)| *node).collect();
+        if awaited.is_empty() {
+            return self.answer(ticket, false);
+        }
+        let until_us = now.monotonic_us.saturating_add(ASK_PATIENCE_US);
+        if !self.asks.open(Open { ticket, request_key, reply_key, awaited, until_us }) {
+            self.counters.asks_overflow += 1;
+            self.answer(ticket, false);
+        }
+    }
+
+    /// Asks of this node that have no answer yet.
+    #[must_use]
+    pub fn asks(&self) -> usize {
+        self.asks.open.len()
+    }
+
+    pub(super) fn take_asks(&mut self, peer: NodeId, asks: &[Ask], now: Now) {
+        for ask in asks {
+            if !self.asks.admits(peer, now) {
+                // No answer rather than a wrong one: the asker's own patience ends it.
+                self.counters.asks_refused += 1;
+                continue;
+            }
+            let own = |key: u64| {
+                let entry = self.store.live(key, now.monotonic_us)?;
+                own_claim(&self.settings, key, entry, true, now)
+            };
+            let claims = keys(ask.request_key, ask.reply_key).filter_map(own).collect();
+            self.asks.answers.entry(peer).or_default().push(Answer { number: ask.number, claims });
+        }
+    }
+
+    pub(super) fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
+        for answer in answers {
+            for claim in &answer.claims {
+                self.take_claim(peer, claim, false, now);
+            }
+            // Whatever stands has ended the ask by now.
+            if let Some(ticket) = self.asks.denied(answer.number, peer) {
+                self.answer(ticket, false);
+            }
+        }
+    }
+
+    /// Ends the asks for a key if a claim stands for it; what the kernel must know of it has been written before.
+    pub(super) fn end_asks_for(&mut self, key: u64, now: Now) {
+        if self.asks.open.is_empty() || !self.stands(key, now) {
+            return;
+        }
+        for ticket in self.asks.close_for(key) {
+            self.counters.asks_found += 1;
+            self.answer(ticket, true);
+        }
+    }
+
+    /// `peer` came up, perhaps on a new link or in a new epoch: claims of it may stand that did not, and it is asked again.
+    pub(super) fn ask_again(&mut self, peer: NodeId, now: Now) {
+        let asked: BTreeSet<u64> = self.asks.keys.iter().map(|(key, _)| *key).collect();
+        for key in asked {
+            if self.stands(key, now) {
+                self.write_claim(key, now);
+                self.end_asks_for(key, now);
+            }
+        }
+        self.asks.send_again(peer, &mut self.outputs, &mut self.counters);
+    }
+
+    pub(super) fn end_asks_of_gone(&mut self, peer: NodeId) {
+        self.asks.gone(peer).into_iter().for_each(|ticket| self.answer(ticket, false));
+    }
+
+    pub(super) fn end_expired_asks(&mut self, now: Now) {
+        while let Some(ticket) = self.asks.expired(now) {
+            self.answer(ticket, false);
+        }
+    }
+
+    /// Sends the asks and answers of this turn.
+    pub(super) fn send_asks(&mut self) {
+        if !self.asks.unsent.is_empty() || !self.asks.answers.is_empty() {
+            let introduced = self.introduced();
+            self.asks.send(&introduced, &mut self.outputs, &mut self.counters);
+        }
+    }
+
+    /// Whether a claim places packets of `key`: it is alive, and its owner is up in that epoch.
+    fn stands(&self, key: u64, now: Now) -> bool {
+        self.store.live(key, now.monotonic_us).is_some_and(|held| !self.is_void(held.owner, held.epoch))
+    }
+
+    fn answer(&mut self, ticket: u64, owned: bool) {
+        self.outputs.push_back(Output::Answer { ticket, owned });
+    }
+}
+
+/// The reply key, if there is one, and the request key.
+fn keys(request_key: u64, reply_key: u64) -> impl Iterator<Item = u64> {
+    let reply_key = Some(reply_key).filter(|key| *key != 0 && *key != request_key);
+    reply_key.into_iter().chain([request_key])
+}
+
+fn send_asks(asks: &[Ask], peers: &[NodeId], outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
+    counters.asks_sent += (asks.len() * peers.len()) as u64;
+    for chunk in asks.chunks(MESSAGE_ASKS) {
+        let message = Message::Ask(chunk.to_vec()).encode();
+        for peer in peers {
+            outputs.push_back(Output::Send { to: *peer, message: message.clone(), kind: Kind::Ask });
+        }
+    }
+}

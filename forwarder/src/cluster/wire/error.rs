@@ -1,0 +1,48 @@
+//! What may be wrong with a message.
+
+use std::fmt;
+
+#[cfg(doc)]
+use super::LIFETIME_MS;
+use super::{MESSAGE_BYTES, VERSION};
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// It ends too early, or goes on after its end.
+    Length,
+    /// Longer than [`MESSAGE_BYTES`].
+    Oversized,
+    /// Another protocol version.
+    Version(u8),
+    /// No such kind of message.
+    Kind(u8),
+    /// An epoch beyond 15.
+    Epoch(u8),
+    /// An address family that is neither 4 nor 6.
+    Family(u8),
+    /// A remaining lifetime of zero or beyond [`LIFETIME_MS`].
+    Lifetime(u32),
+    /// A flag that this version does not know.
+    Flags(u8),
+    /// More claims in one answer than one ask has keys.
+    Claims(u8),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length => write!(f, "a message of the wrong length"),
+            Self::Oversized => write!(f, "a message of more than {MESSAGE_BYTES} bytes"),
+            Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
+            Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
+            Self::Epoch(epoch) => write!(f, "an impossible epoch ({epoch})"),
+            Self::Family(family) => write!(f, "an unknown address family ({family})"),
+            Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
+            Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),
+            Self::Claims(count) => write!(f, "too many claims in one answer ({count})"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}

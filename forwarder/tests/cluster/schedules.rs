@@ -1,0 +1,85 @@
+//! What holds of asks whatever happens when.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::mesh::{Mesh, id, pairs};
+
+const LIFETIME_MS: u64 = 37_000;
+/// Longest life of an ask.
+const PATIENCE_US: u64 = 1_000_000;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim { node: u16, key: u64, remaining_ms: u64 },
+    Ask { node: u16, request_key: u64, reply_key: u64 },
+    Link { pair: usize },
+    Unlink { pair: usize },
+    Lose { per_mille: u64 },
+    Pass { us: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (node, key) = (|| 1..=4_u16, || 1..12_u64);
+    let step = prop_oneof![
+        3 => (node(), key(), 1..3000_u64).prop_map(|(node, key, remaining_ms)| Step::Claim { node, key, remaining_ms }),
+        6 => (node(), key(), 0..12_u64)
+            .prop_map(|(node, request_key, reply_key)| Step::Ask { node, request_key, reply_key }),
+        1 => (0..6_usize).prop_map(|pair| Step::Link { pair }),
+        1 => (0..6_usize).prop_map(|pair| Step::Unlink { pair }),
+        1 => prop_oneof![Just(0_u64), 0..1000_u64].prop_map(|per_mille| Step::Lose { per_mille }),
+        6 => prop_oneof![0..300_u64, 0..20_000_u64, 0..900_000_u64].prop_map(|us| Step::Pass { us }),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #[test]
+    fn every_ask_has_exactly_one_answer_within_a_second(seed in any::<u64>(), steps in steps()) {
+        let mut mesh = Mesh::with_late_batches(4, seed >> 1);
+        mesh.latency_us = (50, 20_000);
+        let pairs = pairs(4);
+        let mut asked = BTreeMap::new();
+        for (ticket, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Claim { node, key, remaining_ms } => mesh.claim(id(node), key, remaining_ms),
+                Step::Ask { node, request_key, reply_key } => {
+                    asked.insert((id(node), ticket as u64), mesh.now_us);
+                    mesh.ask(id(node), ticket as u64, request_key, reply_key);
+                }
+                Step::Link { pair } => mesh.link(pairs[pair].0, pairs[pair].1),
+                Step::Unlink { pair } => mesh.unlink(pairs[pair].0, pairs[pair].1),
+                Step::Lose { per_mille } => mesh.loss = per_mille,
+                Step::Pass { us } => mesh.run_for(us),
+            }
+        }
+        mesh.run_for(PATIENCE_US);
+        prop_assert!(mesh.asked.is_empty(), "without an answer: {:?}", mesh.asked);
+        let mut answered = BTreeMap::new();
+        for (node, kernel) in &mesh.kernels {
+            for (ticket, _, at_us) in &kernel.answers {
+                prop_assert!(at_us - asked[&(*node, *ticket)] <= PATIENCE_US);
+                prop_assert_eq!(answered.insert((*node, *ticket), *at_us), None);
+            }
+        }
+        prop_assert_eq!(answered.len(), asked.len());
+        prop_assert!(mesh.nodes.values().all(|node| node.asks() == 0));
+        prop_assert_eq!(&mesh.errors, &[]);
+    }
+
+    #[test]
+    fn without_loss_whatever_a_linked_peer_owns_is_found(
+        seed in any::<u64>(), owner in 2..=4_u16, pause_us in 0..49_000_u64, keys in (1..9_u64, 0..9_u64)
+    ) {
+        let mut mesh = Mesh::with_late_batches(4, seed >> 1);
+        mesh.latency_us = (50, 20_000);
+        mesh.claim(id(owner), keys.0, LIFETIME_MS);
+        mesh.run_for(pause_us);
+        let start = mesh.now_us;
+        mesh.ask(id(1), 5, keys.1 + 100, keys.0);
+        mesh.run_for(40_000);
+        let answers = mesh.answers(id(1), start);
+        prop_assert!(matches!(answers[..], [(5, true, 0..40_000)]), "{:?}", answers);
+    }
+}
