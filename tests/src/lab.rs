@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::namespace::Namespace;
 use crate::needs;
 
+pub mod delay;
 pub mod slots;
 pub mod spray;
 mod wiring;

@@ -21,7 +21,7 @@ fn without_the_forwarder_few_invites_of_3_kb_arrive() -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let request = Some(Padding { bytes: 2400, place: Place::AfterKeys });
-        let load = Load { shape: Shape { request, answer: None }, ..Load::usual(Family::V4) };
+        let load = Load { shape: Shape { request, ..Shape::default() }, ..Load::usual(Family::V4) };
         let (report, _) = run_load(lab, "sprayed", &load, &edges, None)?;
         eprintln!("without the forwarder: {report:?}");
         ensure!(report.calls == 600, "not all calls were made: {report:?}");
