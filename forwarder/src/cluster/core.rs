@@ -255,9 +255,10 @@ impl Node {
         self.count_introduced();
         if changed {
             self.outputs.push_back(peer_write(peer, true, hello));
+            self.end_asks_that_stand(now);
         }
-        if changed || first {
-            self.ask_again(peer, now);
+        if first {
+            self.ask_again(peer);
         }
     }
 

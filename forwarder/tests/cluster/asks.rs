@@ -7,7 +7,7 @@ use forwarder_common::ids::Epoch;
 use super::mesh::{Mesh, START_UNIX_US, id};
 
 const LIFETIME_MS: u64 = 37_000;
-const OPEN_ASKS: u64 = 4096;
+const OPEN_ASKS: u64 = 16_384;
 /// Asks answered to one peer in a second.
 const PEER_ASKS: u64 = 20_000;
 /// Longest life of an ask.
@@ -30,7 +30,7 @@ fn claim(key: u64, at_us: u64, epoch: u64) -> Claim {
 
 #[test]
 fn a_claim_that_has_not_arrived_is_found_by_asking() {
-    for (request_key, reply_key) in [(7, 0), (7, 9), (9, 7)] {
+    for (request_key, reply_key) in [(7, 0), (7, 7), (7, 9), (9, 7)] {
         let mut mesh = Mesh::with_late_batches(3, 1);
         mesh.claim(id(2), 7, LIFETIME_MS);
         mesh.run_for(1000);
@@ -43,6 +43,7 @@ fn a_claim_that_has_not_arrived_is_found_by_asking() {
         assert_eq!(mesh.owners(7), [Some(2); 3], "the batch comes 50 ms late");
         assert_eq!(mesh.kernels[&id(3)].claim_writes, 1, "and brings nothing new to who has asked");
         let counters = mesh.nodes[&id(3)].counters();
+        assert_eq!(counters.claims_received, 2, "once by the answer and once by the batch");
         assert_eq!((counters.asks_sent, counters.asks_found, counters.asks_overflow), (2, 1, 0));
         assert_eq!([1, 2].map(|node| mesh.nodes[&id(node)].counters().asks_answered), [1, 1]);
         let (_, epoch, remaining_ms) = mesh.kernels[&id(3)].claims[&7];
@@ -63,6 +64,17 @@ fn what_nobody_owns_is_answered_when_all_peers_have_spoken() {
     assert!(matches!(last[..], [(5, false, 2000..18_000)]), "{last:?}");
     assert_eq!(mesh.nodes[&id(1)].asks(), 0);
     assert_eq!(mesh.nodes[&id(1)].counters().asks_found, 0);
+}
+
+#[test]
+fn no_reply_key_is_not_the_key_zero() {
+    let mut mesh = Mesh::with_late_batches(2, 1);
+    mesh.claim(id(2), 0, LIFETIME_MS);
+    let start = mesh.now_us;
+    mesh.ask(id(1), 5, 7, 0);
+    mesh.ask(id(1), 6, 0, 0);
+    mesh.run_for(1000);
+    assert_eq!(mesh.answers(id(1), start), [(5, false, ROUND_TRIP_US), (6, true, ROUND_TRIP_US)]);
 }
 
 #[test]

@@ -14,9 +14,9 @@ use crate::cluster::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
 /// Longest life of an ask in microseconds. The hold is shorter; this bounds what a peer that never answers can cost.
 const ASK_PATIENCE_US: u64 = 1_000_000;
-/// Most asks open at a time: 100 ms of hold at 40,000 a second, about 400 kB with 16 peers.
-const OPEN_ASKS: usize = 4_096;
-/// Most asks answered to one peer in one window: a few percent of one core.
+/// Most asks open at a time: more than the slow path asks in [`ASK_PATIENCE_US`], so that one silent peer fills it never.
+const OPEN_ASKS: usize = 16_384;
+/// Most asks answered to one peer in one window: nearly twice what a peer's slow path asks in it, burst included.
 const PEER_ASKS: u32 = 20_000;
 /// The window of [`PEER_ASKS`] in microseconds.
 const PEER_ASKS_US: u64 = 1_000_000;
@@ -137,7 +137,7 @@ impl Asks {
         }
     }
 
-    /// Sends what `peer` has not answered again: its link is new, and with the old one the asks may be lost.
+    /// Sends `peer` once more what it has not answered: the asks may have been lost with its old link.
     fn send_again(&self, peer: NodeId, outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
         let awaiting = self.open.iter().filter(|(_, open)| open.awaited.contains(&peer));
         let asks: Vec<Ask> = awaiting.filter_map(|(number, _)| self.ask(*number)).collect();
@@ -155,8 +155,8 @@ impl Node {
     /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none.
     ///
     /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too many asks
-    /// are open, else within a second. A peer whose daemon has not yet read the claim from its ring buffer owns nothing by
-    /// its own word; the claim then follows as a batch, so a shell should read all waiting claims before it hands over a message.
+    /// are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says that it owns
+    /// nothing, and the claim follows as a batch: the shell reads all waiting claims before it hands over a message.
     pub fn handle_ask(&mut self, ticket: u64, request_key: u64, reply_key: u64, now: Now) {
         let standing: Vec<u64> = keys(request_key, reply_key).filter(|key| self.stands(*key, now)).collect();
         if !standing.is_empty() {
@@ -221,8 +221,8 @@ impl Node {
         }
     }
 
-    /// `peer` came up, perhaps on a new link or in a new epoch: claims of it may stand that did not, and it is asked again.
-    pub(super) fn ask_again(&mut self, peer: NodeId, now: Now) {
+    /// A peer came up or is in a new epoch: claims of it may stand that did not.
+    pub(super) fn end_asks_that_stand(&mut self, now: Now) {
         let asked: BTreeSet<u64> = self.asks.keys.iter().map(|(key, _)| *key).collect();
         for key in asked {
             if self.stands(key, now) {
@@ -230,6 +230,10 @@ impl Node {
                 self.end_asks_for(key, now);
             }
         }
+    }
+
+    /// Asks `peer` once more on its new link.
+    pub(super) fn ask_again(&mut self, peer: NodeId) {
         self.asks.send_again(peer, &mut self.outputs, &mut self.counters);
     }
 
@@ -273,6 +277,39 @@ fn send_asks(asks: &[Ask], peers: &[NodeId], outputs: &mut VecDeque<Output>, cou
         let message = Message::Ask(chunk.to_vec()).encode();
         for peer in peers {
             outputs.push_back(Output::Send { to: *peer, message: message.clone(), kind: Kind::Ask });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type End = fn(&mut Asks, Now, NodeId) -> Vec<u64>;
+
+    fn open(keys: (u64, u64), awaited: &[u16]) -> Open {
+        let awaited = awaited.iter().filter_map(|node| NodeId::new(*node)).collect();
+        Open { ticket: 5, request_key: keys.0, reply_key: keys.1, awaited, until_us: ASK_PATIENCE_US }
+    }
+
+    #[test]
+    fn an_ask_that_has_ended_leaves_nothing_behind() {
+        let (late, peer) = (Now { monotonic_us: ASK_PATIENCE_US, unix_us: 0 }, NodeId::new(2).unwrap());
+        let ends: [End; 5] = [
+            |asks, _, _| asks.close_for(7),
+            |asks, _, _| asks.close_for(8),
+            |asks, _, peer| asks.gone(peer),
+            |asks, _, peer| asks.denied(0, peer).into_iter().collect(),
+            |asks, late, _| asks.expired(late).into_iter().collect(),
+        ];
+        for end in ends {
+            let mut asks = Asks::default();
+            assert!(asks.open(open((7, 8), &[2])));
+            assert_eq!(end(&mut asks, late, peer), [5]);
+            let mut outputs = VecDeque::new();
+            asks.send(&[peer], &mut outputs, &mut CoreCounters::default());
+            assert!(asks.open.is_empty() && asks.keys.is_empty() && asks.unsent.is_empty() && outputs.is_empty());
+            assert_eq!(asks.due_us(), None);
         }
     }
 }
