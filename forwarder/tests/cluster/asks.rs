@@ -175,6 +175,31 @@ fn a_peer_on_a_new_link_is_asked_again() {
 }
 
 #[test]
+fn an_ask_goes_once_over_each_link() {
+    let mut mesh = Mesh::linked(3, 1);
+    mesh.link(id(1), id(2));
+    mesh.ask_in_turn(id(1), 5, 7, 0);
+    mesh.run_for(1000);
+    assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, 2, "to node 2 as soon as its hello is there");
+    assert_eq!(mesh.answers(id(1), mesh.now_us - 1000).len(), 1);
+}
+
+#[test]
+fn what_was_for_a_link_that_is_gone_is_not_sent() {
+    let mut mesh = Mesh::with_late_batches(2, 1);
+    mesh.claim(id(1), 7, LIFETIME_MS);
+    mesh.run_for(1000);
+    let (ask, now) = (Message::Ask(vec![Ask { number: 0, request_key: 7, reply_key: 0 }]).encode(), mesh.now(id(1)));
+    mesh.nodes.get_mut(&id(1)).unwrap().handle_message(id(2), &ask, now).unwrap();
+    mesh.unlink(id(1), id(2));
+    assert!(mesh.sent.is_empty(), "the answer");
+    mesh.link(id(1), id(2));
+    mesh.run_for(100_000);
+    assert!(mesh.sent.iter().all(|sent| sent.kind != Kind::Batch), "the batch; the snapshot has its claim");
+    assert_eq!(mesh.owners(7), [Some(1), Some(1)]);
+}
+
+#[test]
 fn nobody_waits_longer_than_a_second_for_a_silent_peer() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.loss = 1000;

@@ -45,3 +45,23 @@ impl Delay {
         self.0.retain(|(_, output)| !matches!(output, Output::Send { to, .. } if *to == peer));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_delay_lets_batches_pass_and_holds_nothing_else_back() {
+        let send = |kind| Output::Send { to: NodeId::new(1).unwrap(), message: Vec::new(), kind };
+        let at = |monotonic_us| Now { monotonic_us, unix_us: 0 };
+        let (mut delay, mut outputs) = (Delay::default(), VecDeque::from([send(Kind::Batch), send(Kind::Hello)]));
+        outputs.extend(vec![send(Kind::Batch); DELAYED_BATCHES + 1]);
+        outputs.push_back(send(Kind::Answer));
+        delay.hold(&mut outputs, 1, 50, at(100));
+        assert_eq!(outputs, [Kind::Batch, Kind::Hello, Kind::Batch, Kind::Answer].map(send));
+        delay.release(&mut outputs, at(149));
+        assert_eq!((outputs.len(), delay.due_us()), (4, Some(150)));
+        delay.release(&mut outputs, at(150));
+        assert_eq!((outputs.len(), delay.due_us()), (4 + DELAYED_BATCHES, None));
+    }
+}
