@@ -3,8 +3,10 @@
 //! Claims flow from the ring buffer through the cluster's core to the links, and from the links through the core into
 //! the maps. The loop owns core and maps, and waits for nothing but its inputs.
 
+mod own;
 mod peers;
 mod report;
+mod slow;
 
 use std::{
     sync::Arc,
@@ -23,7 +25,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use self::peers::Peers;
+use self::{
+    peers::Peers,
+    slow::{Around, Slow},
+};
 use crate::{
     cluster::{
         core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output},
@@ -31,7 +36,7 @@ use crate::{
     },
     config::{Affinity, Config},
     control,
-    dataplane::{self, Attached, Dataplane, preflight},
+    dataplane::{self, Attached, Dataplane, Interface, preflight},
     identity::{self, Identity, Secrets},
     metrics, routes,
 };
@@ -65,6 +70,19 @@ pub fn run(config: Config) -> Result<()> {
     })
 }
 
+/// What the slow path borrows of a daemon. A macro, so that the daemon's other fields stay free.
+macro_rules! around {
+    ($daemon:ident) => {
+        Around {
+            config: &$daemon.config,
+            dataplane: &mut $daemon.dataplane,
+            peers: &$daemon.peers,
+            node: &mut $daemon.node,
+            now: now(),
+        }
+    };
+}
+
 struct Daemon {
     config: Config,
     identity: Arc<Identity>,
@@ -73,6 +91,8 @@ struct Daemon {
     attached: Vec<(String, Attached)>,
     dataplane: Dataplane,
     events: AsyncFd<RingBuf<MapData>>,
+    punts: AsyncFd<RingBuf<MapData>>,
+    slow: Slow,
     node: Node,
     peers: Peers,
     links: Handle,
@@ -111,21 +131,28 @@ impl Daemon {
         let events = dataplane.take_events()?;
         // SAFETY: a ring buffer keeps the descriptor of its map until it is dropped, and gives no other.
         let events = unsafe { AsyncFd::register(events) }.context("wait for the claims' ring buffer")?;
+        let punts = dataplane.take_punts()?;
+        // SAFETY: as above.
+        let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
         let mut attached = Vec::new();
+        let mut interfaces = Vec::new();
         for interface in &config.interfaces {
             let how = dataplane.attach(interface, config.xdp_mode)?;
             log::info!("attached to {interface}: {} XDP, egress by {}", how.xdp, how.egress);
+            interfaces.push(Interface::find(interface, how.xdp == "generic")?);
             attached.push((interface.clone(), how));
         }
+        let slow = Slow::open(&config, &secrets, interfaces)?;
+        dataplane.set_self()?;
         dataplane.keep();
         let node = Node::new(NodeSettings {
             node: config.node,
             epoch: dataplane.epoch(),
             underlay: config.underlay,
             claims: config.claims as usize,
-            batch_delay_us: 0,
+            batch_delay_us: batch_delay_us()?,
         });
-        let peers = Peers::new(config.underlay, wanted);
+        let peers = Peers::new(config.node, config.underlay, wanted);
         let servers = (control, metrics);
         let started = Instant::now();
         Ok(Self {
@@ -136,6 +163,8 @@ impl Daemon {
             attached,
             dataplane,
             events,
+            punts,
+            slow,
             node,
             peers,
             links,
@@ -156,6 +185,7 @@ impl Daemon {
             self.identity.cluster,
             self.dataplane.epoch().number()
         );
+        self.dataplane.open_hand_over()?;
         let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
         let mut is_rejoined = false;
         loop {
@@ -175,6 +205,14 @@ impl Daemon {
                     Some(event) => self.link_event(event),
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
+                ready = self.punts.readable_mut() => {
+                    let mut ready = ready.context("wait for the punted packets' ring buffer")?;
+                    let around = &mut around!(self);
+                    if self.slow.take_punts(ready.get_inner_mut(), around) {
+                        ready.clear_ready();
+                    }
+                }
+                arrived = self.slow.receive() => self.slow.take_datagrams(arrived, &around!(self)),
                 Some(hops) = self.next_hops.recv() => self.peers.set_next_hops(hops, &mut self.dataplane)?,
                 Some((request, answer)) = self.calls.recv() => {
                     // Whoever asked may have gone.
@@ -186,13 +224,33 @@ impl Daemon {
                 }
                 () = tokio::time::sleep(due) => {}
             }
-            self.node.handle_timeout(now());
-            self.carry_out().await?;
+            self.slow.timeout(&around!(self));
+            self.turn().await?;
         }
         log::info!(
             "stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them"
         );
+        self.stop().await
+    }
+
+    /// Packets pass from now on; what the daemon has in hand goes on its way.
+    async fn stop(mut self) -> Result<()> {
+        self.dataplane.close_hand_over()?;
+        while !self.slow.take_punts(self.punts.get_mut(), &mut around!(self)) {
+            self.turn().await?;
+        }
+        self.slow.drain();
+        self.turn().await?;
         self.links.shutdown().await;
+        Ok(())
+    }
+
+    /// Does what slow path and core have decided; each may give the other something to do.
+    async fn turn(&mut self) -> Result<()> {
+        self.slow.carry_out(&mut around!(self));
+        self.node.handle_timeout(now());
+        self.carry_out().await?;
+        self.slow.carry_out(&mut around!(self));
         Ok(())
     }
 
@@ -237,19 +295,21 @@ impl Daemon {
                         target: "forwarder::claims",
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
+                    self.slow.claimed(key, &around!(self));
                 }
                 Output::Map(MapWrite::Peer { node, up, epoch, underlay }) => {
                     self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;
                 }
-                // The slow path, which asks, takes it next.
-                Output::Answer { .. } => {}
+                Output::Answer { ticket, owned } => {
+                    self.slow.answered(ticket, owned, &around!(self));
+                }
             }
         }
         Ok(())
     }
 
     fn until_timeout(&self) -> Duration {
-        match self.node.poll_timeout() {
+        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).min() {
             Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
             None => Duration::from_secs(3600),
         }
@@ -288,6 +348,16 @@ fn drain(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { monotonic_us: dataplane::monotonic_ns() / 1000, unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX) }
+}
+
+/// For the tests of hold and ask: how long claims are kept back on purpose.
+fn batch_delay_us() -> Result<u64> {
+    const NAME: &str = "FORWARDER_TEST_BATCH_DELAY_MS";
+    let Ok(delay) = std::env::var(NAME) else { return Ok(0) };
+    let delay_ms: u64 =
+        delay.parse().with_context(|| format!("read {NAME}={delay}; hint: a number of milliseconds"))?;
+    log::warn!("{NAME} is set: claims are kept back for {delay_ms} ms on purpose");
+    Ok(delay_ms * 1000)
 }
 
 fn warn_of_later_features(config: &Config) {

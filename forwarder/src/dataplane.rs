@@ -24,6 +24,7 @@ use aya_log::EbpfLogger;
 use forwarder_common::{
     abi::{self, Peer, ServiceKey},
     ids::{Epoch, NodeId, Tick},
+    lifetime,
     outcome::Outcome,
     table,
 };
@@ -59,6 +60,8 @@ pub struct Dataplane {
     maps: maps::Maps,
     claims: Table,
     config: abi::Config,
+    /// Lifetime of claims of services with affinity `call`.
+    call_ticks: u16,
     peers_up: BTreeMap<NodeId, bool>,
     /// Removes what this start has pinned, unless the start succeeds.
     pins: Option<pins::Pins>,
@@ -94,7 +97,8 @@ impl Dataplane {
         }
         maps.set_services(&settings.services)?;
         maps.set_config(&config)?;
-        Ok(Self { ebpf, maps, claims, config, peers_up, pins })
+        let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
+        Ok(Self { ebpf, maps, claims, config, call_ticks, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -202,6 +206,16 @@ impl Dataplane {
         self.count_peers()
     }
 
+    /// Writes this node's own address: it may send itself tunnel packets, to inject them.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_self(&mut self) -> Result<()> {
+        let id = NodeId::new(self.config.node).context("write this node: it has no id")?;
+        let (address, epoch) = (self.config.underlay, self.epoch());
+        self.maps.set_peer(id, false, epoch, &Peer { address, source: address, ..Peer::default() })
+    }
+
     /// Marks down the peers that an earlier daemon left up, but for those that are `confirmed`; which they were.
     ///
     /// # Errors
@@ -232,6 +246,48 @@ impl Dataplane {
         let now = Tick::at(monotonic_ns());
         let expires = now.after(Tick::covering_ms(remaining_ms));
         self.claims.set(key, table::Entry::new(key, owner.number(), epoch.number(), expires), now);
+    }
+
+    /// The lifetime that a message of the local proxy gives to its claims; `None`: it claims nothing.
+    ///
+    /// `message_kind` is one of [`forwarder_common::sip::fast::kind`].
+    #[must_use]
+    pub fn lifetime(
+        &self,
+        message_kind: u16,
+        invite: bool,
+        status: Option<u16>,
+        affinity_call: bool,
+    ) -> Option<lifetime::Lifetime> {
+        let call_ticks = if affinity_call { self.call_ticks } else { 0 };
+        lifetime::of(message_kind, invite, status.unwrap_or_default(), &self.config.lifetimes, call_ticks)
+    }
+
+    /// Claims a key for this node as the egress program would; the lifetime in milliseconds if peers must hear of it.
+    #[must_use]
+    pub fn claim_own(&self, key: u64, lifetime: lifetime::Lifetime) -> Option<u64> {
+        let now = Tick::at(monotonic_ns());
+        if let Some(entry) = self.claim(key).filter(|entry| entry.remaining(now) != 0) {
+            let is_mine = entry.owner() == self.config.node && entry.epoch() == self.epoch();
+            if !is_mine && entry.owner() != self.config.node && self.is_live(&entry) {
+                return None;
+            }
+            if is_mine && !lifetime.changes(entry.remaining(now) as u16) {
+                return None;
+            }
+        }
+        if !lifetime.claims && self.claim(key).is_none_or(|entry| entry.owner() != self.config.node) {
+            return None;
+        }
+        let entry = table::Entry::new(key, self.config.node, self.config.epoch, now.after(lifetime.ticks));
+        self.claims.set(key, entry, now);
+        Some(Tick::milliseconds(lifetime.ticks))
+    }
+
+    fn is_live(&self, entry: &table::Entry) -> bool {
+        NodeId::new(entry.owner()).is_some_and(|id| {
+            self.maps.node(id).is_ok_and(|node| node.is_up() && node.epoch() == entry.epoch().number())
+        })
     }
 
     /// What the table has for `key`, live or not.

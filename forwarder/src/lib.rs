@@ -13,3 +13,4 @@ pub mod metrics;
 pub mod routes;
 pub mod slowpath;
 pub mod status;
+pub mod tunnel;

@@ -10,6 +10,7 @@ use anyhow::Result;
 use forwarder_common::{
     abi::{Address, Peer},
     ids::{Epoch, NodeId},
+    net,
 };
 use tokio::sync::watch;
 
@@ -44,16 +45,20 @@ struct Known {
 /// All peers that were ever linked or written by an earlier daemon.
 #[derive(Debug)]
 pub(super) struct Peers {
+    node: NodeId,
     source: Address,
     known: BTreeMap<NodeId, Known>,
     hops: NextHops,
     wanted: watch::Sender<Vec<IpAddr>>,
+    /// By slot, as the kernel has it.
+    gatherers: Vec<u16>,
 }
 
 impl Peers {
-    /// Peers of the node at `underlay`, whose next hops are asked for through `wanted`.
-    pub(super) const fn new(underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
-        Self { source: address(underlay), known: BTreeMap::new(), hops: NextHops::new(), wanted }
+    /// Peers of `node` at `underlay`, whose next hops are asked for through `wanted`.
+    pub(super) const fn new(node: NodeId, underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
+        let source = address(underlay);
+        Self { node, source, known: BTreeMap::new(), hops: NextHops::new(), wanted, gatherers: Vec::new() }
     }
 
     fn entry(&mut self, id: NodeId) -> &mut Known {
@@ -94,6 +99,7 @@ impl Peers {
     ) -> Result<()> {
         let peer = self.entry(id);
         (peer.up, peer.epoch, peer.underlay) = (up, epoch, Some(underlay));
+        self.choose_gatherers(dataplane)?;
         let mut wanted: Vec<_> = self.known.values().filter_map(|peer| peer.underlay).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -141,6 +147,32 @@ impl Peers {
         if peer.written != Some(state) {
             dataplane.set_peer(id, peer.up, peer.epoch, &entry)?;
             peer.written = Some(state);
+        }
+        Ok(())
+    }
+
+    /// Where a peer takes tunnel packets.
+    pub(super) fn underlay(&self, id: NodeId) -> Option<IpAddr> {
+        self.known.get(&id)?.underlay
+    }
+
+    /// Who gathers the fragments of a slot.
+    pub(super) fn gatherer(&self, slot: usize) -> Option<NodeId> {
+        NodeId::new(*self.gatherers.get(slot)?)
+    }
+
+    /// Chooses anew who gathers which fragments, if the peers that are up have changed.
+    ///
+    /// Rendezvous hashing: every node that sees the same peers up chooses the same, and when one goes, only its slots move.
+    fn choose_gatherers(&mut self, dataplane: &mut Dataplane) -> Result<()> {
+        let up = self.known.iter().filter(|(_, peer)| peer.up).map(|(id, _)| id.number());
+        let nodes: Vec<_> = up.chain([self.node.number()]).collect();
+        let gatherers: Vec<_> = (0..u64::from(net::GATHER_SLOTS))
+            .map(|slot| nodes.iter().copied().max_by_key(|node| weight(slot, *node)).unwrap_or_default())
+            .collect();
+        if gatherers != self.gatherers {
+            dataplane.set_gatherers(&gatherers)?;
+            self.gatherers = gatherers;
         }
         Ok(())
     }
@@ -194,6 +226,14 @@ impl Peers {
         })
         .collect()
     }
+}
+
+/// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.
+const fn weight(slot: u64, node: u16) -> u64 {
+    let mut x = (slot << 16 | node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 fn next_hop(hop: &NextHop) -> status::NextHop {

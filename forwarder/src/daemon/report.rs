@@ -35,7 +35,8 @@ fn status(daemon: &Daemon) -> Result<Status> {
     let links = daemon.links.links();
     let rtt_us = |id| links.iter().find(|link| link.node == id).map(|link| link.rtt_us);
     let joined = config.cluster.seeds.iter().all(|seed| *seed == config.cluster.listen) || daemon.peers.any_up();
-    let outcomes = daemon.dataplane.outcomes()?;
+    let mut outcomes = daemon.dataplane.outcomes()?;
+    outcomes.extend(daemon.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.number(),

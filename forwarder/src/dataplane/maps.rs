@@ -142,7 +142,8 @@ impl Maps {
         Ok(up)
     }
 
-    fn node(&self, id: NodeId) -> Result<Node> {
+    /// What is known of a node.
+    pub(super) fn node(&self, id: NodeId) -> Result<Node> {
         Ok(Node(self.nodes.get(&u32::from(id.number()), 0).context("read map NODES")?))
     }
 

@@ -111,8 +111,7 @@ fn replication(out: &mut String, counts: &Replication) {
 }
 
 fn packets(out: &mut String, status: &Status) {
-    let hooks =
-        [(Hook::Ingress, "ingress"), (Hook::Decap, "decap"), (Hook::Egress, "egress"), (Hook::Slow, "slow")];
+    let hooks = [(Hook::Ingress, "ingress"), (Hook::Decap, "decap"), (Hook::Egress, "egress"), (Hook::Slow, "slow")];
     line(out, "packets", "");
     let mut quiet = true;
     for (hook, label) in hooks {

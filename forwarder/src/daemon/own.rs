@@ -1,0 +1,58 @@
+//! Claims for messages of the local proxy that the egress program could not read: the full grammar, and each segment.
+
+use forwarder_common::{
+    hash,
+    net::{self, Ip},
+    sip::{fast::kind, full},
+    verdict::Kind,
+};
+
+use super::{LocalClaim, peers::address, slow::Around};
+use crate::config::Affinity;
+
+/// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
+pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut Around<'_>) {
+    let config = around.config;
+    let Some((ip, payload)) = payload(frame) else { return };
+    let from = ip.source(&frame);
+    let port = Ip { payload: payload.0 - net::UDP, ..ip }.ports(&frame).map(|udp| udp.source);
+    let service =
+        config.services.iter().find(|service| Some(address(service.vip)) == from && Some(service.port) == port);
+    let text = frame.get(payload.0..payload.1).unwrap_or_default();
+    let size = if segment == 0 { text.len().max(1) } else { segment as usize };
+    for message in text.chunks(size) {
+        let Ok(message) = full::read(message) else { continue };
+        let is_call = service.map_or_else(
+            || config.services.iter().all(|service| matches!(service.affinity, Affinity::Call)),
+            |service| matches!(service.affinity, Affinity::Call),
+        );
+        let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
+        let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, is_call) else { continue };
+        let cseq = if is_call { 0 } else { message.cseq };
+        let branch = message.branch.unwrap_or_default();
+        let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
+        let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
+        for key in [Some(request_key), is_reply_key.then_some(reply_key)].into_iter().flatten() {
+            let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
+            let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };
+            around.node.handle_local(claim, around.now);
+        }
+    }
+}
+
+/// The IP packet of a frame, and where its UDP payload begins and ends as far as the frame has it.
+fn payload(frame: &[u8]) -> Option<(Ip, (usize, usize))> {
+    let ip = net::frame(&frame)?;
+    let udp = if ip.fragment { ip.first_fragment(&frame)? } else { ip.udp(&frame).map(|_| ip.payload)? };
+    let length = Ip { payload: udp, ..ip }.ports(&frame)?.length;
+    Some((ip, (udp + net::UDP, (udp + length).min(ip.end).min(frame.len()))))
+}
+
+const fn number(message: Kind) -> u16 {
+    match message {
+        Kind::Request => kind::REQUEST,
+        Kind::Ack => kind::ACK,
+        Kind::Cancel => kind::CANCEL,
+        Kind::Response => kind::RESPONSE,
+    }
+}

@@ -1,0 +1,218 @@
+//! The slow path's surroundings: punted packets and tunnel packets in, injections, tunnel packets and questions out.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use forwarder_common::{
+    abi::Punt,
+    ids::{NodeId, Tick},
+    outcome::Outcome,
+    verdict::Found,
+};
+
+use super::{own, peers::Peers};
+use crate::{
+    cluster::core::{Node, Now},
+    config::{Affinity, Config},
+    dataplane::{self, Dataplane, Interface},
+    identity::{self, Secrets},
+    slowpath::{self, Action, SlowPath, View},
+    tunnel::{DATAGRAM, Tunnel},
+};
+
+/// Punted packets taken in one turn: claims must not wait for a flood to end.
+const PUNTS_A_TURN: usize = 64;
+/// Tunnel packets taken in one turn.
+const DATAGRAMS_A_TURN: usize = 64;
+
+/// The slow path with what it works with.
+pub(super) struct Slow {
+    path: SlowPath,
+    hash_key: [u64; 2],
+    tunnel: Tunnel,
+    interfaces: BTreeMap<u32, Interface>,
+    /// Where packets arrive that came through the socket.
+    main: u32,
+    buffer: Vec<u8>,
+}
+
+/// What the daemon lends to the slow path for one turn.
+pub(super) struct Around<'a> {
+    pub(super) config: &'a Config,
+    pub(super) dataplane: &'a mut Dataplane,
+    pub(super) peers: &'a Peers,
+    pub(super) node: &'a mut Node,
+    pub(super) now: Now,
+}
+
+/// What the slow path sees of claims and peers.
+struct Sight<'a> {
+    node: NodeId,
+    dataplane: &'a Dataplane,
+    peers: &'a Peers,
+}
+
+impl Around<'_> {
+    const fn sight(&self) -> Sight<'_> {
+        Sight { node: self.config.node, dataplane: self.dataplane, peers: self.peers }
+    }
+}
+
+impl View for Sight<'_> {
+    fn owner(&self, key: u64) -> Found {
+        let Some(entry) = self.dataplane.claim(key) else { return Found::Nothing };
+        let Some(owner) = NodeId::new(entry.owner()) else { return Found::Nothing };
+        if entry.remaining(Tick::at(dataplane::monotonic_ns())) == 0 {
+            return Found::Nothing;
+        }
+        if owner == self.node {
+            return if entry.epoch() == self.dataplane.epoch() { Found::Own } else { Found::Nothing };
+        }
+        if self.peers.is_live(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
+    }
+
+    fn peer_up(&self) -> bool {
+        self.peers.any_up()
+    }
+
+    fn gatherer(&self, slot: usize) -> Option<NodeId> {
+        self.peers.gatherer(slot).filter(|node| *node != self.node)
+    }
+}
+
+impl Slow {
+    /// Opens the tunnel socket; nothing is handed over yet.
+    pub(super) fn open(config: &Config, secrets: &Secrets, interfaces: Vec<Interface>) -> Result<Self> {
+        let services = config.services.iter().map(|service| slowpath::Service {
+            address: SocketAddr::new(service.vip, service.port),
+            affinity_call: matches!(service.affinity, Affinity::Call),
+        });
+        let path = SlowPath::new(&slowpath::Settings {
+            node: config.node,
+            hash_key: secrets.hash_key,
+            services: services.collect(),
+            hold_us: config.timers.hold_ms * 1000,
+        });
+        let vni = identity::vni(&config.cluster.name);
+        let tunnel = Tunnel::open(config.underlay, config.node, vni, secrets.tag_key, secrets.tag_epoch)?;
+        let main = interfaces.first().map_or(0, |interface| interface.ifindex);
+        let interfaces = interfaces.into_iter().map(|interface| (interface.ifindex, interface)).collect();
+        let hash_key = secrets.hash_key;
+        Ok(Self { path, hash_key, tunnel, interfaces, main, buffer: vec![0; DATAGRAM] })
+    }
+
+    /// Takes punted packets out of the ring buffer; whether it was emptied.
+    pub(super) fn take_punts(&mut self, punts: &mut RingBuf<MapData>, around: &mut Around<'_>) -> bool {
+        for _ in 0..PUNTS_A_TURN {
+            let Some(item) = punts.next() else { return true };
+            let Some((head, frame)) = item.split_at_checked(size_of::<Punt>()) else {
+                log::error!("a punted packet's record has {} bytes: too few for its head", item.len());
+                continue;
+            };
+            // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
+            let head = unsafe { head.as_ptr().cast::<Punt>().read_unaligned() };
+            let frame = frame.get(..head.length as usize).unwrap_or(frame);
+            if head.reason == Outcome::EgressPunted.number() {
+                own::claim(self.hash_key, frame, head.segment, around);
+            } else {
+                self.path.handle_punt(head, frame, &around.sight(), around.now.monotonic_us);
+            }
+        }
+        false
+    }
+
+    /// Takes a datagram that has arrived and all that wait behind it.
+    pub(super) fn take_datagrams(&mut self, arrived: io::Result<(usize, SocketAddr)>, around: &Around<'_>) {
+        let mut next = arrived;
+        for _ in 0..DATAGRAMS_A_TURN {
+            match next {
+                Ok((length, from)) => self.take_datagram(length, from.ip(), around),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An ICMP error of an earlier packet to a peer that is gone, such as port unreachable.
+                Err(error) => log::debug!("receive a tunnel packet: {error}"),
+            }
+            next = self.tunnel.try_receive(&mut self.buffer);
+        }
+    }
+
+    fn take_datagram(&mut self, length: usize, from: IpAddr, around: &Around<'_>) {
+        let datagram = self.buffer.get(..length).unwrap_or_default();
+        match self.tunnel.read(datagram, from, |id| around.peers.underlay(id)) {
+            Some(got) => {
+                let (view, now_us) = (around.sight(), around.now.monotonic_us);
+                self.path.handle_tunnel(got.from, got.gather, got.packet, self.main, &view, now_us);
+            }
+            None => self.path.handle_refused(),
+        }
+    }
+
+    /// Waits for a datagram.
+    pub(super) async fn receive(&mut self) -> io::Result<(usize, SocketAddr)> {
+        self.tunnel.receive(&mut self.buffer).await
+    }
+
+    /// A claim came to stand.
+    pub(super) fn claimed(&mut self, key: u64, around: &Around<'_>) {
+        self.path.handle_claim(key, &around.sight(), around.now.monotonic_us);
+    }
+
+    /// The peers have answered a question.
+    pub(super) fn answered(&mut self, ticket: u64, owned: bool, around: &Around<'_>) {
+        self.path.handle_answer(ticket, owned, &around.sight(), around.now.monotonic_us);
+    }
+
+    /// Lets go what has waited long enough.
+    pub(super) fn timeout(&mut self, around: &Around<'_>) {
+        self.path.handle_timeout(&around.sight(), around.now.monotonic_us);
+    }
+
+    /// When [`Self::timeout`] is due, in microseconds of the monotonic clock.
+    pub(super) fn due_us(&self) -> Option<u64> {
+        self.path.poll_timeout()
+    }
+
+    /// Lets everything go that waits: the daemon stops.
+    pub(super) fn drain(&mut self) {
+        self.path.drain_all();
+    }
+
+    /// Packets by outcome of the slow path.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.path.counts()
+    }
+
+    /// Does what the slow path has decided; what it asks goes to the cluster's core.
+    pub(super) fn carry_out(&mut self, around: &mut Around<'_>) {
+        while let Some(action) = self.path.poll_action() {
+            let done = match action {
+                Action::Inject { ifindex, packet } => self.inject(ifindex, &packet, around.dataplane),
+                Action::Forward { to, packet, gather } => self
+                    .forward(to, &packet, gather, around.peers)
+                    .with_context(|| format!("send a packet to node {}", to.number())),
+                Action::Ask { ticket, request_key, reply_key } => {
+                    around.node.handle_ask(ticket, request_key, reply_key, around.now);
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                log::debug!("{error:#}");
+                self.path.handle_failure();
+            }
+        }
+    }
+
+    fn forward(&self, to: NodeId, packet: &[u8], gather: bool, peers: &Peers) -> Result<()> {
+        let address = peers.underlay(to).context("its underlay address is not known")?;
+        self.tunnel.send(address, packet, gather).context("the kernel refuses it")
+    }
+
+    fn inject(&self, ifindex: u32, packet: &[u8], dataplane: &mut Dataplane) -> Result<()> {
+        let interface = self.interfaces.get(&ifindex).or_else(|| self.interfaces.get(&self.main));
+        dataplane.inject(interface.context("inject a packet: no interface is known")?, packet)
+    }
+}
