@@ -3,6 +3,7 @@
 //! Claims flow from the ring buffer through the cluster's core to the links, and from the links through the core into
 //! the maps. The loop owns core and maps, and waits for nothing but its inputs.
 
+mod interfaces;
 mod own;
 mod peers;
 mod report;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 use self::{
+    interfaces::Interfaces,
     peers::Peers,
     slow::{Around, Slow},
 };
@@ -36,7 +38,7 @@ use crate::{
     },
     config::{Affinity, Config},
     control,
-    dataplane::{self, Attached, Dataplane, Interface, preflight},
+    dataplane::{self, Dataplane, preflight},
     identity::{self, Identity, Secrets},
     metrics, routes,
 };
@@ -49,6 +51,8 @@ const LINK_QUEUE: usize = 1024;
 const CALLS: usize = 64;
 /// How long peers of an earlier daemon count as up before their links stand again.
 const REJOIN: Duration = Duration::from_secs(5);
+/// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
+const INTERFACE_CHECK: Duration = Duration::from_secs(1);
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
 const T4_MS: u64 = 5000;
 /// Seconds of one epoch number: sixteen of them outlast a claim of 240 s.
@@ -88,7 +92,7 @@ struct Daemon {
     identity: Arc<Identity>,
     secrets: Secrets,
     started: Instant,
-    attached: Vec<(String, Attached)>,
+    interfaces: Interfaces,
     dataplane: Dataplane,
     events: AsyncFd<RingBuf<MapData>>,
     punts: AsyncFd<RingBuf<MapData>>,
@@ -134,15 +138,8 @@ impl Daemon {
         let punts = dataplane.take_punts()?;
         // SAFETY: as above.
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
-        let mut attached = Vec::new();
-        let mut interfaces = Vec::new();
-        for interface in &config.interfaces {
-            let how = dataplane.attach(interface, config.xdp_mode)?;
-            log::info!("attached to {interface}: {} XDP, egress by {}", how.xdp, how.egress);
-            interfaces.push(Interface::find(interface, how.xdp == "generic")?);
-            attached.push((interface.clone(), how));
-        }
-        let slow = Slow::open(&config, &secrets, interfaces)?;
+        let interfaces = Interfaces::attach(&config.interfaces, config.xdp_mode, &mut dataplane)?;
+        let slow = Slow::open(&config, &secrets, &interfaces)?;
         dataplane.set_self()?;
         dataplane.keep();
         let node = Node::new(NodeSettings {
@@ -150,7 +147,7 @@ impl Daemon {
             epoch: dataplane.epoch(),
             underlay: config.underlay,
             claims: config.claims as usize,
-            batch_delay_us: batch_delay_us()?,
+            batch_delay_us: 0,
         });
         let peers = Peers::new(config.node, config.underlay, wanted);
         let servers = (control, metrics);
@@ -160,7 +157,7 @@ impl Daemon {
             identity,
             secrets,
             started,
-            attached,
+            interfaces,
             dataplane,
             events,
             punts,
@@ -188,6 +185,8 @@ impl Daemon {
         self.dataplane.open_hand_over()?;
         let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
         let mut is_rejoined = false;
+        let mut checks = tokio::time::interval(INTERFACE_CHECK);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.until_timeout();
             // In the order of their hurry: a late claim breaks a call, a late answer annoys a human.
@@ -221,6 +220,11 @@ impl Daemon {
                 () = &mut rejoined, if !is_rejoined => {
                     is_rejoined = true;
                     self.peers.settle(&mut self.dataplane)?;
+                }
+                _ = checks.tick() => {
+                    if self.interfaces.check(&mut self.dataplane) {
+                        self.slow.set_interfaces(&self.interfaces);
+                    }
                 }
                 () = tokio::time::sleep(due) => {}
             }
@@ -348,16 +352,6 @@ fn drain(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { monotonic_us: dataplane::monotonic_ns() / 1000, unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX) }
-}
-
-/// For the tests of hold and ask: how long claims are kept back on purpose.
-fn batch_delay_us() -> Result<u64> {
-    const NAME: &str = "FORWARDER_TEST_BATCH_DELAY_MS";
-    let Ok(delay) = std::env::var(NAME) else { return Ok(0) };
-    let delay_ms: u64 =
-        delay.parse().with_context(|| format!("read {NAME}={delay}; hint: a number of milliseconds"))?;
-    log::warn!("{NAME} is set: claims are kept back for {delay_ms} ms on purpose");
-    Ok(delay_ms * 1000)
 }
 
 fn warn_of_later_features(config: &Config) {

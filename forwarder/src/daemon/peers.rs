@@ -9,6 +9,7 @@ use std::{
 use anyhow::Result;
 use forwarder_common::{
     abi::{Address, Peer},
+    geneve,
     ids::{Epoch, NodeId},
     net,
 };
@@ -28,6 +29,9 @@ pub(super) const fn address(ip: IpAddr) -> Address {
         IpAddr::V6(v6) => Address::v6(v6.octets()),
     }
 }
+
+/// The largest IP packet of an Ethernet that is not configured otherwise, in bytes.
+const FULL_SIZE: u32 = 1500;
 
 /// One peer.
 #[derive(Debug)]
@@ -213,19 +217,31 @@ impl Peers {
     }
 
     /// For `status`: what an operator should look at.
-    pub(super) fn warnings(&self, interfaces: &[String]) -> Vec<String> {
-        let hops = self.hops.iter();
-        hops.filter_map(|(address, hop)| match hop {
+    pub(super) fn warnings(&self, interfaces: &[String]) -> impl Iterator<Item = String> {
+        self.hops.iter().filter_map(|(address, hop)| match hop {
             Err(reason @ Unreachable::NoNeighbour { .. }) => Some(format!("{address}: {reason}")),
             Err(reason) => Some(format!("{address} cannot be reached by the fast path: {reason}")),
             Ok(hop) if !interfaces.contains(&hop.interface) => Some(format!(
                 "{address} is reached over {}, which is not among `interfaces`: its packets come back over it unseen",
                 hop.interface
             )),
-            Ok(_) => None,
+            Ok(hop) => small_mtu(*address, hop),
         })
-        .collect()
     }
+}
+
+/// A full-size packet must fit the tunnel to take the fast path.
+fn small_mtu(address: IpAddr, hop: &NextHop) -> Option<String> {
+    let headers = (geneve::TUNNEL + if address.is_ipv4() { net::IPV4 } else { net::IPV6 }) as u32;
+    let fits = hop.mtu.saturating_sub(headers);
+    (fits < FULL_SIZE).then(|| {
+        format!(
+            "packets of more than {fits} bytes to {address} take the slow path: the MTU over {} is {}; hint: {} or more",
+            hop.interface,
+            hop.mtu,
+            FULL_SIZE + headers,
+        )
+    })
 }
 
 /// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.

@@ -45,7 +45,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
         state: if joined { "up" } else { "joining" }.to_owned(),
         uptime_s: daemon.started.elapsed().as_secs(),
         pid: std::process::id(),
-        interfaces: interfaces(daemon),
+        interfaces: daemon.interfaces.report(),
         services: config.services.iter().map(status::Service::from).collect(),
         claims: status::Claims {
             own,
@@ -57,19 +57,8 @@ fn status(daemon: &Daemon) -> Result<Status> {
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         replication: replication(daemon),
         certificate: certificate(daemon),
-        warnings: daemon.peers.warnings(&config.interfaces),
+        warnings: daemon.interfaces.warnings().chain(daemon.peers.warnings(&config.interfaces)).collect(),
     })
-}
-
-fn interfaces(daemon: &Daemon) -> Vec<status::Interface> {
-    let attached = daemon.attached.iter();
-    attached
-        .map(|(name, how)| status::Interface {
-            name: name.clone(),
-            xdp: how.xdp.to_owned(),
-            egress: how.egress.to_owned(),
-        })
-        .collect()
 }
 
 fn replication(daemon: &Daemon) -> status::Replication {

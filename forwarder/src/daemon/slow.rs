@@ -15,7 +15,7 @@ use forwarder_common::{
     verdict::Found,
 };
 
-use super::{own, peers::Peers};
+use super::{interfaces::Interfaces, own, peers::Peers};
 use crate::{
     cluster::core::{Node, Now},
     config::{Affinity, Config},
@@ -87,7 +87,7 @@ impl View for Sight<'_> {
 
 impl Slow {
     /// Opens the tunnel socket; nothing is handed over yet.
-    pub(super) fn open(config: &Config, secrets: &Secrets, interfaces: Vec<Interface>) -> Result<Self> {
+    pub(super) fn open(config: &Config, secrets: &Secrets, interfaces: &Interfaces) -> Result<Self> {
         let services = config.services.iter().map(|service| slowpath::Service {
             address: SocketAddr::new(service.vip, service.port),
             affinity_call: matches!(service.affinity, Affinity::Call),
@@ -100,10 +100,16 @@ impl Slow {
         });
         let vni = identity::vni(&config.cluster.name);
         let tunnel = Tunnel::open(config.underlay, config.node, vni, secrets.tag_key, secrets.tag_epoch)?;
-        let main = interfaces.first().map_or(0, |interface| interface.ifindex);
-        let interfaces = interfaces.into_iter().map(|interface| (interface.ifindex, interface)).collect();
-        let hash_key = secrets.hash_key;
-        Ok(Self { path, hash_key, tunnel, interfaces, main, buffer: vec![0; DATAGRAM] })
+        let (hash_key, buffer) = (secrets.hash_key, vec![0; DATAGRAM]);
+        let mut slow = Self { path, hash_key, tunnel, interfaces: BTreeMap::new(), main: 0, buffer };
+        slow.set_interfaces(interfaces);
+        Ok(slow)
+    }
+
+    /// From now on packets are injected at these.
+    pub(super) fn set_interfaces(&mut self, interfaces: &Interfaces) {
+        self.main = interfaces.attached().next().map_or(0, |interface| interface.ifindex);
+        self.interfaces = interfaces.attached().map(|interface| (interface.ifindex, interface.clone())).collect();
     }
 
     /// Takes punted packets out of the ring buffer; whether it was emptied.

@@ -3,7 +3,10 @@
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::ffi::OsStrExt as _,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -152,6 +155,9 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
             continue;
         }
         for pin in list(&entry)? {
+            if is_links {
+                detach_link(&pin);
+            }
             remove(&pin)?;
             *(if is_links { &mut detached.programs } else { &mut detached.maps }) += 1;
         }
@@ -164,6 +170,38 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
         }
     }
     Ok(detached)
+}
+
+/// Detaches a pinned link at once: the kernel takes its time over one that is only let go of.
+///
+/// What cannot be detached so, such as the link of an interface that is gone, goes with its pin.
+fn detach_link(pin: &Path) {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    /// The members of `union bpf_attr` (linux/bpf.h) for these two commands.
+    #[repr(C)]
+    struct Attributes {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let Ok(name) = CString::new(pin.as_os_str().as_bytes()) else { return };
+    let call = |command: libc::c_long, attributes: &Attributes| {
+        // SAFETY: the attributes are of the form and the length that both commands read; the name lives through the call.
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<Attributes>()) }
+    };
+    let opened = call(BPF_OBJ_GET, &Attributes { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 });
+    let Ok(link) = i32::try_from(opened) else { return };
+    if link < 0 {
+        return;
+    }
+    // SAFETY: the kernel has just given this descriptor to nobody else.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    // The first member of the command's attributes is the link's descriptor, 32 bits.
+    let detach = Attributes { pathname: u64::from(link.as_raw_fd().cast_unsigned()), bpf_fd: 0, file_flags: 0 };
+    if call(BPF_LINK_DETACH, &detach) != 0 {
+        log::debug!("detach {}: {}", pin.display(), io::Error::last_os_error());
+    }
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
