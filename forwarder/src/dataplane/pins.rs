@@ -97,9 +97,24 @@ impl Pins {
         self.filters.push(interface.to_owned());
     }
 
-    /// The start has succeeded.
-    pub(super) const fn keep(&mut self) {
+    /// The start has succeeded: maps of other versions, which no program uses any more, go.
+    pub(super) fn keep(&mut self) {
         self.kept = true;
+        for folder in list(&self.dir).unwrap_or_default() {
+            let version = folder.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
+            let Some(version) = version.filter(|version| *version != abi::VERSION) else { continue };
+            let removed = list(&folder).and_then(|pins| {
+                pins.iter().try_for_each(|pin| remove(pin).map(drop))?;
+                Ok(fs::remove_dir(&folder)?)
+            });
+            match removed {
+                Ok(()) => log::warn!(
+                    "maps of version {version} are replaced by those of version {}: claims start anew",
+                    abi::VERSION
+                ),
+                Err(error) => log::warn!("remove maps of version {version}: {error:#}"),
+            }
+        }
     }
 }
 
