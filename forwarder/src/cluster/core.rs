@@ -135,7 +135,7 @@ impl Node {
     }
 
     /// The link to `peer` is gone, and with it the peer: its claims stay, but stand against nobody.
-    pub fn handle_link_down(&mut self, peer: NodeId, _now: Now) {
+    pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
         self.forget(peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.introduced = false;
@@ -144,7 +144,7 @@ impl Node {
             self.outputs.push_back(peer_write(peer, false, hello));
         }
         self.count_introduced();
-        self.end_asks_of_gone(peer);
+        self.end_asks_of_gone(peer, now);
     }
 
     /// Does what is due at `now`; harmless when nothing is.

@@ -1,10 +1,10 @@
 //! Asking and answering in virtual time. The mesh itself checks that no ask is answered twice, nor before the kernel has the claim.
 
 use forwarder::cluster::core::{Kind, ProtocolError};
-use forwarder::cluster::wire::{Answer, Ask, Claim, Message};
-use forwarder_common::ids::Epoch;
+use forwarder::cluster::wire::{Answer, Ask, Claim, Hello, Message};
+use forwarder_common::ids::{Epoch, NodeId};
 
-use super::mesh::{Mesh, START_UNIX_US, id};
+use super::mesh::{Mesh, START_UNIX_US, id, underlay};
 
 const LIFETIME_MS: u64 = 37_000;
 const OPEN_ASKS: u64 = 16_384;
@@ -21,6 +21,10 @@ fn kinds(mesh: &Mesh) -> Vec<(u16, u16, Kind)> {
 
 fn answer(number: u64, claims: Vec<Claim>) -> Vec<u8> {
     Message::Answer(vec![Answer { number, claims }]).encode()
+}
+
+fn hello(node: NodeId, epoch: u64) -> Vec<u8> {
+    Message::Hello(Hello { epoch: Epoch::new(epoch), underlay: underlay(node) }).encode()
 }
 
 fn claim(key: u64, at_us: u64, epoch: u64) -> Claim {
@@ -181,7 +185,12 @@ fn an_ask_goes_once_over_each_link() {
     mesh.ask_in_turn(id(1), 5, 7, 0);
     mesh.run_for(1000);
     assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, 2, "to node 2 as soon as its hello is there");
-    assert_eq!(mesh.answers(id(1), mesh.now_us - 1000).len(), 1);
+    mesh.loss = 1000;
+    mesh.ask(id(1), 6, 7, 0);
+    mesh.deliver(id(2), id(1), &hello(id(2), 0));
+    mesh.deliver(id(2), id(1), &hello(id(2), 1));
+    assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, 4, "once to each, however often node 2 says hello");
+    assert_eq!((mesh.kernels[&id(1)].answers.len(), mesh.nodes[&id(1)].asks()), (1, 1));
 }
 
 #[test]
@@ -262,6 +271,28 @@ fn a_claim_of_this_host_ends_its_own_ask() {
     mesh.ask(id(1), 7, 8, 0);
     mesh.claim(id(1), 7, LIFETIME_MS);
     assert_eq!(mesh.answers(id(1), start), [(5, true, 0), (6, true, 0)]);
+}
+
+#[test]
+fn a_reply_to_the_second_leg_of_a_call_waits_for_the_owner_of_its_own_key() {
+    let (request_key, reply_key) = (7, 9);
+    let mut mesh = Mesh::with_late_batches(4, 1);
+    mesh.loss = 1000;
+    let start = mesh.now_us;
+    mesh.ask(id(1), 5, request_key, reply_key);
+    mesh.deliver(id(2), id(1), &answer(0, vec![claim(request_key, 1, 0)]));
+    assert_eq!(mesh.answers(id(1), start), [], "the first leg's owner is not known to be the reply's");
+    mesh.deliver(id(3), id(1), &answer(0, vec![claim(reply_key, 2, 0)]));
+    assert_eq!(mesh.answers(id(1), start), [(5, true, 0)], "nobody needs node 4's word");
+    mesh.ask(id(1), 6, request_key + 10, reply_key + 10);
+    mesh.deliver(id(2), id(1), &answer(1, vec![claim(request_key + 10, 1, 0)]));
+    mesh.deliver(id(3), id(1), &answer(1, Vec::new()));
+    mesh.unlink(id(1), id(4));
+    assert_eq!(mesh.answers(id(1), start)[1], (6, true, 0), "the request key is all there is");
+    mesh.ask(id(1), 7, request_key + 20, reply_key + 20);
+    mesh.deliver(id(2), id(1), &answer(2, vec![claim(request_key + 20, 1, 0)]));
+    mesh.run_for(PATIENCE_US);
+    assert_eq!(mesh.answers(id(1), start)[2], (7, true, PATIENCE_US), "node 3 is silent");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Asking the peers who owns a key, and answering them.
 //!
 //! The slow path asks for a response or CANCEL that no claim places. A peer speaks for itself alone: it answers with its own
-//! claims of the keys, or with nothing. An ask ends once: with the first claim that comes to stand for one of its keys,
-//! however it comes; or when every peer that was asked has said nothing or is gone; at the latest after [`ASK_PATIENCE_US`].
+//! claims of the keys, or with nothing. An ask ends once: with the first claim that comes to stand for its reply key (its
+//! request key, if it has no other), however it comes; or when every peer that was asked has spoken or is gone; at the latest
+//! after [`ASK_PATIENCE_US`]. A call that crosses the edge twice has one request key and two owners: only the reply key tells
+//! whose a reply is, so a claim of the request key alone waits for what the others say.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,6 +35,13 @@ struct Open {
     until_us: u64,
 }
 
+impl Open {
+    /// The key whose claim leaves nothing open.
+    const fn decisive(&self) -> u64 {
+        if self.reply_key == 0 { self.request_key } else { self.reply_key }
+    }
+}
+
 /// Asks of one peer in its present window.
 #[derive(Debug, Default)]
 struct Rate {
@@ -44,7 +53,7 @@ struct Rate {
 pub(super) struct Asks {
     /// By number: in the order of their ends, because all have the same patience.
     open: BTreeMap<u64, Open>,
-    /// (key, number) of every open ask, twice if it has two keys.
+    /// (decisive key, number) of every open ask.
     keys: BTreeSet<(u64, u64)>,
     next: u64,
     /// Numbers of this turn, to be sent together.
@@ -72,41 +81,39 @@ impl Asks {
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        self.keys.extend(keys(open.request_key, open.reply_key).map(|key| (key, number)));
+        self.keys.insert((open.decisive(), number));
         self.open.insert(number, open);
         self.unsent.push(number);
         true
     }
 
-    fn close(&mut self, number: u64) -> Option<u64> {
+    fn close(&mut self, number: u64) -> Option<Open> {
         let open = self.open.remove(&number)?;
-        for key in keys(open.request_key, open.reply_key) {
-            self.keys.remove(&(key, number));
-        }
-        Some(open.ticket)
+        self.keys.remove(&(open.decisive(), number));
+        Some(open)
     }
 
-    /// Ends the asks for `key`; their tickets.
-    fn close_for(&mut self, key: u64) -> Vec<u64> {
+    /// Ends and gives the asks that `key` decides.
+    fn close_for(&mut self, key: u64) -> Vec<Open> {
         let numbers: Vec<u64> = self.keys.range((key, 0)..=(key, u64::MAX)).map(|(_, number)| *number).collect();
         numbers.into_iter().filter_map(|number| self.close(number)).collect()
     }
 
-    /// `peer` owns nothing of what an ask is for; the ticket, if nobody else is awaited.
-    fn denied(&mut self, number: u64, peer: NodeId) -> Option<u64> {
+    /// `peer` has spoken and has not decided the ask; the ask, if that ends it because nobody else is awaited.
+    fn heard(&mut self, number: u64, peer: NodeId) -> Option<Open> {
         let open = self.open.get_mut(&number)?;
         open.awaited.retain(|awaited| *awaited != peer);
         if open.awaited.is_empty() { self.close(number) } else { None }
     }
 
-    /// `peer` will not answer any more; the tickets of the asks that awaited nobody else.
-    fn gone(&mut self, peer: NodeId) -> Vec<u64> {
+    /// `peer` will not answer any more; ends and gives the asks that awaited nobody else.
+    fn gone(&mut self, peer: NodeId) -> Vec<Open> {
         let numbers: Vec<u64> = self.open.keys().copied().collect();
-        numbers.into_iter().filter_map(|number| self.denied(number, peer)).collect()
+        numbers.into_iter().filter_map(|number| self.heard(number, peer)).collect()
     }
 
-    /// The ticket of an ask that has lived for long enough, if there is one.
-    fn expired(&mut self, now: Now) -> Option<u64> {
+    /// Ends and gives an ask that has lived for long enough, if there is one.
+    fn expired(&mut self, now: Now) -> Option<Open> {
         let (number, open) = self.open.first_key_value()?;
         let (number, over) = (*number, open.until_us <= now.monotonic_us);
         if over { self.close(number) } else { None }
@@ -152,7 +159,8 @@ impl Asks {
 }
 
 impl Node {
-    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none.
+    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims that of a
+    /// CANCEL, and the ask would wait for every peer.
     ///
     /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too many asks
     /// are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says that it owns
@@ -203,27 +211,26 @@ impl Node {
             for claim in &answer.claims {
                 self.take_claim(peer, claim, false, now);
             }
-            // Whatever stands has ended the ask by now.
-            if let Some(ticket) = self.asks.denied(answer.number, peer) {
-                self.answer(ticket, false);
+            if let Some(open) = self.asks.heard(answer.number, peer) {
+                self.end_ask(&open, now);
             }
         }
     }
 
-    /// Ends the asks for a key if a claim stands for it; what the kernel must know of it has been written before.
+    /// Ends the asks that a key decides if a claim stands for it; what the kernel must know of it has been written before.
     pub(super) fn end_asks_for(&mut self, key: u64, now: Now) {
         if self.asks.open.is_empty() || !self.stands(key, now) {
             return;
         }
-        for ticket in self.asks.close_for(key) {
-            self.counters.asks_found += 1;
-            self.answer(ticket, true);
+        for open in self.asks.close_for(key) {
+            self.end_ask(&open, now);
         }
     }
 
     /// A peer came up or is in a new epoch: claims of it may stand that did not.
     pub(super) fn end_asks_that_stand(&mut self, now: Now) {
-        let asked: BTreeSet<u64> = self.asks.keys.iter().map(|(key, _)| *key).collect();
+        let open = self.asks.open.values();
+        let asked: BTreeSet<u64> = open.flat_map(|open| keys(open.request_key, open.reply_key)).collect();
         for key in asked {
             if self.stands(key, now) {
                 self.write_claim(key, now);
@@ -237,13 +244,13 @@ impl Node {
         self.asks.send_again(peer, &mut self.outputs, &mut self.counters);
     }
 
-    pub(super) fn end_asks_of_gone(&mut self, peer: NodeId) {
-        self.asks.gone(peer).into_iter().for_each(|ticket| self.answer(ticket, false));
+    pub(super) fn end_asks_of_gone(&mut self, peer: NodeId, now: Now) {
+        self.asks.gone(peer).iter().for_each(|open| self.end_ask(open, now));
     }
 
     pub(super) fn end_expired_asks(&mut self, now: Now) {
-        while let Some(ticket) = self.asks.expired(now) {
-            self.answer(ticket, false);
+        while let Some(open) = self.asks.expired(now) {
+            self.end_ask(&open, now);
         }
     }
 
@@ -258,6 +265,12 @@ impl Node {
     /// Whether a claim places packets of `key`: it is alive, and its owner is up in that epoch.
     fn stands(&self, key: u64, now: Now) -> bool {
         self.store.live(key, now.monotonic_us).is_some_and(|held| !self.is_void(held.owner, held.epoch))
+    }
+
+    fn end_ask(&mut self, open: &Open, now: Now) {
+        let owned = keys(open.request_key, open.reply_key).any(|key| self.stands(key, now));
+        self.counters.asks_found += u64::from(owned);
+        self.answer(open.ticket, owned);
     }
 
     fn answer(&mut self, ticket: u64, owned: bool) {
@@ -285,7 +298,7 @@ fn send_asks(asks: &[Ask], peers: &[NodeId], outputs: &mut VecDeque<Output>, cou
 mod tests {
     use super::*;
 
-    type End = fn(&mut Asks, Now, NodeId) -> Vec<u64>;
+    type End = fn(&mut Asks, Now, NodeId) -> Vec<Open>;
 
     fn open(keys: (u64, u64), awaited: &[u16]) -> Open {
         let awaited = awaited.iter().filter_map(|node| NodeId::new(*node)).collect();
@@ -295,17 +308,17 @@ mod tests {
     #[test]
     fn an_ask_that_has_ended_leaves_nothing_behind() {
         let (late, peer) = (Now { monotonic_us: ASK_PATIENCE_US, unix_us: 0 }, NodeId::new(2).unwrap());
-        let ends: [End; 5] = [
-            |asks, _, _| asks.close_for(7),
+        let ends: [End; 4] = [
             |asks, _, _| asks.close_for(8),
             |asks, _, peer| asks.gone(peer),
-            |asks, _, peer| asks.denied(0, peer).into_iter().collect(),
+            |asks, _, peer| asks.heard(0, peer).into_iter().collect(),
             |asks, late, _| asks.expired(late).into_iter().collect(),
         ];
         for end in ends {
             let mut asks = Asks::default();
             assert!(asks.open(open((7, 8), &[2])));
-            assert_eq!(end(&mut asks, late, peer), [5]);
+            assert!(asks.close_for(7).is_empty(), "the request key does not decide");
+            assert!(matches!(end(&mut asks, late, peer)[..], [Open { ticket: 5, .. }]));
             let mut outputs = VecDeque::new();
             asks.send(&[peer], &mut outputs, &mut CoreCounters::default());
             assert!(asks.open.is_empty() && asks.keys.is_empty() && asks.unsent.is_empty() && outputs.is_empty());
