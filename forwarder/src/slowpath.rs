@@ -52,8 +52,6 @@ pub struct SlowPath {
     vips: BTreeSet<[u32; 4]>,
     hold: Hold,
     gather: Gather,
-    /// Identifications of the IPv6 packets that are cut in two.
-    cut: u32,
     actions: VecDeque<Action>,
     ledger: Ledger,
 }
@@ -75,7 +73,6 @@ impl SlowPath {
             services,
             hold: Hold::new(),
             gather: Gather::default(),
-            cut: 0,
             actions: VecDeque::new(),
             ledger: Ledger::default(),
         }
@@ -312,12 +309,11 @@ impl SlowPath {
             self.actions.push_back(Action::Forward { to, packet, gather: false });
             return;
         }
-        self.cut = self.cut.wrapping_add(1);
-        let Some(halves) = Packet::read(&packet).and_then(|whole| whole::halves(&whole, self.cut)) else {
+        let Some(halves) = Packet::read(&packet).and_then(|whole| whole::halves(&whole)) else {
             return self.inject(ifindex, packet, Outcome::SlowLocal);
         };
         self.count(Outcome::SlowForwarded);
-        self.actions.extend(halves.map(|packet| Action::Forward { to, packet, gather: false }));
+        self.actions.extend(halves.into_iter().map(|packet| Action::Forward { to, packet, gather: false }));
     }
 
     fn count(&mut self, outcome: Outcome) {

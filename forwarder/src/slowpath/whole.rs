@@ -5,6 +5,7 @@ use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Hea
 use forwarder_common::{geneve, net};
 
 use super::packet::Packet;
+use crate::fragments;
 
 /// The longest packet that fits one tunnel packet over IPv4: 65,535 bytes less an IPv4 and a UDP header, the tunnel's
 /// header and its option.
@@ -42,32 +43,8 @@ pub(super) fn packet(first: &Packet<'_>, data: &[u8]) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// The packet as two fragments of about the same size. An IPv6 packet, which has no identification, gets `id`.
-pub(super) fn halves(packet: &Packet<'_>, id: u32) -> Option<[Vec<u8>; 2]> {
-    let data = packet.bytes.get(packet.ip.payload..)?;
-    let middle = (data.len() / 2) & !7;
-    let (first, second) = data.split_at_checked(middle)?;
-    let offset = IpFragOffset::try_new(u16::try_from(middle >> 3).ok()?).ok()?;
-    Some([fragment(packet, id, IpFragOffset::ZERO, true, first)?, fragment(packet, id, offset, false, second)?])
-}
-
-fn fragment(packet: &Packet<'_>, id: u32, offset: IpFragOffset, more: bool, data: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(packet.ip.payload + net::FRAGMENT + data.len());
-    if packet.ip.v6 {
-        let mut header = Ipv6Header::from_slice(packet.bytes).ok()?.0;
-        let place = Ipv6FragmentHeader::new(header.next_header, offset, more, id);
-        header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
-        header.set_payload_length(net::FRAGMENT + data.len()).ok()?;
-        bytes.extend(header.to_bytes());
-        bytes.extend(place.to_bytes());
-    } else {
-        let mut header = Ipv4Header::from_slice(packet.bytes).ok()?.0;
-        header.more_fragments = more;
-        header.fragment_offset = offset;
-        header.set_payload_len(data.len()).ok()?;
-        header.header_checksum = header.calc_header_checksum();
-        bytes.extend(header.to_bytes());
-    }
-    bytes.extend(data);
-    Some(bytes)
+/// The packet as two fragments of about the same size, each too long for one frame: they go from socket to socket.
+pub(super) fn halves(packet: &Packet<'_>) -> Option<Vec<Vec<u8>>> {
+    let half = (packet.ip.end.checked_sub(packet.ip.payload)? / 2).next_multiple_of(8);
+    fragments::split(packet.bytes, packet.ip.payload + net::FRAGMENT + half).ok()
 }

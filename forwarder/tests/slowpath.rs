@@ -1,0 +1,18 @@
+//! The slow path in virtual time, against a table and peers of the test's making.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+#[path = "slowpath/fragments.rs"]
+mod fragments;
+#[path = "slowpath/holds.rs"]
+mod holds;
+#[path = "slowpath/limits.rs"]
+mod limits;
+#[path = "slowpath/packets.rs"]
+mod packets;
+#[path = "slowpath/reasons.rs"]
+mod reasons;
+#[path = "slowpath/scripts.rs"]
+mod scripts;
+#[path = "slowpath/world.rs"]
+mod world;
