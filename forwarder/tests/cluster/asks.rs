@@ -126,6 +126,7 @@ fn a_node_answers_for_itself_alone() {
 fn a_claim_of_a_peer_that_is_down_answers_nothing_until_the_peer_returns() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(2), 7, LIFETIME_MS);
+    mesh.claim(id(2), 17, LIFETIME_MS);
     mesh.run_for(1000);
     mesh.unlink(id(1), id(2));
     let start = mesh.now_us;
@@ -134,12 +135,14 @@ fn a_claim_of_a_peer_that_is_down_answers_nothing_until_the_peer_returns() {
     assert_eq!(mesh.answers(id(1), start), [(5, false, ROUND_TRIP_US)]);
     mesh.loss = 1000;
     mesh.ask(id(1), 6, 7, 0);
+    mesh.ask(id(1), 7, 17, 18);
     mesh.run_for(1000);
     mesh.kernels.get_mut(&id(1)).unwrap().claims.clear();
     mesh.link(id(1), id(2));
     mesh.run_for(1000);
-    let answers = mesh.answers(id(1), start);
-    assert_eq!(answers[1], (6, true, 2050), "by its hello alone; the network loses all else");
+    assert_eq!(mesh.answers(id(1), start)[1..], [(6, true, 2050)], "by its hello alone; the network loses all else");
+    mesh.run_for(PATIENCE_US);
+    assert_eq!(mesh.answers(id(1), start)[2], (7, true, 1000 + PATIENCE_US));
 }
 
 #[test]
