@@ -83,11 +83,36 @@ impl Daemon {
         let path = lab.folder().join(format!("edge{edge}.toml"));
         config.write(&path)?;
         let namespace = lab.host(Host::Edge(edge));
-        let mut command = namespace.command(&binary()?.display().to_string());
-        command.args(["run", "--config"]).arg(&path).env("RUST_LOG", "info,forwarder::claims=trace");
-        let log = lab.folder().join(format!("forwarder-edge{edge}.log"));
-        let process = Process::start(&format!("forwarder of edge {edge}"), &mut command, &log)?;
+        let process = launch(edge, &namespace, &path)?;
         Ok(Self { edge, process, control: lab.folder().join(format!("edge{edge}.sock")), config: path, namespace })
+    }
+
+    /// Ends it with SIGKILL, in the middle of what it does.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.stop_with(libc::SIGKILL).map(drop)
+    }
+
+    /// Starts it again, after it has ended, with the same configuration and log.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = launch(self.edge, &self.namespace, &self.config)?;
+        Ok(())
+    }
+
+    /// The most memory that it has ever held, in KiB (`VmHWM` of proc(5)).
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn peak_memory_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        peak.with_context(|| format!("find VmHWM in {path}"))
     }
 
     /// Its status.
@@ -181,6 +206,14 @@ impl Daemon {
     }
 }
 
+/// Runs the daemon of an edge; its log is beside its configuration.
+fn launch(edge: u8, namespace: &Namespace, config: &Path) -> Result<Process> {
+    let mut command = namespace.command(&binary()?.display().to_string());
+    command.args(["run", "--config"]).arg(config).env("RUST_LOG", "info,forwarder::claims=trace");
+    let log = config.with_file_name(format!("forwarder-edge{edge}.log"));
+    Process::start(&format!("forwarder of edge {edge}"), &mut command, &log)
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Stays with the lab's folder where a test fails; otherwise it goes with it.
@@ -212,10 +245,17 @@ impl Cluster {
             authority.issue(edge, &site.address(edge).to_string())?;
             daemons.push(Daemon::start(lab, edge, &Config::new(lab, &authority, edge, site))?);
         }
-        for daemon in &mut daemons {
-            daemon.wait_for_peers(usize::from(EDGES) - 1)?;
-        }
-        Ok(Self { daemons, authority })
+        let mut cluster = Self { daemons, authority };
+        cluster.wait_until_linked()?;
+        Ok(cluster)
+    }
+
+    /// Waits until every daemon sees all others up.
+    ///
+    /// # Errors
+    /// Not within ten seconds, or one has ended.
+    pub fn wait_until_linked(&mut self) -> Result<()> {
+        self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_for_peers(usize::from(EDGES) - 1))
     }
 
     /// What each edge's programs counted.

@@ -4,6 +4,7 @@
 //! the worst anycast there is. Tests and the demo are written with what stands here. Nothing leaves the namespaces.
 
 pub mod attached;
+pub mod calls;
 pub mod capture;
 pub mod claims;
 pub mod forwarder;

@@ -181,6 +181,12 @@ impl Sipp {
         Ok(Self { process, statistics })
     }
 
+    /// How many calls have begun, by its last word; it speaks once a second.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        counts(&self.statistics).map_or(0, |counts| counts.calls)
+    }
+
     /// Waits until all calls have ended, well or not, and returns what it counted.
     ///
     /// # Errors

@@ -13,6 +13,9 @@ use crate::lab::{Family, Host, Lab, SIP};
 /// How long a packet may take through the lab.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Bytes of a socket's receive buffer: room for a burst that nobody reads yet.
+const BUFFER: usize = 4 << 20;
+
 /// A UDP socket of a host of the lab.
 #[derive(Debug)]
 pub struct Endpoint(UdpSocket);
@@ -27,6 +30,7 @@ impl Endpoint {
         let bound = lab.host(host).within(|| UdpSocket::bind(at).context("bind"));
         let socket = bound.with_context(|| format!("bind {at} in {}", host.name()))?;
         socket.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;
+        socket2::SockRef::from(&socket).set_recv_buffer_size(BUFFER).context("set the socket's buffer")?;
         Ok(Self(socket))
     }
 
@@ -143,4 +147,13 @@ impl Sip<'_> {
         );
         text.into_bytes()
     }
+}
+
+/// A message made so many bytes long by a header before its last.
+#[must_use]
+pub fn padded_to(message: &[u8], size: usize) -> Vec<u8> {
+    const START: &str = "X-Padding: ";
+    let text = String::from_utf8_lossy(message);
+    let missing = size.saturating_sub(message.len() + START.len() + 2);
+    text.replacen("Content-Length:", &format!("{START}{}\r\nContent-Length:", "p".repeat(missing)), 1).into_bytes()
 }

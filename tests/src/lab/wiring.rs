@@ -30,11 +30,12 @@ pub(super) fn wire(lab: &mut Lab) -> Result<()> {
     for (host, namespace) in lab.hosts.iter().filter(|(host, _)| *host != Host::Router) {
         connect(&router, *host, namespace)?;
     }
-    for (option, family) in [("-4", Family::V4), ("-6", Family::V6)] {
-        let batch: String = (1..=EDGES).map(|edge| steer(edge, family)).collect();
+    for option in ["-4", "-6"] {
+        let rule = |edge| format!("rule add fwmark {edge} lookup {}\n", TABLE + u16::from(edge));
+        let batch: String = (1..=EDGES).map(rule).collect();
         router.run_with_input("ip", &[option, "-batch", "-"], &batch)?;
     }
-    Ok(())
+    (1..=EDGES).try_for_each(|edge| steer(&router, edge))
 }
 
 /// A cable between a host's eth0 and the router's interface of the host's name.
@@ -50,7 +51,7 @@ fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> 
     // Writing to a string cannot fail.
     let _ = write!(batch, "route add default via {gateway4}\nroute add default via {gateway6}\n");
     if let Host::Edge(_) = host {
-        let _ = write!(batch, "addr add {VIP4}/32 dev lo\naddr add {VIP6}/128 dev lo nodad\n");
+        let _ = write!(batch, "addr replace {VIP4}/32 dev lo\naddr replace {VIP6}/128 dev lo nodad\n");
     }
     namespace.run_with_input("ip", &["-batch", "-"], &batch)?;
     // Checksums are whole on the wire: a program that rewrites a packet must not meet half of one.
@@ -61,13 +62,44 @@ fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> 
 }
 
 /// Packets with mark N go to edge N.
-fn steer(edge: u8, family: Family) -> String {
-    let table = TABLE + u16::from(edge);
-    let address = Host::Edge(edge).address(family);
-    format!("rule add fwmark {edge} lookup {table}\nroute add default via {address} table {table}\n")
+fn steer(router: &Namespace, edge: u8) -> Result<()> {
+    let table = (TABLE + u16::from(edge)).to_string();
+    [("-4", Family::V4), ("-6", Family::V6)].into_iter().try_for_each(|(option, family)| {
+        let address = Host::Edge(edge).address(family).to_string();
+        router.run("ip", &[option, "route", "add", "default", "via", &address, "table", &table]).map(drop)
+    })
 }
 
 impl Lab {
+    /// Takes an edge's eth0 down and up again, with the addresses and routes that the kernel then forgets.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn bounce(&self, edge: u8) -> Result<()> {
+        let host = Host::Edge(edge);
+        let namespace = self.host(host);
+        namespace.run("ip", &["link", "set", "eth0", "down"])?;
+        let (gateway4, gateway6) = (host.gateway(Family::V4), host.gateway(Family::V6));
+        let batch = format!(
+            "link set eth0 up\naddr replace {}/64 dev eth0 nodad\nroute add default via {gateway4}\n\
+             route add default via {gateway6}\n",
+            host.address(Family::V6)
+        );
+        namespace.run_with_input("ip", &["-batch", "-"], &batch).map(drop)
+    }
+
+    /// Deletes an edge's eth0 and makes another.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn replace_cable(&self, edge: u8) -> Result<()> {
+        let host = Host::Edge(edge);
+        let router = self.host(Host::Router);
+        router.run("ip", &["link", "delete", &host.name()])?;
+        connect(&router, host, &self.host(host))?;
+        steer(&router, edge)
+    }
+
     /// Gives each edge a second cable, eth1, to the router, with networks of its own; the edges reach each other's through
     /// it. An underlay there makes the forwarder send on another interface than packets come in.
     ///

@@ -8,6 +8,8 @@ mod bad_input;
 mod calls;
 mod detach;
 mod foreign_peer;
+mod forms;
+mod interfaces;
 mod late;
 mod link_death;
 mod malformed;
