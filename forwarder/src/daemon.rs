@@ -271,6 +271,8 @@ impl Daemon {
                 self.node.handle_link_down(peer, now());
             }
             Event::Message { peer, bytes } => {
+                // A peer may ask for a claim that still waits in the ring buffer.
+                drain(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
                 if let Err(error) = self.node.handle_message(peer, &bytes, now()) {
                     log::warn!("node {}: {error}; its link is dropped", peer.number());
                     let command = Command::Drop { peer, reason: error.to_string() };
@@ -299,7 +301,6 @@ impl Daemon {
                         target: "forwarder::claims",
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
-                    self.slow.claimed(key, &around!(self));
                 }
                 Output::Map(MapWrite::Peer { node, up, epoch, underlay }) => {
                     self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;

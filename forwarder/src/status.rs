@@ -136,6 +136,12 @@ pub struct Replication {
     pub protocol_errors: u64,
     /// Claims that wait to be sent.
     pub send_queue: u64,
+    /// Questions about the owner of a held message, once for each peer.
+    #[serde(default)]
+    pub asks_sent: u64,
+    /// Questions that a peer has answered with its claim.
+    #[serde(default)]
+    pub asks_found: u64,
     /// Age of received claims, from the packet that made them to their place in the table; `None` before the first.
     pub age_us: Option<Age>,
 }

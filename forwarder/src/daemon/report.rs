@@ -72,6 +72,8 @@ fn replication(daemon: &Daemon) -> status::Replication {
         refused_certificates: links.refused_certificates,
         protocol_errors: core.protocol_errors,
         send_queue: daemon.node.waiting() as u64,
+        asks_sent: core.asks_sent,
+        asks_found: core.asks_found,
         age_us: (ages.count > 0).then_some(status::Age {
             count: ages.count,
             p50: ages.p50_us,

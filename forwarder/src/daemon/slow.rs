@@ -162,11 +162,6 @@ impl Slow {
         self.tunnel.receive(&mut self.buffer).await
     }
 
-    /// A claim came to stand.
-    pub(super) fn claimed(&mut self, key: u64, around: &Around<'_>) {
-        self.path.handle_claim(key, &around.sight(), around.now.monotonic_us);
-    }
-
     /// The peers have answered a question.
     pub(super) fn answered(&mut self, ticket: u64, owned: bool, around: &Around<'_>) {
         self.path.handle_answer(ticket, owned, &around.sight(), around.now.monotonic_us);

@@ -70,6 +70,9 @@ fn replication(page: &mut Page, status: &Status) {
     let errors = counts.protocol_errors;
     page.single("forwarder_protocol_errors_total", "counter", "Links dropped for what came over them.", errors);
     page.single("forwarder_send_queue_claims", "gauge", "Claims that wait to be sent.", counts.send_queue);
+    let (asked, found) = (counts.asks_sent, counts.asks_found);
+    page.single("forwarder_asks_sent_total", "counter", "Questions about the owner of a held message.", asked);
+    page.single("forwarder_asks_found_total", "counter", "Questions that a claim has answered.", found);
     let Some(age) = counts.age_us else { return };
     let ages = [("p50", age.p50), ("p99", age.p99), ("max", age.max)].map(|(name, us)| ([("of", name)], seconds(us)));
     let help = "Age of a peer's claim when it stands in this table.";

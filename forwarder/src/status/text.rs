@@ -104,6 +104,8 @@ fn replication(out: &mut String, counts: &Replication) {
     }
     let odd = [
         (counts.send_queue, "claims waiting to be sent"),
+        (counts.asks_sent, "questions to peers about the owner of a message"),
+        (counts.asks_found, "of them answered with a claim"),
         (counts.refused_certificates, "peers refused for their certificate"),
         (counts.protocol_errors, "links dropped for protocol errors"),
     ];

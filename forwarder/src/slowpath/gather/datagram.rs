@@ -127,7 +127,8 @@ impl Datagram {
         let before = self.pieces.range(..=start as u16).next_back().map_or(0, reaches);
         let after = self.pieces.range(start as u16..).next().map_or(LONGEST, |(offset, _)| u32::from(*offset));
         let last = self.pieces.last_key_value().map_or(0, reaches);
-        let beyond = self.end.is_some_and(|known| end > known || !more) || (!more && end < last);
+        // A second last fragment that ends elsewhere ends before the first one does, or behind it.
+        let beyond = self.end.is_some_and(|known| end > known) || (!more && end < last);
         before > start || after < end || beyond
     }
 
