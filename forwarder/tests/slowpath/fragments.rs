@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     packets::{V4, V6, cut, datagram, fragment, frame, invite, request_key, sip, with_id},
-    world::{ME, PEER, World, forward, id, inject},
+    world::{IFINDEX, ME, PEER, World, forward, id, inject},
 };
 
 const ID: u16 = 77;
@@ -112,12 +112,13 @@ fn overlapping_and_contradictory_fragments_void_their_datagram_and_what_follows_
         let data = &packet[header.len()..];
         let part = |start: usize, end: usize, more| fragment(header, ID, start, &data[start..end], more);
         let total = data.len();
-        let cases: [(&str, Vec<Vec<u8>>); 6] = [
+        let cases: [(&str, Vec<Vec<u8>>); 7] = [
             ("overlaps the one before", vec![part(0, 256, true), part(248, 512, true)]),
             ("overlaps the one behind", vec![part(256, 512, true), part(0, 264, true)]),
             ("covers another", vec![part(256, 512, true), part(0, 768, true)]),
             ("another end", vec![part(768, total, false), part(512, 768, false)]),
-            ("behind the end", vec![part(512, 768, false), part(768, total, true)].map_last(&part(768, 992, true))),
+            ("an end before what is there", vec![part(512, 768, true), part(256, 512, false)]),
+            ("behind the end", vec![part(512, 768, false), part(768, 992, true)]),
             ("same place, other bytes", vec![part(0, 256, true), fragment(header, ID, 0, &[7; 256], true)]),
         ];
         for (what, bad) in cases {
@@ -139,19 +140,6 @@ fn overlapping_and_contradictory_fragments_void_their_datagram_and_what_follows_
             let (actions, _) = punt_all(&mut world, &cut(&packet, ID, &[256, 512]));
             assert_eq!(actions, [inject(&packet)], "{what}");
         }
-    }
-}
-
-trait MapLast {
-    fn map_last(self, with: &[u8]) -> Self;
-}
-
-impl MapLast for Vec<Vec<u8>> {
-    /// The same with another last one.
-    fn map_last(mut self, with: &[u8]) -> Self {
-        self.pop();
-        self.push(with.to_vec());
-        self
     }
 }
 
@@ -285,5 +273,33 @@ fn a_datagram_too_long_for_one_tunnel_packet_reaches_its_owner_in_two_and_is_loc
             };
             assert_eq!(got.1, moved);
         }
+    }
+}
+
+#[test]
+fn halves_from_a_peer_are_kept_apart_from_fragments_as_they_were_sent_and_from_other_peers() {
+    for v6 in [V4, V6] {
+        let packet = with_id(&sip(v6, &long(65_500)), ID);
+        let data = packet.len() - if v6 { 40 } else { 20 };
+        let mut owner = World::new();
+        // A fragment of the same datagram that came here when this node gathered its slot.
+        punt(&mut owner, &cut(&packet, ID, &[1448]).remove(0));
+        let first = cut(&packet, ID, &[32_000]).remove(0);
+        owner.path.handle_tunnel(id(3), false, &first, IFINDEX, &owner.table, owner.now_us);
+        let halves = cut(&packet, ID, &[(data / 2) & !7]);
+        let got = owner.after(|owner| halves.iter().for_each(|half| owner.tunnel(false, half)));
+        let moved = vec![("slow_received", 1), ("slow_gathering", 2), ("slow_gathered", 1)];
+        assert_eq!(got, (vec![inject(&packet)], moved));
+        assert_eq!(owner.path.ledger().gathering, 2);
+    }
+}
+
+#[test]
+fn halves_for_no_service_are_refused_once_they_are_whole() {
+    for v6 in [V4, V6] {
+        let parts = cut(&datagram(v6, 53, &long(900)), ID, &[256]);
+        let mut owner = World::new();
+        let got = owner.after(|owner| parts.iter().for_each(|part| owner.tunnel(false, part)));
+        assert_eq!(got, (vec![], vec![("slow_gathering", 2), ("slow_gathered", 1), ("slow_refused", 1)]));
     }
 }

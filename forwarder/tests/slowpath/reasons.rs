@@ -227,3 +227,18 @@ fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_gathered() {
         assert!(world.table.slots_asked.borrow().is_empty());
     }
 }
+
+#[test]
+fn a_punted_tunnel_packet_of_another_form_is_refused() {
+    let part = cut(&sip(V4, &invite("call")), 9, &[64]).remove(0);
+    let good = tunnel(id(PEER), geneve::GATHER, &part);
+    // Port, version, protocol inside, sender, and the packet inside.
+    for (at, to) in [(23, 0), (28, 0x44), (30, 0x86), (41, 0), (52, 0x65)] {
+        let mut bad = good.clone();
+        assert_ne!(bad[at], to);
+        bad[at] = to;
+        let mut world = World::new();
+        let got = world.after(|world| world.punt(Outcome::DecapFragment, &frame(&bad, 0, 0)));
+        assert_eq!(got, (vec![], vec![("slow_refused", 1)]), "byte {at}");
+    }
+}
