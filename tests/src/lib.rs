@@ -7,6 +7,7 @@ pub mod attached;
 pub mod calls;
 pub mod capture;
 pub mod claims;
+pub mod flood;
 pub mod forwarder;
 pub mod kamailio;
 pub mod lab;

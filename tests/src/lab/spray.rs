@@ -17,6 +17,13 @@ pub enum Spray {
     To(u8),
     /// Everything to a random edge, except what a rule names; the last rule that fits counts.
     Rules(Vec<Rule>),
+    /// Everything to a random edge, except what comes from a UDP port: that to one edge.
+    FromPort {
+        /// The port.
+        port: u16,
+        /// The edge.
+        edge: u8,
+    },
 }
 
 /// Sends what begins with four certain bytes to one edge.
@@ -85,6 +92,10 @@ fn ruleset(spray: &Spray) -> String {
             Spray::Random => rule(format!("meta mark set numgen random mod {EDGES} offset 1")),
             Spray::RoundRobin => rule(format!("meta mark set numgen inc mod {EDGES} offset 1")),
             Spray::To(edge) => rule(format!("meta mark set {edge}")),
+            Spray::FromPort { port, edge } => {
+                rule(format!("meta mark set numgen random mod {EDGES} offset 1"));
+                rule(format!("udp sport {port} meta mark set {edge}"));
+            }
             Spray::Rules(rules) => {
                 rule(format!("meta mark set numgen random mod {EDGES} offset 1"));
                 for Rule { begins, edge } in rules {

@@ -1,0 +1,57 @@
+//! Answers that come before the claim that leads them to their edge: they are held, and none is stray.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::forwarder::{CLUSTER_PORT, Cluster};
+use tests::kamailio::Kamailio;
+use tests::lab::{Family, Lab};
+use tests::load::{Load, Report, ensure_one_edge_answers, run_load};
+use tests::sipp::Shape;
+
+/// Outcomes of answers and CANCELs that outrun their claims, beside [`CALLS`].
+const HELD: [&str; 7] =
+    ["punted_response", "punted_cancel", "slow_held", "slow_local", "slow_forwarded", "slow_received", "slow_released"];
+
+#[test]
+fn answers_at_once_are_never_stray_v4() -> Result<()> {
+    answers_are_never_stray(Family::V4, None)
+}
+
+#[test]
+fn answers_at_once_are_never_stray_v6() -> Result<()> {
+    answers_are_never_stray(Family::V6, None)
+}
+
+#[test]
+fn answers_are_never_stray_with_peers_50_ms_away_v4() -> Result<()> {
+    answers_are_never_stray(Family::V4, Some(Duration::from_millis(50)))
+}
+
+#[test]
+fn answers_are_never_stray_with_peers_50_ms_away_v6() -> Result<()> {
+    answers_are_never_stray(Family::V6, Some(Duration::from_millis(50)))
+}
+
+fn answers_are_never_stray(family: Family, delay: Option<Duration>) -> Result<()> {
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        let mut cluster = Cluster::start(lab, family)?;
+        let _delay = delay.map(|by| lab.delay(CLUSTER_PORT, by)).transpose()?;
+        let before = cluster.outcomes()?;
+        let load = Load { shape: Shape { at_once: true, ..Shape::default() }, ..Load::usual(family) };
+        let (report, datagrams) = run_load(lab, "at-once", &load, &edges, Some(&cluster))?;
+        let after = cluster.outcomes()?;
+        let held: u64 =
+            before.iter().zip(&after).map(|(before, after)| after.of("slow_held") - before.of("slow_held")).sum();
+        eprintln!("{held} messages were held: {report:?}");
+        // The ACK of a refusal may outrun the claim as well: nothing holds it, and it comes again with the refusal.
+        Report { stray_acks: 0, ..report }.ensure_perfect(&load)?;
+        ensure_one_edge_answers(&datagrams, family)?;
+        let allowed: Vec<&str> = CALLS.into_iter().chain(HELD).collect();
+        ensure_only_moved("answers at once", &before, &after, &allowed)?;
+        ensure!(held > 0 || delay.is_none(), "no answer outran its claim, so nothing was shown: {report:?}");
+        cluster.stop()
+    })
+}

@@ -1,0 +1,85 @@
+//! Messages of many IP fragments, each of which lands on a random edge.
+
+use anyhow::{Result, ensure};
+use tests::capture::checksums_are_right;
+use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::kamailio::Kamailio;
+use tests::lab::{Family, Lab, Spray};
+use tests::load::{Load, ensure_one_edge_answers, ensure_one_edge_each, run_load};
+use tests::sipp::{Padding, Place, Shape};
+
+/// Outcomes of calls with fragments beside [`CALLS`].
+const FRAGMENTS: [&str; 10] = [
+    "punted_fragment",
+    "fragment_forwarded",
+    "decap_fragment",
+    "slow_gathering",
+    "slow_gathered",
+    "slow_local",
+    "slow_forwarded",
+    "slow_received",
+    "egress_punted",
+    "egress_fragment",
+];
+
+#[test]
+fn invites_of_3_kb_arrive_v4() -> Result<()> {
+    large_calls_go_well(Family::V4, Family::V4, &load(Family::V4, 200, 2400, Place::AfterKeys))
+}
+
+#[test]
+fn invites_of_3_kb_arrive_v6() -> Result<()> {
+    large_calls_go_well(Family::V6, Family::V6, &load(Family::V6, 200, 2400, Place::BeforeKeys))
+}
+
+#[test]
+fn invites_of_20_kb_arrive_v4() -> Result<()> {
+    large_calls_go_well(Family::V4, Family::V6, &load(Family::V4, 200, 19_400, Place::BeforeKeys))
+}
+
+#[test]
+fn invites_of_20_kb_arrive_v6() -> Result<()> {
+    large_calls_go_well(Family::V6, Family::V4, &load(Family::V6, 200, 19_400, Place::Body))
+}
+
+#[test]
+fn answers_of_3_kb_and_of_20_kb_arrive() -> Result<()> {
+    for (family, bytes, place) in [(Family::V4, 2600, Place::BeforeKeys), (Family::V6, 19_600, Place::AfterKeys)] {
+        let mut load = load(family, 40, 0, place);
+        load.shape = Shape { answer: Some(Padding { bytes, place }), ..Shape::default() };
+        large_calls_go_well(family, family, &load)?;
+    }
+    Ok(())
+}
+
+fn load(family: Family, count: u32, bytes: usize, place: Place) -> Load {
+    let shape = Shape { request: Some(Padding { bytes, place }), ..Shape::default() };
+    Load { count, shape, ..Load::usual(family) }
+}
+
+fn large_calls_go_well(service: Family, underlay: Family, load: &Load) -> Result<()> {
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        lab.spray(&Spray::To(1))?;
+        let (alone, _) = run_load(lab, "alone", load, &edges, None)?;
+        eprintln!("alone: {alone:?}");
+        alone.ensure_perfect(load)?;
+
+        let mut cluster = Cluster::start(lab, underlay)?;
+        lab.spray(&Spray::Random)?;
+        let before = cluster.outcomes()?;
+        let (report, datagrams) = run_load(lab, "sprayed", load, &edges, Some(&cluster))?;
+        eprintln!("sprayed: {report:?}");
+        report.ensure_perfect(load)?;
+        ensure!(report.retransmissions <= alone.retransmissions, "more was sent again than with one edge: {report:?}");
+        ensure_one_edge_each(&edges)?;
+        ensure_one_edge_answers(&datagrams, service)?;
+        let allowed: Vec<&str> = CALLS.into_iter().chain(FRAGMENTS).collect();
+        ensure_only_moved("large messages", &before, &cluster.outcomes()?, &allowed)?;
+        let gathered: u64 = cluster.outcomes()?.iter().map(|edge| edge.of("slow_gathered")).sum();
+        ensure!(gathered >= u64::from(load.count), "only {gathered} datagrams were made whole from fragments");
+        checksums_are_right(&lab.folder().join("sprayed.pcap"))?;
+        cluster.stop()
+    })
+}
