@@ -5,6 +5,7 @@
 
 mod ci;
 mod ebpf;
+mod fuzz;
 mod pins;
 mod project;
 mod run;
@@ -50,6 +51,14 @@ enum Verb {
     },
     /// Load each eBPF program and print what the kernel's verifier says of it (as root)
     Verify,
+    /// Make up bytes for the readers and the slow path (needs a C++ compiler)
+    Fuzz {
+        /// Only this one; all in turn without it
+        target: Option<fuzz::Target>,
+        /// How long to fuzz each one
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+    },
     /// What CI runs: format, clippy, documentation, then all tests
     Ci {
         /// Leave out the tests in network namespaces, which need root
@@ -86,9 +95,11 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             cargo.args(["run", "--release", "--package", "forwarder", "--example", "verify"]);
             Err(become_command(&mut cargo))
         }
+        Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
         Verb::Ci { no_lab } => {
             let lab = !no_lab;
             ci::format(project)?;
+            fuzz::check(project)?;
             let toolchain = build(project, need(lab))?;
             setup::try_clippy(project, &toolchain);
             ci::lint(project, &toolchain)?;

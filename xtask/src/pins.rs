@@ -1,6 +1,6 @@
 //! Every version and every package name that the project's tools depend on, and nothing else.
 //!
-//! Crates are pinned by the two lock files. Debian's packages carry no version here: a stable release keeps only
+//! Crates are pinned by the three lock files. Debian's packages carry no version here: a stable release keeps only
 //! the newest one, so what matters of it (the LLVM version of the compiler) is checked after the installation.
 
 /// The rustup nightly to install when no installed one will do: the day whose LLVM `bpf-linker` below reads.
@@ -36,3 +36,6 @@ pub(crate) const LAB: [(&str, &str); 9] = [
     ("ping", "iputils-ping"),
     ("sysctl", "procps"),
 ];
+
+/// What builds libFuzzer, as above.
+pub(crate) const CPP: (&str, &str) = ("c++", "g++");
