@@ -1,7 +1,7 @@
 //! What becomes of a packet, by its reason, its message and what the table says.
 
 use forwarder::slowpath::Action;
-use forwarder_common::{geneve, outcome::Outcome};
+use forwarder_common::{abi::Punt, geneve, outcome::Outcome};
 
 use super::{
     packets::{V4, V6, cancel, cut, datagram, frame, invite, message, reply, reply_key, request_key, sip, tunnel},
@@ -133,11 +133,11 @@ fn tags_and_padding_are_no_part_of_the_packet_and_the_record_may_be_longer_than_
         for (tags, padding) in [(0, 0), (1, 0), (2, 7), (0, 60)] {
             let packet = sip(v6, &invite("call"));
             let mut bytes = frame(&packet, tags, padding);
-            let head = forwarder_common::abi::Punt {
+            let head = Punt {
                 ifindex: IFINDEX,
                 length: bytes.len() as u32,
                 reason: Outcome::PuntedMessage.number(),
-                ..forwarder_common::abi::Punt::default()
+                ..Punt::default()
             };
             bytes.resize(2048, 0x55);
             let mut world = World::new();
@@ -158,7 +158,16 @@ fn what_is_no_whole_packet_is_refused() {
         let got = world.after(|world| world.punt(Outcome::DecapFragment, bad));
         assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
     }
+    // What follows the frame in its record is no part of it.
+    let head = Punt {
+        ifindex: IFINDEX,
+        length: whole.len() as u32 - 1,
+        reason: Outcome::PuntedMessage.number(),
+        ..Punt::default()
+    };
     let mut world = World::new();
+    let got = world.after(|world| world.path.handle_punt(head, &whole, &world.table, world.now_us));
+    assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
     let got = world.after(|world| world.path.handle_refused());
     assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
 }
