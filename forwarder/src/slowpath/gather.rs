@@ -107,9 +107,7 @@ impl Gather {
             return None;
         };
         let Fragment { offset, more, .. } = arrival.fragment;
-        //= https://www.rfc-editor.org/rfc/rfc6946#section-4
-        //# A host that receives an IPv6 packet that includes a Fragment Header with the "Fragment Offset" equal to 0
-        //# and the "M" flag equal to 0 MUST process that packet in isolation from any other packets/fragments.
+        // An IPv6 packet in one fragment is no business of others with its identification (RFC 6946 §4).
         if offset == 0 && !more {
             return self.whole(Datagram::alone(piece));
         }

@@ -86,13 +86,13 @@ impl Fragment {
     pub(super) fn read(packet: &Packet<'_>) -> Option<Self> {
         let (r, ip) = (&packet.bytes, &packet.ip);
         if ip.v6 {
-            //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
-            //# Each source packet is divided into fragments, each with a Fragment header.
+            // Next header, reserved, offset and flags, identification (RFC 8200 §4.5).
             let data = ip.payload.checked_add(net::FRAGMENT)?;
             let place = r.be16(ip.payload + 2)?;
             let id = (u32::from(r.be16(ip.payload + 4)?) << 16) | u32::from(r.be16(ip.payload + 6)?);
             return (data <= ip.end).then_some(Self { id, offset: place & !7, more: place & 1 != 0, data });
         }
+        // Flags and offset in units of eight bytes (RFC 791 §3.1).
         let place = r.be16(6)?;
         let id = u32::from(r.be16(4)?);
         Some(Self { id, offset: (place & 0x1fff) << 3, more: place & 0x2000 != 0, data: ip.payload })

@@ -25,9 +25,7 @@ pub(super) fn packet(first: &Packet<'_>, data: &[u8]) -> Option<Vec<u8>> {
     let mut packet = Vec::with_capacity(first.ip.payload + data.len());
     if first.ip.v6 {
         let (mut header, rest) = Ipv6Header::from_slice(first.bytes).ok()?;
-        //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
-        //# The Next Header field of the last header of the Per-Fragment headers is obtained from the Next Header field
-        //# of the first fragment's Fragment header.
+        // What follows is named by the fragment header of the first fragment (RFC 8200 §4.5).
         header.next_header = Ipv6FragmentHeader::from_slice(rest).ok()?.0.next_header;
         header.set_payload_length(data.len()).ok()?;
         packet.extend(header.to_bytes());

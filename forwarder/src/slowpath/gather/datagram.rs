@@ -23,9 +23,7 @@ impl Piece {
         let fragment = &arrival.fragment;
         let packet = arrival.packet.bytes;
         let length = u32::try_from(packet.len().checked_sub(fragment.data)?).ok()?;
-        //= https://www.rfc-editor.org/rfc/rfc8200#section-4.5
-        //# If the length of a fragment [..] is not a multiple of 8 octets and the M flag of that fragment is 1, then
-        //# that fragment must be discarded.
+        // All but the last are whole units of eight bytes, and none reaches behind the longest payload (RFC 8200 §4.5).
         let aligned = !fragment.more || length % 8 == 0;
         let fits = length > 0 && u32::from(fragment.offset) + length <= LONGEST;
         (aligned && fits).then(|| Self { ifindex: arrival.ifindex, packet: packet.to_vec(), data: fragment.data })
