@@ -232,7 +232,8 @@ impl<I: OuterIp> Headers<I> {
 pub fn header(sender: &Sender, inner: &Inner) -> [u64; 3] {
     let protocol = if inner.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
     let vni = u64::from((sender.vni << 8).swap_bytes());
-    let named = u64::from(sender.node.swap_bytes()) | (u64::from(sender.flags) << 16) | (u64::from(sender.key_epoch) << 24);
+    let named =
+        u64::from(sender.node.swap_bytes()) | (u64::from(sender.flags) << 16) | (u64::from(sender.key_epoch) << 24);
     [
         START | (u64::from(protocol.0.swap_bytes()) << 16) | (vni << 32),
         OPTION | (named << 32),

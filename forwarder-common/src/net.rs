@@ -145,13 +145,9 @@ impl Ip {
     /// The slot of [`GATHER_SLOTS`] that all fragments of this fragment's datagram share, on every node.
     #[inline(always)] // as above
     pub fn gather_slot<R: Reader>(&self, r: &R) -> Option<u32> {
-        let (id, protocol) = if self.v6 {
-            let w = r.word(self.payload)?;
-            ((w >> 32) as u32, w as u8)
-        } else {
-            (r.word(self.start + 4)? as u32 & 0xffff, self.protocol.0)
-        };
-        Some(gather_slot(self.source(r)?, self.destination(r)?, protocol, id))
+        // In IPv6 the protocol behind the fragment header may differ between fragments (RFC 8200 §4.5): it is left out.
+        let id = if self.v6 { (r.word(self.payload)? >> 32) as u32 } else { r.word(self.start + 4)? as u32 & 0xffff };
+        Some(gather_slot(self.source(r)?, self.destination(r)?, self.protocol.0, id))
     }
 
     /// What a UDP header at the payload's start would say.
@@ -169,7 +165,9 @@ impl Ip {
     }
 }
 
-/// The slot of fragments by the fields that make a datagram (RFC 791 §3.2, RFC 8200 §4.5); `id` as it lies in memory.
+/// The slot of fragments by the fields that make a datagram (RFC 791 §3.2, RFC 8200 §4.5).
+///
+/// `protocol` is that of the IP header (44 for IPv6), `id` is as it lies in memory.
 #[inline(always)] // a few instructions
 #[must_use]
 pub const fn gather_slot(source: Address, destination: Address, protocol: u8, id: u32) -> u32 {

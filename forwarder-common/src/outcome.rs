@@ -54,7 +54,7 @@ pub const SLOTS: u32 = 64;
 outcomes! {
     /// Not UDP to the address and port of a service.
     NotService = 0, "not_service", Ingress;
-    /// To a service, but no SIP: STUN, RTP, HTTP, anything else.
+    /// To a service, but no SIP: STUN, RTP, anything that does not begin with text.
     NotSip = 1, "not_sip", Ingress;
     /// To a service: CRLF or NUL keep-alive, or an empty datagram (RFC 5626 §3.5.1).
     KeepAlive = 2, "keep_alive", Ingress;
@@ -78,11 +78,11 @@ outcomes! {
     Fragment = 11, "fragment", Ingress;
     /// IPv6 extension headers before a service's UDP header are not read; passed.
     ExtensionHeader = 12, "extension_header", Ingress;
-    /// SIP, but the fast path's bounds end before the headers that make the key; passed.
+    /// Text in which the fast path's bounds end before the headers that make the key; passed.
     PuntBounds = 13, "punt_bounds", Ingress;
-    /// SIP in a form that the fast path does not read (folds, quotes, odd blanks); passed.
+    /// Text in a form that the fast path does not read (folds, quotes, odd blanks), SIP or not; passed.
     PuntForm = 14, "punt_form", Ingress;
-    /// SIP without one of the headers that make the key, or cut off; passed.
+    /// Text without one of the headers that make the key, or cut off, SIP or not; passed.
     PuntIncomplete = 15, "punt_incomplete", Ingress;
     /// For another node, but too big with the tunnel header; passed.
     TooBig = 16, "too_big", Ingress;
@@ -154,7 +154,8 @@ outcomes! {
     SlowGathered = 49, "slow_gathered", Slow;
     /// Fragments given up: too old, too many, overlapping or contradictory (RFC 5722).
     SlowFragmentsDropped = 50, "slow_fragments_dropped", Slow;
-    /// A packet through the daemon's socket that is no well-formed tunnel packet of a peer; dropped.
+    /// A packet through the daemon's socket that is no well-formed tunnel packet of a peer for a service, or a punted
+    /// frame without a whole IP packet; dropped.
     SlowRefused = 51, "slow_refused", Slow;
     /// The kernel refused to inject or send a packet; it is lost.
     SlowFailed = 52, "slow_failed", Slow;
