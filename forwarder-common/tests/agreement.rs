@@ -49,8 +49,16 @@ fn bytes_behind_the_datagram_change_nothing() {
 
 #[test]
 fn what_the_fast_reader_calls_no_sip_the_full_reader_cannot_key() {
-    let cases: &[&[u8]] =
-        &[b"", b"\0", b"\r\n\r\n", b"\r\n\r\nOPT", b"\0\x01\0\0\x21\x12\xa4\x42x SIP/2.0\r\n", b"\x80\xc8 SIP/2.0\r\n"];
+    let cases: &[&[u8]] = &[
+        b"",
+        b"\0",
+        b"\r\n\r\n",
+        b"\r\n\r\nOPT",
+        b"\0\x01\0\0\x21\x12\xa4\x42x SIP/2.0\r\n",
+        // Its type and length look like a keep-alive before a request.
+        b"\0\0\0\0\x21\x12\xa4\x42 SIP/2.0\ni:e\ncseq:3 X\n",
+        b"\x80\xc8 SIP/2.0\r\n",
+    ];
     for case in cases {
         assert!(!agree(case), "{}", case.escape_ascii());
         assert!(matches!(fast::read(case, [0, 0], false), Err(Outcome::NotSip | Outcome::KeepAlive)));

@@ -62,11 +62,20 @@ impl Unkeyable {
     }
 }
 
+/// Where STUN has its cookie, and the cookie: it keeps its messages apart from those of other protocols on the port.
+const STUN_COOKIE: (usize, &[u8]) = (4, &0x2112_a442_u32.to_be_bytes());
+
 /// Reads one UDP payload.
 ///
 /// # Errors
 /// Says why the payload has no key. A message without a Via or without a branch has one.
 pub fn read(payload: &[u8]) -> Result<Message<'_>, Unkeyable> {
+    //= https://www.rfc-editor.org/rfc/rfc8489#section-5
+    //# The Magic Cookie field MUST contain the fixed value 0x2112A442 in network byte order.
+    let (at, cookie) = STUN_COOKIE;
+    if payload.first() == Some(&0) && payload.get(at..).is_some_and(|rest| rest.starts_with(cookie)) {
+        return Err(Unkeyable::NotSip);
+    }
     // Keep-alives may lead a message (RFC 3261 §7.5).
     let start = payload.iter().position(|byte| !matches!(byte, b'\r' | b'\n' | b' ' | b'\t' | 0));
     let payload = payload.split_at(start.ok_or(Unkeyable::KeepAlive)?).1;
