@@ -40,6 +40,8 @@ const FLAGS: [&str; 7] = [
 ];
 /// Bounds of one input: bytes of it, seconds and MiB that it may take.
 const BOUNDS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"];
+/// Characters of a panic's first line that are shown: it may hold the whole input.
+const FIRST_WORDS: usize = 120;
 /// What libFuzzer says before the file with an input that it found.
 const FOUND: &str = "Test unit written to ";
 
@@ -133,7 +135,8 @@ fn failure(said: &str) -> Option<String> {
     let mut lines = said.lines();
     let place = lines.by_ref().find_map(|line| line.split_once("panicked at ").map(|(_, place)| place));
     if let Some(place) = place {
-        return Some(format!("panic at {place} {}", lines.next().unwrap_or_default()));
+        let why: String = lines.next().unwrap_or_default().chars().take(FIRST_WORDS).collect();
+        return Some(format!("panic at {place} {why}"));
     }
     let word = said.lines().find_map(|line| line.split_once("ERROR: libFuzzer: ").map(|(_, word)| word));
     word.map(String::from)
