@@ -209,7 +209,10 @@ impl Daemon {
 /// Runs the daemon of an edge; its log is beside its configuration.
 fn launch(edge: u8, namespace: &Namespace, config: &Path) -> Result<Process> {
     let mut command = namespace.command(&binary()?.display().to_string());
-    command.args(["run", "--config"]).arg(config).env("RUST_LOG", "info,forwarder::claims=trace");
+    command
+        .args(["run", "--config"])
+        .arg(config)
+        .env("RUST_LOG", "info,forwarder::daemon=debug,forwarder::claims=trace");
     let log = config.with_file_name(format!("forwarder-edge{edge}.log"));
     Process::start(&format!("forwarder of edge {edge}"), &mut command, &log)
 }

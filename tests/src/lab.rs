@@ -3,8 +3,9 @@
 //! Every name begins with a prefix that holds this process's id, so that two runs do not meet; what a killed run left
 //! behind goes at the next start. All traffic stays inside.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,6 +15,7 @@ use crate::namespace::Namespace;
 use crate::needs;
 
 pub mod delay;
+mod pass;
 pub mod slots;
 pub mod spray;
 mod wiring;
@@ -122,6 +124,8 @@ pub struct Lab {
     folder: PathBuf,
     keep: Cell<bool>,
     hosts: Vec<(Host, Namespace)>,
+    /// Links of XDP programs at the router.
+    links: RefCell<Vec<OwnedFd>>,
     _slot: Slot,
 }
 
@@ -138,7 +142,8 @@ impl Lab {
         let prefix = format!("{FAMILY}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&prefix);
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let mut lab = Self { prefix, folder, keep: Cell::new(false), hosts: Vec::new(), _slot: slot };
+        let mut lab =
+            Self { prefix, folder, keep: Cell::new(false), hosts: Vec::new(), links: RefCell::default(), _slot: slot };
         wiring::wire(&mut lab).context("wire the lab")?;
         lab.spray(&Spray::Random)?;
         Ok(lab)

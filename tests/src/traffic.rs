@@ -3,12 +3,15 @@
 //! A test that plays a proxy itself knows exactly which packet met which claim.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::lab::{Family, Host, Lab, SIP};
+
+pub mod raw;
 
 /// How long a packet may take through the lab.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -56,6 +59,33 @@ impl Endpoint {
     /// The kernel refuses it.
     pub fn send(&self, payload: &[u8], to: SocketAddr) -> Result<()> {
         self.0.send_to(payload, to).with_context(|| format!("send to {to}")).map(drop)
+    }
+
+    /// Sends many datagrams of `size` bytes, the last of which may be shorter, as one packet that the kernel or the network
+    /// card cuts (generic segmentation offload).
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn send_segments(&self, payloads: &[u8], size: u16, to: SocketAddr) -> Result<()> {
+        for (segment, payloads) in [(size, payloads), (0, &[])] {
+            let value = libc::c_int::from(segment);
+            let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+            // SAFETY: the descriptor is open, the value alive and as long as said.
+            let status = unsafe {
+                libc::setsockopt(
+                    self.0.as_raw_fd(),
+                    libc::SOL_UDP,
+                    libc::UDP_SEGMENT,
+                    (&raw const value).cast(),
+                    length,
+                )
+            };
+            ensure!(status == 0, "set a segment size: {}", std::io::Error::last_os_error());
+            if segment > 0 {
+                self.send(payloads, to)?;
+            }
+        }
+        Ok(())
     }
 
     /// The next datagram and where it came from.

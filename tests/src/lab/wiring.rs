@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use super::{EDGES, Family, Host, Lab, VIP4, VIP6};
+use super::{EDGES, Family, Host, Lab, VIP4, VIP6, pass};
 use crate::namespace::Namespace;
 
 /// The routing table of edge 1 is this plus one.
@@ -35,7 +35,11 @@ pub(super) fn wire(lab: &mut Lab) -> Result<()> {
         let batch: String = (1..=EDGES).map(rule).collect();
         router.run_with_input("ip", &[option, "-batch", "-"], &batch)?;
     }
-    (1..=EDGES).try_for_each(|edge| steer(&router, edge))
+    for edge in 1..=EDGES {
+        steer(&router, edge)?;
+        lab.pass(&Host::Edge(edge).name())?;
+    }
+    Ok(())
 }
 
 /// A cable between a host's eth0 and the router's interface of the host's name.
@@ -56,9 +60,7 @@ fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> 
     namespace.run_with_input("ip", &["-batch", "-"], &batch)?;
     // Checksums are whole on the wire: a program that rewrites a packet must not meet half of one.
     namespace.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    // With GRO the router's end polls, and takes the packets that an XDP program at the other end transmits.
-    router.run("ethtool", &["-K", &name, "tx", "off", "gro", "on"])?;
-    Ok(())
+    router.run("ethtool", &["-K", &name, "tx", "off"]).map(drop)
 }
 
 /// Packets with mark N go to edge N.
@@ -97,7 +99,15 @@ impl Lab {
         let router = self.host(Host::Router);
         router.run("ip", &["link", "delete", &host.name()])?;
         connect(&router, host, &self.host(host))?;
-        steer(&router, edge)
+        steer(&router, edge)?;
+        self.pass(&host.name())
+    }
+
+    /// Lets the router take what an XDP program transmits at the other end of this cable.
+    fn pass(&self, name: &str) -> Result<()> {
+        let link = self.host(Host::Router).within(|| pass::attach(name))?;
+        self.links.borrow_mut().push(link);
+        Ok(())
     }
 
     /// Gives each edge a second cable, eth1, to the router, with networks of its own; the edges reach each other's through
@@ -125,7 +135,8 @@ impl Lab {
             router.run_with_input("ip", &["-batch", "-"], &outer)?;
             namespace.run_with_input("ip", &["-batch", "-"], &inner)?;
             namespace.run("ethtool", &["-K", "eth1", "tx", "off"])?;
-            router.run("ethtool", &["-K", &name, "tx", "off", "gro", "on"])?;
+            router.run("ethtool", &["-K", &name, "tx", "off"])?;
+            self.pass(&name)?;
         }
         Ok(())
     }

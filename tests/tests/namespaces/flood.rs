@@ -1,0 +1,92 @@
+//! A flood of replies that nobody knows, at one edge: calls go on, and the daemon stays small.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::flood::Flood;
+use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::kamailio::Kamailio;
+use tests::lab::{Family, Host, Lab, Spray};
+use tests::poll::poll_until_true;
+use tests::sipp::{Kind, Shape, Sipp};
+
+/// Replies a second.
+const RATE: u32 = 50_000;
+/// The flood's port; no caller and no callee has it.
+const PORT: u16 = 9999;
+/// Calls, at so many a second: ten seconds of them.
+const CALLS_MADE: (u32, u32) = (200, 20);
+/// Most memory of a daemon, in KiB, above what it has before the flood.
+const GROWTH_KIB: u64 = 32 * 1024;
+
+/// Outcomes of the flood itself and of calls beside it, beside [`CALLS`].
+const FLOODED: [&str; 9] = [
+    "punted_response",
+    "punted_cancel",
+    "punt_overflow",
+    "slow_held",
+    "slow_hold_overflow",
+    "slow_released",
+    "slow_forwarded",
+    "slow_received",
+    "slow_local",
+];
+
+#[test]
+fn a_flood_of_unknown_replies_leaves_calls_and_memory_alone_v4() -> Result<()> {
+    flood_harms_nothing(Family::V4)
+}
+
+#[test]
+fn a_flood_of_unknown_replies_leaves_calls_and_memory_alone_v6() -> Result<()> {
+    flood_harms_nothing(Family::V6)
+}
+
+fn flood_harms_nothing(family: Family) -> Result<()> {
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        let mut cluster = Cluster::start(lab, family)?;
+        // What passes is dropped before the proxy's socket: a proxy in a flood is not what is tested.
+        lab.host(Host::Edge(1)).run_with_input("nft", &["-f", "-"], &drop_behind(PORT))?;
+        lab.spray(&Spray::FromPort { port: PORT, edge: 1 })?;
+        let before = cluster.outcomes()?;
+        let memory = cluster.edge(1)?.peak_memory_kib()?;
+        let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
+        let flood = Flood::start(lab, family, PORT, RATE)?;
+        let mut caller = Sipp::caller(lab, Kind::Call, family, CALLS_MADE, Shape::default())?;
+        let calls = caller.finish(Duration::from_secs(60))?;
+        let (sent, took) = flood.stop();
+        let answered = callee.stop()?;
+        poll_until_true("edge 1 has let everything go", Duration::from_secs(5), || {
+            let now = cluster.edge(1)?.outcomes()?;
+            Ok(now.of("slow_held") <= now.of("slow_released") + now.of("slow_forwarded") + now.of("slow_local"))
+        })?;
+        let peak = cluster.edge(1)?.peak_memory_kib()?;
+        let after = cluster.outcomes()?;
+        eprintln!(
+            "flood: {sent} replies in {took:?}, {} a second",
+            sent * 1000 / u64::try_from(took.as_millis())?.max(1)
+        );
+        eprintln!("flood: peak memory {peak} KiB, before {memory} KiB; calls {calls:?}, answered {answered:?}");
+        if let (Some(before), Some(after)) = (before.first(), after.first()) {
+            eprintln!("flood: at edge 1 moved {:?}", after.moved(before));
+        }
+        let strays: u64 = edges.iter().map(|edge| edge.count("stray_ack") + edge.count("stray_cancel")).sum();
+        ensure!(strays == 0, "{strays} ACKs and CANCELs were stray");
+        ensure!(calls.successful == u64::from(CALLS_MADE.0), "calls failed: {calls:?}");
+        ensure!(sent > u64::from(RATE), "the flood was a trickle of {sent}");
+        ensure!(peak < memory + GROWTH_KIB, "the daemon grew from {memory} to {peak} KiB");
+        let allowed: Vec<&str> = CALLS.into_iter().chain(FLOODED).collect();
+        ensure_only_moved("a flood", &before, &after, &allowed)?;
+        cluster.stop()
+    })
+}
+
+/// A firewall that drops what comes from a port, behind the forwarder's programs.
+fn drop_behind(port: u16) -> String {
+    format!(
+        "table inet flood {{\n chain input {{\n  type filter hook input priority filter; policy accept;\n  \
+         udp sport {port} drop\n }}\n}}\n"
+    )
+}

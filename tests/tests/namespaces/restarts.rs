@@ -1,0 +1,89 @@
+//! Daemons that end and start under load: what the kernel can place, it places.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tests::calls::{Tally, tally};
+use tests::capture::Capture;
+use tests::forwarder::Cluster;
+use tests::kamailio::Kamailio;
+use tests::lab::{Family, Lab};
+use tests::poll::poll_until_true;
+use tests::sipp::{Kind, Shape, Sipp};
+
+/// Calls a second.
+pub(crate) const RATE: u32 = 40;
+/// How long all daemons stay dead.
+const DEAD: Duration = Duration::from_secs(10);
+/// Until the last call has ended, well or not.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn all_daemons_killed_for_ten_seconds_lose_no_call_before_or_after_v4() -> Result<()> {
+    killed_together(Family::V4)
+}
+
+#[test]
+fn all_daemons_killed_for_ten_seconds_lose_no_call_before_or_after_v6() -> Result<()> {
+    killed_together(Family::V6)
+}
+
+fn killed_together(family: Family) -> Result<()> {
+    // Ten seconds of calls with daemons, and as many without.
+    under_load(family, 20 * RATE, |cluster| {
+        let from = now()?;
+        cluster.daemons.iter_mut().try_for_each(tests::forwarder::Daemon::kill)?;
+        let killed = Instant::now();
+        poll_until_true("the daemons have been dead for a while", DEAD * 2, || Ok(killed.elapsed() >= DEAD))?;
+        cluster.daemons.iter_mut().try_for_each(tests::forwarder::Daemon::start_again)?;
+        cluster.wait_until_linked()?;
+        Ok([from, now()?])
+    })
+    .and_then(|tallies| {
+        let [before, meanwhile, after] = tallies;
+        eprintln!(
+            "daemons dead for {DEAD:?} ({family:?}): before {before:?}, meanwhile {meanwhile:?}, after {after:?}"
+        );
+        ensure!(before.begun > 100 && meanwhile.begun > 300 && after.begun > 100, "the kill was not in the middle");
+        ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
+        ensure!(after.lost() == 0, "{} calls that began after the restart were lost", after.lost());
+        Ok(())
+    })
+}
+
+/// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before it,
+/// meanwhile and after.
+pub(crate) fn under_load(
+    family: Family,
+    count: u32,
+    disturb: impl FnOnce(&mut Cluster) -> Result<[u64; 2]>,
+) -> Result<[Tally; 3]> {
+    let mut result = None;
+    Lab::run(|lab| {
+        let edges = Kamailio::edges(lab, true)?;
+        let mut cluster = Cluster::start(lab, family)?;
+        let mut capture = Capture::router(lab, "restart", "udp and not port 7470")?;
+        let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
+        let mut caller = Sipp::caller(lab, Kind::Call, family, (count, RATE), Shape::default())?;
+        let first = u64::from(RATE) * 4;
+        poll_until_true("the first calls have begun", Duration::from_secs(20), || Ok(caller.begun() >= first))?;
+        let borders = disturb(&mut cluster)?;
+        let calls = caller.finish(PATIENCE)?;
+        callee.stop()?;
+        capture.stop()?;
+        let strays: u64 = edges.iter().map(|edge| edge.count("stray_reply")).sum();
+        eprintln!("{strays} stray replies; the caller counts {calls:?}");
+        let tallies = tally(&capture.datagrams()?, family, borders);
+        let [before, meanwhile, after] = tallies.as_slice() else { bail!("{} tallies", tallies.len()) };
+        ensure!(before.begun + meanwhile.begun + after.begun == u64::from(count), "not all calls are in the capture");
+        result = Some([*before, *meanwhile, *after]);
+        cluster.stop()
+    })?;
+    result.context("find what became of the calls")
+}
+
+/// Microseconds since 1970, as captures count.
+pub(crate) fn now() -> Result<u64> {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
+    u64::try_from(elapsed.as_micros()).context("read the clock")
+}
