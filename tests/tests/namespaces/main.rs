@@ -12,6 +12,7 @@ mod fast_replies;
 mod flood;
 mod foreign_peer;
 mod forms;
+mod fragments;
 mod interfaces;
 mod large;
 mod late;
