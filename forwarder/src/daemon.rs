@@ -7,6 +7,7 @@ mod interfaces;
 mod own;
 mod peers;
 mod report;
+mod settings;
 mod slow;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::{self, ClaimEvent, Lifetimes, ServiceKey},
+    abi::ClaimEvent,
     ids::{Epoch, Tick},
 };
 use tokio::{
@@ -29,6 +30,7 @@ use tokio::{
 use self::{
     interfaces::Interfaces,
     peers::Peers,
+    settings::kernel_settings,
     slow::{Around, Slow},
 };
 use crate::{
@@ -36,7 +38,7 @@ use crate::{
         core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output},
         links::{self, Command, Event, Handle},
     },
-    config::{Affinity, Config},
+    config::Config,
     control,
     dataplane::{self, Dataplane, preflight},
     identity::{self, Identity, Secrets},
@@ -53,10 +55,6 @@ const CALLS: usize = 64;
 const REJOIN: Duration = Duration::from_secs(5);
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
-/// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
-const T4_MS: u64 = 5000;
-/// Seconds of one epoch number: sixteen of them outlast a claim of 240 s.
-const EPOCH_SECONDS: u64 = 16;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -362,46 +360,4 @@ fn warn_of_later_features(config: &Config) {
     if config.hooks.on_state.is_some() {
         log::warn!("`hooks.on_state` is read but not run by this version");
     }
-}
-
-/// What the kernel programs are told.
-fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::Settings {
-    let timers = &config.timers;
-    let final_ms = 64 * timers.t1_ms + T4_MS;
-    let lifetimes = Lifetimes {
-        proceeding: Tick::covering_ms(timers.timer_c_s * 1000 + final_ms),
-        failed: Tick::covering_ms(64 * timers.t1_ms + final_ms),
-        ended: Tick::covering_ms(final_ms),
-    };
-    let is_call = |affinity: Affinity| matches!(affinity, Affinity::Call);
-    let services = config.services.iter().map(|service| {
-        let call = is_call(service.affinity);
-        let flags = abi::SERVICE_SET | if call { abi::AFFINITY_CALL } else { 0 };
-        let call_ticks = if call { Tick::covering_ms(timers.call_ttl_s * 1000) } else { 0 };
-        let key = ServiceKey { vip: peers::address(service.vip), port: service.port.to_be(), pad: 0 };
-        (key, abi::Service { flags, call_ticks, pad: 0 })
-    });
-    let all_call = config.services.iter().all(|service| is_call(service.affinity));
-    dataplane::Settings {
-        config: abi::Config {
-            hash_key: secrets.hash_key,
-            tag_key: secrets.tag_key,
-            underlay: peers::address(config.underlay),
-            vni: identity::vni(&config.cluster.name),
-            node: config.node.number(),
-            epoch: fresh_epoch().number(),
-            tag_epoch: secrets.tag_epoch,
-            lifetimes,
-            flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
-            ..abi::Config::default()
-        },
-        services: services.collect(),
-        claims: config.claims,
-    }
-}
-
-/// The epoch of a start without maps of an earlier one: it comes again only after the claims of its last time ended.
-fn fresh_epoch() -> Epoch {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Epoch::new(unix.as_secs() / EPOCH_SECONDS)
 }
