@@ -11,6 +11,10 @@ use anyhow::{Context as _, Result};
 use super::{CLUSTER_PORT, pin_folder, tool_ok};
 use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6, backbone};
 
+/// A hold that outlasts the pauses of a machine on which all edges, builds and tests share two cores: what a test shows must
+/// not depend on how busy that is. Whatever nobody owns is let go as soon as all peers have said so.
+const TIMERS: &str = "\n[timers]\nhold_ms = 2000\n";
+
 /// Certificates and the shared secret of one cluster, in a folder.
 #[derive(Debug)]
 pub struct Authority {
@@ -113,7 +117,7 @@ impl Config {
             ("secret", file("cluster.secret")),
         ];
         let vips = vec![VIP4.to_string(), VIP6.to_string()];
-        Self { node: edge, head: head.into(), cluster: cluster.into(), vips, tail: String::new() }
+        Self { node: edge, head: head.into(), cluster: cluster.into(), vips, tail: TIMERS.to_owned() }
     }
 
     /// The file's text.
