@@ -10,28 +10,29 @@ use tests::load::{Load, ensure_one_edge_answers, ensure_one_edge_each, run_load}
 
 #[test]
 fn calls_over_three_edges_go_as_well_as_over_one_v4() -> Result<()> {
-    calls_go_well(Family::V4, Family::V4)
+    calls_go_well(Family::V4, Family::V4, 200)
 }
 
 #[test]
 fn calls_over_three_edges_go_as_well_as_over_one_v6() -> Result<()> {
-    calls_go_well(Family::V6, Family::V6)
+    calls_go_well(Family::V6, Family::V6, 200)
 }
 
 #[test]
 fn calls_of_ipv4_cross_an_ipv6_underlay() -> Result<()> {
-    calls_go_well(Family::V4, Family::V6)
+    calls_go_well(Family::V4, Family::V6, 80)
 }
 
 #[test]
 fn calls_of_ipv6_cross_an_ipv4_underlay() -> Result<()> {
-    calls_go_well(Family::V6, Family::V4)
+    calls_go_well(Family::V6, Family::V4, 80)
 }
 
-fn calls_go_well(service: Family, underlay: Family) -> Result<()> {
+/// `count` calls of each kind.
+fn calls_go_well(service: Family, underlay: Family, count: u32) -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
-        let load = Load::usual(service);
+        let load = Load { count, ..Load::usual(service) };
         lab.spray(&Spray::To(1))?;
         let (alone, _) = run_load(lab, "alone", &load, &edges, None)?;
         alone.ensure_perfect(&load)?;
