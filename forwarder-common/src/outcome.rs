@@ -64,7 +64,7 @@ outcomes! {
     LocalOwner = 4, "local_owner", Ingress;
     /// A request that nobody owns: this node may become its owner.
     LocalNew = 5, "local_new", Ingress;
-    /// An ACK that nobody owns: of a 2xx, or of a transaction long gone.
+    /// An ACK that nobody is known to own; passed.
     LocalAck = 6, "local_ack", Ingress;
     /// No peer is up, so every packet is local, fragments included.
     LocalAlone = 7, "local_alone", Ingress;
@@ -165,6 +165,13 @@ outcomes! {
     DecapFragmentPassed = 54, "decap_fragment_passed", Decap;
     /// Sent by the proxy in a form that the fast path does not read; a copy went to the daemon, which claims it.
     EgressPunted = 55, "egress_punted", Egress;
+    /// An ACK whose transaction nobody is known to own; handed to the daemon, which asks.
+    PuntedAck = 56, "punted_ack", Ingress;
+    /// An IP fragment to gather here, but the daemon's buffer is full or its share used up; dropped, for the others of its
+    /// datagram are not with this host's kernel, whose memory for fragments it would only fill.
+    FragmentOverflow = 57, "fragment_overflow", Ingress;
+    /// A tunnel packet of this node to itself: how its daemon injects behind generic XDP. The slow path counts what it was.
+    DecapInjected = 58, "decap_injected", Decap;
 }
 
 impl Outcome {
@@ -175,6 +182,7 @@ impl Outcome {
         match self {
             Self::UnknownResponse => Some(Self::PuntedResponse),
             Self::UnknownCancel => Some(Self::PuntedCancel),
+            Self::LocalAck => Some(Self::PuntedAck),
             Self::PuntBounds | Self::PuntForm | Self::PuntIncomplete => Some(Self::PuntedMessage),
             Self::TooBig => Some(Self::PuntedTooBig),
             Self::Unresolved => Some(Self::PuntedUnresolved),

@@ -45,7 +45,8 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool) -> Verdict {
         (false, _, _) => Verdict::Local(Outcome::LocalAlone),
         (true, Found::Peer(owner), _) => Verdict::ToOwner(owner),
         (true, Found::Nothing, Kind::Request) => Verdict::Local(Outcome::LocalNew),
-        (true, Found::Nothing, Kind::Ack) => Verdict::Local(Outcome::LocalAck),
+        // The ACK of a refusal may outrun the claim of the transaction that it ends.
+        (true, Found::Nothing, Kind::Ack) => Verdict::Ask(Outcome::LocalAck),
         (true, Found::Nothing, Kind::Cancel) => Verdict::Ask(Outcome::UnknownCancel),
         (true, Found::Nothing, Kind::Response) => Verdict::Ask(Outcome::UnknownResponse),
     }
@@ -73,7 +74,7 @@ mod tests {
             unknown,
             [
                 Verdict::Local(Outcome::LocalNew),
-                Verdict::Local(Outcome::LocalAck),
+                Verdict::Ask(Outcome::LocalAck),
                 Verdict::Ask(Outcome::UnknownCancel),
                 Verdict::Ask(Outcome::UnknownResponse),
             ]

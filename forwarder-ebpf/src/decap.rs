@@ -17,7 +17,7 @@ use crate::{
 #[inline(always)] // the entry program's second half
 pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
-        Ok(()) => Outcome::Decapsulated,
+        Ok(outcome) => outcome,
         Err(outcome) => {
             if !matches!(outcome, Outcome::NotService | Outcome::DecapFragmentPassed) {
                 complain(u64::from(outcome.number()));
@@ -52,7 +52,7 @@ extern "C" fn complain(outcome: u64) -> u64 {
 }
 
 #[inline(always)] // as above
-fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<(), Outcome> {
+fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome, Outcome> {
     let config = maps::config().ok_or(Outcome::DecapMalformed)?;
     if ip.destination(frame) != Some(config.underlay) {
         // Somebody else's Geneve.
@@ -85,5 +85,6 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<(), Out
     if received.flags == geneve::GATHER {
         return Err(Outcome::DecapFragmentPassed);
     }
-    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)
+    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
+    Ok(if received.flags == geneve::LOCAL { Outcome::DecapInjected } else { Outcome::Decapsulated })
 }

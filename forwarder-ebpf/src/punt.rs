@@ -31,8 +31,14 @@ pub fn run(ctx: &XdpContext) -> u32 {
     };
     // SAFETY: the helper takes nothing and touches nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let asks = reason == Outcome::PuntedResponse.number() || reason == Outcome::PuntedCancel.number();
+    let asks = reason == Outcome::PuntedResponse.number()
+        || reason == Outcome::PuntedCancel.number()
+        || reason == Outcome::PuntedAck.number();
     if !maps::may_punt(now, asks) || copy(ctx.ctx, reason).is_none() {
+        if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapFragment.number() {
+            maps::count(Outcome::FragmentOverflow);
+            return xdp_action::XDP_DROP;
+        }
         maps::count(Outcome::PuntOverflow);
         return xdp_action::XDP_PASS;
     }

@@ -11,6 +11,7 @@ mod settings;
 mod slow;
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +20,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
     abi::ClaimEvent,
-    ids::{Epoch, Tick},
+    ids::{Epoch, NodeId, Tick},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -51,7 +52,7 @@ const EVENTS_A_TURN: usize = 4096;
 const LINK_QUEUE: usize = 1024;
 /// Questions that wait for the loop.
 const CALLS: usize = 64;
-/// How long peers of an earlier daemon count as up before their links stand again.
+/// How long a peer counts as up without a link, after this daemon's or its own restart.
 const REJOIN: Duration = Duration::from_secs(5);
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
@@ -97,6 +98,8 @@ struct Daemon {
     slow: Slow,
     node: Node,
     peers: Peers,
+    /// Peers whose daemons have ended in order, and until when they count as up.
+    leaving: BTreeMap<NodeId, Instant>,
     links: Handle,
     commands: mpsc::Sender<Command>,
     link_events: mpsc::Receiver<Event>,
@@ -162,6 +165,7 @@ impl Daemon {
             slow,
             node,
             peers,
+            leaving: BTreeMap::new(),
             links,
             commands,
             link_events,
@@ -220,6 +224,7 @@ impl Daemon {
                     self.peers.settle(&mut self.dataplane)?;
                 }
                 _ = checks.tick() => {
+                    self.give_up_leaving();
                     if self.interfaces.check(&mut self.dataplane) {
                         self.slow.set_interfaces(&self.interfaces);
                     }
@@ -256,17 +261,35 @@ impl Daemon {
         Ok(())
     }
 
+    /// Marks down the peers whose daemons have ended and not come back in time.
+    fn give_up_leaving(&mut self) {
+        let (over, node) = (Instant::now(), &mut self.node);
+        self.leaving.retain(|peer, due| {
+            let waits = *due > over;
+            if !waits {
+                node.handle_link_down(*peer, now());
+            }
+            waits
+        });
+    }
+
     fn link_event(&mut self, event: Event) {
         match event {
             Event::LinkUp { peer, address } => {
                 log::info!("node {}: link up, {address}", peer.number());
+                self.leaving.remove(&peer);
                 self.peers.linked(peer, address);
                 self.node.handle_link_up(peer, now());
             }
-            Event::LinkDown { peer, reason } => {
+            Event::LinkDown { peer, reason, leaving } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
                 self.peers.unlinked(peer, reason);
-                self.node.handle_link_down(peer, now());
+                if leaving {
+                    // Its programs and its proxy go on without the daemon: packets still find their owner there.
+                    self.leaving.insert(peer, Instant::now() + REJOIN);
+                } else {
+                    self.node.handle_link_down(peer, now());
+                }
             }
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.

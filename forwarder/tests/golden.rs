@@ -375,6 +375,7 @@ fn with_a_daemon_that_lives_what_cannot_be_finished_is_handed_to_it() {
         bench.daemon(true);
         bench.expect_punt(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), "punted_response");
         bench.expect_punt(&Frame::to_vip(v6, &Sip::request("CANCEL", "a").bytes()), "punted_cancel");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("ACK", "a").bytes()), "punted_ack");
         bench
             .expect_punt(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n"), "punted_message");
         bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
@@ -436,9 +437,11 @@ fn a_flood_for_the_daemon_passes_beyond_its_share() {
     let reply = Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes());
     let (handed, passed) = bench.flood(&reply, 20_000);
     assert!(handed >= 1000 && passed > 0, "{handed} handed over, {passed} passed");
-    // Fragments have a share of their own.
+    // Fragments have a share of their own; beyond it they are dropped.
     bench.punts();
-    bench.expect_punt(&Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
+    let fragment = Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0);
+    bench.expect_punt(&fragment, "punted_fragment");
+    assert_eq!(bench.flood(&fragment, 5_000).1, 0, "a fragment passed");
 }
 
 #[test]

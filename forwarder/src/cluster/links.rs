@@ -80,6 +80,8 @@ pub enum Event {
         peer: NodeId,
         /// Why, for people.
         reason: String,
+        /// The peer closed it in order, as a daemon does that is stopped or restarted: its host may be well.
+        leaving: bool,
     },
     /// A message of a linked peer.
     Message {

@@ -135,12 +135,16 @@ impl Slow {
     /// Takes a datagram that has arrived and all that wait behind it.
     pub(super) fn take_datagrams(&mut self, arrived: io::Result<(usize, SocketAddr)>, around: &Around<'_>) {
         let mut next = arrived;
-        for _ in 0..DATAGRAMS_A_TURN {
+        for left in (0..DATAGRAMS_A_TURN).rev() {
             match next {
                 Ok((length, from)) => self.take_datagram(length, from.ip(), around),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An ICMP error of an earlier packet to a peer that is gone, such as port unreachable.
                 Err(error) => log::debug!("receive a tunnel packet: {error}"),
+            }
+            if left == 0 {
+                // What is received now would have no turn.
+                return;
             }
             next = self.tunnel.try_receive(&mut self.buffer);
         }

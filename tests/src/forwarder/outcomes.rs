@@ -32,11 +32,17 @@ impl FromIterator<(String, u64)> for Outcomes {
 /// The outcomes that move all the time where daemons talk to each other and hosts resolve their neighbours.
 pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
 
-/// Where packets of calls may end. Neither an unknown response nor an unknown CANCEL is among them, nor any punt.
-pub const CALLS: [&str; 8] = [
+/// Where packets of calls may end. What outruns its claim is held; nothing unknown is let through by the programs.
+pub const CALLS: [&str; 14] = [
+    "punted_response",
+    "punted_cancel",
+    "punted_ack",
+    "slow_held",
+    "slow_local",
+    "slow_forwarded",
+    "slow_released",
     "local_owner",
     "local_new",
-    "local_ack",
     "forwarded",
     "decapsulated",
     "egress_claimed",

@@ -124,7 +124,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     }
     if announced || inherited {
         // An error is the daemon's end: nobody is left to tell.
-        let _ = events.send(Event::LinkDown { peer, reason: end.to_string() }).await;
+        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), leaving: is_leaving(&end) }).await;
     }
     let _ = ended.send(Ended { peer, id, end, announced });
     false
@@ -156,6 +156,12 @@ async fn work(mut setup: Setup, announced: Arc<AtomicBool>) -> End {
 fn closed_as_replaced(end: &End) -> bool {
     let replaced = VarInt::from_u32(Close::Replaced as u32);
     matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == replaced)
+}
+
+/// The peer's daemon has said that it ends.
+fn is_leaving(end: &End) -> bool {
+    let ended = VarInt::from_u32(Close::Ended as u32);
+    matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended)
 }
 
 /// Waits for the connection that takes this one's place, so that the peer does not seem to be down in between.
