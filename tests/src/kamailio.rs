@@ -101,7 +101,8 @@ impl Kamailio {
         command.arg("-P").arg(folder.join("kamailio.pid"));
         let mut process = Process::start(&format!("kamailio of {name}"), &mut command, &folder.join("log"))?;
         let started = format!("kamailio of {name} listens");
-        poll_until_true(&started, Duration::from_secs(5), || {
+        // Where the host's name is not in /etc/hosts it first waits in vain for a name server.
+        poll_until_true(&started, Duration::from_secs(30), || {
             process.must_run()?;
             Ok(lab.has_port(host, port)? && (host == Host::Carrier || folder.join("kamcmd.sock").exists()))
         })?;
