@@ -5,6 +5,8 @@
 
 #[path = "golden/bench.rs"]
 mod bench;
+#[path = "golden/egress.rs"]
+mod egress;
 #[path = "golden/frames.rs"]
 mod frames;
 
@@ -256,115 +258,6 @@ fn what_comes_out_of_the_tunnel_must_be_for_a_service() {
     let mut bench = Bench::new(ME, V4);
     bench.peer(PEER, true);
     bench.expect(&Frame::raw(sent), PASS, &["decap_not_service"]);
-}
-
-#[test]
-fn the_first_message_that_the_proxy_sends_claims_both_keys() {
-    for v6 in [V4, V6] {
-        let mut bench = Bench::new(ME, V4);
-        let invite = Sip::invite("call");
-        bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_claimed");
-        let claims = bench.events();
-        assert_eq!(claims.iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key(), invite.reply_key()]);
-        assert!(bench.owner(invite.request_key()) == ME && bench.owner(invite.reply_key()) == ME);
-        bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_owner");
-        assert!(bench.events().is_empty(), "a retransmission says nothing new");
-        bench.expect(&Frame::to_vip(v6, &Sip::response(180, "INVITE", "call").bytes()), PASS, &["local_owner"]);
-    }
-}
-
-#[test]
-fn a_reply_claims_the_request_key_and_its_status_sets_the_lifetime() {
-    let mut bench = Bench::new(ME, V4);
-    let key = Sip::invite("call").request_key();
-    for (status, outcome, ticks) in [
-        (100, "egress_claimed", bench.lifetimes().proceeding),
-        (180, "egress_owner", bench.lifetimes().proceeding),
-        (486, "egress_owner", bench.lifetimes().failed),
-        (200, "egress_owner", bench.lifetimes().ended),
-        (183, "egress_owner", bench.lifetimes().proceeding),
-    ] {
-        bench.send(&Frame::from_vip(V4, &Sip::response(status, "INVITE", "call").bytes()), outcome);
-        let remaining = bench.remaining(key);
-        assert!(remaining == ticks || remaining == ticks - 1, "{status}: {remaining} of {ticks}");
-    }
-    let events = bench.events();
-    assert_eq!(events.len(), 4, "the 180 changes nothing");
-    assert!(events.iter().all(|event| event.key == key));
-    bench.send(&Frame::from_vip(V4, &Sip::response(200, "REGISTER", "other").bytes()), "egress_claimed");
-    assert!(bench.remaining(Sip::invite("other").request_key()) <= bench.lifetimes().ended);
-}
-
-#[test]
-fn ack_and_cancel_claim_nothing_and_a_peers_live_claim_stands() {
-    let mut bench = Bench::new(ME, V4);
-    bench.peer(PEER, true);
-    bench.send(&Frame::from_vip(V4, &Sip::request("ACK", "call").bytes()), "egress_no_claim");
-    bench.send(&Frame::from_vip(V4, &Sip::request("CANCEL", "call").bytes()), "egress_no_claim");
-    assert!(bench.events().is_empty());
-    let key = Sip::invite("call").request_key();
-    bench.claim(PEER, key);
-    bench.send(&Frame::from_vip(V4, &Sip::response(100, "INVITE", "call").bytes()), "egress_foreign");
-    assert_eq!(bench.owner(key), PEER);
-    bench.peer(PEER, false);
-    bench.send(&Frame::from_vip(V4, &Sip::response(100, "INVITE", "call").bytes()), "egress_claimed");
-    assert_eq!(bench.owner(key), ME);
-}
-
-#[test]
-fn cancel_makes_an_own_claim_last_but_a_final_reply_may_end_it_earlier() {
-    let mut bench = Bench::new(ME, V4);
-    let message = Sip::request("MESSAGE", "call");
-    bench.send(&Frame::from_vip(V4, &message.bytes()), "egress_claimed");
-    bench.send(&Frame::from_vip(V4, &Sip::request("CANCEL", "call").bytes()), "egress_owner");
-    let remaining = bench.remaining(message.request_key());
-    assert!(remaining + 1 >= bench.lifetimes().failed, "{remaining}");
-}
-
-#[test]
-fn a_request_with_another_source_claims_the_request_key_alone() {
-    let mut bench = Bench::new(ME, V4);
-    let invite = Sip::invite("far-leg");
-    bench.send(&Frame::from_vip(V4, &invite.bytes()).with_another_source(), "egress_claimed");
-    assert_eq!(bench.events().iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key()]);
-}
-
-#[test]
-fn what_the_host_sends_besides_sip_is_no_claim() {
-    let mut bench = Bench::new(ME, V4);
-    for v6 in [V4, V6] {
-        bench.send(&Frame::from_vip(v6, &[0x80; 172]), "egress_other");
-        bench.send(&Frame::from_vip(v6, b"\r\n\r\n"), "egress_other");
-        bench.send(&Frame::from_vip(v6, &Sip::invite("call").bytes()).fragment(99), "egress_fragment");
-        bench.send(&Frame::udp(v6, 514, 514, b"Syslog says hello"), "egress_other");
-    }
-    assert!(bench.events().is_empty());
-}
-
-#[test]
-fn the_first_fragment_that_the_proxy_sends_claims() {
-    for v6 in [V4, V6] {
-        let mut bench = Bench::new(ME, V4);
-        let invite = Sip::invite("call");
-        bench.send(&Frame::from_vip(v6, &invite.padded_to(1400)).fragment(0), "egress_claimed");
-        assert!(bench.owner(invite.request_key()) == ME && bench.owner(invite.reply_key()) == ME);
-    }
-}
-
-#[test]
-fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
-    let mut bench = Bench::new(ME, V4);
-    for v6 in [V4, V6] {
-        let frame = Frame::from_vip(
-            v6,
-            b"SIP/2.0 200 OK\r\nv: SIP/2.0/UDP h;branch=b\r\ni:\r\n folded\r\nCSeq: 1 INVITE\r\n\r\n",
-        );
-        bench.send(&frame, "egress_punted");
-        let punts = bench.punts();
-        assert_eq!(punts.len(), 1);
-        assert_eq!(punts[0].1, frame.bytes());
-        assert!(bench.events().is_empty());
-    }
 }
 
 #[test]
