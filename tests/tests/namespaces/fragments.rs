@@ -21,7 +21,7 @@ const UNFINISHED: u16 = 20_000;
 const GROWTH_KIB: u64 = 64 * 1024;
 
 /// Where all of it may end, beside [`CALLS`].
-const ENDS: [&str; 20] = [
+const ENDS: [&str; 21] = [
     // One of the lies tells the truth: a reply that nobody knows.
     "slow_held",
     "slow_released",
@@ -34,6 +34,7 @@ const ENDS: [&str; 20] = [
     "fragment_forwarded",
     "decap_fragment",
     "punt_overflow",
+    "fragment_overflow",
     "slow_gathering",
     "slow_gathered",
     "slow_fragments_dropped",
