@@ -50,8 +50,8 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     };
     // What is sent in segments may have its payload apart from its headers; of others' packets none is touched for that.
     let is_apart = frame.length() <= at + net::UDP;
-    let port = Ip { payload: at, ..ip }.ports(&frame).map_or(0, |udp| udp.source);
-    let frame = if is_apart && maps::is_service_port(port) { whole(ctx)? } else { frame };
+    let is_ours = || Ip { payload: at, ..ip }.ports(&frame).is_some_and(|udp| maps::is_service_port(udp.source));
+    let frame = if is_apart && is_ours() { whole(ctx)? } else { frame };
     if !may_be_sip(&frame, at) {
         return Err(Outcome::EgressOther);
     }

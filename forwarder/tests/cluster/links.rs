@@ -96,6 +96,8 @@ fn a_peer_that_nobody_calls_is_found_when_it_calls_again() {
     two.poll_until("node 1 comes up", |seen| seen.is_up(1));
     one.kill();
     two.poll_until("node 1 goes down", |seen| !seen.is_up(1));
+    let is_leaving = |event: &Event| matches!(event, Event::LinkDown { leaving: true, .. });
+    assert!(!two.seen.lock().unwrap().events.iter().any(is_leaving), "a daemon that was killed has said no goodbye");
     let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
     two.poll_until("node 1 comes up again", |seen| seen.is_up(1));
     claims_flow(&one, 1, &two, 5);
@@ -110,11 +112,11 @@ fn an_orderly_end_is_noticed_at_once_and_named() {
     let noticed = one.poll_until("the link goes down", |seen| !seen.is_up(2));
     assert!(noticed < Duration::from_millis(700), "{noticed:?}");
     let seen = one.seen.lock().unwrap();
-    let reason = seen.events.iter().find_map(|event| match event {
-        Event::LinkDown { reason, .. } => Some(reason.clone()),
+    let end = seen.events.iter().find_map(|event| match event {
+        Event::LinkDown { reason, leaving, .. } => Some((reason.clone(), *leaving)),
         _ => None,
     });
-    assert!(reason.as_deref().is_some_and(|reason| reason.contains("shutting down")), "{reason:?}");
+    assert!(end.as_ref().is_some_and(|(reason, leaving)| reason.contains("shutting down") && *leaving), "{end:?}");
 }
 
 #[test]

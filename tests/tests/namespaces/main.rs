@@ -17,6 +17,7 @@ mod full_size;
 mod interfaces;
 mod large;
 mod late;
+mod leaving;
 mod link_death;
 mod malformed;
 mod options;
