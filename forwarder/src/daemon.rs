@@ -22,6 +22,7 @@ use forwarder_common::{
     abi::ClaimEvent,
     ids::{Epoch, NodeId, Tick},
 };
+use ring::rand::SecureRandom as _;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -147,8 +148,9 @@ impl Daemon {
             node: config.node,
             epoch: dataplane.epoch(),
             underlay: config.underlay,
+            listen: config.cluster.listen,
             claims: config.claims as usize,
-            batch_delay_us: 0,
+            seed: seed()?,
         });
         let peers = Peers::new(config.node, config.underlay, wanted);
         let servers = (control, metrics);
@@ -323,15 +325,30 @@ impl Daemon {
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
                 }
-                Output::Map(MapWrite::Peer { node, up, epoch, underlay }) => {
+                Output::Map(MapWrite::Peer { node, up, epoch, underlay, .. }) => {
                     self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;
                 }
                 Output::Answer { ticket, owned } => {
                     self.slow.answered(ticket, owned, &around!(self));
                 }
+                Output::LookUp { ticket, request_key, reply_key } => {
+                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)];
+                    let found: Vec<_> = keys.into_iter().flatten().filter_map(|key| self.own_claim(key)).collect();
+                    self.node.handle_looked_up(ticket, &found, now());
+                }
+                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
             }
         }
         Ok(())
+    }
+
+    /// This node's live claim of a key, as the kernel's table has it.
+    fn own_claim(&self, key: u64) -> Option<LocalClaim> {
+        let (entry, now) = (self.dataplane.claim(key)?, now());
+        let is_own = entry.owner() == self.config.node.number() && entry.epoch() == self.dataplane.epoch();
+        let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
+        let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
+        is_own.then_some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
     }
 
     fn until_timeout(&self) -> Duration {
@@ -368,6 +385,15 @@ fn drain(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
         );
     }
     false
+}
+
+/// Randomness for the core.
+fn seed() -> Result<u64> {
+    let mut seed = [0; 8];
+    ring::rand::SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|_| anyhow::anyhow!("ask the kernel for randomness: it gave none"))?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 /// Both clocks.

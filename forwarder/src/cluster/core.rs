@@ -5,7 +5,6 @@
 //! until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
 
 mod asks;
-mod delay;
 mod interface;
 mod outbox;
 
@@ -14,16 +13,17 @@ use std::collections::{BTreeMap, VecDeque};
 use forwarder_common::ids::{Epoch, NodeId};
 
 use self::asks::Asks;
-use self::delay::Delay;
 use self::outbox::Outbox;
 use super::ages::{AgeSummary, Ages};
 use super::store::{Entry, Merged, Store};
-use super::wire::{Claim, Hello, LIFETIME_MS, Message};
+use super::wire::{Claim, Hello, LIFETIME_MS, Message, WireError};
 
 pub use self::interface::{
-    CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError,
+    CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError, State,
 };
 
+/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path carries.
+pub const DATAGRAM_BYTES: usize = 1100;
 /// Pause between sweeps of ended claims in microseconds: they are invisible already, this only frees their memory.
 const SWEEP_US: u64 = 100_000;
 /// Claims looked at in one sweep: at 100,000 claims/s from each of a few peers, all that end in the pause, in about 5 ms.
@@ -36,6 +36,8 @@ const EXTENSION_US: u64 = 500_000;
 struct Peer {
     /// The hello of the present or the last link.
     hello: Option<Hello>,
+    /// There is a link, on which this node has introduced itself.
+    linked: bool,
     /// The present link has brought its hello.
     introduced: bool,
     /// The map says that the peer is up.
@@ -46,12 +48,12 @@ struct Peer {
 #[derive(Debug)]
 pub struct Node {
     settings: NodeSettings,
+    state: State,
     store: Store,
     peers: BTreeMap<NodeId, Peer>,
     /// Peers that are linked and have introduced themselves.
     introduced: usize,
     outbox: Outbox,
-    delay: Delay,
     asks: Asks,
     outputs: VecDeque<Output>,
     sweep_at_us: Option<u64>,
@@ -65,11 +67,11 @@ impl Node {
     pub fn new(settings: NodeSettings) -> Self {
         Self {
             settings,
+            state: State::Joining,
             store: Store::new(settings.claims),
             peers: BTreeMap::new(),
             introduced: 0,
             outbox: Outbox::default(),
-            delay: Delay::default(),
             asks: Asks::default(),
             outputs: VecDeque::new(),
             sweep_at_us: None,
@@ -116,11 +118,42 @@ impl Node {
         if peer == self.settings.node {
             return;
         }
-        self.peers.entry(peer).or_default().introduced = false;
+        let state = self.peers.entry(peer).or_default();
+        (state.linked, state.introduced) = (true, false);
         self.count_introduced();
         self.forget(peer);
-        let hello = Hello { epoch: self.settings.epoch, underlay: self.settings.underlay };
-        self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
+        self.greet(peer);
+    }
+
+    /// This node is in another state: all peers are told at once.
+    pub fn set_state(&mut self, state: State, _now: Now) {
+        if self.state != state {
+            self.state = state;
+            self.greet_all();
+        }
+    }
+
+    /// The proxy of this node begins another life: its claims of earlier ones are void at once, here and at all peers.
+    pub fn set_epoch(&mut self, epoch: Epoch, _now: Now) {
+        if self.settings.epoch != epoch {
+            self.settings.epoch = epoch;
+            self.greet_all();
+        }
+    }
+
+    /// This node leaves the cluster in order. The links' own farewell follows.
+    pub fn leave(&mut self, _now: Now) {}
+
+    /// Takes a datagram of a linked peer.
+    ///
+    /// # Errors
+    /// It breaks the protocol; the link must be dropped and not be built again at once.
+    pub fn handle_datagram(&mut self, _peer: NodeId, bytes: &[u8], _now: Now) -> Result<(), ProtocolError> {
+        if bytes.len() > DATAGRAM_BYTES {
+            self.counters.protocol_errors += 1;
+            return Err(ProtocolError::Wire(WireError::Oversized));
+        }
+        Ok(())
     }
 
     /// Takes a message of a linked peer.
@@ -138,7 +171,7 @@ impl Node {
     pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
         self.forget(peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        state.introduced = false;
+        (state.linked, state.introduced) = (false, false);
         if let (true, Some(hello)) = (state.up, state.hello) {
             state.up = false;
             self.outputs.push_back(peer_write(peer, false, hello));
@@ -150,13 +183,12 @@ impl Node {
     /// Does what is due at `now`; harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
         self.end_expired_asks(now);
+        self.asks.end_look_ups(now);
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
-        self.delay.release(&mut self.outputs, now);
         if self.outbox.due_us().is_some_and(|at| at <= now.monotonic_us) {
-            let (up, before) = (self.introduced(), self.outputs.len());
+            let up = self.introduced();
             self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
-            self.delay.hold(&mut self.outputs, before, self.settings.batch_delay_us, now);
         }
         if self.sweep_at_us.is_some_and(|at| at <= now.monotonic_us) {
             self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
@@ -176,7 +208,7 @@ impl Node {
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let due = [self.outbox.due_us(), self.delay.due_us(), self.asks.due_us(), self.sweep_at_us];
+        let due = [self.outbox.due_us(), self.asks.due_us(), self.sweep_at_us];
         due.into_iter().flatten().min()
     }
 
@@ -202,7 +234,14 @@ impl Node {
     pub fn peers(&self) -> impl Iterator<Item = PeerView> {
         self.peers.iter().filter_map(|(node, peer)| {
             let hello = peer.hello?;
-            Some(PeerView { node: *node, up: peer.up, epoch: hello.epoch, underlay: hello.underlay })
+            Some(PeerView {
+                node: *node,
+                up: peer.up,
+                state: hello.state,
+                epoch: hello.epoch,
+                underlay: hello.underlay,
+                listen: hello.listen,
+            })
         })
     }
 
@@ -251,7 +290,7 @@ impl Node {
         if first {
             self.outbox.begin_snapshot(peer, now);
         }
-        *state = Peer { hello: Some(hello), introduced: true, up: true };
+        *state = Peer { hello: Some(hello), linked: true, introduced: true, up: true };
         self.count_introduced();
         if changed {
             self.outputs.push_back(peer_write(peer, true, hello));
@@ -301,6 +340,18 @@ impl Node {
         self.end_asks_for(claim.key, now);
     }
 
+    /// Tells a linked peer who this node is.
+    fn greet(&mut self, peer: NodeId) {
+        let NodeSettings { epoch, underlay, listen, .. } = self.settings;
+        let hello = Hello { epoch, state: self.state, underlay, listen };
+        self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
+    }
+
+    fn greet_all(&mut self) {
+        let linked: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.linked).map(|(node, _)| *node).collect();
+        linked.into_iter().for_each(|peer| self.greet(peer));
+    }
+
     fn merge(&mut self, key: u64, entry: Entry, now: Now) -> Merged {
         let (settings, peers) = (&self.settings, &self.peers);
         let void = |owner: NodeId, epoch: Epoch| is_void(settings, peers, owner, epoch);
@@ -324,7 +375,6 @@ impl Node {
     /// Drops what was meant for the present link of a peer.
     fn forget(&mut self, peer: NodeId) {
         self.outbox.forget(peer);
-        self.delay.forget(peer);
         self.asks.forget(peer);
     }
 
@@ -355,5 +405,5 @@ fn is_void(settings: &NodeSettings, peers: &BTreeMap<NodeId, Peer>, owner: NodeI
 }
 
 fn peer_write(node: NodeId, up: bool, hello: Hello) -> Output {
-    Output::Map(MapWrite::Peer { node, up, epoch: hello.epoch, underlay: hello.underlay })
+    Output::Map(MapWrite::Peer { node, up, state: hello.state, epoch: hello.epoch, underlay: hello.underlay })
 }

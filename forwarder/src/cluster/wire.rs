@@ -4,21 +4,22 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | epoch (1), address family 4 or 6 (1), underlay address (4 or 16) |
+//! | 1 hello | epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2) |
 //! | 2 batch, 3 snapshot | count (2), then per claim: key (8), claimed at (8), remaining (4), epoch (1), flags (1) |
 //! | 4 ask | count (2), then per ask: number (8), request key (8), reply key (8), 0 for none |
 //! | 5 answer | count (2), then per answer: number of the ask (8), count of claims (1), the claims as above |
 
 mod error;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Tick};
 
 pub use self::error::WireError;
+use super::core::State;
 
 /// The protocol's version: a node drops the link of a peer that speaks another one.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest message in bytes: with QUIC's own headers it fits into one packet of 1,200 bytes, the least that any path carries.
 pub const MESSAGE_BYTES: usize = 1150;
 /// Most claims in one message.
@@ -43,13 +44,17 @@ const ASK: u8 = 4;
 const ANSWER: u8 = 5;
 const REFRESH: u8 = 1;
 
-/// The first message on each link, and again when the sender's epoch changes.
+/// The first message on each link, and again when the sender's epoch or state changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The sender's epoch: its claims of another epoch are void.
     pub epoch: Epoch,
+    /// How the sender is.
+    pub state: State,
     /// Where the sender takes encapsulated packets.
     pub underlay: IpAddr,
+    /// Where the sender's links listen.
+    pub listen: SocketAddr,
 }
 
 /// A claim of the sender; whose it is follows from the link alone.
@@ -142,8 +147,15 @@ impl Message {
 }
 
 fn encode_hello(hello: &Hello) -> Vec<u8> {
-    let mut out = vec![VERSION, HELLO, hello.epoch.number()];
-    match hello.underlay {
+    let mut out = vec![VERSION, HELLO, hello.epoch.number(), state_number(hello.state)];
+    encode_address(&mut out, hello.underlay);
+    encode_address(&mut out, hello.listen.ip());
+    out.extend(hello.listen.port().to_be_bytes());
+    out
+}
+
+fn encode_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
         IpAddr::V4(address) => {
             out.push(4);
             out.extend(address.octets());
@@ -153,7 +165,25 @@ fn encode_hello(hello: &Hello) -> Vec<u8> {
             out.extend(address.octets());
         }
     }
-    out
+}
+
+const fn state_number(state: State) -> u8 {
+    match state {
+        State::Joining => 0,
+        State::Up => 1,
+        State::Draining => 2,
+        State::ProxyDown => 3,
+    }
+}
+
+const fn state(number: u8) -> Result<State, WireError> {
+    match number {
+        0 => Ok(State::Joining),
+        1 => Ok(State::Up),
+        2 => Ok(State::Draining),
+        3 => Ok(State::ProxyDown),
+        number => Err(WireError::State(number)),
+    }
 }
 
 fn encode_claims(kind: u8, claims: &[Claim]) -> Vec<u8> {
@@ -201,12 +231,10 @@ fn encode_answers(answers: &[Answer]) -> Vec<u8> {
 
 fn decode_hello(reader: &mut Reader<'_>) -> Result<Hello, WireError> {
     let epoch = reader.epoch()?;
-    let underlay = match reader.byte()? {
-        4 => IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?)),
-        6 => IpAddr::V6(Ipv6Addr::from(reader.array::<16>()?)),
-        family => return Err(WireError::Family(family)),
-    };
-    Ok(Hello { epoch, underlay })
+    let state = state(reader.byte()?)?;
+    let underlay = reader.address()?;
+    let listen = SocketAddr::new(reader.address()?, u16::from_be_bytes(reader.array()?));
+    Ok(Hello { epoch, state, underlay, listen })
 }
 
 fn decode_claims(reader: &mut Reader<'_>) -> Result<Vec<Claim>, WireError> {
@@ -274,6 +302,14 @@ impl Reader<'_> {
         self.array::<1>().map(|[byte]| byte)
     }
 
+    fn address(&mut self) -> Result<IpAddr, WireError> {
+        match self.byte()? {
+            4 => Ok(IpAddr::V4(Ipv4Addr::from(self.array::<4>()?))),
+            6 => Ok(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
+            family => Err(WireError::Family(family)),
+        }
+    }
+
     fn epoch(&mut self) -> Result<Epoch, WireError> {
         let number = self.byte()?;
         if number > 15 { Err(WireError::Epoch(number)) } else { Ok(Epoch::new(u64::from(number))) }
@@ -303,8 +339,14 @@ mod tests {
         let ask = any::<(u64, u64, u64)>().prop_map(|(number, l, x)| Ask { number, request_key: l, reply_key: x });
         let answer = (any::<u64>(), claims(ANSWER_CLAIMS)).prop_map(|(number, claims)| Answer { number, claims });
         prop_oneof![
-            (0..16_u64, any::<IpAddr>())
-                .prop_map(|(epoch, underlay)| Message::Hello(Hello { epoch: Epoch::new(epoch), underlay })),
+            (0..16_u64, 0..4_u8, any::<IpAddr>(), any::<IpAddr>(), any::<u16>()).prop_map(
+                |(epoch, number, underlay, ip, port)| Message::Hello(Hello {
+                    epoch: Epoch::new(epoch),
+                    state: state(number).unwrap(),
+                    underlay,
+                    listen: SocketAddr::new(ip, port),
+                })
+            ),
             claims(MESSAGE_CLAIMS).prop_map(Message::Batch),
             claims(MESSAGE_CLAIMS).prop_map(Message::Snapshot),
             proptest::collection::vec(ask, 0..=MESSAGE_ASKS).prop_map(Message::Ask),
@@ -364,34 +406,35 @@ mod tests {
             epoch: Epoch::new(7),
             refresh: true,
         };
-        let expected = [1, 2, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 0, 0, 16, 0, 7, 1];
+        let expected = [2, 2, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 0, 0, 16, 0, 7, 1];
         assert_eq!(Message::Batch(vec![claim]).encode(), expected);
     }
 
     #[test]
     fn an_ask_and_its_answers_look_as_documented() {
         let ask = Ask { number: 0x0102, request_key: 3 << 56, reply_key: 4 };
-        let expected = [1, 4, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
+        let expected = [2, 4, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
         assert_eq!(Message::Ask(vec![ask]).encode(), expected);
         let claim = Claim { key: 5, claimed_at_unix_us: 6, remaining_ms: 7, epoch: Epoch::new(8), refresh: true };
         let answers = vec![Answer { number: 9, claims: vec![claim] }, Answer { number: 10, claims: Vec::new() }];
         let nothing = [0, 0, 0, 0, 0, 0, 0, 10, 0];
         let found = [0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 8, 1];
-        assert_eq!(Message::Answer(answers).encode(), [&[1, 5, 0, 2], &found[..], &nothing].concat());
+        assert_eq!(Message::Answer(answers).encode(), [&[2, 5, 0, 2], &found[..], &nothing].concat());
     }
 
     #[test]
     fn bad_fields_are_named() {
         let hello = |bytes: &[u8]| Message::decode(bytes).unwrap_err();
-        assert_eq!(hello(&[2, 1, 0, 4, 1, 2, 3, 4]), WireError::Version(2));
-        assert_eq!(hello(&[1, 9, 0, 4, 1, 2, 3, 4]), WireError::Kind(9));
-        assert_eq!(hello(&[1, 6, 0, 0]), WireError::Kind(6));
-        assert_eq!(hello(&[1, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3]), WireError::Claims(3));
-        assert_eq!(hello(&[&[1, 5, 0, 22][..], &[0; 22 * 9]].concat()), WireError::Length);
-        assert_eq!(hello(&[1, 1, 16, 4, 1, 2, 3, 4]), WireError::Epoch(16));
-        assert_eq!(hello(&[1, 1, 0, 5, 1, 2, 3, 4]), WireError::Family(5));
-        assert_eq!(hello(&[1, 1, 0, 4, 1, 2, 3, 4, 5]), WireError::Length);
-        assert_eq!(hello(&[1; MESSAGE_BYTES + 1]), WireError::Oversized);
+        assert_eq!(hello(&[3, 1, 0, 1, 4, 1, 2, 3, 4]), WireError::Version(3));
+        assert_eq!(hello(&[2, 9, 0, 4, 1, 2, 3, 4]), WireError::Kind(9));
+        assert_eq!(hello(&[2, 6, 0, 0]), WireError::Kind(6));
+        assert_eq!(hello(&[2, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3]), WireError::Claims(3));
+        assert_eq!(hello(&[&[2, 5, 0, 22][..], &[0; 22 * 9]].concat()), WireError::Length);
+        assert_eq!(hello(&[2, 1, 16, 1, 4, 1, 2, 3, 4]), WireError::Epoch(16));
+        assert_eq!(hello(&[2, 1, 0, 4, 4, 1, 2, 3, 4]), WireError::State(4));
+        assert_eq!(hello(&[2, 1, 0, 1, 5, 1, 2, 3, 4]), WireError::Family(5));
+        assert_eq!(hello(&[2, 1, 0, 1, 4, 1, 2, 3, 4, 4, 1, 2, 3, 4, 9, 9, 0]), WireError::Length);
+        assert_eq!(hello(&[2; MESSAGE_BYTES + 1]), WireError::Oversized);
         let claim = Claim { key: 1, claimed_at_unix_us: 1, remaining_ms: 0, epoch: Epoch::new(0), refresh: false };
         assert_eq!(hello(&Message::Batch(vec![claim]).encode()), WireError::Lifetime(0));
         let claim = Claim { remaining_ms: u32::MAX, ..claim };

@@ -1,10 +1,10 @@
 //! The sans-IO node, driven by a network in virtual time.
 
-use forwarder::cluster::core::{Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError};
+use forwarder::cluster::core::{Kind, LocalClaim, Now, Output, ProtocolError};
 use forwarder::cluster::wire::{Claim, Message, WireError};
 use forwarder_common::ids::Epoch;
 
-use super::mesh::{Mesh, START_UNIX_US, id, pairs, underlay};
+use super::mesh::{Mesh, START_UNIX_US, alone, hello, id, pairs};
 
 const LIFETIME_MS: u64 = 37_000;
 
@@ -220,11 +220,11 @@ fn a_peer_that_breaks_the_protocol_is_found_out_and_changes_nothing() {
     mesh.nodes.get_mut(&id(1)).unwrap().handle_link_up(id(2), Now { monotonic_us: 0, unix_us: START_UNIX_US });
     mesh.deliver(id(2), id(1), &batch);
     let mut newer = batch.clone();
-    newer[0] = 2;
+    newer[0] = 3;
     mesh.deliver(id(2), id(1), &newer);
-    mesh.deliver(id(2), id(1), &vec![1; 2000]);
+    mesh.deliver(id(2), id(1), &vec![2; 2000]);
     let wire = |error| (id(1), ProtocolError::Wire(error));
-    let expected = [(id(1), ProtocolError::BeforeHello), wire(WireError::Version(2)), wire(WireError::Oversized)];
+    let expected = [(id(1), ProtocolError::BeforeHello), wire(WireError::Version(3)), wire(WireError::Oversized)];
     assert_eq!(mesh.errors, expected);
     assert_eq!(mesh.nodes[&id(1)].counters().protocol_errors, 3);
     assert_eq!(mesh.owners(7), [None, None]);
@@ -248,16 +248,9 @@ fn a_node_alone_sends_nothing_and_keeps_nothing_waiting() {
 
 #[test]
 fn more_claims_than_may_wait_are_counted_and_come_with_the_next_snapshot() {
-    let settings = NodeSettings {
-        node: id(1),
-        epoch: Epoch::new(0),
-        underlay: underlay(id(1)),
-        claims: 1 << 20,
-        batch_delay_us: 0,
-    };
-    let mut node = Node::new(settings);
+    let mut node = alone(id(1));
     let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
-    let hello = Message::Hello(forwarder::cluster::wire::Hello { epoch: Epoch::new(0), underlay: underlay(id(2)) });
+    let hello = Message::Hello(hello(id(2), 0));
     node.handle_link_up(id(2), now);
     node.handle_message(id(2), &hello.encode(), now).unwrap();
     for key in 0..100_000 {

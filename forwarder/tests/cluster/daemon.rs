@@ -164,8 +164,9 @@ async fn run(
         node: me,
         epoch: Epoch::new(0),
         underlay: underlay(me),
+        listen: settings.listen,
         claims: 1 << 20,
-        batch_delay_us: 0,
+        seed: u64::from(me.number()),
     });
     let (events, mut happened) = mpsc::channel(1024);
     let handle = links::spawn(settings, commanded, events).unwrap();
@@ -203,6 +204,8 @@ async fn run(
                 }
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
+                Output::LookUp { ticket, .. } => node.handle_looked_up(ticket, &[], now()),
+                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
             }
         }
         let mut seen = seen.lock().unwrap();

@@ -1,9 +1,10 @@
 //! Nodes and a network in virtual time: latencies and losses from a seed, a model of each node's kernel map.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use forwarder::cluster::core::{Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError};
+use forwarder::cluster::core::{Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State};
+use forwarder::cluster::wire::Hello;
 use forwarder_common::ids::{Epoch, NodeId};
 
 /// Unix time of the start, in microseconds.
@@ -15,6 +16,20 @@ pub(crate) fn id(number: u16) -> NodeId {
 
 pub(crate) fn underlay(node: NodeId) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 9, 0, node.number() as u8))
+}
+
+pub(crate) fn listen(node: NodeId) -> SocketAddr {
+    SocketAddr::new(underlay(node), 7470)
+}
+
+pub(crate) fn hello(node: NodeId, epoch: u64) -> Hello {
+    Hello { epoch: Epoch::new(epoch), state: State::Up, underlay: underlay(node), listen: listen(node) }
+}
+
+/// A node by itself, for tests that are its network.
+pub(crate) fn alone(node: NodeId) -> Node {
+    let (underlay, listen) = (underlay(node), listen(node));
+    Node::new(NodeSettings { node, epoch: Epoch::new(0), underlay, listen, claims: 1 << 20, seed: 1 })
 }
 
 /// What the kernel of one host has been told.
@@ -49,7 +64,7 @@ pub(crate) struct Mesh {
     pub(crate) latency_us: (u64, u64),
     /// Messages after the hello that the network loses, in a thousand.
     pub(crate) loss: u64,
-    /// How long the nodes that are started from now on hold batches back, in microseconds.
+    /// How much longer than other messages batches take, in microseconds.
     pub(crate) batch_delay_us: u64,
     /// Both keys of the asks that have no answer yet, by the asker and its ticket.
     pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
@@ -88,12 +103,10 @@ impl Mesh {
         mesh
     }
 
-    /// All nodes linked and introduced; each holds its batches back for 50 ms.
+    /// All nodes linked and introduced; batches take 50 ms longer than all else.
     pub(crate) fn with_late_batches(nodes: u16, seed: u64) -> Self {
-        let mut mesh = Self::new(0, seed);
+        let mut mesh = Self::linked(nodes, seed);
         mesh.batch_delay_us = 50_000;
-        (1..=nodes).for_each(|node| mesh.start(id(node), Epoch::new(0), 1 << 20));
-        mesh.link_all();
         mesh.sent.clear();
         mesh
     }
@@ -106,8 +119,8 @@ impl Mesh {
 
     /// Starts a node, or starts it anew with nothing but its kernel's map.
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
-        let batch_delay_us = self.batch_delay_us;
-        let settings = NodeSettings { node, epoch, underlay: underlay(node), claims, batch_delay_us };
+        let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
+        let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
         self.nodes.insert(node, Node::new(settings));
         self.kernels.entry(node).or_default();
     }
@@ -215,8 +228,23 @@ impl Mesh {
                 Output::Send { to, message, kind } => self.send(node, to, message, kind),
                 Output::Map(write) => self.write(node, write),
                 Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
+                Output::LookUp { ticket, request_key, reply_key } => {
+                    self.look_up(node, ticket, [request_key, reply_key]);
+                }
+                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
             }
         }
+    }
+
+    /// What this host's own claims are by its kernel's table, which may know more than the daemon.
+    fn look_up(&mut self, node: NodeId, ticket: u64, keys: [u64; 2]) {
+        let (now, kernel) = (self.now(node), self.kernels.get(&node).unwrap());
+        let own = |key: &u64| {
+            let (_, _, remaining_ms) = *kernel.claims.get(key).filter(|(owner, ..)| *owner == node)?;
+            Some(LocalClaim { key: *key, claimed_at_unix_us: now.unix_us, remaining_ms })
+        };
+        let found: Vec<LocalClaim> = keys.iter().filter(|key| **key != 0).filter_map(own).collect();
+        self.nodes.get_mut(&node).unwrap().handle_looked_up(ticket, &found, now);
     }
 
     /// Every ask is answered once, and after the kernel has what the answer speaks of.
@@ -243,8 +271,9 @@ impl Mesh {
         // As on the links, only the hello keeps its place.
         let (least, below) = self.latency_us;
         let latency = if kind == Kind::Hello { least / 2 } else { least + self.random_below(below - least) };
+        let late = if kind == Kind::Batch { self.batch_delay_us } else { 0 };
         self.sequence += 1;
-        self.flying.insert((self.now_us + latency, self.sequence), (from, to, message));
+        self.flying.insert((self.now_us + latency + late, self.sequence), (from, to, message));
     }
 
     fn write(&mut self, node: NodeId, write: MapWrite) {
@@ -255,7 +284,7 @@ impl Mesh {
                 kernel.claims.insert(key, (owner, epoch, remaining_ms));
                 kernel.claim_writes += 1;
             }
-            MapWrite::Peer { node: peer, up, epoch, underlay: address } => {
+            MapWrite::Peer { node: peer, up, epoch, underlay: address, .. } => {
                 assert_eq!(address, underlay(peer));
                 kernel.up.insert(peer, (up, epoch));
             }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use forwarder_common::ids::NodeId;
 
 use super::outbox::own_claim;
-use super::{CoreCounters, Kind, Node, Now, Output};
+use super::{CoreCounters, Kind, LocalClaim, Node, Now, Output};
 use crate::cluster::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
 /// Longest life of an ask in microseconds. The hold is shorter; this bounds what a peer that never answers can cost.
@@ -20,6 +20,8 @@ const ASK_PATIENCE_US: u64 = 1_000_000;
 const OPEN_ASKS: usize = 16_384;
 /// Most asks answered to one peer in one window: nearly twice what a peer's slow path asks in it, burst included.
 const PEER_ASKS: u32 = 20_000;
+/// Most look-ups that the shell has not answered; more are answered with what the core knows.
+const LOOK_UPS: usize = 4096;
 /// The window of [`PEER_ASKS`] in microseconds.
 const PEER_ASKS_US: u64 = 1_000_000;
 
@@ -42,6 +44,14 @@ impl Open {
     }
 }
 
+/// An ask of a peer for a key that the shell is looking up in the kernel's table.
+#[derive(Debug)]
+struct LookUp {
+    peer: NodeId,
+    ask: Ask,
+    until_us: u64,
+}
+
 /// Asks of one peer in its present window.
 #[derive(Debug, Default)]
 struct Rate {
@@ -61,6 +71,9 @@ pub(super) struct Asks {
     /// Answers of this turn, to be sent together.
     answers: BTreeMap<NodeId, Vec<Answer>>,
     rates: BTreeMap<NodeId, Rate>,
+    /// By ticket, in the order of their ends.
+    look_ups: BTreeMap<u64, LookUp>,
+    next_look_up: u64,
 }
 
 impl Asks {
@@ -72,6 +85,26 @@ impl Asks {
     /// Forgets what was to be said to `peer`.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.answers.remove(&peer);
+        self.look_ups.retain(|_, look_up| look_up.peer != peer);
+    }
+
+    /// Begins a look-up and gives its ticket; `None` when too many are under way.
+    fn look_up(&mut self, peer: NodeId, ask: Ask, now: Now) -> Option<u64> {
+        if self.look_ups.len() >= LOOK_UPS {
+            return None;
+        }
+        let ticket = self.next_look_up;
+        self.next_look_up = self.next_look_up.wrapping_add(1);
+        let until_us = now.monotonic_us.saturating_add(ASK_PATIENCE_US);
+        self.look_ups.insert(ticket, LookUp { peer, ask, until_us });
+        Some(ticket)
+    }
+
+    /// Drops the look-ups that the shell has not answered in time: nobody waits for them any more.
+    pub(super) fn end_look_ups(&mut self, now: Now) {
+        while self.look_ups.first_entry().is_some_and(|first| first.get().until_us <= now.monotonic_us) {
+            self.look_ups.pop_first();
+        }
     }
 
     /// Opens an ask; false when too many are open.
@@ -197,13 +230,38 @@ impl Node {
                 self.counters.asks_refused += 1;
                 continue;
             }
-            let own = |key: u64| {
-                let entry = self.store.live(key, now.monotonic_us)?;
-                own_claim(&self.settings, key, entry, true, now)
-            };
-            let claims = keys(ask.request_key, ask.reply_key).filter_map(own).collect();
-            self.asks.answers.entry(peer).or_default().push(Answer { number: ask.number, claims });
+            let known =
+                keys(ask.request_key, ask.reply_key).all(|key| self.store.live(key, now.monotonic_us).is_some());
+            let ticket = if known { None } else { self.asks.look_up(peer, *ask, now) };
+            let Ask { request_key, reply_key, .. } = *ask;
+            match ticket {
+                Some(ticket) => self.outputs.push_back(Output::LookUp { ticket, request_key, reply_key }),
+                None => self.answer_peer(peer, ask, now),
+            }
         }
+    }
+
+    /// Takes what the kernel's table has for an [`Output::LookUp`]: the live claims of this host in its present epoch, none if
+    /// there is none. They are claims like any other from then on, and the peer that asked gets its answer. When a claim was made
+    /// is not in the table; the daemon's start, or now, is the latest that it can be.
+    pub fn handle_looked_up(&mut self, ticket: u64, found: &[LocalClaim], now: Now) {
+        let Some(LookUp { peer, ask, .. }) = self.asks.look_ups.remove(&ticket) else { return };
+        for claim in found {
+            // What the core knows it knows to the microsecond, and the table to the tick.
+            if self.store.live(claim.key, now.monotonic_us).is_none() {
+                self.handle_local(*claim, now);
+            }
+        }
+        self.answer_peer(peer, &ask, now);
+    }
+
+    fn answer_peer(&mut self, peer: NodeId, ask: &Ask, now: Now) {
+        let own = |key: u64| {
+            let entry = self.store.live(key, now.monotonic_us)?;
+            own_claim(&self.settings, key, entry, true, now)
+        };
+        let claims = keys(ask.request_key, ask.reply_key).filter_map(own).collect();
+        self.asks.answers.entry(peer).or_default().push(Answer { number: ask.number, claims });
     }
 
     pub(super) fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {

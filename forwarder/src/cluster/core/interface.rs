@@ -1,7 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, NodeId};
 use serde::Serialize;
@@ -19,6 +19,32 @@ pub struct Now {
     pub unix_us: u64,
 }
 
+/// How a node is, as it says itself. A peer without a link is down, whatever it said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has just started and does not know yet what it needs: nothing new should be sent to it.
+    Joining,
+    /// It takes new transactions.
+    Up,
+    /// It is being taken out of service: it still gets what it owns, and nothing new.
+    Draining,
+    /// Its proxy does not answer: it still gets what it owns, and nothing new.
+    ProxyDown,
+}
+
+impl State {
+    /// Its name in `status`, in the metrics and for hooks.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::ProxyDown => "proxy-down",
+        }
+    }
+}
+
 /// Who this node is.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeSettings {
@@ -28,11 +54,12 @@ pub struct NodeSettings {
     pub epoch: Epoch,
     /// Where it takes encapsulated packets.
     pub underlay: IpAddr,
+    /// Where its links listen, as peers reach it.
+    pub listen: SocketAddr,
     /// Most claims to hold, those of peers included.
     pub claims: usize,
-    /// How long batches are held back before they leave, in microseconds: 0 but in tests of what happens before a claim arrives.
-    /// Asks and answers are never held back.
-    pub batch_delay_us: u64,
+    /// Randomness for membership and jitter; another one at each start.
+    pub seed: u64,
 }
 
 /// A claim that this host's egress program made, or made longer.
@@ -82,6 +109,35 @@ pub enum Output {
         /// A claim stands for one of the keys; the kernel's map has it.
         owned: bool,
     },
+    /// Look these keys up in the kernel's table and call [`super::Node::handle_looked_up`] with this ticket: a peer asks for them, and
+    /// this daemon does not know them. The kernel may, from before the daemon's start or from a moment ago.
+    LookUp {
+        /// The core's name for the question.
+        ticket: u64,
+        /// The request key.
+        request_key: u64,
+        /// The reply key; 0 for none.
+        reply_key: u64,
+    },
+    /// Send this to a linked peer as an unreliable datagram of at most [`super::DATAGRAM_BYTES`]; drop it if there is no link.
+    Datagram {
+        /// The peer.
+        to: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A member that is not linked: call it until it is linked or forgotten. Its certificate must say that it is this peer.
+    Call {
+        /// The peer.
+        peer: NodeId,
+        /// Where its links listen.
+        address: SocketAddr,
+    },
+    /// No member any more: stop calling it. Seeds are called all the same.
+    Forget {
+        /// The peer.
+        peer: NodeId,
+    },
 }
 
 /// A change of the kernel's maps.
@@ -98,12 +154,14 @@ pub enum MapWrite {
         /// Lifetime left in milliseconds, 1..=[`LIFETIME_MS`].
         remaining_ms: u64,
     },
-    /// A peer came up, changed its epoch or address, or went down.
+    /// A peer came up, changed its state, epoch or address, or went down.
     Peer {
         /// The peer.
         node: NodeId,
         /// Whether packets may be sent to it.
         up: bool,
+        /// How it is, by what it said last.
+        state: State,
         /// Its epoch.
         epoch: Epoch,
         /// Where it takes encapsulated packets.
@@ -179,8 +237,12 @@ pub struct PeerView {
     pub node: NodeId,
     /// Whether it is linked and has introduced itself.
     pub up: bool,
+    /// How it is, by what it said last.
+    pub state: State,
     /// Its epoch when last heard of.
     pub epoch: Epoch,
     /// Where it takes encapsulated packets.
     pub underlay: IpAddr,
+    /// Where its links listen.
+    pub listen: SocketAddr,
 }

@@ -19,6 +19,8 @@ pub enum WireError {
     Kind(u8),
     /// An epoch beyond 15.
     Epoch(u8),
+    /// No such state of a node.
+    State(u8),
     /// An address family that is neither 4 nor 6.
     Family(u8),
     /// A remaining lifetime of zero or beyond [`LIFETIME_MS`].
@@ -37,6 +39,7 @@ impl fmt::Display for WireError {
             Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
             Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
             Self::Epoch(epoch) => write!(f, "an impossible epoch ({epoch})"),
+            Self::State(state) => write!(f, "an unknown state of a node ({state})"),
             Self::Family(family) => write!(f, "an unknown address family ({family})"),
             Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
             Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),
