@@ -304,6 +304,7 @@ impl Daemon {
                     }
                 }
             }
+            Event::Datagram { .. } => {}
             // Logged and counted by the links.
             Event::Refused { .. } => {}
         }

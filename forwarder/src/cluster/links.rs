@@ -29,6 +29,8 @@ use super::core::Kind;
 use crate::identity::Identity;
 use mesh::Mesh;
 
+/// Longest datagram in bytes: what fits every path that QUIC works on (RFC 9000 §14), with room for its headers.
+pub const DATAGRAM_BYTES: usize = 1100;
 /// How long [`Handle::shutdown`] waits for the peers to be told.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -54,6 +56,26 @@ pub enum Command {
         message: Vec<u8>,
         /// What it is: nothing goes out on a link before its hello.
         kind: Kind,
+    },
+    /// Send an unreliable datagram, at most [`DATAGRAM_BYTES`] long; dropped and counted when the peer is not linked and introduced.
+    Datagram {
+        /// The peer.
+        to: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Call a member until it is linked or forgotten; its certificate must say that it is this peer. Said again with another
+    /// address: call it there.
+    Call {
+        /// The peer.
+        peer: NodeId,
+        /// Where its links listen.
+        address: SocketAddr,
+    },
+    /// Call a member no longer; a link that stands is kept, and seeds are called all the same.
+    Forget {
+        /// The peer.
+        peer: NodeId,
     },
     /// Close the link of a peer that broke the protocol, and keep away from it for a second, a minute at most if it goes on.
     Drop {
@@ -90,6 +112,13 @@ pub enum Event {
         /// One whole message, at most [`super::wire::MESSAGE_BYTES`] long.
         bytes: Vec<u8>,
     },
+    /// An unreliable datagram of a linked peer; never before its first message.
+    Datagram {
+        /// The peer.
+        peer: NodeId,
+        /// The bytes, at most [`DATAGRAM_BYTES`].
+        bytes: Vec<u8>,
+    },
     /// Somebody was kept out; at most once a minute for each address, the counters have all of them.
     Refused {
         /// Who it was.
@@ -116,6 +145,8 @@ pub struct LinkCounters {
     pub queued_messages: u64,
     /// Messages that were not sent: no link, a full queue, or too old; the digest repairs what that was.
     pub dropped_messages: u64,
+    /// Datagrams that were not sent: no link, or too long for it.
+    pub dropped_datagrams: u64,
 }
 
 /// A link as it is now.
@@ -246,6 +277,7 @@ struct Counts {
     links_down: AtomicU64,
     queued_messages: AtomicU64,
     dropped_messages: AtomicU64,
+    dropped_datagrams: AtomicU64,
 }
 
 impl Counts {
@@ -259,6 +291,7 @@ impl Counts {
             links_down: read(&self.links_down),
             queued_messages: read(&self.queued_messages),
             dropped_messages: read(&self.dropped_messages),
+            dropped_datagrams: read(&self.dropped_datagrams),
         }
     }
 }

@@ -225,7 +225,7 @@ fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
             let error = node.handle_message(*peer, bytes, now).err()?;
             return Some(Command::Drop { peer: *peer, reason: error.to_string() });
         }
-        Event::Refused { .. } => {}
+        Event::Datagram { .. } | Event::Refused { .. } => {}
     }
     None
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forwarder::cluster::core::Kind;
-use forwarder::cluster::links::{self, Command, Event, Settings};
+use forwarder::cluster::links::{self, Command, DATAGRAM_BYTES, Event, Settings};
 use forwarder::cluster::wire::MESSAGE_BYTES;
 use tokio::sync::mpsc;
 
@@ -56,6 +56,24 @@ fn an_ask_and_its_answer_go_over_the_links() {
     claims_flow(&two, 2, &one, 8);
     one.asks.send(8).unwrap();
     one.poll_until("the claim is known", |seen| seen.answers.get(&8) == Some(&true));
+}
+
+#[test]
+fn datagrams_reach_linked_peers_whole_and_are_dropped_and_counted_where_they_cannot_go() {
+    let authority = Authority::new("edge");
+    let (one, two, ..) = pair(&authority);
+    let send = |to: u16, bytes: Vec<u8>| one.commands.blocking_send(Command::Datagram { to: id(to), bytes }).unwrap();
+    send(9, vec![1]);
+    send(2, vec![2; DATAGRAM_BYTES + 1]);
+    one.poll_until("both are counted", |seen| seen.counters.links.dropped_datagrams == 2);
+    let whole = vec![3; DATAGRAM_BYTES];
+    let arrived = Event::Datagram { peer: id(1), bytes: whole.clone() };
+    two.poll_until("a datagram arrives", |seen| {
+        // Unreliable as they are, one of many is enough.
+        send(2, whole.clone());
+        seen.events.contains(&arrived)
+    });
+    assert_eq!(one.seen.lock().unwrap().counters.links.dropped_datagrams, 2);
 }
 
 #[test]

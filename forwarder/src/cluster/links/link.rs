@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::handshake::{Close, HANDSHAKE};
-use super::{Event, Shared, count, tls};
+use super::{DATAGRAM_BYTES, Event, Shared, count, tls};
 use crate::cluster::core::Kind;
 use crate::cluster::wire::MESSAGE_BYTES;
 
@@ -65,7 +65,10 @@ impl fmt::Display for End {
             Self::Replaced => write!(f, "replaced"),
             Self::Dropped(reason) => write!(f, "dropped: {reason}"),
             Self::Silent => write!(f, "no hello"),
-            Self::Oversized => write!(f, "dropped: a message of more than {MESSAGE_BYTES} bytes"),
+            Self::Oversized => write!(
+                f,
+                "dropped: a message of more than {MESSAGE_BYTES} bytes, or a datagram of more than {DATAGRAM_BYTES}"
+            ),
             Self::Failed => write!(f, "its task failed, which is a bug"),
         }
     }
@@ -195,7 +198,10 @@ async fn drive(setup: &mut Setup, readers: &mut JoinSet<Result<(), End>>, announ
             None => read_first(&connection).await?,
         };
         events.send(Event::Message { peer, bytes: first }).await.map_err(|_| End::Stopped)?;
-        read_all(&connection, peer, &events, readers).await
+        tokio::select! {
+            end = read_all(&connection, peer, &events, readers) => end,
+            end = read_datagrams(&connection, peer, &events) => end,
+        }
     };
     tokio::select! {
         Err(end) = reading => end,
@@ -232,6 +238,17 @@ async fn read_all(
             }
             Some(read) = readers.join_next() => read.unwrap_or(Err(End::Failed))?,
         }
+    }
+}
+
+/// What comes while the daemon is busy waits in QUIC's buffer, which drops the oldest when it is full.
+async fn read_datagrams(connection: &Connection, peer: NodeId, events: &mpsc::Sender<Event>) -> Result<(), End> {
+    loop {
+        let bytes = connection.read_datagram().await.map_err(End::Closed)?;
+        if bytes.len() > DATAGRAM_BYTES {
+            return Err(End::Oversized);
+        }
+        events.send(Event::Datagram { peer, bytes: bytes.into() }).await.map_err(|_| End::Stopped)?;
     }
 }
 

@@ -18,7 +18,7 @@ use super::backoff::{Backoff, Seed};
 use super::complaints::Complaints;
 use super::handshake::{self, Close, Failure};
 use super::link::{self, End, Ended, QUEUE_MESSAGES, Queued, Setup, Stop};
-use super::{Command, Event, Settings, Shared, count};
+use super::{Command, DATAGRAM_BYTES, Event, Settings, Shared, count};
 use crate::cluster::core::Kind;
 
 /// Handshakes under way at once; more are refused until some end.
@@ -119,6 +119,8 @@ impl Mesh {
                 _ = &mut stopped => break,
                 command = commands.recv() => match command {
                     Some(Command::Send { to, message, kind }) => self.send(to, message, kind),
+                    Some(Command::Datagram { to, bytes }) => self.send_datagram(to, bytes),
+                    Some(Command::Call { .. } | Command::Forget { .. }) => {}
                     Some(Command::Drop { peer, reason }) => self.drop_link(peer, reason),
                     None => break,
                 },
@@ -156,6 +158,14 @@ impl Mesh {
                 self.shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
                 count(dropped);
             }
+        }
+    }
+
+    fn send_datagram(&mut self, to: NodeId, bytes: Vec<u8>) {
+        let link = self.links.get(&to).filter(|link| link.introduced && bytes.len() <= DATAGRAM_BYTES);
+        // An error is a path too narrow, or a link that has just ended; the queue of unsent ones is bounded and drops the oldest.
+        if link.is_none_or(|link| link.connection.send_datagram(bytes.into()).is_err()) {
+            count(&self.shared.counters.dropped_datagrams);
         }
     }
 

@@ -32,6 +32,8 @@ const FIRST_RTT: Duration = Duration::from_millis(50);
 pub(super) const STREAMS: u32 = 256;
 /// Unacknowledged bytes to one peer: 100 ms at 320 Mb/s.
 const SEND_WINDOW: u64 = 4 << 20;
+/// Datagrams that wait, in bytes each way; beyond it the oldest go. Membership sends a few a second.
+const DATAGRAM_BUFFER: usize = 64 << 10;
 const ALPN: &[u8] = b"forwarder";
 
 pub(super) fn server(identity: &Identity) -> anyhow::Result<ServerConfig> {
@@ -84,7 +86,8 @@ fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(MESSAGE_BYTES as u32 + 1))
         .receive_window(VarInt::from_u32(STREAMS * (MESSAGE_BYTES as u32 + 1)))
         .send_window(SEND_WINDOW)
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER)
         // Under loss the congestion controller decides the tail: with 10 % lost, BBR delivers in 3 ms what takes CUBIC 500.
         .congestion_controller_factory(Arc::new(BbrConfig::default()));
     Arc::new(transport)
