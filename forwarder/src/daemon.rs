@@ -37,7 +37,7 @@ use self::{
 };
 use crate::{
     cluster::{
-        core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output},
+        core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError},
         links::{self, Command, Event, Handle},
     },
     config::Config,
@@ -277,8 +277,10 @@ impl Daemon {
 
     fn link_event(&mut self, event: Event) {
         match event {
-            Event::LinkUp { peer, address } => {
-                log::info!("node {}: link up, {address}", peer.number());
+            Event::LinkUp { peer, address, again } => {
+                if !again {
+                    log::info!("node {}: link up, {address}", peer.number());
+                }
                 self.leaving.remove(&peer);
                 self.peers.linked(peer, address);
                 self.node.handle_link_up(peer, now());
@@ -296,17 +298,24 @@ impl Daemon {
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 drain(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                if let Err(error) = self.node.handle_message(peer, &bytes, now()) {
-                    log::warn!("node {}: {error}; its link is dropped", peer.number());
-                    let command = Command::Drop { peer, reason: error.to_string() };
-                    if self.commands.try_send(command).is_err() {
-                        log::warn!("node {}: the links are too busy to drop it", peer.number());
-                    }
-                }
+                let result = self.node.handle_message(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
             }
-            Event::Datagram { .. } => {}
+            Event::Datagram { peer, bytes } => {
+                let result = self.node.handle_datagram(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
+            }
             // Logged and counted by the links.
             Event::Refused { .. } => {}
+        }
+    }
+
+    /// Drops the link of a peer that broke the protocol.
+    fn drop_unless_ok(&self, peer: NodeId, result: Result<(), ProtocolError>) {
+        let Err(error) = result else { return };
+        log::warn!("node {}: {error}; its link is dropped", peer.number());
+        if self.commands.try_send(Command::Drop { peer, reason: error.to_string() }).is_err() {
+            log::warn!("node {}: the links are too busy to drop it", peer.number());
         }
     }
 
@@ -314,11 +323,10 @@ impl Daemon {
     async fn carry_out(&mut self) -> Result<()> {
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Send { to, message, kind } => {
-                    if self.commands.send(Command::Send { to, message, kind }).await.is_err() {
-                        log::error!("the cluster's links have ended: a message to node {} is lost", to.number());
-                    }
-                }
+                Output::Send { to, message, kind } => self.command(Command::Send { to, message, kind }).await,
+                Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
+                Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
+                Output::Forget { peer } => self.command(Command::Forget { peer }).await,
                 Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
                     self.dataplane.set_claim(key, owner, epoch, remaining_ms);
                     log::trace!(
@@ -337,10 +345,15 @@ impl Daemon {
                     let found: Vec<_> = keys.into_iter().flatten().filter_map(|key| self.own_claim(key)).collect();
                     self.node.handle_looked_up(ticket, &found, now());
                 }
-                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
             }
         }
         Ok(())
+    }
+
+    async fn command(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            log::error!("the cluster's links have ended: nothing reaches the peers any more");
+        }
     }
 
     /// This node's live claim of a key, as the kernel's table has it.

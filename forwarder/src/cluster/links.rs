@@ -89,12 +89,14 @@ pub enum Command {
 /// What the links tell the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A link stands. A second one without a [`Event::LinkDown`] between: it replaced the first, the peer may have restarted.
+    /// A link stands.
     LinkUp {
         /// The peer.
         peer: NodeId,
         /// Its address.
         address: SocketAddr,
+        /// It took the place of one that stood, without a [`Event::LinkDown`] between: the peer may have restarted.
+        again: bool,
     },
     /// The link is gone.
     LinkDown {

@@ -205,7 +205,9 @@ async fn run(
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
                 Output::LookUp { ticket, .. } => node.handle_looked_up(ticket, &[], now()),
-                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
+                Output::Datagram { to, bytes } => commands.send(Command::Datagram { to, bytes }).await.unwrap(),
+                Output::Call { peer, address } => commands.send(Command::Call { peer, address }).await.unwrap(),
+                Output::Forget { peer } => commands.send(Command::Forget { peer }).await.unwrap(),
             }
         }
         let mut seen = seen.lock().unwrap();
@@ -225,7 +227,11 @@ fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
             let error = node.handle_message(*peer, bytes, now).err()?;
             return Some(Command::Drop { peer: *peer, reason: error.to_string() });
         }
-        Event::Datagram { .. } | Event::Refused { .. } => {}
+        Event::Datagram { peer, bytes } => {
+            let error = node.handle_datagram(*peer, bytes, now).err()?;
+            return Some(Command::Drop { peer: *peer, reason: error.to_string() });
+        }
+        Event::Refused { .. } => {}
     }
     None
 }

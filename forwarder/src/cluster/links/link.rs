@@ -110,7 +110,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     let (events, shared, ended) = (setup.events.clone(), Arc::clone(&setup.shared), setup.ended.clone());
     let announced = Arc::new(AtomicBool::new(false));
     // A panic below, be it the TLS library's, ends this link and nothing else.
-    let end = tokio::spawn(work(setup, Arc::clone(&announced))).await.unwrap_or(End::Failed);
+    let end = tokio::spawn(work(setup, inherited, Arc::clone(&announced))).await.unwrap_or(End::Failed);
     let announced = announced.load(Ordering::Acquire);
     let close = match &end {
         End::Replaced => Close::Replaced,
@@ -133,12 +133,12 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     false
 }
 
-async fn work(mut setup: Setup, announced: Arc<AtomicBool>) -> End {
+async fn work(mut setup: Setup, inherited: bool, announced: Arc<AtomicBool>) -> End {
     let mut readers = JoinSet::new();
     let (_keep, never) = oneshot::channel();
     let mut stop = std::mem::replace(&mut setup.stop, never);
     let end = tokio::select! {
-        end = drive(&mut setup, &mut readers, &announced) => end,
+        end = drive(&mut setup, inherited, &mut readers, &announced) => end,
         stop = &mut stop => match stop {
             Ok(Stop::Replaced) => End::Replaced,
             Ok(Stop::Dropped(reason)) => End::Dropped(reason),
@@ -175,7 +175,12 @@ async fn await_successor(stop: &mut oneshot::Receiver<Stop>, end: End) -> End {
     }
 }
 
-async fn drive(setup: &mut Setup, readers: &mut JoinSet<Result<(), End>>, announced: &AtomicBool) -> End {
+async fn drive(
+    setup: &mut Setup,
+    inherited: bool,
+    readers: &mut JoinSet<Result<(), End>>,
+    announced: &AtomicBool,
+) -> End {
     let (peer, connection, events) = (setup.peer, setup.connection.clone(), setup.events.clone());
     let mut first = None;
     if setup.called {
@@ -189,7 +194,7 @@ async fn drive(setup: &mut Setup, readers: &mut JoinSet<Result<(), End>>, announ
     announced.store(true, Ordering::Release);
     count(&setup.shared.counters.links_up);
     setup.shared.linked().insert(peer, connection.clone());
-    if events.send(Event::LinkUp { peer, address }).await.is_err() {
+    if events.send(Event::LinkUp { peer, address, again: inherited }).await.is_err() {
         return End::Stopped;
     }
     let reading = async {

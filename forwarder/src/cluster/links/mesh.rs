@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use log::{debug, error, info, warn};
+use log::{debug, error, warn};
 use quinn::{ClientConfig, Connection, Endpoint, Incoming, VarInt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -291,7 +291,7 @@ impl Mesh {
         });
         self.next_id += 1;
         let (id, address) = (self.next_id, connection.remote_address());
-        info!("cluster: connected to node {} at {address}", peer.number());
+        debug!("cluster: connected to node {} at {address}", peer.number());
         let task = tokio::spawn(link::run(Setup {
             peer,
             id,
@@ -316,7 +316,7 @@ impl Mesh {
         let Some(link) = self.links.get(&peer).filter(|link| link.id == id) else { return };
         let (address, lasted) = (link.address, now.saturating_duration_since(link.since));
         self.links.remove(&peer);
-        info!("cluster: lost node {} at {address}: {end}", peer.number());
+        debug!("cluster: lost node {} at {address}: {end}", peer.number());
         if lasted > FORGIVEN {
             self.penalties.remove(&peer);
         }
