@@ -2,15 +2,17 @@
 //!
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
-use crate::ids::NodeId;
+use crate::ids::{NodeId, Tick};
 
 /// The version of the map layouts.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Entries of [`Peer`] next hops: two halves of one per node id, so that the daemon can write the idle half.
 pub const PEER_SLOTS: u32 = 2 * NODES;
 /// Node ids with their slot zero ("nobody").
 pub const NODES: u32 = NodeId::MAX as u32 + 1;
+/// Slots by which new transactions are handed out to healthy peers: the low bits of the request key.
+pub const TAKER_SLOTS: u32 = crate::net::GATHER_SLOTS;
 /// Words of the port bitmap: 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services.
@@ -94,8 +96,9 @@ pub const AFFINITY_CALL: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Config {
-    /// Keys of the claim hash.
-    pub hash_key: [u64; 2],
+    /// Keys of the claim hash: the one of an even and the one of an odd key epoch. That of the epoch that sends is used, and the
+    /// other one as well while [`BOTH_HASH_KEYS`] is set.
+    pub hash_key: [[u64; 2]; 2],
     /// Keys of the tunnel tag: the one of an even and the one of an odd key epoch.
     pub tag_key: [[u64; 2]; 2],
     /// This node's underlay address.
@@ -114,7 +117,7 @@ pub struct Config {
     pub peers_up: u16,
     /// Lifetimes in ticks, see [`Lifetimes`].
     pub lifetimes: Lifetimes,
-    /// [`EGRESS_AFFINITY_CALL`].
+    /// [`EGRESS_AFFINITY_CALL`] and [`BOTH_HASH_KEYS`].
     pub flags: u32,
     /// Zero.
     pub pad: [u16; 4],
@@ -122,6 +125,47 @@ pub struct Config {
 
 /// Requests that leave from an address that is no service's are keyed by the Call-ID alone.
 pub const EGRESS_AFFINITY_CALL: u32 = 1;
+/// The cluster's secret is being replaced: claims are made and looked up under both hash keys.
+pub const BOTH_HASH_KEYS: u32 = 2;
+
+/// What this node does with what nobody owns: one word, so that it is written at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Duty(pub u64);
+
+impl Duty {
+    const DIVERTS: u64 = 1 << 16;
+    const DRAINS: u64 = 1 << 17;
+
+    /// A node that sends new transactions to healthy peers (`diverts`) or not, that no longer makes its claims other than those
+    /// of INVITEs longer (`drains`) or does, and whose peers are as the maps say until `lease`.
+    #[must_use]
+    pub const fn new(diverts: bool, drains: bool, lease: Tick) -> Self {
+        let flags = if diverts { Self::DIVERTS } else { 0 } | if drains { Self::DRAINS } else { 0 };
+        Self(flags | lease.number() as u64)
+    }
+
+    /// Whether the daemon has lately said what the peers are: without a daemon, nothing new may be sent to one that died since.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn is_leased(self, now: Tick) -> bool {
+        Tick::new(self.0 as u16).remaining(now) != 0
+    }
+
+    /// Whether a new transaction goes to a healthy peer.
+    #[must_use]
+    #[inline(always)] // as above
+    pub const fn diverts(self, now: Tick) -> bool {
+        self.0 & Self::DIVERTS != 0 && self.is_leased(now)
+    }
+
+    /// Whether only claims of INVITE transactions are made longer.
+    #[must_use]
+    #[inline(always)] // one instruction
+    pub const fn drains(self) -> bool {
+        self.0 & Self::DRAINS != 0
+    }
+}
 
 /// Lifetimes of claims in ticks (DESIGN section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -275,7 +319,8 @@ const _: () = {
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<Service>() == 8);
-    assert!(size_of::<Config>() == 96);
+    assert!(size_of::<Config>() == 112);
+    assert!(size_of::<Duty>() == 8);
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<ClaimEvent>() == 24);
     assert!(size_of::<Punt>() == 16);

@@ -28,6 +28,8 @@ const HOP_LIMIT: u8 = 64;
 pub const GATHER: u8 = 1;
 /// Flag: a daemon hands a packet, maybe a fragment, to its own node's stack.
 pub const LOCAL: u8 = 2;
+/// Flag: a node without a daemon could not finish the packet inside: the receiver's daemon is to give it its verdict.
+pub const HAND_OVER: u8 = 4;
 
 /// What the tunnel must know of the packet inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +119,7 @@ pub struct Sender {
     pub node: u16,
     /// The cluster's network identifier, 24 bits.
     pub vni: u32,
-    /// [`GATHER`] and [`LOCAL`].
+    /// [`GATHER`], [`LOCAL`] or [`HAND_OVER`]; 0 for a packet that the receiver owns.
     pub flags: u8,
     /// Epoch of the tag key.
     pub key_epoch: u8,
@@ -266,7 +268,7 @@ pub struct Received {
     pub vni: u32,
     /// Node id of the sender.
     pub node: u16,
-    /// [`GATHER`] and [`LOCAL`].
+    /// [`GATHER`], [`LOCAL`] or [`HAND_OVER`]; 0 for a packet that the receiver owns.
     pub flags: u8,
     /// Epoch of the tag key.
     pub key_epoch: u8,

@@ -11,6 +11,8 @@ pub struct Lifetime {
     pub shortens: bool,
     /// The message makes a claim where there is none.
     pub claims: bool,
+    /// The message makes a shorter lifetime longer.
+    pub extends: bool,
 }
 
 impl Lifetime {
@@ -18,14 +20,19 @@ impl Lifetime {
     #[inline(always)] // a few instructions
     #[must_use]
     pub const fn pack(self) -> u32 {
-        self.ticks as u32 | (self.shortens as u32) << 16 | (self.claims as u32) << 17
+        self.ticks as u32 | (self.shortens as u32) << 16 | (self.claims as u32) << 17 | (self.extends as u32) << 18
     }
 
     /// The inverse of [`Self::pack`].
     #[inline(always)] // a few instructions
     #[must_use]
     pub const fn unpack(word: u32) -> Self {
-        Self { ticks: word as u16, shortens: word >> 16 & 1 != 0, claims: word >> 17 & 1 != 0 }
+        Self {
+            ticks: word as u16,
+            shortens: word >> 16 & 1 != 0,
+            claims: word >> 17 & 1 != 0,
+            extends: word >> 18 & 1 != 0,
+        }
     }
 
     /// Whether a claim with `remaining` ticks is to be written anew.
@@ -36,11 +43,13 @@ impl Lifetime {
     #[must_use]
     pub const fn changes(self, remaining: u16) -> bool {
         let slack = self.ticks / 16;
-        remaining.saturating_add(slack) < self.ticks || (self.shortens && remaining > self.ticks)
+        (self.extends && remaining.saturating_add(slack) < self.ticks) || (self.shortens && remaining > self.ticks)
     }
 }
 
 /// What a message of `message_kind` that the owner sends does; `None`: nothing. `call_ticks` is 0 without affinity `call`.
+///
+/// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands.
 #[inline(always)] // part of the egress program
 #[must_use]
 pub const fn of(
@@ -49,6 +58,7 @@ pub const fn of(
     status: u16,
     lifetimes: &Lifetimes,
     call_ticks: u16,
+    drains: bool,
 ) -> Option<Lifetime> {
     let (ticks, shortens, claims) = match message_kind {
         kind::ACK => return None,
@@ -58,10 +68,11 @@ pub const fn of(
         _ if invite => (lifetimes.proceeding, false, true),
         _ => (lifetimes.ended, false, true),
     };
+    let extends = !drains || invite || message_kind == kind::CANCEL;
     if call_ticks != 0 {
-        return Some(Lifetime { ticks: call_ticks, shortens: false, claims });
+        return Some(Lifetime { ticks: call_ticks, shortens: false, claims, extends });
     }
-    Some(Lifetime { ticks, shortens, claims })
+    Some(Lifetime { ticks, shortens, claims, extends })
 }
 
 #[cfg(test)]
@@ -71,7 +82,7 @@ mod tests {
     const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
 
     fn after(message_kind: u16, invite: bool, status: u16) -> Option<(u16, bool, bool)> {
-        of(message_kind, invite, status, &TICKS, 0).map(|l| (l.ticks, l.shortens, l.claims))
+        of(message_kind, invite, status, &TICKS, 0, false).map(|l| (l.ticks, l.shortens, l.claims))
     }
 
     #[test]
@@ -85,15 +96,29 @@ mod tests {
         assert_eq!(after(kind::REQUEST, false, 0), Some((11, false, true)));
         assert_eq!(after(kind::CANCEL, false, 0), Some((18, false, false)));
         assert_eq!(after(kind::ACK, false, 0), None);
-        let call = of(kind::RESPONSE, true, 200, &TICKS, 1700);
-        assert_eq!(call, Some(Lifetime { ticks: 1700, shortens: false, claims: true }));
+        let call = of(kind::RESPONSE, true, 200, &TICKS, 1700, false);
+        assert_eq!(call, Some(Lifetime { ticks: 1700, shortens: false, claims: true, extends: true }));
+    }
+
+    #[test]
+    fn a_draining_node_lets_all_end_but_its_invites() {
+        let extends = |message_kind, invite, status| {
+            of(message_kind, invite, status, &TICKS, 0, true).map(|lifetime| (lifetime.claims, lifetime.extends))
+        };
+        assert_eq!(extends(kind::REQUEST, true, 0), Some((true, true)));
+        assert_eq!(extends(kind::RESPONSE, true, 183), Some((true, true)));
+        assert_eq!(extends(kind::CANCEL, false, 0), Some((false, true)));
+        assert_eq!(extends(kind::REQUEST, false, 0), Some((true, false)));
+        assert_eq!(extends(kind::RESPONSE, false, 200), Some((true, false)));
+        let ended = of(kind::RESPONSE, false, 200, &TICKS, 0, true).unwrap();
+        assert!(!ended.changes(1), "what has little left gains nothing");
     }
 
     #[test]
     fn a_claim_is_written_anew_only_when_it_gains_or_must_end_earlier() {
-        let extend = Lifetime { ticks: 57, shortens: false, claims: true };
+        let extend = Lifetime { ticks: 57, shortens: false, claims: true, extends: true };
         assert!(!extend.changes(57) && !extend.changes(54) && extend.changes(53) && !extend.changes(100));
-        let shorten = Lifetime { ticks: 11, shortens: true, claims: true };
+        let shorten = Lifetime { ticks: 11, shortens: true, claims: true, extends: true };
         assert_eq!(Lifetime::unpack(shorten.pack()), shorten);
         assert!(shorten.changes(57) && !shorten.changes(11) && shorten.changes(10));
     }

@@ -25,8 +25,8 @@ pub struct Marks {
     call_id_length: u16,
     branch: u16,
     branch_length: u16,
-    l3: u16,
-    l4: u16,
+    id: u16,
+    pad: u16,
     reason: u16,
     number: u32,
     pad2: u32,
@@ -64,7 +64,7 @@ fields! {
     end, set_end: u16;
     /// Where the line after the start line begins.
     first, set_first: u16;
-    /// Just after the name of the first Call-ID header; after [`crate::sip::fast`] has read it, its value.
+    /// Just after the name of the first Call-ID header.
     call_id, set_call_id: u16;
     /// Just after the name of the first CSeq header.
     cseq, set_cseq: u16;
@@ -82,10 +82,8 @@ fields! {
     branch, set_branch: u16;
     /// Length of the branch in bytes.
     branch_length, set_branch_length: u16;
-    /// Where the IP header begins.
-    l3, set_l3: u16;
-    /// Where the UDP header begins.
-    l4, set_l4: u16;
+    /// Where the Call-ID begins.
+    id, set_id: u16;
     /// Number of the outcome for which the packet is handed to the daemon.
     reason, set_reason: u16;
     /// The CSeq number.
@@ -130,7 +128,7 @@ impl Marks {
             reply_key: self.reply_key(),
             result: crate::abi::EXPLAINED_KEY,
             cseq: self.number(),
-            call_id: [self.call_id(), self.call_id_length()],
+            call_id: [self.id(), self.call_id_length()],
             branch: [self.branch(), self.branch_length()],
             kind: self.kind(),
             status: self.status(),

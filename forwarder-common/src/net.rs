@@ -150,6 +150,16 @@ impl Ip {
         Some(gather_slot(self.source(r)?, self.destination(r)?, self.protocol.0, id))
     }
 
+    /// A number that the fragments of one datagram of this host share, and those of others most likely do not.
+    #[inline(always)] // as above
+    pub fn datagram<R: Reader>(&self, r: &R) -> Option<u64> {
+        let id = if self.v6 { r.word(self.payload)? >> 32 } else { r.word(self.start + 4)? & 0xffff };
+        let Address([a, b, c, d]) = self.destination(r)?;
+        let destination = u64::from(a ^ c.rotate_left(16)) << 32 | u64::from(b.rotate_left(16) ^ d);
+        // Never zero, which stands for none.
+        Some((destination.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ id) | 1 << 63)
+    }
+
     /// What a UDP header at the payload's start would say.
     #[inline(always)] // as above
     pub fn ports<R: Reader>(&self, r: &R) -> Option<Udp> {

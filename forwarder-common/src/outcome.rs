@@ -48,8 +48,8 @@ pub enum Hook {
     Slow,
 }
 
-/// Slots of the statistics map: room for outcomes to come.
-pub const SLOTS: u32 = 64;
+/// Slots of the statistics map, a power of two: room for outcomes to come.
+pub const SLOTS: u32 = 128;
 
 outcomes! {
     /// Not UDP to the address and port of a service.
@@ -172,6 +172,16 @@ outcomes! {
     FragmentOverflow = 57, "fragment_overflow", Ingress;
     /// A tunnel packet of this node to itself: how its daemon injects behind generic XDP. The slow path counts what it was.
     DecapInjected = 58, "decap_injected", Decap;
+    /// A request that nobody owns while this node takes no new ones: encapsulated and sent to a healthy peer.
+    Diverted = 59, "diverted", Ingress;
+    /// What only a daemon could finish, where none lives: encapsulated and sent to a healthy peer for its daemon's verdict.
+    HandedOver = 60, "handed_over", Ingress;
+    /// From a peer where no daemon lives, decapsulated and handed to the daemon for its verdict.
+    DecapHandedOver = 61, "decap_handed_over", Decap;
+    /// From a peer where no daemon lives, and none is here either; decapsulated, for the local proxy.
+    DecapUnfinished = 62, "decap_unfinished", Decap;
+    /// A request that nobody owns while this node takes no new ones; sent to a healthy peer.
+    SlowDiverted = 63, "slow_diverted", Slow;
 }
 
 impl Outcome {
@@ -188,6 +198,7 @@ impl Outcome {
             Self::Unresolved => Some(Self::PuntedUnresolved),
             Self::Fragment => Some(Self::PuntedFragment),
             Self::DecapFragmentPassed => Some(Self::DecapFragment),
+            Self::DecapUnfinished => Some(Self::DecapHandedOver),
             _ => None,
         }
     }

@@ -34,17 +34,24 @@ pub enum Verdict {
     Local(Outcome),
     /// To the node that owns the transaction.
     ToOwner(NodeId),
+    /// To a healthy peer, for it begins a transaction and this node takes no new ones.
+    Divert(NodeId),
     /// Nobody is known to own it, and only an owner could use it: ask before letting it go.
     Ask(Outcome),
 }
 
 /// The verdict for a message of `kind` whose key was `found`, when `peer_up` says whether any peer is up.
-pub const fn decide(kind: Kind, found: Found, peer_up: bool) -> Verdict {
+///
+/// `taker` is the peer that a new transaction goes to while this node takes none (it drains, or its proxy is down).
+pub const fn decide(kind: Kind, found: Found, peer_up: bool, taker: Option<NodeId>) -> Verdict {
     match (peer_up, found, kind) {
         (_, Found::Own, _) => Verdict::Local(Outcome::LocalOwner),
         (false, _, _) => Verdict::Local(Outcome::LocalAlone),
         (true, Found::Peer(owner), _) => Verdict::ToOwner(owner),
-        (true, Found::Nothing, Kind::Request) => Verdict::Local(Outcome::LocalNew),
+        (true, Found::Nothing, Kind::Request) => match taker {
+            Some(taker) => Verdict::Divert(taker),
+            None => Verdict::Local(Outcome::LocalNew),
+        },
         // The ACK of a refusal may outrun the claim of the transaction that it ends.
         (true, Found::Nothing, Kind::Ack) => Verdict::Ask(Outcome::LocalAck),
         (true, Found::Nothing, Kind::Cancel) => Verdict::Ask(Outcome::UnknownCancel),
@@ -60,16 +67,16 @@ mod tests {
     fn the_table_of_the_design_holds() {
         let peer = NodeId::new(2).unwrap();
         let kinds = [Kind::Request, Kind::Ack, Kind::Cancel, Kind::Response];
-        for kind in kinds {
+        for (kind, taker) in kinds.into_iter().flat_map(|kind| [(kind, None), (kind, NodeId::new(3))]) {
             for up in [false, true] {
-                assert_eq!(decide(kind, Found::Own, up), Verdict::Local(Outcome::LocalOwner));
+                assert_eq!(decide(kind, Found::Own, up, taker), Verdict::Local(Outcome::LocalOwner));
             }
             for found in [Found::Nothing, Found::Peer(peer)] {
-                assert_eq!(decide(kind, found, false), Verdict::Local(Outcome::LocalAlone));
+                assert_eq!(decide(kind, found, false, taker), Verdict::Local(Outcome::LocalAlone));
             }
-            assert_eq!(decide(kind, Found::Peer(peer), true), Verdict::ToOwner(peer));
+            assert_eq!(decide(kind, Found::Peer(peer), true, taker), Verdict::ToOwner(peer));
         }
-        let unknown = kinds.map(|kind| decide(kind, Found::Nothing, true));
+        let unknown = kinds.map(|kind| decide(kind, Found::Nothing, true, None));
         assert_eq!(
             unknown,
             [
@@ -79,5 +86,8 @@ mod tests {
                 Verdict::Ask(Outcome::UnknownResponse),
             ]
         );
+        let diverted = kinds.map(|kind| decide(kind, Found::Nothing, true, NodeId::new(3)));
+        assert_eq!(diverted[0], Verdict::Divert(NodeId::new(3).unwrap()), "only what begins a transaction");
+        assert_eq!(diverted[1..], unknown[1..]);
     }
 }

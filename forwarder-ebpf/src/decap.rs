@@ -19,7 +19,9 @@ pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(outcome) => outcome,
         Err(outcome) => {
-            if !matches!(outcome, Outcome::NotService | Outcome::DecapFragmentPassed) {
+            let is_fine =
+                matches!(outcome, Outcome::NotService | Outcome::DecapFragmentPassed | Outcome::DecapUnfinished);
+            if !is_fine {
                 complain(u64::from(outcome.number()));
             }
             outcome
@@ -86,5 +88,10 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
         return Err(Outcome::DecapFragmentPassed);
     }
     packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
-    Ok(if received.flags == geneve::LOCAL { Outcome::DecapInjected } else { Outcome::Decapsulated })
+    match received.flags {
+        geneve::LOCAL => Ok(Outcome::DecapInjected),
+        // From here on as if it had arrived here in the first place.
+        geneve::HAND_OVER => Err(Outcome::DecapUnfinished),
+        _ => Ok(Outcome::Decapsulated),
+    }
 }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use forwarder_common::{
-    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
+    abi::{AFFINITY_CALL, BOTH_HASH_KEYS, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
     ids::Tick,
     lifetime::{self, Lifetime},
     marks::Marks,
@@ -45,7 +45,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
         // The key's headers are in the first fragment or nowhere that this program can see.
         None => match ip.first_fragment(&frame) {
             Some(at) => at,
-            None => return Err(no_datagram(&frame, &ip)),
+            None => return Err(later_fragment(ctx, &frame, &ip)),
         },
     };
     // What is sent in segments may have its payload apart from its headers; of others' packets none is touched for that.
@@ -62,13 +62,31 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let segment = segments(ctx, &udp);
     match keys(ctx, Ip { payload: at, ..ip }, &udp, from, config) {
         // Segments behind the first are the daemon's to claim.
-        Ok(marks) if segment == 0 => messages(marks, from, config),
+        Ok((marks, flags)) if segment == 0 => {
+            let outcome = messages(marks, from, config)?;
+            if config.flags & BOTH_HASH_KEYS == 0 {
+                return Ok(outcome);
+            }
+            key::egress(ctx.skb.skb, flags | key::OTHER_KEY)?;
+            messages(marks, from, config)
+        }
         Err(Outcome::EgressOther) => Err(Outcome::EgressOther),
         _ if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
-        _ => match punt::copy_sent(ctx.skb.skb, ctx.len() as usize, segment) {
-            Some(()) => Ok(Outcome::EgressPunted),
-            None => Err(Outcome::EgressUnkeyable),
-        },
+        _ => {
+            if ip.fragment {
+                maps::set_fragmented(ip.datagram(&frame).ok_or(Outcome::EgressFragment)?);
+            }
+            copy(ctx, segment)
+        }
+    }
+}
+
+/// Gives the daemon a copy: it claims what this program cannot read.
+#[inline(always)] // two places
+fn copy(ctx: &TcContext, segment: u32) -> Result<Outcome, Outcome> {
+    match punt::copy_sent(ctx.skb.skb, ctx.len() as usize, segment) {
+        Some(()) => Ok(Outcome::EgressPunted),
+        None => Err(Outcome::EgressUnkeyable),
     }
 }
 
@@ -80,14 +98,17 @@ fn segments(ctx: &TcContext, udp: &Udp) -> u32 {
     if size != 0 && udp.length > net::UDP + size as usize { size } else { 0 }
 }
 
-/// Fragments behind the first, from a service's address, are counted: what they belong to was claimed by the first.
+/// What follows a first fragment that the daemon has got goes to it as well: the kernel sends a datagram's fragments one after
+/// the other on one CPU. All others are counted: what they belong to was claimed by the first.
 #[inline(always)] // rare
-fn no_datagram(frame: &Frame, ip: &Ip) -> Outcome {
-    if ip.fragment && ip.source(frame).and_then(|source| ingress::service(source, 0)).is_some() {
-        Outcome::EgressFragment
-    } else {
-        Outcome::EgressOther
+fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
+    if !ip.fragment || ip.source(frame).and_then(|source| ingress::service(source, 0)).is_none() {
+        return Outcome::EgressOther;
     }
+    if ip.datagram(frame) == Some(maps::fragmented()) && copy(ctx, 0).is_ok() {
+        return Outcome::EgressPunted;
+    }
+    Outcome::EgressFragment
 }
 
 /// SIP begins with a method or the version, in letters; media, DNS and most else do not.
@@ -110,7 +131,7 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
     Ok(frame)
 }
 
-/// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
+/// Both keys of the message whose UDP header is at the IP packet's payload, into the marks; with how the key was asked for.
 #[inline(always)] // part of the entry program
 fn keys(
     ctx: &TcContext,
@@ -118,7 +139,7 @@ fn keys(
     udp: &Udp,
     from: Option<Service>,
     config: &Config,
-) -> Result<&'static mut Marks, Outcome> {
+) -> Result<(&'static mut Marks, u64), Outcome> {
     let whole = ip.payload + udp.length;
     if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
         return Err(Outcome::EgressOther);
@@ -132,7 +153,7 @@ fn keys(
     };
     let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::REPLY_KEY } else { 0 };
     match key::egress(ctx.skb.skb, flags) {
-        Ok(()) => Ok(marks),
+        Ok(()) => Ok((marks, flags)),
         Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
         Err(outcome) => Err(outcome),
     }
@@ -142,7 +163,8 @@ fn keys(
 #[inline(always)] // part of the entry program
 fn messages(marks: &mut Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
     let kind = marks.kind();
-    let lifetime = lifetime::of(kind, marks.invite() != 0, marks.status(), &config.lifetimes, call_ticks(from));
+    let (invite, drains) = (marks.invite() != 0, maps::duty().drains());
+    let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks(from), drains);
     let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
     let key = marks.request_key();
     let outcome = claim_key(key, lifetime);

@@ -6,9 +6,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use forwarder_common::{
-    abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
+    abi::{AFFINITY_CALL, Address, BOTH_HASH_KEYS, Config, Service, ServiceKey},
     geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::{IpProtocol, NodeId, Tick},
+    marks::Marks,
     net::{self, Ip, Udp},
     outcome::Outcome,
     sip::fast,
@@ -20,28 +21,71 @@ use crate::{
     decap, key,
     maps::{self, Claims},
     packet::{self, Frame},
+    punt,
 };
 
 /// A packet for another node.
 struct Send {
     node: NodeId,
-    /// Of the tunnel header: [`geneve::GATHER`] for a fragment.
+    /// Of the tunnel header.
     flags: u8,
     ip: Ip,
+    sent: Outcome,
+    /// What it is instead where it cannot be sent; else that says the way.
+    otherwise: Option<Outcome>,
 }
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
 #[inline(always)] // the entry program itself
 pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
-    let sent = locate(ctx).and_then(|send| {
-        let action = forward(ctx, &send);
-        if send.flags == geneve::GATHER {
-            // Whatever is in the way of a fragment, the daemon finds another.
-            return action.map(|action| (Outcome::FragmentForwarded, action)).map_err(|_| Outcome::Fragment);
+    let send = match locate(ctx) {
+        Ok(send) => send,
+        Err(outcome) => {
+            let Some(reason) = outcome.punted() else { return (outcome, xdp_action::XDP_PASS) };
+            punt::hand_over(ctx, reason);
+            match without_daemon(ctx, outcome) {
+                Some(send) => send,
+                None => return (outcome, xdp_action::XDP_PASS),
+            }
         }
-        Ok((Outcome::Forwarded, action?))
-    });
-    sent.unwrap_or_else(|outcome| (outcome, xdp_action::XDP_PASS))
+    };
+    match forward(ctx, &send) {
+        Ok(action) => (send.sent, action),
+        Err(outcome) => {
+            let outcome = send.otherwise.unwrap_or(outcome);
+            if let Some(reason) = outcome.punted() {
+                punt::hand_over(ctx, reason);
+            }
+            (outcome, xdp_action::XDP_PASS)
+        }
+    }
+}
+
+/// Where no daemon lives, a peer's can finish the packet: it knows the owner, or asks for it.
+#[inline(always)] // rare
+fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
+    if matches!(outcome, Outcome::DecapUnfinished | Outcome::DecapFragmentPassed) {
+        // It has come through the tunnel already.
+        return None;
+    }
+    if !maps::duty().is_leased(now()) {
+        return None;
+    }
+    let frame = Frame::xdp(ctx.ctx);
+    let ip = net::frame(&frame)?;
+    let slot = ip.gather_slot(&frame)?;
+    let node = NodeId::new(maps::taker(slot))?;
+    let (flags, sent) = match outcome {
+        Outcome::Fragment => (geneve::GATHER, Outcome::FragmentForwarded),
+        _ => (geneve::HAND_OVER, Outcome::HandedOver),
+    };
+    Some(Send { node, flags, ip, sent, otherwise: Some(outcome) })
+}
+
+#[inline(always)] // one helper call
+fn now() -> Tick {
+    // SAFETY: the helper takes nothing and touches nothing.
+    Tick::at(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -61,7 +105,12 @@ fn locate(ctx: &XdpContext) -> Result<Send, Outcome> {
     let config = maps::config().ok_or(Outcome::NotService)?;
     match message(ctx, &frame, &ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Send { node, flags: 0, ip }),
+        Verdict::ToOwner(node) => Ok(Send { node, flags: 0, ip, sent: Outcome::Forwarded, otherwise: None }),
+        // A packet that cannot be sent away is served here all the same.
+        Verdict::Divert(node) => {
+            let otherwise = Some(Outcome::LocalNew);
+            Ok(Send { node, flags: 0, ip, sent: Outcome::Diverted, otherwise })
+        }
     }
 }
 
@@ -98,7 +147,11 @@ fn gather(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
     }
     let slot = ip.gather_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::gatherer(slot)) {
-        Some(node) if node.number() != config.node => Ok(Send { node, flags: geneve::GATHER, ip }),
+        Some(node) if node.number() != config.node => {
+            // Whatever is in the way of a fragment, the daemon finds another.
+            let otherwise = Some(Outcome::Fragment);
+            Ok(Send { node, flags: geneve::GATHER, ip, sent: Outcome::FragmentForwarded, otherwise })
+        }
         _ => Err(Outcome::Fragment),
     }
 }
@@ -125,24 +178,34 @@ fn message(
         let alone = config.peers_up == 0 && outcome.punted().is_some();
         return Err(if alone { Outcome::LocalAlone } else { outcome });
     }
-    // SAFETY: the helper takes nothing and touches nothing.
-    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = now();
     let kind = match marks.kind() {
         fast::kind::ACK => Kind::Ack,
         fast::kind::CANCEL => Kind::Cancel,
         fast::kind::RESPONSE => Kind::Response,
         _ => Kind::Request,
     };
-    let mut claimed = Found::Nothing;
+    let request_key = marks.request_key();
+    let mut claimed = lookup(marks, config, now, kind);
+    if matches!(claimed, Found::Nothing) && config.flags & BOTH_HASH_KEYS != 0 {
+        key::ingress(ctx.ctx, flags | key::OTHER_KEY)?;
+        claimed = lookup(marks, config, now, kind);
+    }
+    let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now);
+    let taker = if diverts { NodeId::new(maps::taker(request_key as u32)) } else { None };
+    Ok(decide(kind, claimed, config.peers_up != 0, taker))
+}
+
+/// What the table says of a message: a reply is looked up by `X`, then by `L`.
+#[inline(always)] // two calls
+fn lookup(marks: &Marks, config: &Config, now: Tick, kind: Kind) -> Found {
     if matches!(kind, Kind::Response) && marks.reply_key() != 0 {
-        let key = marks.reply_key();
-        claimed = found(config, key, now);
+        let claimed = found(config, marks.reply_key(), now);
+        if !matches!(claimed, Found::Nothing) {
+            return claimed;
+        }
     }
-    if matches!(claimed, Found::Nothing) {
-        let key = marks.request_key();
-        claimed = found(config, key, now);
-    }
-    Ok(decide(kind, claimed, config.peers_up != 0))
+    found(config, marks.request_key(), now)
 }
 
 /// What the table says of a key.
@@ -169,7 +232,7 @@ extern "C" fn owner_of(key: u64, now: u64) -> u64 {
 /// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
 fn forward(ctx: &XdpContext, send: &Send) -> Result<u32, Outcome> {
-    let Send { node, flags, ip } = send;
+    let Send { node, flags, ip, .. } = send;
     let config = maps::config().ok_or(Outcome::Unresolved)?;
     let slot = maps::node(node.number()).hop(node.number()).ok_or(Outcome::Unresolved)?;
     let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;

@@ -11,6 +11,8 @@ use crate::{maps, packet::Frame};
 pub const AFFINITY_CALL: u64 = 1;
 /// The reply key is wanted, whatever the kind of message.
 pub const REPLY_KEY: u64 = 2;
+/// The message has been parsed; its keys are wanted under the other key of the hash.
+pub const OTHER_KEY: u64 = 4;
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;
@@ -108,11 +110,16 @@ const fn code(outcome: Outcome) -> u64 {
 
 #[inline(always)] // the body of two functions
 fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
-    fast::start_line(&frame, marks)?;
-    scan(marks, chunk)?;
-    fast::cseq(&frame, marks)?;
     let Some(config) = maps::config() else { return Err(Outcome::PuntForm) };
-    let hash = fast::request_key(&frame, marks, config.hash_key, flags & AFFINITY_CALL != 0)?;
+    let mut epoch = usize::from(config.tag_epoch & 1);
+    if flags & OTHER_KEY == 0 {
+        fast::start_line(&frame, marks)?;
+        scan(marks, chunk)?;
+        fast::cseq(&frame, marks)?;
+    } else {
+        epoch ^= 1;
+    }
+    let hash = fast::request_key(&frame, marks, config.hash_key[epoch], flags & AFFINITY_CALL != 0)?;
     if flags & REPLY_KEY != 0 || marks.kind() == fast::kind::RESPONSE {
         fast::reply_key(&frame, marks, hash)?;
     }

@@ -28,12 +28,9 @@ use forwarder_common::outcome::{Hook, Outcome};
 #[inline(always)] // a tail call must be made by the entry program itself
 pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
-    if let Some(reason) = outcome.punted() {
-        punt::hand_over(&ctx, reason);
-    }
     maps::count(outcome);
     match outcome {
-        Outcome::Forwarded | Outcome::FragmentForwarded => sent,
+        Outcome::Forwarded | Outcome::FragmentForwarded | Outcome::Diverted | Outcome::HandedOver => sent,
         outcome => match outcome.hook() {
             Hook::Ingress | Hook::Decap | Hook::Egress | Hook::Slow => xdp_action::XDP_PASS,
         },

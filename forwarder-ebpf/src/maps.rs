@@ -12,8 +12,8 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        ClaimEvent, Config, EVENT_BYTES, Explained, MAX_SERVICES, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
-        PUNT_BYTES, Peer, Punt, Service, ServiceKey,
+        ClaimEvent, Config, Duty, EVENT_BYTES, Explained, MAX_SERVICES, NODES as NODE_COUNT, Node, PEER_SLOTS,
+        PORT_WORDS, PUNT_BYTES, Peer, Punt, Service, ServiceKey, TAKER_SLOTS,
     },
     ids::Tick,
     marks::Marks,
@@ -58,6 +58,15 @@ static PUNT_RATE: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
 /// Daemon -> ingress: who gathers fragments, by `net::gather_slot`; 0 where nobody does.
 #[map]
 static GATHER: Array<u16> = Array::with_max_entries(GATHER_SLOTS, 0);
+/// Daemon -> ingress: who takes the new transactions of each slot while this node takes none; 0 where nobody can.
+#[map]
+static TAKERS: Array<u16> = Array::with_max_entries(TAKER_SLOTS, 0);
+/// Daemon -> ingress, egress: what this node does with what nobody owns. One word, written at once.
+#[map]
+static DUTY: Array<u64> = Array::with_max_entries(1, 0);
+/// Egress: the datagram whose first fragment this CPU has last given to the daemon, see `egress::fragment`.
+#[map]
+static FRAGMENTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Ingress, explain: scratch of the parser.
 #[map]
 static MARKS_INGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
@@ -159,6 +168,37 @@ pub fn may_log(now_ns: u64) -> bool {
 #[inline(always)] // an inlined array look-up
 pub fn gatherer(slot: u32) -> u16 {
     GATHER.get(slot).copied().unwrap_or(0)
+}
+
+/// The healthy peer that takes the new transactions of this slot; 0 if nobody does.
+#[inline(always)] // an inlined array look-up
+pub fn taker(slot: u32) -> u16 {
+    TAKERS.get(slot & (TAKER_SLOTS - 1)).copied().unwrap_or(0)
+}
+
+/// What this node does with what nobody owns.
+#[inline(always)] // an inlined array look-up
+pub fn duty() -> Duty {
+    let Some(word) = DUTY.get_ptr(0) else { return Duty::default() };
+    // SAFETY: the pointer is a map value's; the daemon writes whole words.
+    Duty(unsafe { read_volatile(word) })
+}
+
+/// Notes of which datagram this CPU has given the first fragment to the daemon.
+#[inline(always)] // an inlined array look-up
+pub fn set_fragmented(datagram: u64) {
+    if let Some(to) = FRAGMENTED.get_ptr_mut(0) {
+        // SAFETY: the pointer is a map value's, and no other CPU writes it.
+        unsafe { write_volatile(to, datagram) };
+    }
+}
+
+/// The datagram of the last [`set_fragmented`] of this CPU.
+#[inline(always)] // an inlined array look-up
+pub fn fragmented() -> u64 {
+    let Some(from) = FRAGMENTED.get_ptr(0) else { return 0 };
+    // SAFETY: as above.
+    unsafe { read_volatile(from) }
 }
 
 /// Goes on in the daemon's program; returns only if there is none.

@@ -33,7 +33,8 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let asks = reason == Outcome::PuntedResponse.number()
         || reason == Outcome::PuntedCancel.number()
-        || reason == Outcome::PuntedAck.number();
+        || reason == Outcome::PuntedAck.number()
+        || reason == Outcome::DecapHandedOver.number();
     if !maps::may_punt(now, asks) || copy(ctx.ctx, reason).is_none() {
         if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapFragment.number() {
             maps::count(Outcome::FragmentOverflow);

@@ -205,7 +205,7 @@ impl Daemon {
                     }
                 }
                 event = self.link_events.recv() => match event {
-                    Some(event) => self.link_event(event),
+                    Some(event) => self.link_event(event)?,
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
                 ready = self.punts.readable_mut() => {
@@ -227,6 +227,7 @@ impl Daemon {
                 }
                 _ = checks.tick() => {
                     self.give_up_leaving();
+                    self.dataplane.renew_lease()?;
                     if self.interfaces.check(&mut self.dataplane) {
                         self.slow.set_interfaces(&self.interfaces);
                     }
@@ -275,7 +276,7 @@ impl Daemon {
         });
     }
 
-    fn link_event(&mut self, event: Event) {
+    fn link_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::LinkUp { peer, address, again } => {
                 if !again {
@@ -287,7 +288,7 @@ impl Daemon {
             }
             Event::LinkDown { peer, reason, leaving } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
-                self.peers.unlinked(peer, reason);
+                self.peers.unlinked(peer, reason, &mut self.dataplane)?;
                 if leaving {
                     // Its programs and its proxy go on without the daemon: packets still find their owner there.
                     self.leaving.insert(peer, Instant::now() + REJOIN);
@@ -308,6 +309,7 @@ impl Daemon {
             // Logged and counted by the links.
             Event::Refused { .. } => {}
         }
+        Ok(())
     }
 
     /// Drops the link of a peer that broke the protocol.
@@ -334,8 +336,8 @@ impl Daemon {
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
                 }
-                Output::Map(MapWrite::Peer { node, up, epoch, underlay, .. }) => {
-                    self.peers.set(node, up, epoch, underlay, &mut self.dataplane)?;
+                Output::Map(MapWrite::Peer { node, up, state, epoch, underlay }) => {
+                    self.peers.set(node, up, state, epoch, underlay, &mut self.dataplane)?;
                 }
                 Output::Answer { ticket, owned } => {
                     self.slow.answered(ticket, owned, &around!(self));

@@ -30,6 +30,8 @@ use forwarder_common::{
 };
 use tokio::io::unix::AsyncFd;
 
+use crate::identity::Secrets;
+
 pub use self::{
     attach::Attached,
     claims::Table,
@@ -42,12 +44,17 @@ pub use self::{
 /// The object with the kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 
+/// How long the programs rely on what a daemon has last said of the peers: 8.6 to 12.9 s, more than a restart takes.
+const LEASE_TICKS: u16 = 3;
+
 /// What the programs are told at their start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The configuration entry but for `bucket_mask` and `peers_up`, which belong to this module; `epoch` is that of
+    /// The configuration entry but for `bucket_mask`, `peers_up` and the keys, which belong to this module; `epoch` is that of
     /// a fresh start.
     pub config: abi::Config,
+    /// The keys.
+    pub secrets: Secrets,
     /// The services.
     pub services: Vec<(ServiceKey, abi::Service)>,
     /// Claims to hold; the table has at least twice the slots.
@@ -60,6 +67,9 @@ pub struct Dataplane {
     maps: maps::Maps,
     claims: Table,
     config: abi::Config,
+    /// As last written, with what it was made from.
+    duty: abi::Duty,
+    diverts: bool,
     /// Lifetime of claims of services with affinity `call`.
     call_ticks: u16,
     peers_up: BTreeMap<NodeId, bool>,
@@ -88,6 +98,7 @@ impl Dataplane {
         let claims = Table::map(&maps.claims, buckets)?;
         let mut config = settings.config;
         config.bucket_mask = buckets - 1;
+        set_secrets(&mut config, &settings.secrets);
         let mut peers_up = BTreeMap::new();
         if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
             // The proxy's life goes on: its claims stand, and its peers count as up until links say else.
@@ -98,7 +109,8 @@ impl Dataplane {
         maps.set_services(&settings.services)?;
         maps.set_config(&config)?;
         let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
-        Ok(Self { ebpf, maps, claims, config, call_ticks, peers_up, pins })
+        let duty = maps.duty()?;
+        Ok(Self { ebpf, maps, claims, config, duty, diverts: false, call_ticks, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -142,6 +154,73 @@ impl Dataplane {
     /// The kernel refuses the write.
     pub fn set_gatherers(&mut self, gatherers: &[u16]) -> Result<()> {
         self.maps.set_gatherers(gatherers)
+    }
+
+    /// Writes which healthy peer takes the new transactions of each slot of [`abi::TAKER_SLOTS`]; 0 for nobody.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_takers(&mut self, takers: &[u16]) -> Result<()> {
+        self.maps.set_takers(takers)
+    }
+
+    /// From now on, new transactions go to healthy peers, or no longer.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_divert(&mut self, diverts: bool) -> Result<()> {
+        self.diverts = diverts;
+        self.set_duty(self.duty.drains())
+    }
+
+    /// Whether new transactions go to healthy peers.
+    #[must_use]
+    pub const fn diverts(&self) -> bool {
+        self.diverts
+    }
+
+    /// From now on, claims other than those of INVITEs are not made longer, or again.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_draining(&mut self, drains: bool) -> Result<()> {
+        self.set_duty(drains)
+    }
+
+    /// Says that the daemon lives and the maps of peers are right: to be called at least once a second.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn renew_lease(&mut self) -> Result<()> {
+        self.set_duty(self.duty.drains())
+    }
+
+    fn set_duty(&mut self, drains: bool) -> Result<()> {
+        let lease = Tick::at(monotonic_ns()).after(LEASE_TICKS);
+        let duty = abi::Duty::new(self.diverts, drains, lease);
+        if duty != self.duty {
+            self.maps.set_duty(duty)?;
+            self.duty = duty;
+        }
+        Ok(())
+    }
+
+    /// This node's proxy begins a new life: its claims of before are void.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_epoch(&mut self, epoch: Epoch) -> Result<()> {
+        self.config.epoch = epoch.number();
+        self.maps.set_config(&self.config)
+    }
+
+    /// From now on, keys and tags are made with these.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_secrets(&mut self, secrets: &Secrets) -> Result<()> {
+        set_secrets(&mut self.config, secrets);
+        self.maps.set_config(&self.config)
     }
 
     /// Puts an IP packet into the host's stack, as if it had arrived at the interface.
@@ -260,7 +339,14 @@ impl Dataplane {
         affinity_call: bool,
     ) -> Option<lifetime::Lifetime> {
         let call_ticks = if affinity_call { self.call_ticks } else { 0 };
-        lifetime::of(message_kind, invite, status.unwrap_or_default(), &self.config.lifetimes, call_ticks)
+        lifetime::of(
+            message_kind,
+            invite,
+            status.unwrap_or_default(),
+            &self.config.lifetimes,
+            call_ticks,
+            self.duty.drains(),
+        )
     }
 
     /// Claims a key for this node as the egress program would; the lifetime in milliseconds if peers must hear of it.
@@ -327,6 +413,19 @@ impl Dataplane {
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         let ran = program.test_run(options).context("run the egress program on a frame")?;
         Ok(ran.return_value.cast_signed())
+    }
+}
+
+/// Each key lies at the place of its epoch, so that a change of secrets changes no key that is in use.
+fn set_secrets(config: &mut abi::Config, secrets: &Secrets) {
+    let Secrets { hash_key, previous_hash_key, tag_key, tag_epoch } = *secrets;
+    let other = previous_hash_key.unwrap_or_default();
+    config.hash_key = if tag_epoch == 0 { [hash_key, other] } else { [other, hash_key] };
+    config.tag_key = tag_key;
+    config.tag_epoch = tag_epoch;
+    config.flags &= !abi::BOTH_HASH_KEYS;
+    if previous_hash_key.is_some() {
+        config.flags |= abi::BOTH_HASH_KEYS;
     }
 }
 

@@ -12,6 +12,7 @@ pub mod hold;
 mod interface;
 mod ledger;
 mod packet;
+mod sent;
 pub mod whole;
 
 use std::{
@@ -24,11 +25,12 @@ use forwarder_common::{
     ids::NodeId,
     outcome::Outcome,
     sip::full::Unkeyable,
-    verdict::{Found, Kind, Verdict, decide},
+    verdict::{Found, Verdict, decide},
 };
 
-pub use interface::{Action, Service, Settings, View};
+pub use interface::{Action, HashKeys, Service, Settings, View};
 pub use ledger::Ledger;
+pub use sent::Sent;
 
 use gather::{Arrival, Gather};
 use hold::{Held, Hold};
@@ -45,7 +47,7 @@ enum Patience {
 #[derive(Debug)]
 pub struct SlowPath {
     node: NodeId,
-    hash_key: [u64; 2],
+    hash_keys: HashKeys,
     hold_us: u64,
     /// Affinity `call` by VIP and port.
     services: BTreeMap<([u32; 4], u16), bool>,
@@ -67,7 +69,7 @@ impl SlowPath {
             .collect();
         Self {
             node: settings.node,
-            hash_key: settings.hash_key,
+            hash_keys: settings.hash_keys,
             hold_us: settings.hold_us,
             vips: services.keys().map(|(vip, _)| *vip).collect(),
             services,
@@ -113,16 +115,11 @@ impl SlowPath {
         }
     }
 
-    /// A claim of this key came to stand: what waits for it gets its verdict.
-    pub fn handle_claim(&mut self, key: u64, view: &dyn View, _now_us: u64) {
-        for ticket in self.hold.tickets_of(key) {
-            self.settle(ticket, Patience::Waits, view);
-        }
-    }
-
-    /// The peers' answer: somebody owns the transaction, so that its claim is on its way; or nobody does.
+    /// The peers' answer to one question: somebody owns the transaction, so that its claim is on its way; or nobody does, and
+    /// where that was the last question of the packet, it waits no longer.
     pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
-        self.settle(ticket, if owned { Patience::Waits } else { Patience::Ends }, view);
+        let is_last = self.hold.answered(ticket);
+        self.settle(ticket, if owned || !is_last { Patience::Waits } else { Patience::Ends }, view);
     }
 
     /// Lets go what has waited long enough.
@@ -164,6 +161,11 @@ impl SlowPath {
     pub fn handle_refused(&mut self) {
         self.ledger.came();
         self.count(Outcome::SlowRefused);
+    }
+
+    /// From now on keys are made with these; what waits goes by the old ones.
+    pub const fn set_hash_keys(&mut self, hash_keys: HashKeys) {
+        self.hash_keys = hash_keys;
     }
 
     /// How often each outcome of the slow path was reached.
@@ -239,9 +241,11 @@ impl SlowPath {
         };
         match verdict(&message, view) {
             Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
-            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet),
+            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
+            Verdict::Divert(taker) => self.forward(taker, ifindex, packet, Outcome::SlowDiverted),
             Verdict::Ask(_) => {
-                self.hold(Held { ifindex, packet, message, due_us: now_us.saturating_add(self.hold_us) }, now_us);
+                let (due_us, questions) = (now_us.saturating_add(self.hold_us), message.all_keys().count());
+                self.hold(Held { ifindex, packet, message, due_us, questions }, now_us);
             }
         }
     }
@@ -250,7 +254,7 @@ impl SlowPath {
     fn message(&self, packet: &[u8]) -> Result<Message, Outcome> {
         let packet = Packet::read(packet).ok_or(Outcome::SlowNotSip)?;
         let (payload, affinity_call) = self.service(&packet).ok_or(Outcome::SlowNotSip)?;
-        Message::read(payload, self.hash_key, affinity_call).map_err(|why| match why {
+        Message::read(payload, self.hash_keys, affinity_call).map_err(|why| match why {
             Unkeyable::KeepAlive | Unkeyable::NotSip => Outcome::SlowNotSip,
             Unkeyable::StartLine
             | Unkeyable::MissingCallId
@@ -271,12 +275,15 @@ impl SlowPath {
     }
 
     fn hold(&mut self, held: Held, now_us: u64) {
-        let Message { request_key, reply_key, .. } = held.message;
+        let message = held.message;
         match self.hold.put(held, now_us) {
             Ok(ticket) => {
                 self.count(Outcome::SlowHeld);
-                let reply_key = reply_key.unwrap_or_default();
-                self.actions.push_back(Action::Ask { ticket, request_key, reply_key });
+                self.actions.extend(message.all_keys().map(|keys| Action::Ask {
+                    ticket,
+                    request_key: keys.request,
+                    reply_key: keys.reply.unwrap_or_default(),
+                }));
             }
             Err(held) => self.inject(held.ifindex, held.packet, Outcome::SlowHoldOverflow),
         }
@@ -291,7 +298,8 @@ impl SlowPath {
         }
         let Some(held) = self.hold.take(ticket) else { return };
         match verdict {
-            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet),
+            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded),
+            Verdict::Divert(taker) => self.forward(taker, held.ifindex, held.packet, Outcome::SlowDiverted),
             Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
             // Nobody owns it; or no peer is left that could.
             Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, Outcome::SlowReleased),
@@ -303,16 +311,16 @@ impl SlowPath {
         self.actions.push_back(Action::Inject { ifindex, packet });
     }
 
-    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>) {
+    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome) {
         if packet.len() <= whole::LONGEST_IN_TUNNEL {
-            self.count(Outcome::SlowForwarded);
+            self.count(outcome);
             self.actions.push_back(Action::Forward { to, packet, gather: false });
             return;
         }
         let Some(halves) = Packet::read(&packet).and_then(|whole| whole::halves(&whole)) else {
             return self.inject(ifindex, packet, Outcome::SlowLocal);
         };
-        self.count(Outcome::SlowForwarded);
+        self.count(outcome);
         self.actions.extend(halves.into_iter().map(|packet| Action::Forward { to, packet, gather: false }));
     }
 
@@ -323,10 +331,9 @@ impl SlowPath {
 
 /// The verdict by what the table says now: a reply is looked up by `X`, then by `L`.
 fn verdict(message: &Message, view: &dyn View) -> Verdict {
-    let reply_key = message.reply_key.filter(|_| matches!(message.kind, Kind::Response));
-    let by_reply = reply_key.map_or(Found::Nothing, |key| view.owner(key));
-    let found = if by_reply == Found::Nothing { view.owner(message.request_key) } else { by_reply };
-    decide(message.kind, found, view.peer_up())
+    let sought = message.all_keys().filter_map(|keys| keys.reply).chain(message.all_keys().map(|keys| keys.request));
+    let mut found = sought.map(|key| view.owner(key)).skip_while(|found| *found == Found::Nothing);
+    decide(message.kind, found.next().unwrap_or(Found::Nothing), view.peer_up(), view.taker(message.keys.request))
 }
 
 const fn address(ip: IpAddr) -> Address {
@@ -356,7 +363,7 @@ mod tests {
         "rand",
         "async",
     ];
-    const SANS_IO: [&str; 8] = [
+    const SANS_IO: [&str; 9] = [
         "slowpath.rs",
         "slowpath/gather.rs",
         "slowpath/gather/datagram.rs",
@@ -364,6 +371,7 @@ mod tests {
         "slowpath/interface.rs",
         "slowpath/ledger.rs",
         "slowpath/packet.rs",
+        "slowpath/sent.rs",
         "slowpath/whole.rs",
     ];
 

@@ -66,6 +66,12 @@ impl Tunnel {
         Ok(Self { socket, sender, node, vni, tag_key, tag_epoch })
     }
 
+    /// From now on tags are made and checked with these.
+    pub const fn set_keys(&mut self, tag_key: [[u64; 2]; 2], tag_epoch: u8) {
+        self.tag_key = tag_key;
+        self.tag_epoch = tag_epoch;
+    }
+
     /// Waits for a datagram: its length and who sent it.
     ///
     /// # Errors

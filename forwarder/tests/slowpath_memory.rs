@@ -10,7 +10,7 @@ use std::{
 use etherparse::PacketBuilder;
 use forwarder::{
     fragments,
-    slowpath::{Action, Service, Settings, SlowPath, View, gather, hold},
+    slowpath::{Action, HashKeys, Service, Settings, SlowPath, View, gather, hold},
 };
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
 
@@ -52,6 +52,10 @@ impl View for Unknown {
         true
     }
 
+    fn taker(&self, _: u64) -> Option<NodeId> {
+        None
+    }
+
     fn gatherer(&self, _: usize) -> Option<NodeId> {
         None
     }
@@ -75,7 +79,8 @@ fn punt(path: &mut SlowPath, reason: Outcome, frame: &[u8], now_us: u64) {
 /// The most that is taken from the heap while `flood` runs on a slow path of its own.
 fn peak(flood: impl Fn(&mut SlowPath)) -> usize {
     let services = vec![Service { address: "192.0.2.10:5060".parse().unwrap(), affinity_call: false }];
-    let settings = Settings { node: NodeId::new(1).unwrap(), hash_key: [3, 4], services, hold_us: 1_000_000 };
+    let hash_keys = HashKeys { current: [3, 4], other: None };
+    let settings = Settings { node: NodeId::new(1).unwrap(), hash_keys, services, hold_us: 1_000_000 };
     let mut path = SlowPath::new(&settings);
     let before = TAKEN.load(Relaxed);
     PEAK.store(before, Relaxed);

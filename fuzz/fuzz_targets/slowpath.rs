@@ -190,7 +190,6 @@ impl<'a> Script<'a> {
         let key = if what & 1 == 0 { self.keys.0 } else { self.keys.1 };
         let found = [Found::Own, Found::Peer(id(PEER)), Found::Nothing][usize::from(what / 2 % 3)];
         self.world.table.claims.insert(key, found);
-        self.world.claim(key);
     }
 
     fn raw_punt(&mut self) {

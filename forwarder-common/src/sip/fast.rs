@@ -330,7 +330,7 @@ pub fn request_key<R: Reader>(
     let end = text_at(r, m, &mut hash, at, false)?;
     ends(r, m, end, false)?;
     let length = end.wrapping_sub(at);
-    m.set_call_id(at as u16);
+    m.set_id(at as u16);
     m.set_call_id_length(length as u16);
     let number = if affinity_call { 0 } else { m.number() };
     hash.put(u64::from(number) | ((length as u64) << 32));

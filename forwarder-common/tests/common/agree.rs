@@ -61,7 +61,7 @@ fn from_marks<'a>(frame: &'a [u8], marks: &Marks) -> Answer<'a> {
         kind,
         status: marks.status(),
         invite: marks.invite() != 0,
-        call_id: text(marks.call_id(), marks.call_id_length()),
+        call_id: text(marks.id(), marks.call_id_length()),
         cseq: marks.number(),
         branch: text(marks.branch(), marks.branch_length()),
         keys: (marks.request_key(), marks.reply_key()),

@@ -2,18 +2,33 @@
 
 use forwarder_common::{
     hash,
+    ids::EtherType,
     net::{self, Ip},
     sip::{fast::kind, full},
     verdict::Kind,
 };
 
 use super::{LocalClaim, peers::address, slow::Around};
-use crate::config::Affinity;
+use crate::{config::Affinity, slowpath::HashKeys};
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
-pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut Around<'_>) {
+pub(super) fn claim(hash_keys: HashKeys, frame: &[u8], segment: u32, around: &mut Around<'_>) {
+    if let Some(ip) = net::frame(&frame) {
+        claim_ip(hash_keys, frame, ip, segment, around);
+    }
+}
+
+/// The same for a bare IP packet.
+pub(super) fn claim_packet(hash_keys: HashKeys, packet: &[u8], around: &mut Around<'_>) {
+    let version = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
+    if let Some(ip) = net::ip(&packet, 0, version) {
+        claim_ip(hash_keys, packet, ip, 0, around);
+    }
+}
+
+fn claim_ip(hash_keys: HashKeys, frame: &[u8], ip: Ip, segment: u32, around: &mut Around<'_>) {
     let config = around.config;
-    let Some((ip, payload)) = payload(frame) else { return };
+    let Some(payload) = payload(frame, ip) else { return };
     let from = ip.source(&frame);
     let port = Ip { payload: payload.0 - net::UDP, ..ip }.ports(&frame).map(|udp| udp.source);
     let service =
@@ -30,9 +45,12 @@ pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut
         let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, is_call) else { continue };
         let cseq = if is_call { 0 } else { message.cseq };
         let branch = message.branch.unwrap_or_default();
-        let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
         let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
-        for key in [Some(request_key), is_reply_key.then_some(reply_key)].into_iter().flatten() {
+        let keys = [Some(hash_keys.current), hash_keys.other].into_iter().flatten().flat_map(|hash_key| {
+            let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
+            [Some(request_key), is_reply_key.then_some(reply_key)]
+        });
+        for key in keys.flatten() {
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
             let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };
             around.node.handle_local(claim, around.now);
@@ -40,12 +58,11 @@ pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut
     }
 }
 
-/// The IP packet of a frame, and where its UDP payload begins and ends as far as the frame has it.
-fn payload(frame: &[u8]) -> Option<(Ip, (usize, usize))> {
-    let ip = net::frame(&frame)?;
+/// Where the UDP payload of a packet begins and ends, as far as the frame has it.
+fn payload(frame: &[u8], ip: Ip) -> Option<(usize, usize)> {
     let udp = if ip.fragment { ip.first_fragment(&frame)? } else { ip.udp(&frame).map(|_| ip.payload)? };
     let length = Ip { payload: udp, ..ip }.ports(&frame)?.length;
-    Some((ip, (udp + net::UDP, (udp + length).min(ip.end).min(frame.len()))))
+    Some((udp + net::UDP, (udp + length).min(ip.end).min(frame.len())))
 }
 
 const fn number(message: Kind) -> u16 {

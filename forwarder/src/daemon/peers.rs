@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use forwarder_common::{
-    abi::{Address, Peer},
+    abi::{self, Address, Peer},
     geneve,
     ids::{Epoch, NodeId},
     net,
@@ -16,6 +16,7 @@ use forwarder_common::{
 use tokio::sync::watch;
 
 use crate::{
+    cluster::core::State,
     dataplane::Dataplane,
     routes::{NextHop, NextHops, Unreachable},
     status,
@@ -37,6 +38,9 @@ const FULL_SIZE: u32 = 1500;
 #[derive(Debug)]
 struct Known {
     link: Option<SocketAddr>,
+    /// The link stands now.
+    linked: bool,
+    state: State,
     reason: Option<String>,
     since: Instant,
     up: bool,
@@ -56,18 +60,30 @@ pub(super) struct Peers {
     wanted: watch::Sender<Vec<IpAddr>>,
     /// By slot, as the kernel has it.
     gatherers: Vec<u16>,
+    /// As above.
+    takers: Vec<u16>,
 }
 
 impl Peers {
     /// Peers of `node` at `underlay`, whose next hops are asked for through `wanted`.
     pub(super) const fn new(node: NodeId, underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
         let source = address(underlay);
-        Self { node, source, known: BTreeMap::new(), hops: NextHops::new(), wanted, gatherers: Vec::new() }
+        Self {
+            node,
+            source,
+            known: BTreeMap::new(),
+            hops: NextHops::new(),
+            wanted,
+            gatherers: Vec::new(),
+            takers: Vec::new(),
+        }
     }
 
     fn entry(&mut self, id: NodeId) -> &mut Known {
         self.known.entry(id).or_insert_with(|| Known {
             link: None,
+            linked: false,
+            state: State::Joining,
             reason: None,
             since: Instant::now(),
             up: false,
@@ -81,15 +97,18 @@ impl Peers {
     pub(super) fn linked(&mut self, id: NodeId, address: SocketAddr) {
         let peer = self.entry(id);
         peer.link = Some(address);
+        peer.linked = true;
         peer.reason = None;
         peer.since = Instant::now();
     }
 
-    /// A link is gone.
-    pub(super) fn unlinked(&mut self, id: NodeId, reason: String) {
+    /// A link is gone: its daemon gathers and takes nothing from now on, though its node may count as up for a while.
+    pub(super) fn unlinked(&mut self, id: NodeId, reason: String, dataplane: &mut Dataplane) -> Result<()> {
         let peer = self.entry(id);
+        peer.linked = false;
         peer.reason = Some(reason);
         peer.since = Instant::now();
+        self.choose(dataplane)
     }
 
     /// The core says what a peer is now.
@@ -97,13 +116,14 @@ impl Peers {
         &mut self,
         id: NodeId,
         up: bool,
+        state: State,
         epoch: Epoch,
         underlay: IpAddr,
         dataplane: &mut Dataplane,
     ) -> Result<()> {
         let peer = self.entry(id);
-        (peer.up, peer.epoch, peer.underlay) = (up, epoch, Some(underlay));
-        self.choose_gatherers(dataplane)?;
+        (peer.up, peer.state, peer.epoch, peer.underlay) = (up, state, epoch, Some(underlay));
+        self.choose(dataplane)?;
         let mut wanted: Vec<_> = self.known.values().filter_map(|peer| peer.underlay).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -165,18 +185,25 @@ impl Peers {
         NodeId::new(*self.gatherers.get(slot)?)
     }
 
-    /// Chooses anew who gathers which fragments, if the peers that are up have changed.
-    ///
-    /// Rendezvous hashing: every node that sees the same peers up chooses the same, and when one goes, only its slots move.
-    fn choose_gatherers(&mut self, dataplane: &mut Dataplane) -> Result<()> {
-        let up = self.known.iter().filter(|(_, peer)| peer.up).map(|(id, _)| id.number());
-        let nodes: Vec<_> = up.chain([self.node.number()]).collect();
-        let gatherers: Vec<_> = (0..u64::from(net::GATHER_SLOTS))
-            .map(|slot| nodes.iter().copied().max_by_key(|node| weight(slot, *node)).unwrap_or_default())
-            .collect();
+    /// The healthy peer that takes a new transaction with this request key.
+    pub(super) fn taker(&self, request_key: u64) -> Option<NodeId> {
+        let slot = request_key % u64::from(abi::TAKER_SLOTS);
+        NodeId::new(*self.takers.get(usize::try_from(slot).ok()?)?)
+    }
+
+    /// Chooses anew who gathers which fragments, and who takes which new transactions, if the peers have changed.
+    fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
+        let linked = || self.known.iter().filter(|(_, peer)| peer.up && peer.linked);
+        let with_self: Vec<_> = linked().map(|(id, _)| id.number()).chain([self.node.number()]).collect();
+        let healthy: Vec<_> = linked().filter(|(_, peer)| peer.state == State::Up).map(|(id, _)| id.number()).collect();
+        let (gatherers, takers) = (by_rendezvous(&with_self), by_rendezvous(&healthy));
         if gatherers != self.gatherers {
             dataplane.set_gatherers(&gatherers)?;
             self.gatherers = gatherers;
+        }
+        if takers != self.takers {
+            dataplane.set_takers(&takers)?;
+            self.takers = takers;
         }
         Ok(())
     }
@@ -242,6 +269,15 @@ fn small_mtu(address: IpAddr, hop: &NextHop) -> Option<String> {
             FULL_SIZE + headers,
         )
     })
+}
+
+/// A node for each slot, 0 where there are none.
+///
+/// Rendezvous hashing: every node that has the same choice chooses the same, and when one goes, only its slots move.
+fn by_rendezvous(nodes: &[u16]) -> Vec<u16> {
+    (0..u64::from(net::GATHER_SLOTS))
+        .map(|slot| nodes.iter().copied().max_by_key(|node| weight(slot, *node)).unwrap_or_default())
+        .collect()
 }
 
 /// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.

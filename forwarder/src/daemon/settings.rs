@@ -37,14 +37,12 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
     });
     let all_call = config.services.iter().all(|service| is_call(service.affinity));
     dataplane::Settings {
+        secrets: *secrets,
         config: abi::Config {
-            hash_key: secrets.hash_key,
-            tag_key: secrets.tag_key,
             underlay: address(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
             epoch: fresh_epoch().number(),
-            tag_epoch: secrets.tag_epoch,
             lifetimes,
             flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
             ..abi::Config::default()

@@ -21,7 +21,7 @@ use crate::{
     config::{Affinity, Config},
     dataplane::{self, Dataplane, Interface},
     identity::{self, Secrets},
-    slowpath::{self, Action, SlowPath, View},
+    slowpath::{self, Action, HashKeys, Sent, SlowPath, View},
     tunnel::{DATAGRAM, Tunnel},
 };
 
@@ -33,7 +33,8 @@ const DATAGRAMS_A_TURN: usize = 64;
 /// The slow path with what it works with.
 pub(super) struct Slow {
     path: SlowPath,
-    hash_key: [u64; 2],
+    sent: Sent,
+    hash_keys: HashKeys,
     tunnel: Tunnel,
     interfaces: BTreeMap<u32, Interface>,
     /// Where packets arrive that came through the socket.
@@ -80,9 +81,17 @@ impl View for Sight<'_> {
         self.peers.any_up()
     }
 
+    fn taker(&self, request_key: u64) -> Option<NodeId> {
+        if self.dataplane.diverts() { self.peers.taker(request_key) } else { None }
+    }
+
     fn gatherer(&self, slot: usize) -> Option<NodeId> {
         self.peers.gatherer(slot).filter(|node| *node != self.node)
     }
+}
+
+const fn hash_keys(secrets: &Secrets) -> HashKeys {
+    HashKeys { current: secrets.hash_key, other: secrets.previous_hash_key }
 }
 
 impl Slow {
@@ -94,16 +103,30 @@ impl Slow {
         });
         let path = SlowPath::new(&slowpath::Settings {
             node: config.node,
-            hash_key: secrets.hash_key,
+            hash_keys: hash_keys(secrets),
             services: services.collect(),
             hold_us: config.timers.hold_ms * 1000,
         });
         let vni = identity::vni(&config.cluster.name);
         let tunnel = Tunnel::open(config.underlay, config.node, vni, secrets.tag_key, secrets.tag_epoch)?;
-        let (hash_key, buffer) = (secrets.hash_key, vec![0; DATAGRAM]);
-        let mut slow = Self { path, hash_key, tunnel, interfaces: BTreeMap::new(), main: 0, buffer };
+        let mut slow = Self {
+            path,
+            sent: Sent::default(),
+            hash_keys: hash_keys(secrets),
+            tunnel,
+            interfaces: BTreeMap::new(),
+            main: 0,
+            buffer: vec![0; DATAGRAM],
+        };
         slow.set_interfaces(interfaces);
         Ok(slow)
+    }
+
+    /// From now on keys and tags are made with these.
+    pub(super) fn set_secrets(&mut self, secrets: &Secrets) {
+        self.hash_keys = hash_keys(secrets);
+        self.path.set_hash_keys(self.hash_keys);
+        self.tunnel.set_keys(secrets.tag_key, secrets.tag_epoch);
     }
 
     /// From now on packets are injected at these.
@@ -124,7 +147,10 @@ impl Slow {
             let head = unsafe { head.as_ptr().cast::<Punt>().read_unaligned() };
             let frame = frame.get(..head.length as usize).unwrap_or(frame);
             if head.reason == Outcome::EgressPunted.number() {
-                own::claim(self.hash_key, frame, head.segment, around);
+                own::claim(self.hash_keys, frame, head.segment, around);
+                if let Some(packet) = self.sent.put(frame, around.now.monotonic_us) {
+                    own::claim_packet(self.hash_keys, &packet, around);
+                }
             } else {
                 self.path.handle_punt(head, frame, &around.sight(), around.now.monotonic_us);
             }
@@ -174,11 +200,12 @@ impl Slow {
     /// Lets go what has waited long enough.
     pub(super) fn timeout(&mut self, around: &Around<'_>) {
         self.path.handle_timeout(&around.sight(), around.now.monotonic_us);
+        self.sent.handle_timeout(around.now.monotonic_us);
     }
 
     /// When [`Self::timeout`] is due, in microseconds of the monotonic clock.
     pub(super) fn due_us(&self) -> Option<u64> {
-        self.path.poll_timeout()
+        self.path.poll_timeout().into_iter().chain(self.sent.poll_timeout()).min()
     }
 
     /// Lets everything go that waits: the daemon stops.

@@ -9,7 +9,7 @@ use aya::{
     programs::ProgramFd,
 };
 use forwarder_common::{
-    abi::{self, Node, Peer, ServiceKey},
+    abi::{self, Duty, Node, Peer, ServiceKey},
     ids::{Epoch, NodeId},
     net::GATHER_SLOTS,
     outcome::SLOTS,
@@ -43,6 +43,8 @@ pub(super) struct Maps {
     statistics: PerCpuArray<MapData, Shared<[u64; SLOTS as usize]>>,
     daemon: ProgramArray<MapData>,
     gather: Array<MapData, u16>,
+    takers: Array<MapData, u16>,
+    duty: Array<MapData, u64>,
     /// The claim table's map, to be memory-mapped.
     pub(super) claims: MapData,
 }
@@ -81,6 +83,8 @@ impl Maps {
             statistics: take(ebpf, "STATISTICS")?,
             daemon: take(ebpf, "DAEMON")?,
             gather: take(ebpf, "GATHER")?,
+            takers: take(ebpf, "TAKERS")?,
+            duty: take(ebpf, "DUTY")?,
             claims,
         })
     }
@@ -169,6 +173,24 @@ impl Maps {
             self.gather.set(slot, *node, 0).context("write map GATHER")?;
         }
         Ok(())
+    }
+
+    /// Writes who takes the new transactions of each slot, 0 for nobody.
+    pub(super) fn set_takers(&mut self, takers: &[u16]) -> Result<()> {
+        for (slot, node) in (0..abi::TAKER_SLOTS).zip(takers) {
+            self.takers.set(slot, *node, 0).context("write map TAKERS")?;
+        }
+        Ok(())
+    }
+
+    /// What this node does with what nobody owns.
+    pub(super) fn duty(&self) -> Result<Duty> {
+        Ok(Duty(self.duty.get(&0, 0).context("read map DUTY")?))
+    }
+
+    /// Writes it.
+    pub(super) fn set_duty(&mut self, duty: Duty) -> Result<()> {
+        self.duty.set(0, duty.0, 0).context("write map DUTY")
     }
 
     /// The counters, summed over all CPUs.

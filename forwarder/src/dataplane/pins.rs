@@ -21,8 +21,20 @@ use super::attach::EGRESS;
 use crate::config;
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 10] =
-    ["CONFIG", "SERVICES", "PORTS", "NODES", "PEERS", "CLAIMS", "STATISTICS", "EVENTS", "PUNTS", "GATHER"];
+const PINNED: [&str; 12] = [
+    "CONFIG",
+    "SERVICES",
+    "PORTS",
+    "NODES",
+    "PEERS",
+    "CLAIMS",
+    "STATISTICS",
+    "EVENTS",
+    "PUNTS",
+    "GATHER",
+    "TAKERS",
+    "DUTY",
+];
 /// Where BPF file systems are mounted by custom.
 const BPF_MOUNT: &str = "/sys/fs/bpf";
 

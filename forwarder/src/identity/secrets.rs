@@ -22,6 +22,8 @@ const SALT: &[u8] = b"forwarder";
 pub struct Secrets {
     /// Key of the claim hash, from the current secret.
     pub hash_key: [u64; 2],
+    /// Key of the claim hash from the other secret, while there are two: claims are made and looked up under both.
+    pub previous_hash_key: Option<[u64; 2]>,
     /// Keys of the tunnel tag by key epoch, 0 and 1; the one that no secret in the file has is known to nobody.
     pub tag_key: [[u64; 2]; 2],
     /// The key epoch of the current secret, 0 or 1: the one to send with.
@@ -74,7 +76,8 @@ fn keys(current: &Root, previous: Option<&Root>) -> Secrets {
     let other = previous.map_or_else(|| current.derive(b"no tunnel tag"), |root| root.derive(b"tunnel tag"));
     let tag_epoch = current.epoch();
     let tag_key = if tag_epoch == 0 { [own, other] } else { [other, own] };
-    Secrets { hash_key: current.derive(b"claim hash"), tag_key, tag_epoch }
+    let previous_hash_key = previous.map(|root| root.derive(b"claim hash"));
+    Secrets { hash_key: current.derive(b"claim hash"), previous_hash_key, tag_key, tag_epoch }
 }
 
 /// A secret after HKDF's extraction.

@@ -1,6 +1,6 @@
 //! Packets that wait until somebody says who owns their transaction. Bounded in packets, bytes and arrivals.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::packet::Message;
 
@@ -25,13 +25,14 @@ pub(super) struct Held {
     pub(super) message: Message,
     /// When it is let go.
     pub(super) due_us: u64,
+    /// Questions that have no answer yet.
+    pub(super) questions: usize,
 }
 
 /// All that wait, by ticket: tickets rise, so the first one is due first.
 #[derive(Debug)]
 pub(super) struct Hold {
     waiting: BTreeMap<u64, Held>,
-    by_key: BTreeSet<(u64, u64)>,
     bytes: usize,
     ticket: u64,
     /// Time that may be spent on arrivals, [`COST_US`] each.
@@ -41,14 +42,7 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) const fn new() -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            by_key: BTreeSet::new(),
-            bytes: 0,
-            ticket: 0,
-            credit_us: BURST * COST_US,
-            credited_us: 0,
-        }
+        Self { waiting: BTreeMap::new(), bytes: 0, ticket: 0, credit_us: BURST * COST_US, credited_us: 0 }
     }
 
     /// Keeps a packet and gives its ticket.
@@ -66,9 +60,6 @@ impl Hold {
         self.credit_us -= COST_US;
         self.bytes = bytes;
         self.ticket += 1;
-        for key in keys(&held.message) {
-            self.by_key.insert((key, self.ticket));
-        }
         self.waiting.insert(self.ticket, held);
         Ok(self.ticket)
     }
@@ -82,15 +73,15 @@ impl Hold {
     pub(super) fn take(&mut self, ticket: u64) -> Option<Held> {
         let held = self.waiting.remove(&ticket)?;
         self.bytes -= held.packet.len() + OVERHEAD;
-        for key in keys(&held.message) {
-            self.by_key.remove(&(key, ticket));
-        }
         Some(held)
     }
 
-    /// Tickets of the packets that a claim of `key` concerns, oldest first.
-    pub(super) fn tickets_of(&self, key: u64) -> Vec<u64> {
-        self.by_key.range((key, 0)..=(key, u64::MAX)).map(|(_, ticket)| *ticket).collect()
+    /// One question about a packet is answered; whether that was the last.
+    pub(super) fn answered(&mut self, ticket: u64) -> bool {
+        self.waiting.get_mut(&ticket).is_none_or(|held| {
+            held.questions = held.questions.saturating_sub(1);
+            held.questions == 0
+        })
     }
 
     /// The packet that is due first, with its time.
@@ -105,10 +96,4 @@ impl Hold {
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
-}
-
-/// The keys whose claim ends a packet's wait.
-fn keys(message: &Message) -> impl Iterator<Item = u64> {
-    // Where both are the same number, the set keeps it once and gives it back once.
-    [Some(message.request_key), message.reply_key].into_iter().flatten()
 }

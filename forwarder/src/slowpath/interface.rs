@@ -13,13 +13,22 @@ pub struct Service {
     pub affinity_call: bool,
 }
 
+/// Keys of the claim hash, both while the cluster's secret is being replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKeys {
+    /// The one of the secret that sends.
+    pub current: [u64; 2],
+    /// The one of the secret before or after it: claims are made and looked up under both.
+    pub other: Option<[u64; 2]>,
+}
+
 /// What the slow path goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
     pub node: NodeId,
     /// Keys of the claim hash.
-    pub hash_key: [u64; 2],
+    pub hash_keys: HashKeys,
     /// All services, as the kernel has them.
     pub services: Vec<Service>,
     /// How long an unknown reply or CANCEL waits for its owner, in microseconds.
@@ -32,6 +41,8 @@ pub trait View {
     fn owner(&self, key: u64) -> Found;
     /// Whether any peer is up.
     fn peer_up(&self) -> bool;
+    /// The peer that a new transaction with this request key goes to while this node takes none; `None` is this one.
+    fn taker(&self, request_key: u64) -> Option<NodeId>;
     /// The node that gathers the fragments of a slot below [`forwarder_common::net::GATHER_SLOTS`]; `None` is this one.
     fn gatherer(&self, slot: usize) -> Option<NodeId>;
 }

@@ -5,7 +5,8 @@ use forwarder_common::outcome::{Hook, Outcome};
 use super::{gather::Gather, hold::Hold};
 
 const FIRST: u32 = Outcome::SlowLocal.number();
-const LENGTH: usize = (Outcome::SlowNotSip.number() - FIRST + 1) as usize;
+/// Up to the newest outcome of the slow path; the few of other hooks between stay unused.
+const LENGTH: usize = (Outcome::SlowDiverted.number() - FIRST + 1) as usize;
 
 /// What came in, and what became of it. [`Self::balance`] is 0 at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,9 +70,10 @@ impl Ledger {
     /// `SlowHeld` and `SlowGathering` count beginnings of a wait, and `SlowFailed` counts an end a second time.
     #[must_use]
     pub fn balance(&self) -> i128 {
-        const ENDS: [Outcome; 8] = [
+        const ENDS: [Outcome; 9] = [
             Outcome::SlowLocal,
             Outcome::SlowForwarded,
+            Outcome::SlowDiverted,
             Outcome::SlowReceived,
             Outcome::SlowReleased,
             Outcome::SlowHoldOverflow,

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::maps::{MapData, RingBuf};
-use forwarder::dataplane::{Dataplane, Settings, monotonic_ns};
+use forwarder::{
+    dataplane::{Dataplane, Settings, monotonic_ns},
+    identity::Secrets,
+};
 use forwarder_common::{
     abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
     checksum,
@@ -77,8 +80,6 @@ impl Bench {
             (key, abi::Service { flags: abi::SERVICE_SET | flags, call_ticks: 1700, pad: 0 })
         });
         let config = Config {
-            hash_key: HASH_KEY,
-            tag_key: [TAG_KEY, [0; 2]],
             underlay: underlay(node, v6),
             vni: VNI,
             node,
@@ -86,7 +87,8 @@ impl Bench {
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             ..Config::default()
         };
-        let settings = Settings { config, services: services.collect(), claims: 1024 };
+        let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
+        let settings = Settings { config, secrets, services: services.collect(), claims: 1024 };
         let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
         let events = dataplane.take_events().unwrap();
         let punts = dataplane.take_punts().unwrap();

@@ -1,12 +1,14 @@
 //! Replies and CANCELs that wait for their owner.
 
-use forwarder::slowpath::{Action, hold};
-use forwarder_common::{outcome::Outcome, verdict::Found};
+use forwarder::slowpath::{Action, HashKeys, hold};
+use forwarder_common::{hash, outcome::Outcome, verdict::Found};
 
 use super::{
-    packets::{V4, V6, cancel, frame, message, reply, reply_key, request_key, sip},
-    world::{HOLD_US, World, forward, inject},
+    packets::{HASH_KEY, V4, V6, cancel, frame, reply, reply_key, request_key, sip},
+    world::{HOLD_US, PEER, World, forward, id, inject},
 };
+
+const OTHER_HASH_KEY: [u64; 2] = [11, 12];
 
 /// Punts a message that nobody owns, and gives its ticket.
 fn hold(world: &mut World, packet: &[u8]) -> u64 {
@@ -18,15 +20,17 @@ fn hold(world: &mut World, packet: &[u8]) -> u64 {
 }
 
 #[test]
-fn the_first_claim_of_either_key_sends_a_reply_on_at_once() {
+fn an_answer_that_brings_a_claim_of_either_key_sends_a_reply_on_at_once() {
     for key in [request_key("call"), reply_key("call", "z9hG4bK-1")] {
         let mut world = World::new();
         let packet = sip(V4, &reply("call"));
-        hold(&mut world, &packet);
-        assert_eq!(world.after(|world| world.claim(request_key("another"))), (vec![], vec![]));
+        let ticket = hold(&mut world, &packet);
+        world.peers(request_key("another"));
+        assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
         world.peers(key);
-        assert_eq!(world.after(|world| world.claim(key)), (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
-        assert_eq!(world.after(|world| world.claim(key)), (vec![], vec![]));
+        let got = world.after(|world| world.answer(ticket, true));
+        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
+        assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
         assert_eq!(world.path.poll_timeout(), None);
     }
 }
@@ -35,25 +39,67 @@ fn the_first_claim_of_either_key_sends_a_reply_on_at_once() {
 fn a_claim_of_this_node_or_of_nobody_that_lives_decides_as_well() {
     let mut world = World::new();
     let packet = sip(V6, &cancel("call"));
-    hold(&mut world, &packet);
+    let ticket = hold(&mut world, &packet);
     // A claim of a node that is down came to stand: as if there were none.
-    assert_eq!(world.after(|world| world.claim(request_key("call"))), (vec![], vec![]));
+    assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
     world.own(request_key("call"));
-    let got = world.after(|world| world.claim(request_key("call")));
+    let got = world.after(|world| world.answer(ticket, true));
     assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]));
 }
 
 #[test]
-fn one_claim_lets_go_all_that_wait_for_it_in_their_order() {
-    let mut world = World::new();
-    let waiting =
-        ["z9hG4bK-a", "z9hG4bK-b", "z9hG4bK-c"].map(|branch| sip(V4, &message("SIP/2.0 200 OK", "call", branch)));
-    for packet in &waiting {
-        hold(&mut world, packet);
+fn while_the_secret_is_replaced_a_claim_under_either_hash_key_decides_and_both_are_asked_for() {
+    for claimed_under in [HASH_KEY, OTHER_HASH_KEY] {
+        let mut world = World::new();
+        world.path.set_hash_keys(HashKeys { current: HASH_KEY, other: Some(OTHER_HASH_KEY) });
+        let packet = sip(V4, &reply("call"));
+        world.punt(Outcome::PuntedResponse, &frame(&packet, 0, 0));
+        let asked = world.actions();
+        let key = |hash_key| hash::keys(hash_key, b"call", 7, b"z9hG4bK-1");
+        let ask = |ticket, hash_key| {
+            let (request_key, reply_key) = key(hash_key);
+            Action::Ask { ticket, request_key, reply_key }
+        };
+        let [Action::Ask { ticket, .. }, _] = asked[..] else { panic!("not asked twice: {asked:?}") };
+        assert_eq!(asked, [ask(ticket, HASH_KEY), ask(ticket, OTHER_HASH_KEY)]);
+        // Nobody knows it under the one key: the other answer is still to come.
+        assert_eq!(world.after(|world| world.answer(ticket, false)), (vec![], vec![]));
+        world.peers(key(claimed_under).1);
+        let got = world.after(|world| world.answer(ticket, false));
+        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
+        let got = world.after(|world| world.punt(Outcome::PuntedResponse, &frame(&packet, 0, 0)));
+        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]), "known from now on");
     }
+}
+
+#[test]
+fn a_packet_that_a_node_without_a_daemon_hands_over_gets_its_ordinary_verdict() {
+    let mut world = World::new();
+    let packet = sip(V4, &reply("call"));
+    let ticket = {
+        world.punt(Outcome::DecapHandedOver, &frame(&packet, 0, 0));
+        match world.actions()[..] {
+            [Action::Ask { ticket, .. }] => ticket,
+            ref other => panic!("not held: {other:?}"),
+        }
+    };
     world.peers(request_key("call"));
-    let got = world.after(|world| world.claim(request_key("call")));
-    assert_eq!(got, (waiting.iter().map(|packet| forward(packet)).collect(), vec![("slow_forwarded", 3)]));
+    let got = world.after(|world| world.answer(ticket, true));
+    assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
+}
+
+#[test]
+fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_nothing_else() {
+    let mut world = World::new();
+    world.table.taker = Some(id(PEER));
+    let new = sip(V4, &super::packets::invite("new"));
+    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&new, 0, 0)));
+    assert_eq!(got, (vec![forward(&new)], vec![("slow_diverted", 1)]));
+    world.own(request_key("mine"));
+    let mine = sip(V4, &super::packets::invite("mine"));
+    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&mine, 0, 0)));
+    assert_eq!(got, (vec![inject(&mine)], vec![("slow_local", 1)]));
+    hold(&mut world, &sip(V4, &cancel("unknown")));
 }
 
 #[test]

@@ -96,7 +96,6 @@ impl Script {
                 let key = if *reply { reply_key(&name, "z9hG4bK-1") } else { request_key(&name) };
                 let found = [Found::Own, Found::Peer(id(PEER)), Found::Nothing][usize::from(*owner)];
                 self.world.table.claims.insert(key, found);
-                self.world.claim(key);
             }
             Event::Forget { call } => {
                 self.world.table.claims.remove(&request_key(&call.to_string()));

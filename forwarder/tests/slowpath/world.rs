@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use forwarder::slowpath::{Action, Ledger, Service, Settings, SlowPath, View};
+use forwarder::slowpath::{Action, HashKeys, Ledger, Service, Settings, SlowPath, View};
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
 
 use super::packets::HASH_KEY;
@@ -21,6 +21,7 @@ pub(crate) fn id(number: u16) -> NodeId {
 pub(crate) struct Table {
     pub(crate) claims: BTreeMap<u64, Found>,
     pub(crate) peer_up: bool,
+    pub(crate) taker: Option<NodeId>,
     pub(crate) gatherer: Option<NodeId>,
     pub(crate) slots_asked: RefCell<Vec<usize>>,
 }
@@ -32,6 +33,10 @@ impl View for Table {
 
     fn peer_up(&self) -> bool {
         self.peer_up
+    }
+
+    fn taker(&self, _: u64) -> Option<NodeId> {
+        self.taker
     }
 
     fn gatherer(&self, slot: usize) -> Option<NodeId> {
@@ -56,7 +61,8 @@ impl World {
             service("192.0.2.10:5080", true),
             service("[2001:db8::10]:5080", true),
         ];
-        let settings = Settings { node: id(ME), hash_key: HASH_KEY, services, hold_us: HOLD_US };
+        let hash_keys = HashKeys { current: HASH_KEY, other: None };
+        let settings = Settings { node: id(ME), hash_keys, services, hold_us: HOLD_US };
         Self { path: SlowPath::new(&settings), table: Table { peer_up: true, ..Table::default() }, now_us: 1_000_000 }
     }
 
@@ -75,10 +81,6 @@ impl World {
 
     pub(crate) fn tunnel(&mut self, gather: bool, packet: &[u8]) {
         self.path.handle_tunnel(id(PEER), gather, packet, IFINDEX, &self.table, self.now_us);
-    }
-
-    pub(crate) fn claim(&mut self, key: u64) {
-        self.path.handle_claim(key, &self.table, self.now_us);
     }
 
     pub(crate) fn answer(&mut self, ticket: u64, owned: bool) {
