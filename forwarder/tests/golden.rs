@@ -5,6 +5,8 @@
 
 #[path = "golden/bench.rs"]
 mod bench;
+#[path = "golden/duty.rs"]
+mod duty;
 #[path = "golden/egress.rs"]
 mod egress;
 #[path = "golden/frames.rs"]

@@ -29,7 +29,12 @@ pub(crate) const V4: bool = false;
 /// An address family.
 pub(crate) const V6: bool = true;
 
+/// The hash's key of the secret that replaces the first one.
+pub(crate) const OTHER_HASH_KEY: [u64; 2] = [33, 44];
+
 const TAG_KEY: [u64; 2] = [11, 22];
+const SECRETS: Secrets =
+    Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
 const VNI: u32 = 0x0012_3456;
 /// The interface that test runs arrive at: the loopback of any namespace.
 const IFINDEX: u32 = 1;
@@ -87,8 +92,7 @@ impl Bench {
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             ..Config::default()
         };
-        let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
-        let settings = Settings { config, secrets, services: services.collect(), claims: 1024 };
+        let settings = Settings { config, secrets: SECRETS, services: services.collect(), claims: 1024 };
         let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
         let events = dataplane.take_events().unwrap();
         let punts = dataplane.take_punts().unwrap();
@@ -129,6 +133,10 @@ impl Bench {
         self.claim_in(node, key, EPOCH);
     }
 
+    pub(crate) fn claim_for(&self, node: u16, key: u64, milliseconds: u64) {
+        self.dataplane.set_claim(key, id(node), EPOCH, milliseconds);
+    }
+
     pub(crate) fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
         self.dataplane.set_claim(key, id(node), epoch, LIFETIME_MS);
     }
@@ -158,6 +166,45 @@ impl Bench {
         if lives { self.dataplane.open_hand_over().unwrap() } else { self.dataplane.close_hand_over().unwrap() }
     }
 
+    /// This node takes all new transactions that another does not take; 0 for nobody.
+    pub(crate) fn taker(&mut self, node: u16) {
+        self.dataplane.set_takers(&[node; abi::TAKER_SLOTS as usize]).unwrap();
+    }
+
+    /// New transactions go to healthy peers, or no longer.
+    pub(crate) fn divert(&mut self, diverts: bool) {
+        self.dataplane.set_divert(diverts).unwrap();
+    }
+
+    pub(crate) fn drain(&mut self, drains: bool) {
+        self.dataplane.set_draining(drains).unwrap();
+    }
+
+    /// A daemon has lived a moment ago.
+    pub(crate) fn lease(&mut self) {
+        self.dataplane.renew_lease().unwrap();
+    }
+
+    /// Both secrets are in the file from now on.
+    pub(crate) fn replace_secret(&mut self) {
+        let secrets = Secrets { previous_hash_key: Some(OTHER_HASH_KEY), ..SECRETS };
+        self.dataplane.set_secrets(&secrets).unwrap();
+    }
+
+    /// Does it all on one CPU.
+    pub(crate) fn pinned(&mut self, act: impl FnOnce(&mut Self)) {
+        // SAFETY: both sets are locals of the right size; the thread gets its own set back.
+        unsafe {
+            let (mut before, mut one): (libc::cpu_set_t, libc::cpu_set_t) = (std::mem::zeroed(), std::mem::zeroed());
+            assert_eq!(libc::sched_getaffinity(0, size_of_val(&before), &raw mut before), 0);
+            let cpu = libc::sched_getcpu();
+            libc::CPU_SET(usize::try_from(cpu).unwrap(), &mut one);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &raw const one), 0);
+            act(self);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&before), &raw const before), 0);
+        }
+    }
+
     /// All fragments are gathered by this node.
     pub(crate) fn gatherer(&mut self, node: u16) {
         self.dataplane.set_gatherers(&[node; net::GATHER_SLOTS as usize]).unwrap();
@@ -184,6 +231,22 @@ impl Bench {
         assert_eq!(bytes, frame.bytes());
         assert_eq!((head.ifindex, head.segment), (IFINDEX, 0));
         assert_eq!(Outcome::from_number(head.reason).map(Outcome::name), Some(outcome));
+    }
+
+    /// The tunnel packet's inside is handed to the daemon under this outcome, as a frame: that frame.
+    pub(crate) fn expect_punt_inside(&mut self, frame: &Frame, outcome: &str) -> Vec<u8> {
+        self.run(frame, DROP, &[outcome]);
+        let mut punts = self.punts();
+        assert_eq!(punts.len(), 1, "{outcome}");
+        let (head, bytes) = punts.remove(0);
+        assert_eq!(Outcome::from_number(head.reason).map(Outcome::name), Some(outcome));
+        bytes
+    }
+
+    /// The frame is handed to the daemon, whatever for.
+    pub(crate) fn expect_dropped(&mut self, frame: &Frame) {
+        let (did, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
+        assert_eq!((did, self.punts().len()), (DROP, 1));
     }
 
     /// Sends a frame many times, which takes less than a window of the hand-over; how many were taken and how many passed.
@@ -236,6 +299,11 @@ impl Bench {
 
     /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.
     pub(crate) fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
+        self.check_tunnel_with(sent, frame, node, 0);
+    }
+
+    /// The same under these flags.
+    pub(crate) fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, flags: u8) {
         let r = sent;
         assert_eq!(sent[..12], [2, 0, 0, 0, 0, node as u8, 2, 0, 0, 0, 0, self.node as u8]);
         let ip = net::frame(&r).unwrap();
@@ -249,7 +317,8 @@ impl Bench {
         let got = geneve::receive(&r, ip.payload + 8).unwrap();
         assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, 0));
         let inside = net::ip(&r, start, got.protocol).unwrap();
-        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, 0, 0));
+        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, flags, 0));
+        assert_eq!(got.flags, flags);
         if !self.underlay {
             let header = sent[14..34].chunks(2).map(|pair| u64::from(u16::from_le_bytes([pair[0], pair[1]]))).sum();
             assert_eq!(checksum::fold(header), 0);

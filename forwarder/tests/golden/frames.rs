@@ -205,6 +205,13 @@ impl Frame {
         self
     }
 
+    /// The identification that the fragments of a datagram share; call it after [`Self::fragment`].
+    pub(crate) fn identified(mut self, id: u8) -> Self {
+        let at = self.l3 + if self.v6() { 40 + 7 } else { 5 };
+        self.bytes[at] = id;
+        self
+    }
+
     pub(crate) fn with_another_destination(mut self) -> Self {
         let last = self.l4() - 1;
         self.bytes[last] ^= 0x80;

@@ -1,0 +1,182 @@
+//! What a node does that takes no new transactions, that has no daemon, or whose cluster is replacing its secret.
+
+use forwarder_common::hash;
+
+use super::{
+    ME, PEER,
+    bench::{Bench, OTHER_HASH_KEY, PASS, TX, V4, V6},
+    families,
+    frames::{Frame, Sip},
+};
+
+const HAND_OVER: u8 = 4;
+
+/// A node with a peer that takes what it does not.
+fn with_taker(underlay: bool) -> Bench {
+    let mut bench = Bench::new(ME, underlay);
+    bench.peer(PEER, true);
+    bench.taker(PEER);
+    bench
+}
+
+#[test]
+fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_its_own() {
+    for (service, underlay) in families() {
+        let mut bench = with_taker(underlay);
+        bench.divert(true);
+        let new = Frame::to_vip(service, &Sip::invite("new").bytes());
+        let sent = bench.expect_changed(&new, TX, &["diverted"]);
+        bench.check_tunnel(&sent, &new, PEER);
+        let mut taker = Bench::new(PEER, underlay);
+        taker.peer(ME, true);
+        taker.expect_changed(&Frame::raw(sent), PASS, &["decapsulated"]);
+
+        bench.claim(ME, Sip::invite("mine").request_key());
+        bench.expect(&Frame::to_vip(service, &Sip::invite("mine").bytes()), PASS, &["local_owner"]);
+        // Only what begins a transaction is diverted; what nobody owns is a daemon's to ask for, here or at the peer.
+        bench.expect_changed(&Frame::to_vip(service, &Sip::response(200, "INVITE", "x").bytes()), TX, &["handed_over"]);
+        bench.expect_changed(&Frame::to_vip(service, &Sip::request("ACK", "new").bytes()), TX, &["handed_over"]);
+        bench.taker(0);
+        bench.expect(&new, PASS, &["local_new"]);
+        bench.taker(PEER);
+        bench.unresolved_peer(PEER);
+        bench.expect(&new, PASS, &["local_new"]);
+        bench.peer(PEER, true);
+        bench.expect_changed(&new, TX, &["diverted"]);
+        bench.peer(PEER, false);
+        bench.expect(&new, PASS, &["local_alone"]);
+        bench.peer(PEER, true);
+        bench.divert(false);
+        bench.expect(&new, PASS, &["local_new"]);
+    }
+}
+
+#[test]
+fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
+    for (service, underlay) in families() {
+        let mut bench = with_taker(underlay);
+        bench.lease();
+        let mut helper = Bench::new(PEER, underlay);
+        helper.peer(ME, true);
+        for (message, punted) in [
+            (Sip::response(200, "INVITE", "a").bytes(), "unknown_response"),
+            (Sip::request("CANCEL", "a").bytes(), "unknown_cancel"),
+            (Sip::request("ACK", "a").bytes(), "local_ack"),
+            (b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n".to_vec(), "punt_incomplete"),
+        ] {
+            let frame = Frame::to_vip(service, &message);
+            let sent = bench.expect_changed(&frame, TX, &["handed_over"]);
+            bench.check_tunnel_with(&sent, &frame, PEER, HAND_OVER);
+            // There it looks as if it had come from the wire, to daemon and proxy alike.
+            helper.daemon(true);
+            let inner = helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_handed_over");
+            assert_eq!(&inner[14..], frame.ip_packet(), "{punted}");
+            helper.daemon(false);
+            let got = helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+            assert_eq!(&got[14..], frame.ip_packet(), "{punted}");
+            // With its own daemon it is not sent, and with nobody to send it to it passes.
+            bench.daemon(true);
+            bench.expect_dropped(&frame);
+            bench.daemon(false);
+            bench.taker(0);
+            bench.expect(&frame, PASS, &[punted]);
+            bench.taker(PEER);
+        }
+        let fragment = Frame::to_vip(service, &Sip::invite("a").bytes()).fragment(0);
+        let sent = bench.expect_changed(&fragment, TX, &["fragment_forwarded"]);
+        helper.daemon(true);
+        helper.expect_punt(&Frame::raw(sent), "decap_fragment");
+    }
+}
+
+#[test]
+fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
+    // No daemon has ever renewed the lease, which is what a lapsed one looks like.
+    let mut bench = with_taker(V4);
+    bench.expect(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), PASS, &["unknown_response"]);
+    bench.expect(&Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0), PASS, &["fragment"]);
+}
+
+#[test]
+fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
+    let mut bench = with_taker(V4);
+    bench.lease();
+    let sent =
+        bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["handed_over"]);
+    let mut helper = Bench::new(PEER, V4);
+    helper.peer(ME, true);
+    helper.taker(ME);
+    helper.lease();
+    helper.claim(ME, Sip::invite("a").request_key());
+    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+}
+
+#[test]
+fn while_the_secret_is_replaced_claims_are_found_and_made_under_both_keys() {
+    let other_key = |branch: &str| {
+        let (request_key, reply_key) = hash::keys(OTHER_HASH_KEY, b"call", 1, branch.as_bytes());
+        if branch.is_empty() { request_key } else { reply_key }
+    };
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        bench.peer(PEER, true);
+        let invite = Sip::invite("call").branch("z9hG4bK-b");
+        bench.claim(PEER, other_key(""));
+        let frame = Frame::to_vip(v6, &invite.bytes());
+        bench.expect(&frame, PASS, &["local_new"]);
+        bench.replace_secret();
+        let sent = bench.expect_changed(&frame, TX, &["forwarded"]);
+        bench.check_tunnel(&sent, &frame, PEER);
+        // A reply is looked up by both keys as well.
+        let mut bench = Bench::new(ME, V4);
+        bench.peer(PEER, true);
+        bench.replace_secret();
+        bench.claim(PEER, other_key("z9hG4bK-b"));
+        let reply = Frame::to_vip(v6, &Sip::response(180, "INVITE", "call").branch("z9hG4bK-b").bytes());
+        let sent = bench.expect_changed(&reply, TX, &["forwarded"]);
+        bench.check_tunnel(&sent, &reply, PEER);
+
+        let mut bench = Bench::new(ME, V4);
+        bench.replace_secret();
+        bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_claimed");
+        let claimed: Vec<_> = bench.events().iter().map(|event| event.key).collect();
+        let expected = [invite.request_key(), invite.reply_key(), other_key(""), other_key("z9hG4bK-b")];
+        assert_eq!(claimed, expected);
+        bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_owner");
+    }
+}
+
+#[test]
+fn a_draining_node_makes_no_claims_longer_but_those_of_invites() {
+    let mut bench = Bench::new(ME, V4);
+    bench.drain(true);
+    let message = Sip::request("MESSAGE", "message");
+    bench.claim_for(ME, message.request_key(), 1);
+    bench.send(&Frame::from_vip(V4, &Sip::response(200, "MESSAGE", "message").bytes()), "egress_owner");
+    assert!(bench.remaining(message.request_key()) < bench.lifetimes().ended);
+    let invite = Sip::invite("invite");
+    bench.claim_for(ME, invite.request_key(), 1);
+    bench.send(&Frame::from_vip(V4, &Sip::response(180, "INVITE", "invite").bytes()), "egress_owner");
+    assert!(bench.remaining(invite.request_key()) + 1 >= bench.lifetimes().proceeding);
+    bench.drain(false);
+    bench.send(&Frame::from_vip(V4, &Sip::response(200, "MESSAGE", "message").bytes()), "egress_owner");
+    assert!(bench.remaining(message.request_key()) + 1 >= bench.lifetimes().ended);
+}
+
+#[test]
+fn fragments_behind_a_first_one_without_a_key_are_copied_to_the_daemon_and_no_others() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        let keyed = Frame::from_vip(v6, &Sip::invite("keyed").padded_to(1400));
+        let keyless = Frame::from_vip(v6, &[b"INVITE sip:a SIP/2.0\r\nX: ".as_slice(), &[b'x'; 1400]].concat());
+        bench.pinned(|bench| {
+            bench.send(&keyless.clone().fragment(0), "egress_punted");
+            bench.send(&keyless.clone().fragment(99), "egress_punted");
+            assert_eq!(bench.punts().len(), 2);
+            bench.send(&keyless.fragment(99).identified(77), "egress_fragment");
+            bench.send(&keyed.clone().fragment(0).identified(78), "egress_claimed");
+            bench.send(&keyed.fragment(99).identified(78), "egress_fragment");
+            assert_eq!(bench.punts().len(), 0);
+        });
+    }
+}
