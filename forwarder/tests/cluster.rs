@@ -10,6 +10,8 @@ mod core_in_virtual_time;
 mod daemon;
 #[path = "cluster/links.rs"]
 mod links_over_loopback;
+#[path = "cluster/members.rs"]
+mod members_in_virtual_time;
 #[path = "cluster/mesh.rs"]
 mod mesh;
 #[path = "cluster/schedules.rs"]

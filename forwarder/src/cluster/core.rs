@@ -15,6 +15,7 @@ use forwarder_common::ids::{Epoch, NodeId};
 use self::asks::Asks;
 use self::outbox::Outbox;
 use super::ages::{AgeSummary, Ages};
+use super::members::Members;
 use super::store::{Entry, Merged, Store};
 use super::wire::{Claim, Hello, LIFETIME_MS, Message, WireError};
 
@@ -55,6 +56,7 @@ pub struct Node {
     introduced: usize,
     outbox: Outbox,
     asks: Asks,
+    members: Members,
     outputs: VecDeque<Output>,
     sweep_at_us: Option<u64>,
     ages: Ages,
@@ -73,6 +75,7 @@ impl Node {
             introduced: 0,
             outbox: Outbox::default(),
             asks: Asks::default(),
+            members: Members::new(settings.node, settings.listen, settings.seed),
             outputs: VecDeque::new(),
             sweep_at_us: None,
             ages: Ages::default(),
@@ -141,19 +144,34 @@ impl Node {
         }
     }
 
-    /// This node leaves the cluster in order. The links' own farewell follows.
-    pub fn leave(&mut self, _now: Now) {}
+    /// This node leaves the cluster in order: the others need not call it any more. The links' own farewell follows. A node that
+    /// only restarts does not leave.
+    pub fn leave(&mut self, now: Now) {
+        self.members.leave(now);
+    }
 
     /// Takes a datagram of a linked peer.
     ///
     /// # Errors
     /// It breaks the protocol; the link must be dropped and not be built again at once.
-    pub fn handle_datagram(&mut self, _peer: NodeId, bytes: &[u8], _now: Now) -> Result<(), ProtocolError> {
-        if bytes.len() > DATAGRAM_BYTES {
-            self.counters.protocol_errors += 1;
-            return Err(ProtocolError::Wire(WireError::Oversized));
+    pub fn handle_datagram(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
+        if !self.peers.get(&peer).is_some_and(|state| state.introduced) {
+            // It has overtaken the hello, or its link is gone.
+            return Ok(());
         }
-        Ok(())
+        self.counters.datagrams_received += 1;
+        let handled = match bytes.len() {
+            0..=DATAGRAM_BYTES => self.members.handle(peer, bytes, now),
+            _ => Err(ProtocolError::Wire(WireError::Oversized)),
+        };
+        self.counters.protocol_errors += u64::from(handled.is_err());
+        handled
+    }
+
+    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.members.alive()
     }
 
     /// Takes a message of a linked peer.
@@ -172,6 +190,8 @@ impl Node {
         self.forget(peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         (state.linked, state.introduced) = (false, false);
+        self.members.unlinked(peer, now);
+        let Some(state) = self.peers.get_mut(&peer) else { return };
         if let (true, Some(hello)) = (state.up, state.hello) {
             state.up = false;
             self.outputs.push_back(peer_write(peer, false, hello));
@@ -186,6 +206,7 @@ impl Node {
         self.asks.end_look_ups(now);
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
+        self.members.timeout(now);
         if self.outbox.due_us().is_some_and(|at| at <= now.monotonic_us) {
             let up = self.introduced();
             self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
@@ -202,13 +223,13 @@ impl Node {
         if self.outputs.is_empty() {
             self.send_asks();
         }
-        self.outputs.pop_front()
+        self.outputs.pop_front().or_else(|| self.members.poll())
     }
 
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let due = [self.outbox.due_us(), self.asks.due_us(), self.sweep_at_us];
+        let due = [self.outbox.due_us(), self.asks.due_us(), self.members.due_us(), self.sweep_at_us];
         due.into_iter().flatten().min()
     }
 
@@ -298,6 +319,7 @@ impl Node {
         }
         if first {
             self.ask_again(peer);
+            self.members.introduced(peer, hello.listen, now);
         }
     }
 

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use forwarder::cluster::core::{Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State};
-use forwarder::cluster::wire::Hello;
+use forwarder::cluster::core::{
+    DATAGRAM_BYTES, Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State,
+};
+use forwarder::cluster::wire::{Hello, Message};
 use forwarder_common::ids::{Epoch, NodeId};
 
 /// Unix time of the start, in microseconds.
@@ -30,6 +32,14 @@ pub(crate) fn hello(node: NodeId, epoch: u64) -> Hello {
 pub(crate) fn alone(node: NodeId) -> Node {
     let (underlay, listen) = (underlay(node), listen(node));
     Node::new(NodeSettings { node, epoch: Epoch::new(0), underlay, listen, claims: 1 << 20, seed: 1 })
+}
+
+/// Something on its way.
+struct Parcel {
+    from: NodeId,
+    to: NodeId,
+    bytes: Vec<u8>,
+    is_datagram: bool,
 }
 
 /// What the kernel of one host has been told.
@@ -69,7 +79,13 @@ pub(crate) struct Mesh {
     /// Both keys of the asks that have no answer yet, by the asker and its ticket.
     pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
     links: BTreeSet<(NodeId, NodeId)>,
-    flying: BTreeMap<(u64, u64), (NodeId, NodeId, Vec<u8>)>,
+    flying: BTreeMap<(u64, u64), Parcel>,
+    /// Whom each node's links were told to call and have not been told to forget.
+    pub(crate) calls: BTreeMap<(NodeId, NodeId), SocketAddr>,
+    /// Whether those calls are made.
+    pub(crate) is_calling: bool,
+    /// Pairs between which no packet gets through.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
     sequence: u64,
     random: u64,
 }
@@ -89,6 +105,9 @@ impl Mesh {
             asked: BTreeMap::new(),
             links: BTreeSet::new(),
             flying: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            is_calling: false,
+            cut: BTreeSet::new(),
             sequence: 0,
             random: seed.wrapping_mul(2).wrapping_add(1),
         };
@@ -133,7 +152,7 @@ impl Mesh {
     pub(crate) fn link(&mut self, a: NodeId, b: NodeId) {
         for (from, to) in [(a, b), (b, a)] {
             // No message of the link before this one comes after its end.
-            self.flying.retain(|_, (f, t, _)| (*f, *t) != (from, to));
+            self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
             self.links.insert((from, to));
             let now = self.now(from);
             self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
@@ -144,7 +163,7 @@ impl Mesh {
     pub(crate) fn unlink(&mut self, a: NodeId, b: NodeId) {
         for (from, to) in [(a, b), (b, a)] {
             self.links.remove(&(from, to));
-            self.flying.retain(|_, (f, t, _)| (*f, *t) != (from, to));
+            self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
             let now = self.now(from);
             self.nodes.get_mut(&from).unwrap().handle_link_down(to, now);
             self.drain(from);
@@ -189,9 +208,12 @@ impl Mesh {
             let next = timer.map(|(at, _)| at).into_iter().chain(arrival.map(|(at, _)| at)).min();
             let Some(at) = next.filter(|at| *at <= end) else { break };
             self.now_us = self.now_us.max(at);
+            if self.is_calling {
+                self.answer_calls();
+            }
             if let Some(key) = arrival.filter(|(arrival_at, _)| *arrival_at == at) {
-                let (from, to, bytes) = self.flying.remove(&key).unwrap();
-                self.deliver(from, to, &bytes);
+                let Parcel { from, to, bytes, is_datagram } = self.flying.remove(&key).unwrap();
+                if is_datagram { self.deliver_datagram(from, to, &bytes) } else { self.deliver(from, to, &bytes) }
             } else if let Some((_, node)) = timer {
                 let now = self.now(node);
                 self.nodes.get_mut(&node).unwrap().handle_timeout(now);
@@ -207,6 +229,28 @@ impl Mesh {
             self.errors.push((to, error));
         }
         self.drain(to);
+    }
+
+    pub(crate) fn hello_of(&self, node: NodeId) -> Vec<u8> {
+        Message::Hello(hello(node, 0)).encode()
+    }
+
+    pub(crate) fn deliver_datagram(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
+        let now = self.now(to);
+        if let Err(error) = self.nodes.get_mut(&to).unwrap().handle_datagram(from, bytes, now) {
+            self.errors.push((to, error));
+        }
+        self.drain(to);
+    }
+
+    /// The links do as they are told: who is called and can be reached is linked.
+    fn answer_calls(&mut self) {
+        let open = self.calls.iter().filter(|((from, to), address)| {
+            let reaches = **address == listen(*to) && self.nodes.contains_key(to);
+            reaches && !self.links.contains(&(*from, *to)) && !self.cut.contains(&(*from.min(to), *from.max(to)))
+        });
+        let open: Vec<(NodeId, NodeId)> = open.map(|(pair, _)| *pair).collect();
+        open.into_iter().for_each(|(from, to)| self.link(from, to));
     }
 
     /// Whose the key is, by each node's kernel map in the order of the nodes.
@@ -231,7 +275,9 @@ impl Mesh {
                 Output::LookUp { ticket, request_key, reply_key } => {
                     self.look_up(node, ticket, [request_key, reply_key]);
                 }
-                Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
+                Output::Datagram { to, bytes } => self.send_datagram(node, to, bytes),
+                Output::Call { peer, address } => drop(self.calls.insert((node, peer), address)),
+                Output::Forget { peer } => drop(self.calls.remove(&(node, peer))),
             }
         }
     }
@@ -273,7 +319,21 @@ impl Mesh {
         let latency = if kind == Kind::Hello { least / 2 } else { least + self.random_below(below - least) };
         let late = if kind == Kind::Batch { self.batch_delay_us } else { 0 };
         self.sequence += 1;
-        self.flying.insert((self.now_us + latency + late, self.sequence), (from, to, message));
+        let parcel = Parcel { from, to, bytes: message, is_datagram: false };
+        self.flying.insert((self.now_us + latency + late, self.sequence), parcel);
+    }
+
+    fn send_datagram(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
+        assert!(bytes.len() <= DATAGRAM_BYTES, "a datagram must fit into one packet");
+        let lost = self.random_below(1000) < self.loss;
+        if lost || !self.links.contains(&(from, to)) {
+            return;
+        }
+        let (least, below) = self.latency_us;
+        let latency = least + self.random_below(below - least);
+        self.sequence += 1;
+        let parcel = Parcel { from, to, bytes, is_datagram: true };
+        self.flying.insert((self.now_us + latency, self.sequence), parcel);
     }
 
     fn write(&mut self, node: NodeId, write: MapWrite) {

@@ -176,6 +176,10 @@ pub enum ProtocolError {
     Wire(WireError),
     /// Something before the hello.
     BeforeHello,
+    /// A datagram that is no gossip.
+    Gossip,
+    /// Gossip in another node's name.
+    Sender,
 }
 
 impl fmt::Display for ProtocolError {
@@ -183,6 +187,8 @@ impl fmt::Display for ProtocolError {
         match self {
             Self::Wire(error) => write!(f, "{error}"),
             Self::BeforeHello => write!(f, "a message before the hello"),
+            Self::Gossip => write!(f, "a datagram that is no gossip"),
+            Self::Sender => write!(f, "gossip in another node's name"),
         }
     }
 }
@@ -226,6 +232,8 @@ pub struct CoreCounters {
     pub asks_found: u64,
     /// Asks of this node that were not sent because too many were open.
     pub asks_overflow: u64,
+    /// Datagrams of gossip received.
+    pub datagrams_received: u64,
     /// Asks of peers that were not answered because there were too many in a second.
     pub asks_refused: u64,
 }
