@@ -20,6 +20,8 @@ use forwarder_common::ids::NodeId;
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/forwarder";
 /// Where the daemon answers unless the file says otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/forwarder/control.sock";
+/// Seconds that a hook may take unless the file says otherwise.
+pub const DEFAULT_HOOK_S: u64 = 10;
 /// Claims to hold unless the file says otherwise.
 pub const DEFAULT_CLAIMS: u32 = 1 << 20;
 /// Fewest claims: below it the table is too small to spread its buckets.
@@ -30,6 +32,8 @@ pub const MAX_CLAIMS: u32 = 16 << 20;
 pub const MAX_CLUSTER_NAME: usize = 64;
 /// Most seeds: every node of the largest cluster.
 pub const MAX_SEEDS: usize = NodeId::MAX as usize;
+/// Most entries of `deny`: far more than a cluster has nodes.
+pub const MAX_DENIED: usize = 4096;
 /// Longest name of an interface in bytes (IFNAMSIZ less its NUL).
 pub const MAX_INTERFACE_NAME: usize = 15;
 
@@ -64,7 +68,7 @@ impl Affinity {
     }
 }
 
-/// How the local proxy of a service is probed with OPTIONS. Checked here; the probing itself is not built yet.
+/// How the local proxy of a service is probed with OPTIONS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Milliseconds between two probes, 100..=3,600,000.
@@ -103,6 +107,17 @@ pub struct Cluster {
     pub key: PathBuf,
     /// The secret from which the keys of claim hash and tunnel tag are derived.
     pub secret: PathBuf,
+    /// Who is kept out, whatever its certificate says.
+    pub deny: Deny,
+}
+
+/// Nodes and certificates that are kept out of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deny {
+    /// Node ids, whatever certificate they show.
+    pub nodes: BTreeSet<u16>,
+    /// SHA-256 of certificates (DER), whosever they are.
+    pub fingerprints: BTreeSet<[u8; 32]>,
 }
 
 /// Timers, from which the lifetimes of claims follow.
@@ -114,20 +129,24 @@ pub struct Timers {
     pub timer_c_s: u64,
     /// Lifetime in seconds of a claim of affinity `call`, 1..=129,600.
     pub call_ttl_s: u64,
-    /// Longest wait in milliseconds of a packet whose owner is being asked for, 0..=5,000. Not used yet.
+    /// Longest wait in milliseconds of a packet whose owner is being asked for, 0..=5,000.
     pub hold_ms: u64,
 }
 
-/// Programs that the daemon runs. Checked here; nothing runs them yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Programs that the daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hooks {
     /// Run with the old and the new state at each change.
     pub on_state: Option<PathBuf>,
+    /// Seconds after which a hook that still runs is ended, 1..=600.
+    pub timeout_s: u64,
 }
 
 /// A whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The file that it was read from, absolute; `None` where there was only its text.
+    pub file: Option<PathBuf>,
     /// This node's id, as in its certificate.
     pub node: NodeId,
     /// Interfaces to attach to: at least one, no two the same.
@@ -167,7 +186,8 @@ impl Config {
         };
         let absolute = std::path::absolute(file).with_context(|| format!("find the folder of {name}"))?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
-        Self::parse(&text, folder).with_context(|| format!("read {name}"))
+        let config = Self::parse(&text, folder).with_context(|| format!("read {name}"))?;
+        Ok(Self { file: Some(absolute), ..config })
     }
 
     /// Checks the text of a file that lies in `folder`, from which relative paths count.

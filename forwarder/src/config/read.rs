@@ -10,9 +10,10 @@ use forwarder_common::{abi::MAX_SERVICES, ids::NodeId};
 use toml::de::DeTable;
 
 use super::{
-    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_PIN_DIR, Hooks, MAX_CLAIMS, MAX_INTERFACE_NAME,
-    MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode, is_cluster_name,
-    section::{Layout, Section, line_of},
+    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_PIN_DIR, Deny, Hooks,
+    MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode,
+    is_cluster_name,
+    section::{Item, Layout, Section, line_of},
 };
 
 /// UDP port of the tunnel (RFC 8926): the daemon cannot listen for its peers there.
@@ -45,9 +46,9 @@ const LAYOUT: Layout = &[
     ),
     (SERVICE, &["vip", "port", "affinity", "probe"]),
     (PROBE, &["interval_ms", "failures"]),
-    (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret"]),
+    (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret", "deny"]),
     (TIMERS, &["t1_ms", "timer_c_s", "call_ttl_s", "hold_ms"]),
-    (HOOKS, &["on_state"]),
+    (HOOKS, &["on_state", "timeout_s"]),
 ];
 
 const SOCKET_HINT: &str = "give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"";
@@ -59,6 +60,7 @@ pub(super) fn config(text: &str, folder: &Path) -> anyhow::Result<Config> {
     let node = top.integer("node", 1..=u64::from(NodeId::MAX))?.and_then(|n| NodeId::new(u16::try_from(n).ok()?));
     let path = |key, default| path(&top, key, folder).map(|path| path.unwrap_or_else(|| PathBuf::from(default)));
     let config = Config {
+        file: None,
         node: top.need("node", node, "node = 1")?,
         interfaces: interfaces(&top)?,
         underlay: underlay(&top)?,
@@ -75,6 +77,10 @@ pub(super) fn config(text: &str, folder: &Path) -> anyhow::Result<Config> {
         hooks: hooks(&top, folder)?,
     };
     no_vip_of_its_own(&top, &config)?;
+    if config.cluster.deny.nodes.contains(&config.node.number()) {
+        let node = config.node.number();
+        return Err(top.refuse("cluster", &format!("denies node {node}, which is this one; hint: correct `deny`")));
+    }
     Ok(config)
 }
 
@@ -206,6 +212,7 @@ fn cluster(top: &Section<'_>, folder: &Path) -> anyhow::Result<Cluster> {
         certificate: file("certificate", "certificate = \"node-1.pem\"")?,
         key: file("key", "key = \"node-1.key\"")?,
         secret: file("secret", "secret = \"cluster.secret\"")?,
+        deny: deny(&section)?,
     })
 }
 
@@ -246,6 +253,44 @@ fn seeds(section: &Section<'_>, own: SocketAddr) -> anyhow::Result<Vec<SocketAdd
     Ok(seeds)
 }
 
+/// Numbers are node ids, texts are fingerprints as `openssl x509 -fingerprint -sha256` prints them.
+fn deny(section: &Section<'_>) -> anyhow::Result<Deny> {
+    let hint = format!(
+        "list node ids from 1 to {} and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        NodeId::MAX
+    );
+    let mut deny = Deny::default();
+    let items = section.items("deny", &hint)?;
+    if items.len() > MAX_DENIED {
+        let many = items.len();
+        return Err(section.refuse("deny", &format!("has {many} entries; hint: at most {MAX_DENIED} are possible")));
+    }
+    for item in items {
+        match item {
+            Item::Number(number) => {
+                let node = u16::try_from(number).ok().and_then(NodeId::new);
+                let wrong = || section.refuse("deny", &format!("has {number}; hint: {hint}"));
+                deny.nodes.insert(node.ok_or_else(wrong)?.number());
+            }
+            Item::Text(text) => {
+                let wrong = || section.refuse("deny", &format!("has \"{text}\"; hint: {hint}"));
+                deny.fingerprints.insert(fingerprint(text).ok_or_else(wrong)?);
+            }
+        }
+    }
+    Ok(deny)
+}
+
+/// 32 bytes in hex, with or without colons, in any case.
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits = text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()));
+    let digits = digits.collect::<Option<Vec<_>>>()?;
+    let bytes: Vec<_> =
+        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    // An odd digit is left over by the pairs, and the whole is too long by then.
+    if digits.len() == 64 { bytes.try_into().ok() } else { None }
+}
+
 fn timers(top: &Section<'_>) -> anyhow::Result<Timers> {
     let section = top.section("timers", TIMERS, LAYOUT)?;
     let timer =
@@ -260,8 +305,9 @@ fn timers(top: &Section<'_>) -> anyhow::Result<Timers> {
 
 fn hooks(top: &Section<'_>, folder: &Path) -> anyhow::Result<Hooks> {
     let section = top.section("hooks", HOOKS, LAYOUT)?;
-    let on_state = section.map(|section| path(&section, "on_state", folder)).transpose()?.flatten();
-    Ok(Hooks { on_state })
+    let on_state = section.as_ref().map(|section| path(section, "on_state", folder)).transpose()?.flatten();
+    let timeout_s = section.map(|section| number(&section, "timeout_s", 1..=600, DEFAULT_HOOK_S)).transpose()?;
+    Ok(Hooks { on_state, timeout_s: timeout_s.unwrap_or(DEFAULT_HOOK_S) })
 }
 
 /// Tunnel packets and links to a VIP would land on any node.

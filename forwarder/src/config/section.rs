@@ -19,6 +19,13 @@ pub(super) struct Section<'a> {
     table: &'a DeTable<'a>,
 }
 
+/// An entry of a list that holds numbers and texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Item<'a> {
+    Number(i128),
+    Text(&'a str),
+}
+
 /// Keys of all sections by title, to say where a key belongs that stands in the wrong one.
 pub(super) type Layout = &'static [(&'static str, &'static [&'static str])];
 
@@ -71,6 +78,21 @@ impl<'a> Section<'a> {
             return Err(self.refuse(key, &format!("is {}; hint: {hint}", describe(value.get_ref()))));
         };
         list.iter().map(|item| self.text_of(key, item.get_ref(), hint)).collect::<anyhow::Result<_>>().map(Some)
+    }
+
+    /// A list of numbers and texts; empty where the key is not there.
+    pub(super) fn items(&self, key: &str, hint: &str) -> anyhow::Result<Vec<Item<'a>>> {
+        let Some(value) = self.table.get(key) else { return Ok(Vec::new()) };
+        let refuse = |value: &DeValue<'_>| self.refuse(key, &format!("is {}; hint: {hint}", describe(value)));
+        let list = value.get_ref().as_array().ok_or_else(|| refuse(value.get_ref()))?;
+        let item = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
+            DeValue::String(text) => Ok(Item::Text(text)),
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
+                .map(Item::Number)
+                .map_err(|_| self.refuse(key, &format!("has {number}; hint: {hint}"))),
+            other => Err(self.refuse(key, &format!("has {}; hint: {hint}", describe(other)))),
+        };
+        list.iter().map(item).collect()
     }
 
     /// `text`, a value of `key`, as a `T`.

@@ -183,7 +183,49 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
          hint: give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"",
     ),
     ("ca = \"ca.pem\"\n", "", "line 7: `ca` in [cluster] is missing; hint: add a line like `ca = \"ca.pem\"`"),
+    // Who is kept out.
+    (
+        "key = ",
+        "deny = 7\nkey = ",
+        "line 13: `deny` in [cluster] is 7; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    (
+        "key = ",
+        "deny = [0]\nkey = ",
+        "line 13: `deny` in [cluster] has 0; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    (
+        "key = ",
+        "deny = [true]\nkey = ",
+        "line 13: `deny` in [cluster] has true; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    (
+        "key = ",
+        "deny = [\"ab:cd\"]\nkey = ",
+        "line 13: `deny` in [cluster] has \"ab:cd\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    (
+        "key = ",
+        "deny = [\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"]\nkey = ",
+        "line 13: `deny` in [cluster] has \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    (
+        "key = ",
+        "deny = [\"gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg\"]\nkey = ",
+        "line 13: `deny` in [cluster] has \"gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+    ),
+    ("key = ", "deny = [3, 1]\nkey = ", "line 7: `cluster` denies node 1, which is this one; hint: correct `deny`"),
     // Timers and hooks.
+    (
+        "[cluster]",
+        "[hooks]\ntimeout_s = 0\n[cluster]",
+        "line 8: `timeout_s` in [hooks] is 0; hint: give a whole number from 1 to 600",
+    ),
+    (
+        "[cluster]",
+        "[hooks]\ntimeout = 5\n[cluster]",
+        "line 8: unknown key `timeout` in [hooks]; hint: did you mean `timeout_s`?",
+    ),
     (
         "[cluster]",
         "[timers]\ntimer_c_s = 0\n[cluster]",

@@ -6,7 +6,7 @@ mod bad;
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use bad::BAD;
-use forwarder::config::{Affinity, Config, Probe, XdpMode};
+use forwarder::config::{Affinity, Config, Deny, Probe, XdpMode};
 
 /// Every key there is, with the values of the design.
 const WHOLE: &str = r#"
@@ -33,6 +33,7 @@ ca = "ca.pem"
 certificate = "node-1.pem"
 key = "/etc/forwarder/node-1.key"
 secret = "cluster.secret"
+deny = [7, "AB:00000000000000000000000000000000000000000000000000000000000000"]
 
 [timers]
 t1_ms = 500
@@ -42,6 +43,7 @@ hold_ms = 100
 
 [hooks]
 on_state = "/etc/forwarder/on-state"
+timeout_s = 30
 "#;
 
 /// What must be there and no more; the line numbers of the table below count in it.
@@ -80,6 +82,10 @@ fn every_key_of_the_design_is_read() {
     let timers = config.timers;
     assert_eq!((timers.t1_ms, timers.timer_c_s, timers.call_ttl_s, timers.hold_ms), (500, 180, 7200, 100));
     assert_eq!(config.hooks.on_state.as_deref(), Some(Path::new("/etc/forwarder/on-state")));
+    assert_eq!(config.hooks.timeout_s, 30);
+    let mut fingerprint = [0; 32];
+    fingerprint[0] = 0xab;
+    assert_eq!(config.cluster.deny, Deny { nodes: [7].into(), fingerprints: [fingerprint].into() });
 }
 
 #[test]
@@ -92,7 +98,8 @@ fn relative_paths_count_from_the_files_folder() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("edge.toml");
     fs::write(&file, LEAST).unwrap();
-    assert_eq!(Config::load(&file).unwrap().cluster.secret, folder.path().join("cluster.secret"));
+    let config = Config::load(&file).unwrap();
+    assert_eq!((config.cluster.secret, config.file), (folder.path().join("cluster.secret"), Some(file)));
 }
 
 #[test]
@@ -105,7 +112,8 @@ fn what_is_left_out_has_the_defaults_of_the_design() {
     assert_eq!(config.metrics, None);
     assert_eq!(config.claims, whole.claims);
     assert_eq!(config.timers, whole.timers);
-    assert_eq!(config.hooks.on_state, None);
+    assert_eq!((config.hooks.on_state, config.hooks.timeout_s), (None, 10));
+    assert_eq!((config.cluster.deny, config.file), (Deny::default(), None));
     let [service] = config.services.as_slice() else { panic!("one service") };
     assert_eq!((service.affinity, service.probe), (Affinity::Transaction, None));
 }
