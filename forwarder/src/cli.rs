@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage. A failure is one line on the error output.
 
 mod answer;
+mod drain;
 
 use std::{
     io::{self, Write},
@@ -62,6 +63,19 @@ enum Command {
         /// One JSON object on one line
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Take the node out of service: its peers take new transactions, it finishes what it owns
+    Drain {
+        /// Wait until all that it owned has ended, and show how far that is; the node stays drained in any case
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Take the node back into service
+    Undrain {
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -165,6 +179,8 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Owner { call_id, cseq, branch, json, daemon } => {
             answer::print(ask(&daemon.control, &Request::Owner { call_id, cseq, branch })?, json, out)
         }
+        Command::Drain { wait, daemon } => drain::drain(|request| ask(&daemon.control, &request), wait, out),
+        Command::Undrain { daemon } => drain::undrain(|request| ask(&daemon.control, &request), out),
         Command::Explain { file, json, kernel, config } => {
             let hash_key = config.map_or(Ok([0; 2]), |config| hash_key(&config))?;
             let options = explain::Options { file, json, kernel, hash_key };
@@ -220,6 +236,8 @@ mod tests {
             (&["forwarder", "run"], 2),
             (&["forwarder", "reboot"], 2),
             (&["forwarder", "owner", "x", "-1"], 2),
+            (&["forwarder", "drain", "now"], 2),
+            (&["forwarder", "undrain", "--wait"], 2),
             (&["forwarder", "owner", "x", "4294967296"], 2),
             (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "0"], 2),
             (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "1024"], 2),

@@ -51,6 +51,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         branch: Option<String>,
     },
+    /// Take the node out of service.
+    Drain,
+    /// Take it back into service.
+    Undrain,
+    /// How far the drain has come.
+    Progress,
 }
 
 /// The daemon's answer.
@@ -61,6 +67,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Owner`].
     Owner(Owner),
+    /// To [`Request::Drain`], [`Request::Undrain`] and [`Request::Progress`].
+    Drain(Drain),
     /// The request cannot be answered, and why.
     Error(String),
 }
@@ -82,6 +90,25 @@ pub struct Owner {
     pub expires_in_ms: Option<u64>,
     /// `live`, `none`, or why a claim that stands does not count: `expired`, `void` (earlier epoch), `down`.
     pub state: String,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Whether the node is being taken out of service.
+    pub draining: bool,
+    /// Whether that has changed by the request.
+    pub changed: bool,
+    /// Seconds since it began.
+    pub since_s: u64,
+    /// Peers that take new transactions meanwhile.
+    pub takers: u64,
+    /// The node's live claims from before that are waited for.
+    pub claims: u64,
+    /// Milliseconds until the last of them ends, as the table has it; 0 when there are none.
+    pub last_ends_in_ms: u64,
+    /// The node's live claims of transactions that have begun since.
+    pub claims_since: u64,
 }
 
 /// A request with the place for its answer.

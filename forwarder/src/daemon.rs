@@ -3,12 +3,32 @@
 //! Claims flow from the ring buffer through the cluster's core to the links, and from the links through the core into
 //! the maps. The loop owns core and maps, and waits for nothing but its inputs.
 
+/// What the slow path borrows of a daemon. A macro, so that the daemon's other fields stay free.
+macro_rules! around {
+    ($daemon:ident) => {
+        $crate::daemon::slow::Around {
+            config: &$daemon.config,
+            dataplane: &mut $daemon.dataplane,
+            peers: &$daemon.peers,
+            node: &mut $daemon.node,
+            now: $crate::daemon::now(),
+        }
+    };
+}
+
+mod drain;
+mod hooks;
 mod interfaces;
+mod lives;
+mod mesh;
 mod own;
 mod peers;
+mod probe;
 mod report;
 mod settings;
 mod slow;
+mod standing;
+mod state;
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +38,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use forwarder_common::{
-    abi::ClaimEvent,
-    ids::{Epoch, NodeId, Tick},
-};
-use ring::rand::SecureRandom as _;
+use forwarder_common::ids::NodeId;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -30,14 +46,17 @@ use tokio::{
 };
 
 use self::{
+    drain::Drain,
     interfaces::Interfaces,
+    mesh::{REJOIN, take_claims},
     peers::Peers,
-    settings::kernel_settings,
-    slow::{Around, Slow},
+    settings::{kernel_settings, seed},
+    slow::Slow,
+    standing::Standing,
 };
 use crate::{
     cluster::{
-        core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError},
+        core::{Node, NodeSettings, Now},
         links::{self, Command, Event, Handle},
     },
     config::Config,
@@ -47,14 +66,10 @@ use crate::{
     metrics, routes,
 };
 
-/// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
-const EVENTS_A_TURN: usize = 4096;
 /// Messages that wait between the loop and the links: about 40,000 claims.
 const LINK_QUEUE: usize = 1024;
 /// Questions that wait for the loop.
 const CALLS: usize = 64;
-/// How long a peer counts as up without a link, after this daemon's or its own restart.
-const REJOIN: Duration = Duration::from_secs(5);
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
 
@@ -74,19 +89,6 @@ pub fn run(config: Config) -> Result<()> {
     })
 }
 
-/// What the slow path borrows of a daemon. A macro, so that the daemon's other fields stay free.
-macro_rules! around {
-    ($daemon:ident) => {
-        Around {
-            config: &$daemon.config,
-            dataplane: &mut $daemon.dataplane,
-            peers: &$daemon.peers,
-            node: &mut $daemon.node,
-            now: now(),
-        }
-    };
-}
-
 struct Daemon {
     config: Config,
     identity: Arc<Identity>,
@@ -98,6 +100,8 @@ struct Daemon {
     punts: AsyncFd<RingBuf<MapData>>,
     slow: Slow,
     node: Node,
+    standing: Standing,
+    drain: Drain,
     peers: Peers,
     /// Peers whose daemons have ended in order, and until when they count as up.
     leaving: BTreeMap<NodeId, Instant>,
@@ -116,7 +120,6 @@ impl Daemon {
         config.check_host()?;
         let identity = Arc::new(identity::load(&config)?);
         let secrets = identity::secrets(&config.cluster.secret)?;
-        warn_of_later_features(&config);
 
         let (caller, calls) = mpsc::channel(CALLS);
         let control = control::serve(&config.control, caller.clone())?;
@@ -140,6 +143,7 @@ impl Daemon {
         let punts = dataplane.take_punts()?;
         // SAFETY: as above.
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
+        let standing = Standing::start(&config, dataplane.drains(), now())?;
         let interfaces = Interfaces::attach(&config.interfaces, config.xdp_mode, &mut dataplane)?;
         let slow = Slow::open(&config, &secrets, &interfaces)?;
         dataplane.set_self()?;
@@ -166,6 +170,8 @@ impl Daemon {
             punts,
             slow,
             node,
+            standing,
+            drain: Drain::default(),
             peers,
             leaving: BTreeMap::new(),
             links,
@@ -200,7 +206,7 @@ impl Daemon {
                 _ = interrupt.recv() => break,
                 ready = self.events.readable_mut() => {
                     let mut ready = ready.context("wait for the claims' ring buffer")?;
-                    if drain(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
+                    if take_claims(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
                         ready.clear_ready();
                     }
                 }
@@ -208,6 +214,7 @@ impl Daemon {
                     Some(event) => self.link_event(event)?,
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
+                Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
                 ready = self.punts.readable_mut() => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     let around = &mut around!(self);
@@ -219,7 +226,7 @@ impl Daemon {
                 Some(hops) = self.next_hops.recv() => self.peers.set_next_hops(hops, &mut self.dataplane)?,
                 Some((request, answer)) = self.calls.recv() => {
                     // Whoever asked may have gone.
-                    let _ = answer.send(report::answer(&self, request));
+                    let _ = answer.send(self.answer(request));
                 }
                 () = &mut rejoined, if !is_rejoined => {
                     is_rejoined = true;
@@ -252,11 +259,13 @@ impl Daemon {
         self.slow.drain();
         self.turn().await?;
         self.links.shutdown().await;
+        self.standing.finish().await;
         Ok(())
     }
 
     /// Does what slow path and core have decided; each may give the other something to do.
     async fn turn(&mut self) -> Result<()> {
+        self.standing.carry_out(self.peers.any_up(), &mut self.node, &mut self.dataplane, now())?;
         self.slow.carry_out(&mut around!(self));
         self.node.handle_timeout(now());
         self.carry_out().await?;
@@ -264,165 +273,16 @@ impl Daemon {
         Ok(())
     }
 
-    /// Marks down the peers whose daemons have ended and not come back in time.
-    fn give_up_leaving(&mut self) {
-        let (over, node) = (Instant::now(), &mut self.node);
-        self.leaving.retain(|peer, due| {
-            let waits = *due > over;
-            if !waits {
-                node.handle_link_down(*peer, now());
-            }
-            waits
-        });
-    }
-
-    fn link_event(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::LinkUp { peer, address, again } => {
-                if !again {
-                    log::info!("node {}: link up, {address}", peer.number());
-                }
-                self.leaving.remove(&peer);
-                self.peers.linked(peer, address);
-                self.node.handle_link_up(peer, now());
-            }
-            Event::LinkDown { peer, reason, leaving } => {
-                log::warn!("node {}: link down: {reason}", peer.number());
-                self.peers.unlinked(peer, reason, &mut self.dataplane)?;
-                if leaving {
-                    // Its programs and its proxy go on without the daemon: packets still find their owner there.
-                    self.leaving.insert(peer, Instant::now() + REJOIN);
-                } else {
-                    self.node.handle_link_down(peer, now());
-                }
-            }
-            Event::Message { peer, bytes } => {
-                // A peer may ask for a claim that still waits in the ring buffer.
-                drain(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                let result = self.node.handle_message(peer, &bytes, now());
-                self.drop_unless_ok(peer, result);
-            }
-            Event::Datagram { peer, bytes } => {
-                let result = self.node.handle_datagram(peer, &bytes, now());
-                self.drop_unless_ok(peer, result);
-            }
-            // Logged and counted by the links.
-            Event::Refused { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// Drops the link of a peer that broke the protocol.
-    fn drop_unless_ok(&self, peer: NodeId, result: Result<(), ProtocolError>) {
-        let Err(error) = result else { return };
-        log::warn!("node {}: {error}; its link is dropped", peer.number());
-        if self.commands.try_send(Command::Drop { peer, reason: error.to_string() }).is_err() {
-            log::warn!("node {}: the links are too busy to drop it", peer.number());
-        }
-    }
-
-    /// Does what the core has decided.
-    async fn carry_out(&mut self) -> Result<()> {
-        while let Some(output) = self.node.poll_output() {
-            match output {
-                Output::Send { to, message, kind } => self.command(Command::Send { to, message, kind }).await,
-                Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
-                Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
-                Output::Forget { peer } => self.command(Command::Forget { peer }).await,
-                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
-                    self.dataplane.set_claim(key, owner, epoch, remaining_ms);
-                    log::trace!(
-                        target: "forwarder::claims",
-                        "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
-                    );
-                }
-                Output::Map(MapWrite::Peer { node, up, state, epoch, underlay }) => {
-                    self.peers.set(node, up, state, epoch, underlay, &mut self.dataplane)?;
-                }
-                Output::Answer { ticket, owned } => {
-                    self.slow.answered(ticket, owned, &around!(self));
-                }
-                Output::LookUp { ticket, request_key, reply_key } => {
-                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)];
-                    let found: Vec<_> = keys.into_iter().flatten().filter_map(|key| self.own_claim(key)).collect();
-                    self.node.handle_looked_up(ticket, &found, now());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn command(&self, command: Command) {
-        if self.commands.send(command).await.is_err() {
-            log::error!("the cluster's links have ended: nothing reaches the peers any more");
-        }
-    }
-
-    /// This node's live claim of a key, as the kernel's table has it.
-    fn own_claim(&self, key: u64) -> Option<LocalClaim> {
-        let (entry, now) = (self.dataplane.claim(key)?, now());
-        let is_own = entry.owner() == self.config.node.number() && entry.epoch() == self.dataplane.epoch();
-        let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
-        let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
-        is_own.then_some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
-    }
-
     fn until_timeout(&self) -> Duration {
-        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).min() {
+        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).chain(self.standing.due_us()).min() {
             Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
             None => Duration::from_secs(3600),
         }
     }
 }
 
-/// Gives the ring buffer's claims to the core; whether it was emptied.
-fn drain(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
-    let now = now();
-    for _ in 0..EVENTS_A_TURN {
-        let Some(item) = events.next() else { return true };
-        if item.len() != size_of::<ClaimEvent>() {
-            log::error!("a ring-buffer event has {} bytes instead of {}", item.len(), size_of::<ClaimEvent>());
-            continue;
-        }
-        // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
-        let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
-        if event.epoch != epoch.number() {
-            // Of an earlier life of the proxy: void.
-            continue;
-        }
-        let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
-        node.handle_local(
-            LocalClaim {
-                key: event.key,
-                claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
-                remaining_ms: Tick::milliseconds(event.ticks),
-            },
-            now,
-        );
-    }
-    false
-}
-
-/// Randomness for the core.
-fn seed() -> Result<u64> {
-    let mut seed = [0; 8];
-    ring::rand::SystemRandom::new()
-        .fill(&mut seed)
-        .map_err(|_| anyhow::anyhow!("ask the kernel for randomness: it gave none"))?;
-    Ok(u64::from_ne_bytes(seed))
-}
-
 /// Both clocks.
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { monotonic_us: dataplane::monotonic_ns() / 1000, unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX) }
-}
-
-fn warn_of_later_features(config: &Config) {
-    if config.services.iter().any(|service| service.probe.is_some()) {
-        log::warn!("`probe` is read but not used by this version: the local proxy counts as up");
-    }
-    if config.hooks.on_state.is_some() {
-        log::warn!("`hooks.on_state` is read but not run by this version");
-    }
 }

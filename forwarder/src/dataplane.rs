@@ -179,6 +179,12 @@ impl Dataplane {
         self.diverts
     }
 
+    /// Whether claims other than those of INVITEs are not made longer: said since this start, or before it.
+    #[must_use]
+    pub const fn drains(&self) -> bool {
+        self.duty.drains()
+    }
+
     /// From now on, claims other than those of INVITEs are not made longer, or again.
     ///
     /// # Errors

@@ -126,7 +126,9 @@ async fn answer(request: Request<Incoming>, handler: &mpsc::Sender<Call>) -> Res
     Ok(match control::call(handler, control::Request::Status).await {
         control::Response::Status(status) => plain(StatusCode::OK, render(&status)),
         control::Response::Error(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-        control::Response::Owner(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "no snapshot\n".to_owned()),
+        control::Response::Owner(_) | control::Response::Drain(_) => {
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "no snapshot\n".to_owned())
+        }
     })
 }
 

@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 pub use self::text::render;
-use crate::config;
 
 /// A whole snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,7 +21,7 @@ pub struct Status {
     pub epoch: u8,
     /// The cluster's name.
     pub cluster: String,
-    /// `joining` before the first peer is up, else `up`.
+    /// `joining`, `up`, `draining` or `proxy-down`.
     pub state: String,
     /// Seconds since the daemon started.
     pub uptime_s: u64,
@@ -44,6 +43,28 @@ pub struct Status {
     pub certificate: Certificate,
     /// What an operator should look at, one sentence each.
     pub warnings: Vec<String>,
+    /// Seconds since the node's state is what it is.
+    #[serde(default)]
+    pub state_since_s: u64,
+    /// Seconds since the operator takes the node out of service; `None` while it is in service.
+    #[serde(default)]
+    pub draining_s: Option<u64>,
+    /// The last run of the hook; `None` before it, and without a hook.
+    #[serde(default)]
+    pub hook: Option<Hook>,
+}
+
+/// A run of the operator's hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The state that the node left.
+    pub old: String,
+    /// The state that it came to.
+    pub new: String,
+    /// Seconds since the run ended.
+    pub ended_s: u64,
+    /// Why it counts as failed; `None`: it does not.
+    pub failure: Option<String>,
 }
 
 /// An interface.
@@ -66,12 +87,12 @@ pub struct Service {
     pub port: u16,
     /// `transaction` or `call`.
     pub affinity: String,
-}
-
-impl From<&config::Service> for Service {
-    fn from(service: &config::Service) -> Self {
-        Self { vip: service.vip, port: service.port, affinity: service.affinity.name().to_owned() }
-    }
+    /// Its proxy: `alive`, `down`, `unknown` before anything is known of it, or `unprobed`, which counts as alive.
+    #[serde(default)]
+    pub proxy: String,
+    /// Why the proxy is down.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 /// The claim table.
@@ -106,6 +127,9 @@ pub struct Peer {
     pub next_hop: Option<NextHop>,
     /// Why the link is down or the next hop is not known.
     pub reason: Option<String>,
+    /// How it is, by its own word: `joining`, `up`, `draining` or `proxy-down`; `down` while it does not count as up.
+    #[serde(default)]
+    pub state: String,
 }
 
 /// How a peer's packets leave this node.

@@ -16,6 +16,7 @@ pub(super) fn print(response: Response, json: bool, out: &mut dyn Write) -> anyh
         Response::Owner(owner) if json => serde_json::to_string(&owner).context("write owner as JSON")? + "\n",
         Response::Status(status) => status::render(&status),
         Response::Owner(owner) => render(&owner),
+        Response::Drain(_) => anyhow::bail!("ask the daemon: it has answered another question"),
         Response::Error(why) => anyhow::bail!("ask the daemon: {why}"),
     };
     out.write_all(text.as_bytes()).context("write the answer")

@@ -11,6 +11,8 @@ fn daemon() -> mpsc::Sender<Call> {
                     let by = Some(format!("{call_id} {cseq} {branch:?}"));
                     Response::Owner(Owner { by, owner: Some(2), ..Owner::default() })
                 }
+                Request::Drain => Response::Drain(Drain { draining: true, changed: true, ..Drain::default() }),
+                Request::Undrain | Request::Progress => Response::Error("not today".to_owned()),
             };
             let _ = place.send(response);
         }
@@ -61,6 +63,11 @@ async fn the_lines_on_the_wire_are_these() {
         answer,
         "{\"owner\":{\"request_key\":\"\",\"reply_key\":null,\"owner\":2,\"by\":\"x 1 None\",\"mine\":false,\
          \"expires_in_ms\":null,\"state\":\"\"}}\n"
+    );
+    assert_eq!(
+        raw(&path, b"{\"command\":\"drain\"}\n").await,
+        "{\"drain\":{\"draining\":true,\"changed\":true,\"since_s\":0,\"takers\":0,\"claims\":0,\"last_ends_in_ms\":0,\
+         \"claims_since\":0}}\n"
     );
     for bytes in [&b"nonsense\n"[..], b"{\"command\":\"reboot\"}\n", b"\xff\xfe\n", b"{\"command\":\"status\"}"] {
         let answer = raw(&path, bytes).await;

@@ -8,8 +8,8 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::{LocalClaim, peers::address, slow::Around};
-use crate::{config::Affinity, slowpath::HashKeys};
+use super::{peers::address, slow::Around};
+use crate::{cluster::core::LocalClaim, config::Affinity, slowpath::HashKeys};
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
 pub(super) fn claim(hash_keys: HashKeys, frame: &[u8], segment: u32, around: &mut Around<'_>) {

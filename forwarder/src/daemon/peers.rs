@@ -230,6 +230,7 @@ impl Peers {
                 rtt_us: rtt_us(id.number()),
                 since_s: peer.since.elapsed().as_secs(),
                 next_hop: hop.and_then(|hop| hop.as_ref().ok()).map(next_hop),
+                state: if peer.up { peer.state.name() } else { "down" }.to_owned(),
                 reason: peer.reason.clone().or_else(|| hop.and_then(|hop| Some(hop.as_ref().err()?.to_string()))),
             }
         });
@@ -237,6 +238,7 @@ impl Peers {
         let unknown = seeds.iter().filter(|seed| !linked.contains(seed)).map(|seed| status::Peer {
             address: seed.to_string(),
             link: "down".to_owned(),
+            state: "down".to_owned(),
             reason: Some("a seed that has not answered yet".to_owned()),
             ..status::Peer::default()
         });

@@ -1,6 +1,9 @@
-//! Answers to questions over the control socket: the status, and who owns a transaction.
+//! Answers to questions over the control socket: the status, who owns a transaction, and how far a drain has come.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 use forwarder_common::{
@@ -9,44 +12,96 @@ use forwarder_common::{
     table::Entry,
 };
 
-use super::Daemon;
+use super::{Daemon, drain::Drain, hooks::Run, now, state::Proxy};
 use crate::{
-    config::Affinity,
-    control::{Owner, Request, Response},
+    cluster::core::{Node, State},
+    config::{self, Affinity},
+    control::{self, Owner, Request, Response},
     dataplane, status,
     status::Status,
 };
 
-/// Answers a question; an error is an answer as well.
-pub(super) fn answer(daemon: &Daemon, request: Request) -> Response {
-    match request {
-        Request::Status => match status(daemon) {
-            Ok(status) => Response::Status(Box::new(status)),
-            Err(error) => Response::Error(format!("{error:#}")),
-        },
-        Request::Owner { call_id, cseq, branch } => Response::Owner(owner(daemon, &call_id, cseq, branch.as_deref())),
+impl Daemon {
+    /// Answers a question; an error is an answer as well.
+    pub(super) fn answer(&mut self, request: Request) -> Response {
+        match request {
+            Request::Status => match status(self) {
+                Ok(status) => Response::Status(Box::new(status)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
+            Request::Owner { call_id, cseq, branch } => Response::Owner(owner(self, &call_id, cseq, branch.as_deref())),
+            Request::Drain => self.set_drain(true),
+            Request::Undrain => self.set_drain(false),
+            Request::Progress => self.drain_progress(false),
+        }
     }
+
+    fn set_drain(&mut self, drains: bool) -> Response {
+        let changed = self.standing.drain(drains, now());
+        if changed {
+            log::info!(
+                "the operator {}",
+                if drains { "drains this node" } else { "takes this node back into service" }
+            );
+            self.drain = Drain::default();
+        }
+        self.drain_progress(changed)
+    }
+
+    fn drain_progress(&mut self, changed: bool) -> Response {
+        let now_us = now().monotonic_us;
+        let Some(since_us) = self.standing.draining_since_us() else {
+            return Response::Drain(control::Drain {
+                changed,
+                takers: takers(&self.node),
+                ..control::Drain::default()
+            });
+        };
+        let since_us = now_us.saturating_sub(since_us);
+        // What came just before the drain is answered, or at least sent on, before its client gives it up.
+        //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
+        //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
+        let begins = since_us < 64 * self.config.timers.t1_ms * 1000;
+        let (node, epoch, tick) = (self.config.node, self.dataplane.epoch(), Tick::at(dataplane::monotonic_ns()));
+        let own = self.dataplane.claims().own(node, epoch, tick);
+        let progress = self.drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
+        Response::Drain(control::Drain {
+            draining: true,
+            changed,
+            since_s: since_us / 1_000_000,
+            takers: takers(&self.node),
+            claims: progress.claims,
+            last_ends_in_ms: Tick::milliseconds(u16::try_from(progress.ticks).unwrap_or(u16::MAX)),
+            claims_since: progress.since,
+        })
+    }
+}
+
+/// Peers that take new transactions.
+fn takers(node: &Node) -> u64 {
+    node.peers().filter(|peer| peer.up && peer.state == State::Up).count() as u64
 }
 
 fn status(daemon: &Daemon) -> Result<Status> {
     let config = &daemon.config;
-    let now = Tick::at(dataplane::monotonic_ns());
+    let (now, now_us) = (Tick::at(dataplane::monotonic_ns()), now().monotonic_us);
     let (own, peers) = daemon.dataplane.claims().live(config.node, now);
     let links = daemon.links.links();
     let rtt_us = |id| links.iter().find(|link| link.node == id).map(|link| link.rtt_us);
-    let joined = config.cluster.seeds.iter().all(|seed| *seed == config.cluster.listen) || daemon.peers.any_up();
     let mut outcomes = daemon.dataplane.outcomes()?;
     outcomes.extend(daemon.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
+    let (state, state_since_us) = daemon.standing.state();
+    let seconds_since = |then_us: u64| now_us.saturating_sub(then_us) / 1_000_000;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.number(),
         epoch: daemon.dataplane.epoch().number(),
         cluster: daemon.identity.cluster.clone(),
-        state: if joined { "up" } else { "joining" }.to_owned(),
+        state: state.name().to_owned(),
         uptime_s: daemon.started.elapsed().as_secs(),
         pid: std::process::id(),
         interfaces: daemon.interfaces.report(),
-        services: config.services.iter().map(status::Service::from).collect(),
+        services: config.services.iter().zip(daemon.standing.proxies()).map(service).collect(),
         claims: status::Claims {
             own,
             peers,
@@ -57,8 +112,46 @@ fn status(daemon: &Daemon) -> Result<Status> {
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         replication: replication(daemon),
         certificate: certificate(daemon),
-        warnings: daemon.interfaces.warnings().chain(daemon.peers.warnings(&config.interfaces)).collect(),
+        warnings: warnings(daemon),
+        state_since_s: seconds_since(state_since_us),
+        draining_s: daemon.standing.draining_since_us().map(seconds_since),
+        hook: daemon.standing.last_run().map(hook),
     })
+}
+
+fn service((service, proxy): (&config::Service, &Proxy)) -> status::Service {
+    status::Service {
+        vip: service.vip,
+        port: service.port,
+        affinity: service.affinity.name().to_owned(),
+        proxy: proxy.health().name().to_owned(),
+        reason: proxy.reason().map(ToString::to_string),
+    }
+}
+
+fn hook(run: Run) -> status::Hook {
+    status::Hook {
+        old: run.old.name().to_owned(),
+        new: run.new.name().to_owned(),
+        ended_s: run.ended.elapsed().as_secs(),
+        failure: run.failure,
+    }
+}
+
+/// What an operator should look at.
+fn warnings(daemon: &Daemon) -> Vec<String> {
+    let services = daemon.config.services.iter().zip(daemon.standing.proxies());
+    let proxies = services.filter_map(|(service, proxy)| {
+        let address = SocketAddr::new(service.vip, service.port);
+        Some(format!("the proxy at {address} is down: {}", proxy.reason()?))
+    });
+    let alone = (daemon.dataplane.diverts() && takers(&daemon.node) == 0)
+        .then(|| "no peer is up to take new transactions, which therefore stay here".to_owned());
+    let hook = daemon.standing.last_run().and_then(|run| Some((run.old, run.new, run.failure?)));
+    let hook = hook.map(|(old, new, why)| format!("the hook for {} to {}: {why}", old.name(), new.name()));
+    let interfaces = &daemon.config.interfaces;
+    let rest = daemon.interfaces.warnings().chain(daemon.peers.warnings(interfaces));
+    proxies.chain(alone).chain(hook).chain(rest).collect()
 }
 
 fn replication(daemon: &Daemon) -> status::Replication {

@@ -2,10 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Result;
 use forwarder_common::{
     abi::{self, Lifetimes, ServiceKey},
     ids::{Epoch, Tick},
 };
+use ring::rand::SecureRandom as _;
 
 use super::peers::address;
 use crate::{
@@ -56,4 +58,13 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
 fn fresh_epoch() -> Epoch {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Epoch::new(unix.as_secs() / EPOCH_SECONDS)
+}
+
+/// Randomness for the core.
+pub(super) fn seed() -> Result<u64> {
+    let mut seed = [0; 8];
+    ring::rand::SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|_| anyhow::anyhow!("ask the kernel for randomness: it gave none"))?;
+    Ok(u64::from_ne_bytes(seed))
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use forwarder_common::{
-    ids::{NodeId, Tick},
+    ids::{Epoch, NodeId, Tick},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 
@@ -63,6 +63,13 @@ impl Table {
             }
         }
         live
+    }
+
+    /// The live claims that `node` has made in `epoch`, each with its place in the table.
+    pub fn own(&self, node: NodeId, epoch: Epoch, now: Tick) -> impl Iterator<Item = (usize, Entry)> {
+        let entries = self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed))).enumerate();
+        let is_own = move |entry: &Entry| entry.owner() == node.number() && entry.epoch() == epoch;
+        entries.filter(move |(_, entry)| is_own(entry) && entry.remaining(now) != 0)
     }
 
     /// Writes `entry` for `key` over what the table has for it, else into the place that gives way.

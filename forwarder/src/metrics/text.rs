@@ -1,10 +1,16 @@
 //! A snapshot in Prometheus' text format, version 0.0.4.
 
-use std::fmt::{Display, Write as _};
+use std::{
+    fmt::{Display, Write as _},
+    net::SocketAddr,
+};
 
 use forwarder_common::outcome::{Hook, Outcome};
 
 use crate::status::{Peer, Status};
+
+/// The states of a node.
+const STATES: [&str; 4] = ["joining", "up", "draining", "proxy-down"];
 
 /// The snapshot as text; units are base units, as Prometheus wants them.
 #[must_use]
@@ -26,6 +32,7 @@ pub fn render(status: &Status) -> String {
     page.single("forwarder_claims_capacity", "gauge", "Claims that the configuration asks to hold.", claims.capacity);
     page.single("forwarder_claim_table_entries", "gauge", "Slots of the claim table.", claims.table_entries);
     peers(&mut page, &status.peers);
+    standing(&mut page, status);
     replication(&mut page, status);
     let days = status.certificate.days_left;
     page.single("forwarder_certificate_days_left", "gauge", "Days until this node's certificate ends.", days);
@@ -48,6 +55,8 @@ fn peers(page: &mut Page, peers: &[Peer]) {
         let labels = |(peer, id)| -> (&Peer, _) { (peer, [("node", String::as_str(id)), ("address", &peer.address)]) };
         peers.iter().zip(&ids).map(labels)
     };
+    let states = labelled().map(|(peer, [node, address])| ([node, address, ("state", peer.state.as_str())], 1));
+    page.family("forwarder_peer_state", "gauge", "The state of a peer, as a label; always 1.", states);
     let up = labelled().map(|(peer, labels)| (labels, u8::from(peer.link == "up")));
     page.family("forwarder_peer_up", "gauge", "Whether the link to a peer is up.", up);
     let resolved = labelled().map(|(peer, labels)| (labels, u8::from(peer.next_hop.is_some())));
@@ -56,6 +65,21 @@ fn peers(page: &mut Page, peers: &[Peer]) {
     page.family("forwarder_peer_rtt_seconds", "gauge", "Round-trip time of the link to a peer.", rtt);
     let mtu = labelled().filter_map(|(peer, labels)| Some((labels, peer.next_hop.as_ref()?.mtu)));
     page.family("forwarder_peer_mtu_bytes", "gauge", "Largest outer packet to a peer.", mtu);
+}
+
+fn standing(page: &mut Page, status: &Status) {
+    let states = STATES.map(|state| ([("state", state)], u8::from(status.state == state)));
+    page.family("forwarder_state", "gauge", "Which of its states the node is in: 1 for that one.", states);
+    let draining = u8::from(status.draining_s.is_some());
+    page.single("forwarder_draining", "gauge", "Whether the operator takes the node out of service.", draining);
+    let addresses = status.services.iter().map(|service| SocketAddr::new(service.vip, service.port).to_string());
+    let addresses = addresses.collect::<Vec<_>>();
+    let probed = status.services.iter().zip(&addresses).filter(|(service, _)| service.proxy != "unprobed");
+    let alive = probed.map(|(service, address)| ([("service", address.as_str())], u8::from(service.proxy == "alive")));
+    page.family("forwarder_proxy_up", "gauge", "Whether the proxy of a service that is probed answers.", alive);
+    let Some(hook) = &status.hook else { return };
+    let failed = u8::from(hook.failure.is_some());
+    page.single("forwarder_hook_failed", "gauge", "Whether the last run of the hook has failed.", failed);
 }
 
 fn replication(page: &mut Page, status: &Status) {
@@ -120,7 +144,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Age, NextHop};
+    use crate::status::{self, Age, NextHop, Service};
 
     #[test]
     fn counters_gauges_and_labels_are_in_the_text_format() {
@@ -131,7 +155,17 @@ mod tests {
         status.replication.age_us = Some(Age { count: 1, p50: 210, p99: 2_600_000, max: 12_345_678 });
         let hop = NextHop { interface: "eth0".into(), mac: String::new(), mtu: 1500 };
         let peer = Peer { node: 2, address: "10.9.3.2".into(), link: "up".into(), ..Peer::default() };
-        status.peers = vec![Peer { rtt_us: Some(215), next_hop: Some(hop), ..peer.clone() }, peer];
+        status.peers =
+            vec![Peer { rtt_us: Some(215), next_hop: Some(hop), state: "draining".into(), ..peer.clone() }, peer];
+        let service = |port, proxy: &str| Service {
+            vip: "192.0.2.10".parse().unwrap(),
+            port,
+            affinity: String::new(),
+            proxy: proxy.to_owned(),
+            reason: None,
+        };
+        status.services = vec![service(5060, "alive"), service(5062, "down"), service(5064, "unprobed")];
+        status.hook = Some(status::Hook { failure: Some("exit code 1".into()), ..status::Hook::default() });
         let text = render(&status);
         let lines = text.lines().collect::<Vec<_>>();
         for line in [
@@ -143,11 +177,21 @@ mod tests {
             r#"forwarder_peer_mtu_bytes{node="2",address="10.9.3.2"} 1500"#,
             r#"forwarder_claim_age_seconds{of="max"} 12.345678"#,
             "forwarder_certificate_days_left -1",
+            r#"forwarder_peer_state{node="2",address="10.9.3.2",state="draining"} 1"#,
+            r#"forwarder_proxy_up{service="192.0.2.10:5060"} 1"#,
+            r#"forwarder_proxy_up{service="192.0.2.10:5062"} 0"#,
+            "forwarder_draining 0",
+            "forwarder_hook_failed 1",
         ] {
             assert_eq!(lines.iter().filter(|found| **found == line).count(), 1, "{line}\n{text}");
         }
         let packets = lines.iter().filter(|line| line.starts_with("forwarder_packets_total{"));
         assert_eq!(packets.count(), Outcome::ALL.len());
+        assert!(!text.contains("5064"), "a proxy that nobody probes is neither up nor down");
+        status.state = "proxy-down".into();
+        let text = render(&status);
+        assert!(text.contains("forwarder_state{state=\"up\"} 0\nforwarder_state{state=\"draining\"} 0\n"), "{text}");
+        assert!(text.contains("forwarder_state{state=\"proxy-down\"} 1\n"), "{text}");
     }
 
     #[test]

@@ -17,11 +17,16 @@ pub fn render(status: &Status) -> String {
         line(&mut out, "WARNING", warning);
     }
     let (node, cluster, state) = (status.node, &status.cluster, &status.state);
-    line(&mut out, "node", &format!("{node} of cluster {cluster}, {state} for {}", span(status.uptime_s)));
+    line(&mut out, "node", &format!("{node} of cluster {cluster}, {state} for {}", span(status.state_since_s)));
     let (version, pid, epoch) = (&status.version, status.pid, status.epoch);
-    line(&mut out, "daemon", &format!("forwarder {version}, pid {pid}, epoch {epoch}"));
+    let uptime = span(status.uptime_s);
+    line(&mut out, "daemon", &format!("forwarder {version}, pid {pid}, epoch {epoch}, running for {uptime}"));
     rows(&mut out, "interfaces", status.interfaces.iter().map(interface));
     rows(&mut out, "services", status.services.iter().map(service));
+    if let Some(hook) = &status.hook {
+        let how = hook.failure.as_ref().map_or("done", |_| "FAILED");
+        line(&mut out, "hook", &format!("{} to {}: {how}, {} ago", hook.old, hook.new, span(hook.ended_s)));
+    }
     let claims = status.claims;
     let (own, peers, capacity) = (grouped(claims.own), grouped(claims.peers), grouped(claims.capacity));
     let filled = (claims.own + claims.peers).saturating_mul(100) / claims.capacity.max(1);
@@ -52,8 +57,15 @@ fn interface(interface: &Interface) -> String {
 }
 
 fn service(service: &Service) -> String {
-    let Service { vip, port, affinity } = service;
-    format!("{}, affinity {affinity}", std::net::SocketAddr::new(*vip, *port))
+    let Service { vip, port, affinity, proxy, reason } = service;
+    let address = std::net::SocketAddr::new(*vip, *port);
+    let why = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+    match proxy.as_str() {
+        // The answer of a daemon that does not say.
+        "" => format!("{address}, affinity {affinity}"),
+        "unprobed" => format!("{address}, affinity {affinity}, proxy not probed, counts as alive"),
+        proxy => format!("{address}, affinity {affinity}, proxy {proxy}{why}"),
+    }
 }
 
 fn peer_table(out: &mut String, peers: &[Peer]) {
@@ -63,7 +75,7 @@ fn peer_table(out: &mut String, peers: &[Peer]) {
     }
     let up = peers.iter().filter(|peer| peer.link == "up").count();
     line(out, "peers", &format!("{up} of {} up", peers.len()));
-    let head = ["node", "address", "link", "since", "rtt", "next hop"].map(str::to_owned);
+    let head = ["node", "address", "state", "since", "rtt", "next hop"].map(str::to_owned);
     let table = std::iter::once(head).chain(peers.iter().map(peer_row)).collect::<Vec<_>>();
     let mut widths = [0; 6];
     for row in &table {
@@ -83,7 +95,9 @@ fn peer_row(peer: &Peer) -> [String; 6] {
     let hop = peer.next_hop.as_ref().map(|hop| format!("{} {} mtu {}", hop.interface, hop.mac, hop.mtu));
     let hop = [hop, peer.reason.clone()].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let hop = if hop.is_empty() { "-".to_owned() } else { hop };
-    [node, peer.address.clone(), peer.link.clone(), span(peer.since_s), rtt, hop]
+    // The answer of a daemon that does not say more.
+    let state = if peer.state.is_empty() { &peer.link } else { &peer.state };
+    [node, peer.address.clone(), state.clone(), span(peer.since_s), rtt, hop]
 }
 
 fn replication(out: &mut String, counts: &Replication) {
@@ -161,7 +175,7 @@ fn grouped(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Certificate, Claims, NextHop};
+    use crate::status::{Certificate, Claims, Hook, NextHop};
 
     fn busy() -> Status {
         let hop = NextHop { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), mtu: 1500 };
@@ -170,14 +184,32 @@ mod tests {
             node: 1,
             epoch: 3,
             cluster: "edge".into(),
-            state: "up".into(),
+            state: "proxy-down".into(),
             uptime_s: 273_600,
+            state_since_s: 61,
+            draining_s: None,
+            hook: Some(Hook { old: "up".into(), new: "proxy-down".into(), ended_s: 60, failure: Some("exit".into()) }),
             pid: 4711,
             interfaces: vec![
                 Interface { name: "eth0".into(), xdp: "native".into(), egress: "tcx".into() },
                 Interface { name: "eth1".into(), xdp: "generic".into(), egress: "clsact".into() },
             ],
-            services: vec![Service { vip: "2001:db8::10".parse().unwrap(), port: 5060, affinity: "call".into() }],
+            services: vec![
+                Service {
+                    vip: "2001:db8::10".parse().unwrap(),
+                    port: 5060,
+                    affinity: "call".into(),
+                    proxy: "unprobed".into(),
+                    reason: None,
+                },
+                Service {
+                    vip: "192.0.2.10".parse().unwrap(),
+                    port: 5060,
+                    affinity: "transaction".into(),
+                    proxy: "down".into(),
+                    reason: Some("no socket is bound to its address".into()),
+                },
+            ],
             claims: Claims { own: 1234, peers: 500_000, capacity: 1_048_576, table_entries: 2_097_152 },
             peers: vec![
                 Peer {
@@ -189,11 +221,13 @@ mod tests {
                     since_s: 7205,
                     next_hop: Some(hop),
                     reason: None,
+                    state: "draining".into(),
                 },
                 Peer {
                     node: 0,
                     address: "10.9.4.2".into(),
                     link: "down".into(),
+                    state: "down".into(),
                     since_s: 9,
                     reason: Some("no answer".into()),
                     ..Peer::default()
@@ -220,17 +254,19 @@ mod tests {
     fn an_operator_sees_trouble_first_and_nothing_that_is_zero() {
         let expected = "\
 WARNING       peer 10.9.4.2 is down
-node          1 of cluster edge, up for 3d 4h
-daemon        forwarder 0.1.0, pid 4711, epoch 3
+node          1 of cluster edge, proxy-down for 1m 1s
+daemon        forwarder 0.1.0, pid 4711, epoch 3, running for 3d 4h
 interfaces    eth0 (XDP native, egress tcx)
               eth1 (XDP generic, egress clsact)
-services      [2001:db8::10]:5060, affinity call
+services      [2001:db8::10]:5060, affinity call, proxy not probed, counts as alive
+              192.0.2.10:5060, affinity transaction, proxy down: no socket is bound to its address
+hook          up to proxy-down: FAILED, 1m 0s ago
 claims        1,234 own, 500,000 of peers, room for 1,048,576 (47 % full)
 certificate   until 2028-11-24T22:00:00Z (729 days left)
 peers         1 of 2 up
-  node  address   link  since  rtt      next hop
-  2     10.9.3.2  up    2h 0m  0.21 ms  eth0 02:00:00:00:00:01 mtu 1500
-  ?     10.9.4.2  down  9s     -        no answer
+  node  address   state     since  rtt      next hop
+  2     10.9.3.2  draining  2h 0m  0.21 ms  eth0 02:00:00:00:00:01 mtu 1500
+  ?     10.9.4.2  down      9s     -        no answer
 replication   2,468 claims sent in 99 batches, 1,000 received in 50
               claims stood here after 0.21 ms (median), 2.60 ms (p99), 12.34 ms (max) of 1,000
               peers refused for their certificate: 1

@@ -1,0 +1,157 @@
+//! Between the kernel's ring buffer, the cluster's core and its links: what comes in, and what the core wants done.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use aya::maps::{MapData, RingBuf};
+use forwarder_common::{
+    abi::ClaimEvent,
+    ids::{Epoch, NodeId, Tick},
+};
+
+use super::{Daemon, now};
+use crate::{
+    cluster::{
+        core::{LocalClaim, MapWrite, Node, Output, ProtocolError},
+        links::{Command, Event},
+    },
+    dataplane,
+};
+
+/// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
+const EVENTS_A_TURN: usize = 4096;
+/// How long a peer counts as up without a link, after this daemon's or its own restart.
+pub(super) const REJOIN: Duration = Duration::from_secs(5);
+
+impl Daemon {
+    /// Marks down the peers whose daemons have ended and not come back in time.
+    pub(super) fn give_up_leaving(&mut self) {
+        let (over, node) = (Instant::now(), &mut self.node);
+        self.leaving.retain(|peer, due| {
+            let waits = *due > over;
+            if !waits {
+                node.handle_link_down(*peer, now());
+            }
+            waits
+        });
+    }
+
+    pub(super) fn link_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::LinkUp { peer, address, again } => {
+                if !again {
+                    log::info!("node {}: link up, {address}", peer.number());
+                }
+                self.leaving.remove(&peer);
+                self.peers.linked(peer, address);
+                self.node.handle_link_up(peer, now());
+            }
+            Event::LinkDown { peer, reason, leaving } => {
+                log::warn!("node {}: link down: {reason}", peer.number());
+                self.peers.unlinked(peer, reason, &mut self.dataplane)?;
+                if leaving {
+                    // Its programs and its proxy go on without the daemon: packets still find their owner there.
+                    self.leaving.insert(peer, Instant::now() + REJOIN);
+                } else {
+                    self.node.handle_link_down(peer, now());
+                }
+            }
+            Event::Message { peer, bytes } => {
+                // A peer may ask for a claim that still waits in the ring buffer.
+                take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                let result = self.node.handle_message(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
+            }
+            Event::Datagram { peer, bytes } => {
+                let result = self.node.handle_datagram(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
+            }
+            // Logged and counted by the links.
+            Event::Refused { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Drops the link of a peer that broke the protocol.
+    fn drop_unless_ok(&self, peer: NodeId, result: Result<(), ProtocolError>) {
+        let Err(error) = result else { return };
+        log::warn!("node {}: {error}; its link is dropped", peer.number());
+        if self.commands.try_send(Command::Drop { peer, reason: error.to_string() }).is_err() {
+            log::warn!("node {}: the links are too busy to drop it", peer.number());
+        }
+    }
+
+    /// Does what the core has decided.
+    pub(super) async fn carry_out(&mut self) -> Result<()> {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { to, message, kind } => self.command(Command::Send { to, message, kind }).await,
+                Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
+                Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
+                Output::Forget { peer } => self.command(Command::Forget { peer }).await,
+                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
+                    self.dataplane.set_claim(key, owner, epoch, remaining_ms);
+                    log::trace!(
+                        target: "forwarder::claims",
+                        "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
+                    );
+                }
+                Output::Map(MapWrite::Peer { node, up, state, epoch, underlay }) => {
+                    self.peers.set(node, up, state, epoch, underlay, &mut self.dataplane)?;
+                }
+                Output::Answer { ticket, owned } => {
+                    self.slow.answered(ticket, owned, &around!(self));
+                }
+                Output::LookUp { ticket, request_key, reply_key } => {
+                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)];
+                    let found: Vec<_> = keys.into_iter().flatten().filter_map(|key| self.own_claim(key)).collect();
+                    self.node.handle_looked_up(ticket, &found, now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn command(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            log::error!("the cluster's links have ended: nothing reaches the peers any more");
+        }
+    }
+
+    /// This node's live claim of a key, as the kernel's table has it.
+    fn own_claim(&self, key: u64) -> Option<LocalClaim> {
+        let (entry, now) = (self.dataplane.claim(key)?, now());
+        let is_own = entry.owner() == self.config.node.number() && entry.epoch() == self.dataplane.epoch();
+        let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
+        let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
+        is_own.then_some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
+    }
+}
+
+/// Gives the ring buffer's claims to the core; whether it was emptied.
+pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
+    let now = now();
+    for _ in 0..EVENTS_A_TURN {
+        let Some(item) = events.next() else { return true };
+        if item.len() != size_of::<ClaimEvent>() {
+            log::error!("a ring-buffer event has {} bytes instead of {}", item.len(), size_of::<ClaimEvent>());
+            continue;
+        }
+        // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
+        let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
+        if event.epoch != epoch.number() {
+            // Of an earlier life of the proxy: void.
+            continue;
+        }
+        let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
+        node.handle_local(
+            LocalClaim {
+                key: event.key,
+                claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
+                remaining_ms: Tick::milliseconds(event.ticks),
+            },
+            now,
+        );
+    }
+    false
+}

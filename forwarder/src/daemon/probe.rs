@@ -1,0 +1,147 @@
+//! Looks after the local proxy of each service that is to be probed, and says what it sees; it concludes nothing.
+//!
+//! A probe is an OPTIONS from the VIP to the VIP: such a packet never leaves the host, meets no program on its way, and is
+//! answered from the address that it was sent to, however the proxy's socket is bound. Max-Forwards is 0, so that nobody
+//! passes it on. Beside that the sockets bound to each service are looked at four times a second.
+
+mod message;
+mod watch;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    net::UdpSocket,
+    sync::{Notify, mpsc},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use self::message::Probe;
+use super::state::Evidence;
+use crate::{config::Service, dataplane};
+
+/// Longest answer that is read in bytes; of a longer one the beginning is enough.
+const ANSWER: usize = 4096;
+
+/// What was seen of the proxy of a service, by the service's place in the configuration.
+pub(super) type Seen = (usize, Evidence);
+
+/// Starts to look after the services that ask for it, until `seen` is closed. Call within a tokio runtime.
+///
+/// # Errors
+/// The kernel gives no randomness or no thread.
+pub(super) fn spawn(services: &[Service], seen: &mpsc::Sender<Seen>) -> Result<()> {
+    let mut watched = Vec::new();
+    for (index, service) in services.iter().enumerate() {
+        let Some(probe) = &service.probe else { continue };
+        let address = SocketAddr::new(service.vip, service.port);
+        let changed = Arc::new(Notify::new());
+        watched.push(watch::Watched { index, address, changed: Arc::clone(&changed) });
+        let prober = Prober { index, address, probe: Probe::new(address)?, seen: seen.clone(), changed };
+        tokio::spawn(prober.run(Duration::from_millis(probe.interval_ms)));
+    }
+    if watched.is_empty() { Ok(()) } else { watch::spawn(watched, seen.clone()) }
+}
+
+/// One service's probes.
+struct Prober {
+    index: usize,
+    address: SocketAddr,
+    probe: Probe,
+    seen: mpsc::Sender<Seen>,
+    changed: Arc<Notify>,
+}
+
+impl Prober {
+    async fn run(mut self, pause: Duration) {
+        let mut ticks = interval(pause);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.seen.is_closed() {
+            ticks.tick().await;
+            let evidence = match open(self.address).await {
+                Ok(socket) => match self.with(&socket, &mut ticks).await {
+                    Some(error) => Evidence::Failed(format!("{error:#}")),
+                    None => return,
+                },
+                Err(error) => Evidence::Failed(format!("{error:#}")),
+            };
+            self.tell(evidence).await;
+        }
+    }
+
+    /// Probes over `socket` until that fails, or until nobody listens any more.
+    async fn with(&mut self, socket: &UdpSocket, ticks: &mut Interval) -> Option<anyhow::Error> {
+        let mut buffer = vec![0; ANSWER];
+        let mut is_open = false;
+        ticks.reset_immediately();
+        loop {
+            let evidence = tokio::select! {
+                _ = ticks.tick() => {
+                    if std::mem::replace(&mut is_open, true) && !self.tell(Evidence::Silent).await {
+                        return None;
+                    }
+                    self.send(socket).await
+                }
+                () = self.changed.notified() => {
+                    // A new proxy need not wait for the next turn, and owes nothing for the old one's silence.
+                    is_open = false;
+                    ticks.reset_immediately();
+                    continue;
+                }
+                received = socket.recv(&mut buffer) => match received {
+                    Ok(length) => {
+                        let answer = self.probe.answered(buffer.get(..length).unwrap_or_default());
+                        answer.map(|sent_us| Evidence::Answered { sent_us }).map_or(Ok(None), |seen| Ok(Some(seen)))
+                    }
+                    Err(error) => refused(error).map(Some),
+                }
+            };
+            match evidence {
+                Ok(None) => {}
+                Ok(Some(evidence)) => {
+                    is_open = false;
+                    if !self.tell(evidence).await {
+                        return None;
+                    }
+                }
+                Err(error) => return Some(error),
+            }
+        }
+    }
+
+    async fn send(&mut self, socket: &UdpSocket) -> Result<Option<Evidence>> {
+        let from = socket.local_addr().context("ask the probe's socket for its address")?;
+        let text = self.probe.next(from, dataplane::monotonic_ns() / 1000);
+        match socket.send(text.as_bytes()).await {
+            Ok(_) => Ok(None),
+            Err(error) => refused(error).map(Some),
+        }
+    }
+
+    /// False if nobody listens any more.
+    async fn tell(&self, evidence: Evidence) -> bool {
+        self.seen.send((self.index, evidence)).await.is_ok()
+    }
+}
+
+/// A refusal is something seen; any other error is one.
+fn refused(error: io::Error) -> Result<Evidence> {
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return Ok(Evidence::Refused);
+    }
+    Err(error).context("probe it")
+}
+
+/// A socket between the VIP and the service, to which the kernel gives nothing but what comes from there.
+async fn open(service: SocketAddr) -> Result<UdpSocket> {
+    let vip = service.ip();
+    let socket = UdpSocket::bind((vip, 0)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => anyhow!("{vip} is no address of this host"),
+        _ => anyhow!("open a socket at {vip}: {error}"),
+    })?;
+    socket.connect(service).await.with_context(|| format!("connect a socket to {service}"))?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests;
