@@ -6,11 +6,13 @@
 mod ci;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod pins;
 mod project;
 mod run;
 mod setup;
 mod testing;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,6 +53,12 @@ enum Verb {
     },
     /// Load each eBPF program and print what the kernel's verifier says of it (as root)
     Verify,
+    /// Boot Debian's kernels in emulated machines and run the eBPF programs in each (as root)
+    Kernels {
+        /// Download the newest packages, also where there are some already
+        #[arg(long)]
+        update: bool,
+    },
     /// Make up bytes for the readers and the slow path (needs a C++ compiler)
     Fuzz {
         /// Only this one; all in turn without it
@@ -94,6 +102,12 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             let mut cargo = project.cargo();
             cargo.args(["run", "--release", "--package", "forwarder", "--example", "verify"]);
             Err(become_command(&mut cargo))
+        }
+        Verb::Kernels { update } => {
+            need_root("load programs into the running kernel")?;
+            ebpf::check_architecture()?;
+            ebpf::build(project, &setup(project, Need::Build)?)?;
+            kernels::kernels(project, update)
         }
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
         Verb::Ci { no_lab } => {

@@ -39,3 +39,23 @@ pub(crate) const LAB: [(&str, &str); 9] = [
 
 /// What builds libFuzzer, as above.
 pub(crate) const CPP: (&str, &str) = ("c++", "g++");
+
+/// A kernel of Debian's.
+pub(crate) struct Kernel {
+    /// Debian's suite.
+    pub(crate) suite: &'static str,
+    /// The package that depends on the suite's newest kernel; the small one for virtual machines will do.
+    pub(crate) package: &'static str,
+    /// Every program must load into it. Otherwise the daemon must refuse it.
+    pub(crate) supported: bool,
+}
+
+/// Kernels that are tried: the oldest that is supported, a newer one, and one that is too old.
+pub(crate) const KERNELS: [Kernel; 3] = [
+    Kernel { suite: "bookworm", package: "linux-image-cloud-amd64", supported: true }, // 6.1
+    Kernel { suite: "trixie", package: "linux-image-cloud-amd64", supported: true },   // 6.12
+    Kernel { suite: "bullseye", package: "linux-image-cloud-amd64", supported: false }, // 5.10
+];
+
+/// What boots them: a command, and the Debian package that has it.
+pub(crate) const EMULATOR: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");

@@ -10,15 +10,15 @@ use crate::run::{run_seen, say};
 
 /// What cargo test's closing lines add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Counts {
     /// Takes one line of output: a closing line of cargo's, or a test's own word that it skipped something.
-    fn see(&mut self, line: &str) {
+    pub(crate) fn see(&mut self, line: &str) {
         if line.starts_with("SKIPPED") {
             self.skipped += 1;
             return;

@@ -1,0 +1,141 @@
+//! The programs on a real interface: a veth pair in a namespace of the test's own. Needs root.
+//!
+//! Runs on every kernel of `cargo xtask kernels` too, since the way to attach egress depends on the kernel.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[path = "golden/frames.rs"]
+#[expect(dead_code, reason = "golden packets need more of it")]
+mod frames;
+#[path = "attach/wire.rs"]
+mod wire;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use forwarder::{
+    config::XdpMode,
+    dataplane::{Attached, Dataplane, Settings, detach},
+    identity::Secrets,
+};
+use forwarder_common::{
+    abi::{self, Address, Config, Lifetimes, ServiceKey},
+    ids::Epoch,
+};
+use frames::{Frame, HASH_KEY, Sip};
+use wire::{NEAR, Wire};
+
+const ME: u16 = 1;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What every kernel must attach with.
+fn egress_of_this_kernel() -> &'static str {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
+    let version = (numbers.next().unwrap(), numbers.next().unwrap());
+    if version < (6, 6) { "clsact" } else { "tcx" }
+}
+
+/// A folder of pins, detached when the test ends, however it ends.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Self {
+        Self(Path::new("/sys/fs/bpf").join(format!("forwarder-test-{}-{name}", std::process::id())))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = detach(&self.0);
+    }
+}
+
+fn load(pins: &Pins) -> Dataplane {
+    let config = Config {
+        underlay: Address::v4([10, 9, 0, 1]),
+        node: ME,
+        epoch: Epoch::new(5).number(),
+        lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+        ..Config::default()
+    };
+    let vip = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
+    let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, pad: 0 };
+    let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
+    let settings = Settings { config, secrets, services: vec![(vip, service)], claims: 1024 };
+    Dataplane::load(&settings, Some(&pins.0)).unwrap_or_else(|error| panic!("{error:#} (run as root)"))
+}
+
+/// Sends one request each way and waits until both programs have counted it once more, and only once.
+fn check_both_ways(dataplane: &Dataplane, wire: &Wire, call: &str) {
+    let count = |name: &str| dataplane.outcomes().unwrap().get(name).copied().unwrap();
+    let before = (count("local_alone"), count("egress_claimed"));
+    let (inbound, outbound) = (Sip::invite(&format!("{call}-in")), Sip::invite(&format!("{call}-out")));
+    wire.arrive(Frame::to_vip(false, &inbound.bytes()).bytes());
+    wire.leave(Frame::from_vip(false, &outbound.bytes()).bytes());
+    let expected = (before.0 + 1, before.1 + 1);
+    let end = Instant::now() + PATIENCE;
+    while (count("local_alone"), count("egress_claimed")) != expected {
+        let now = (count("local_alone"), count("egress_claimed"));
+        assert!(Instant::now() < end, "{call}: ingress and egress counted {now:?} instead of {expected:?}");
+        std::thread::yield_now();
+    }
+    assert_eq!(dataplane.claim(outbound.request_key()).unwrap().owner(), ME);
+    assert!(dataplane.claim(inbound.request_key()).is_none());
+}
+
+#[test]
+fn what_arrives_and_what_leaves_meets_the_programs_in_both_modes() {
+    wire::in_a_namespace(|wire| {
+        for (mode, name) in [(XdpMode::Native, "native"), (XdpMode::Generic, "generic"), (XdpMode::Auto, "native")] {
+            let pins = Pins::new("modes");
+            let mut dataplane = load(&pins);
+            let attached = dataplane.attach(NEAR, mode).unwrap();
+            assert_eq!(attached, Attached { xdp: name, egress: egress_of_this_kernel() });
+            check_both_ways(&dataplane, wire, name);
+            dataplane.keep();
+            assert_eq!(detach(&pins.0).unwrap().programs, 2);
+            assert_eq!(wire.egress_programs(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_follows_takes_over_and_leaves_one_program_a_side() {
+    wire::in_a_namespace(|wire| {
+        let pins = Pins::new("follow");
+        let mut first = load(&pins);
+        first.attach(NEAR, XdpMode::Auto).unwrap();
+        first.keep();
+        check_both_ways(&first, wire, "first");
+        drop(first);
+        assert_eq!(wire.egress_programs(), 1, "the programs outlive their daemon");
+        let mut second = load(&pins);
+        assert_eq!(second.claim(Sip::invite("first-out").request_key()).unwrap().owner(), ME);
+        check_both_ways(&second, wire, "between");
+        second.attach(NEAR, XdpMode::Auto).unwrap();
+        second.keep();
+        assert_eq!(wire.egress_programs(), 1);
+        check_both_ways(&second, wire, "second");
+        assert_eq!(detach(&pins.0).unwrap().programs, 2);
+        assert_eq!(wire.egress_programs(), 0);
+        assert!(!pins.0.exists());
+    });
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_attached() {
+    wire::in_a_namespace(|wire| {
+        let pins = Pins::new("fail");
+        let mut dataplane = load(&pins);
+        dataplane.attach(NEAR, XdpMode::Auto).unwrap();
+        assert_eq!(wire.egress_programs(), 1);
+        let error = dataplane.attach("absent0", XdpMode::Auto).unwrap_err();
+        assert!(format!("{error:#}").starts_with("attach TC egress to absent0: "), "{error:#}");
+        drop(dataplane);
+        assert_eq!(wire.egress_programs(), 0);
+        assert!(!pins.0.exists());
+    });
+}
