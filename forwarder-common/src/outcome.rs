@@ -182,6 +182,11 @@ outcomes! {
     DecapUnfinished = 62, "decap_unfinished", Decap;
     /// A request that nobody owns while this node takes no new ones; sent to a healthy peer.
     SlowDiverted = 63, "slow_diverted", Slow;
+    /// A response in a transaction that is owned, under a branch that nobody is known to have sent, and no daemon to ask for it;
+    /// passed where its transaction's owner cannot be told either.
+    UnknownBranch = 64, "unknown_branch", Ingress;
+    /// Such a response, handed to the daemon, which asks for the branch.
+    PuntedBranch = 65, "punted_branch", Ingress;
 }
 
 impl Outcome {
@@ -193,6 +198,7 @@ impl Outcome {
             Self::UnknownResponse => Some(Self::PuntedResponse),
             Self::UnknownCancel => Some(Self::PuntedCancel),
             Self::LocalAck => Some(Self::PuntedAck),
+            Self::UnknownBranch => Some(Self::PuntedBranch),
             Self::PuntBounds | Self::PuntForm | Self::PuntIncomplete => Some(Self::PuntedMessage),
             Self::TooBig => Some(Self::PuntedTooBig),
             Self::Unresolved => Some(Self::PuntedUnresolved),

@@ -24,6 +24,9 @@ pub enum Found {
     Own,
     /// A live peer's claim.
     Peer(NodeId),
+    /// A live claim of the request key, but none of the reply key that the response has as well: its call may cross the edge
+    /// twice, and the owner of this leg may be another one whose claim is on its way.
+    OtherBranch,
 }
 
 /// What to do.
@@ -48,6 +51,7 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool, taker: Option<NodeI
         (_, Found::Own, _) => Verdict::Local(Outcome::LocalOwner),
         (false, _, _) => Verdict::Local(Outcome::LocalAlone),
         (true, Found::Peer(owner), _) => Verdict::ToOwner(owner),
+        (true, Found::OtherBranch, _) => Verdict::Ask(Outcome::UnknownBranch),
         (true, Found::Nothing, Kind::Request) => match taker {
             Some(taker) => Verdict::Divert(taker),
             None => Verdict::Local(Outcome::LocalNew),
@@ -71,10 +75,11 @@ mod tests {
             for up in [false, true] {
                 assert_eq!(decide(kind, Found::Own, up, taker), Verdict::Local(Outcome::LocalOwner));
             }
-            for found in [Found::Nothing, Found::Peer(peer)] {
+            for found in [Found::Nothing, Found::Peer(peer), Found::OtherBranch] {
                 assert_eq!(decide(kind, found, false, taker), Verdict::Local(Outcome::LocalAlone));
             }
             assert_eq!(decide(kind, Found::Peer(peer), true, taker), Verdict::ToOwner(peer));
+            assert_eq!(decide(kind, Found::OtherBranch, true, taker), Verdict::Ask(Outcome::UnknownBranch));
         }
         let unknown = kinds.map(|kind| decide(kind, Found::Nothing, true, None));
         assert_eq!(

@@ -25,6 +25,8 @@ use crate::{
 
 /// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
 const PULL: u32 = 2560;
+/// The longest keep-alive in bytes (RFC 5626 §3.5.1).
+const KEEP_ALIVE: usize = 4;
 /// Tries of a compare-and-swap: another CPU or the daemon may be faster, but not for ever.
 const TRIES: usize = 3;
 
@@ -50,9 +52,10 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     };
     // What is sent in segments may have its payload apart from its headers; of others' packets none is touched for that.
     let is_apart = frame.length() <= at + net::UDP;
-    let is_ours = || Ip { payload: at, ..ip }.ports(&frame).is_some_and(|udp| maps::is_service_port(udp.source));
-    let frame = if is_apart && is_ours() { whole(ctx)? } else { frame };
-    if !may_be_sip(&frame, at) {
+    let is_ours =
+        |frame: &Frame| Ip { payload: at, ..ip }.ports(frame).is_some_and(|udp| maps::is_service_port(udp.source));
+    let frame = if is_apart && is_ours(&frame) { whole(ctx)? } else { frame };
+    if !may_be_sip(&frame, at, is_ours) {
         return Err(Outcome::EgressOther);
     }
     let frame = whole(ctx)?;
@@ -111,10 +114,14 @@ fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
     Outcome::EgressFragment
 }
 
-/// SIP begins with a method or the version, in letters; media, DNS and most else do not.
+/// SIP begins with a method or the version, in letters; media, DNS and most else do not. Some put empty lines before it, and
+/// proxies relay them (RFC 3261 §7.5); alone they are a keep-alive.
 #[inline(always)] // one load
-fn may_be_sip(frame: &Frame, udp: usize) -> bool {
-    frame.byte(udp + net::UDP).is_some_and(|first| first.is_ascii_alphabetic())
+fn may_be_sip(frame: &Frame, udp: usize, is_ours: impl Fn(&Frame) -> bool) -> bool {
+    match frame.byte(udp + net::UDP) {
+        Some(b'\r' | b'\n') => frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() && is_ours(frame),
+        first => first.is_some_and(|first| first.is_ascii_alphabetic()),
+    }
 }
 
 /// Makes what the parser may read linear.

@@ -68,11 +68,16 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
         // It has come through the tunnel already.
         return None;
     }
-    if !maps::duty().is_leased(now()) {
-        return None;
-    }
     let frame = Frame::xdp(ctx.ctx);
     let ip = net::frame(&frame)?;
+    if !maps::duty().is_leased(now()) {
+        // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
+        let is_known = matches!(outcome, Outcome::UnknownBranch);
+        let owner =
+            if is_known { found(maps::config()?, maps::marks_ingress()?.request_key(), now()) } else { Found::Nothing };
+        let Found::Peer(node) = owner else { return None };
+        return Some(Send { node, flags: 0, ip, sent: Outcome::Forwarded, otherwise: Some(outcome) });
+    }
     let slot = ip.gather_slot(&frame)?;
     let node = NodeId::new(maps::taker(slot))?;
     let (flags, sent) = match outcome {
@@ -187,9 +192,10 @@ fn message(
     };
     let request_key = marks.request_key();
     let mut claimed = lookup(marks, config, now, kind);
-    if matches!(claimed, Found::Nothing) && config.flags & BOTH_HASH_KEYS != 0 {
+    if config.flags & BOTH_HASH_KEYS != 0 && matches!(claimed, Found::Nothing | Found::OtherBranch) {
         key::ingress(ctx.ctx, flags | key::OTHER_KEY)?;
-        claimed = lookup(marks, config, now, kind);
+        let other = lookup(marks, config, now, kind);
+        claimed = if matches!(other, Found::Nothing) { claimed } else { other };
     }
     let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now);
     let taker = if diverts { NodeId::new(maps::taker(request_key as u32)) } else { None };
@@ -199,13 +205,18 @@ fn message(
 /// What the table says of a message: a reply is looked up by `X`, then by `L`.
 #[inline(always)] // two calls
 fn lookup(marks: &Marks, config: &Config, now: Tick, kind: Kind) -> Found {
-    if matches!(kind, Kind::Response) && marks.reply_key() != 0 {
+    let has_reply_key = matches!(kind, Kind::Response) && marks.reply_key() != 0;
+    if has_reply_key {
         let claimed = found(config, marks.reply_key(), now);
         if !matches!(claimed, Found::Nothing) {
             return claimed;
         }
     }
-    found(config, marks.request_key(), now)
+    match found(config, marks.request_key(), now) {
+        Found::Nothing => Found::Nothing,
+        _ if has_reply_key => Found::OtherBranch,
+        claimed => claimed,
+    }
 }
 
 /// What the table says of a key.

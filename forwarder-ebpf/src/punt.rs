@@ -34,6 +34,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
     let asks = reason == Outcome::PuntedResponse.number()
         || reason == Outcome::PuntedCancel.number()
         || reason == Outcome::PuntedAck.number()
+        || reason == Outcome::PuntedBranch.number()
         || reason == Outcome::DecapHandedOver.number();
     if !maps::may_punt(now, asks) || copy(ctx.ctx, reason).is_none() {
         if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapFragment.number() {

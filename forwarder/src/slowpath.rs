@@ -34,7 +34,7 @@ pub use sent::Sent;
 
 use gather::{Arrival, Gather};
 use hold::{Held, Hold};
-use packet::{Fragment, Message, Packet};
+use packet::{Fragment, Keys, Message, Packet};
 
 /// Whether a wait ends with this look at the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,9 +243,10 @@ impl SlowPath {
             Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
             Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
             Verdict::Divert(taker) => self.forward(taker, ifindex, packet, Outcome::SlowDiverted),
-            Verdict::Ask(_) => {
+            Verdict::Ask(why) => {
                 let (due_us, questions) = (now_us.saturating_add(self.hold_us), message.all_keys().count());
-                self.hold(Held { ifindex, packet, message, due_us, questions }, now_us);
+                let of_branch = matches!(why, Outcome::UnknownBranch);
+                self.hold(Held { ifindex, packet, message, due_us, questions }, of_branch, view, now_us);
             }
         }
     }
@@ -274,35 +275,45 @@ impl SlowPath {
         Some((payload, *self.services.get(&(packet.destination()?.0, port))?))
     }
 
-    fn hold(&mut self, held: Held, now_us: u64) {
+    fn hold(&mut self, held: Held, of_branch: bool, view: &dyn View, now_us: u64) {
         let message = held.message;
         match self.hold.put(held, now_us) {
             Ok(ticket) => {
                 self.count(Outcome::SlowHeld);
+                // Who owns the transaction is known already where only the branch is asked for.
+                let asked = |keys: Keys| if of_branch { keys.reply.unwrap_or(keys.request) } else { keys.request };
                 self.actions.extend(message.all_keys().map(|keys| Action::Ask {
                     ticket,
-                    request_key: keys.request,
+                    request_key: asked(keys),
                     reply_key: keys.reply.unwrap_or_default(),
                 }));
             }
-            Err(held) => self.inject(held.ifindex, held.packet, Outcome::SlowHoldOverflow),
+            Err(held) => {
+                let verdict = without_answer(&message, view);
+                self.let_go(held, verdict, Outcome::SlowHoldOverflow);
+            }
         }
     }
 
     /// Looks once more for the owner of a packet that waits.
     fn settle(&mut self, ticket: u64, patience: Patience, view: &dyn View) {
         let Some(message) = self.hold.message(ticket) else { return };
-        let verdict = verdict(&message, view);
-        if patience == Patience::Waits && matches!(verdict, Verdict::Ask(_)) {
+        if patience == Patience::Waits && matches!(verdict(&message, view), Verdict::Ask(_)) {
             return;
         }
-        let Some(held) = self.hold.take(ticket) else { return };
+        if let Some(held) = self.hold.take(ticket) {
+            self.let_go(held, without_answer(&message, view), Outcome::SlowReleased);
+        }
+    }
+
+    /// Sends a packet that waits no longer, or could not, on its way; without an owner it is local under `released`.
+    fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome) {
         match verdict {
             Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded),
             Verdict::Divert(taker) => self.forward(taker, held.ifindex, held.packet, Outcome::SlowDiverted),
             Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
             // Nobody owns it; or no peer is left that could.
-            Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, Outcome::SlowReleased),
+            Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, released),
         }
     }
 
@@ -331,9 +342,37 @@ impl SlowPath {
 
 /// The verdict by what the table says now: a reply is looked up by `X`, then by `L`.
 fn verdict(message: &Message, view: &dyn View) -> Verdict {
-    let sought = message.all_keys().filter_map(|keys| keys.reply).chain(message.all_keys().map(|keys| keys.request));
-    let mut found = sought.map(|key| view.owner(key)).skip_while(|found| *found == Found::Nothing);
-    decide(message.kind, found.next().unwrap_or(Found::Nothing), view.peer_up(), view.taker(message.keys.request))
+    let found = match by_reply(message, view) {
+        Some(Found::Nothing) if by_request(message, view) != Found::Nothing => Found::OtherBranch,
+        Some(found) => found,
+        None => by_request(message, view),
+    };
+    decide(message.kind, found, view.peer_up(), view.taker(message.keys.request))
+}
+
+/// The verdict where nobody is left to be asked: if nobody has sent a response's branch, the owner of its transaction is the
+/// best that is known.
+fn without_answer(message: &Message, view: &dyn View) -> Verdict {
+    match verdict(message, view) {
+        Verdict::Ask(Outcome::UnknownBranch) => decide(message.kind, by_request(message, view), view.peer_up(), None),
+        verdict => verdict,
+    }
+}
+
+/// What the table says of a response's branch; `None` if it has none that could be known.
+fn by_reply(message: &Message, view: &dyn View) -> Option<Found> {
+    let keys: Vec<u64> = message.all_keys().filter_map(|keys| keys.reply).collect();
+    let has_any = !keys.is_empty();
+    has_any.then(|| first(keys, view))
+}
+
+fn by_request(message: &Message, view: &dyn View) -> Found {
+    first(message.all_keys().map(|keys| keys.request), view)
+}
+
+fn first(keys: impl IntoIterator<Item = u64>, view: &dyn View) -> Found {
+    let found = keys.into_iter().map(|key| view.owner(key));
+    found.into_iter().find(|found| *found != Found::Nothing).unwrap_or(Found::Nothing)
 }
 
 const fn address(ip: IpAddr) -> Address {

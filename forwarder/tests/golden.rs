@@ -42,6 +42,7 @@ fn a_message_of_a_peers_transaction_is_sent_to_it_whatever_its_kind() {
         let mut bench = Bench::new(ME, underlay);
         bench.peer(PEER, true);
         bench.claim(PEER, Sip::invite("call").request_key());
+        bench.claim(PEER, Sip::invite("call").reply_key());
         for message in [
             Sip::invite("call"),
             Sip::invite("call").branch("z9hG4bK-another"),
@@ -115,8 +116,32 @@ fn replies_are_told_apart_by_the_branch_that_their_owner_put_into_via() {
     let sent = bench.expect_changed(&second, TX, &["forwarded"]);
     bench.check_tunnel(&sent, &second, 3);
     let first = Frame::to_vip(V4, &Sip::response(180, "INVITE", "call").branch("z9hG4bK-leg1").bytes());
+    bench.claim(PEER, Sip::invite("call").branch("z9hG4bK-leg1").reply_key());
     let sent = bench.expect_changed(&first, TX, &["forwarded"]);
     bench.check_tunnel(&sent, &first, PEER);
+}
+
+#[test]
+fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
+    for owner in [ME, PEER] {
+        let mut bench = Bench::new(ME, V4);
+        bench.peer(PEER, true);
+        bench.claim(owner, Sip::invite("call").request_key());
+        let reply = Frame::to_vip(V4, &Sip::response(180, "INVITE", "call").branch("z9hG4bK-leg2").bytes());
+        bench.daemon(true);
+        bench.expect_punt(&reply, "punted_branch");
+        // With no daemon anywhere the transaction's owner has to do.
+        bench.daemon(false);
+        if owner == PEER {
+            let sent = bench.expect_changed(&reply, TX, &["forwarded"]);
+            bench.check_tunnel(&sent, &reply, PEER);
+        } else {
+            bench.expect(&reply, PASS, &["unknown_branch"]);
+        }
+        bench.taker(PEER);
+        bench.lease();
+        bench.expect_changed(&reply, TX, &["handed_over"]);
+    }
 }
 
 #[test]

@@ -100,6 +100,18 @@ fn the_first_fragment_that_the_proxy_sends_claims() {
 }
 
 #[test]
+fn empty_lines_before_a_message_that_the_proxy_relays_do_not_hide_it() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        let message = [b"\r\n\r\n".as_slice(), &Sip::invite("call").bytes()].concat();
+        bench.send(&Frame::from_vip(v6, &message), "egress_punted");
+        bench.send(&Frame::from_vip(v6, &message).with_another_source(), "egress_other");
+        bench.send(&Frame::from_vip(v6, b"\r\n\r\n"), "egress_other");
+        assert_eq!(bench.punts().len(), 1);
+    }
+}
+
+#[test]
 fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
     let mut bench = Bench::new(ME, V4);
     for v6 in [V4, V6] {

@@ -20,10 +20,10 @@ fn hold(world: &mut World, packet: &[u8]) -> u64 {
 }
 
 #[test]
-fn an_answer_that_brings_a_claim_of_either_key_sends_a_reply_on_at_once() {
-    for key in [request_key("call"), reply_key("call", "z9hG4bK-1")] {
+fn an_answer_that_brings_a_claim_sends_the_packet_on_at_once() {
+    for (key, message) in [(request_key("call"), cancel("call")), (reply_key("call", "z9hG4bK-1"), reply("call"))] {
         let mut world = World::new();
-        let packet = sip(V4, &reply("call"));
+        let packet = sip(V4, &message);
         let ticket = hold(&mut world, &packet);
         world.peers(request_key("another"));
         assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
@@ -83,7 +83,7 @@ fn a_packet_that_a_node_without_a_daemon_hands_over_gets_its_ordinary_verdict() 
             ref other => panic!("not held: {other:?}"),
         }
     };
-    world.peers(request_key("call"));
+    world.peers(reply_key("call", "z9hG4bK-1"));
     let got = world.after(|world| world.answer(ticket, true));
     assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
 }
@@ -125,9 +125,33 @@ fn the_answer_that_nobody_owns_it_releases_locally_and_the_answer_that_somebody_
         world.table.claims.clear();
     }
     let ticket = hold(&mut world, &packet);
-    world.peers(request_key("call"));
+    world.peers(reply_key("call", "z9hG4bK-1"));
     let got = world.after(|world| world.answer(ticket, true));
     assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
+}
+
+#[test]
+fn a_reply_under_a_branch_that_nobody_has_claimed_yet_waits_for_that_claim_and_goes_by_the_transaction_at_last() {
+    for (by_transaction, by_branch) in [(Found::Own, Found::Peer(id(PEER))), (Found::Peer(id(PEER)), Found::Own)] {
+        let action = |found, packet: &[u8]| if found == Found::Own { inject(packet) } else { forward(packet) };
+        let outcome = |found| if found == Found::Own { "slow_local" } else { "slow_forwarded" };
+        let mut world = World::new();
+        let packet = sip(V4, &reply("call"));
+        let branch = reply_key("call", "z9hG4bK-1");
+        world.table.claims.insert(request_key("call"), by_transaction);
+        world.punt(Outcome::PuntedBranch, &frame(&packet, 0, 0));
+        let [Action::Ask { ticket, request_key, reply_key }] = world.actions()[..] else { panic!("not asked") };
+        assert_eq!((request_key, reply_key), (branch, branch), "who owns the transaction is known");
+        assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
+        world.table.claims.insert(branch, by_branch);
+        let got = world.after(|world| world.answer(ticket, true));
+        assert_eq!(got, (vec![action(by_branch, &packet)], vec![(outcome(by_branch), 1)]));
+
+        world.table.claims.remove(&branch);
+        let ticket = hold(&mut world, &packet);
+        let got = world.after(|world| world.answer(ticket, false));
+        assert_eq!(got, (vec![action(by_transaction, &packet)], vec![(outcome(by_transaction), 1)]));
+    }
 }
 
 #[test]
