@@ -53,7 +53,7 @@ impl Standing {
         }
         let hooks = config.hooks.on_state.clone().map(|path| {
             let (node, cluster) = (config.node, config.cluster.name.clone());
-            Hooks::new(hooks::Settings { path, limit: Duration::from_secs(10), node, cluster })
+            Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster })
         });
         Ok(Self { states, seen, hooks, lives, services })
     }

@@ -5,6 +5,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
+/// A proxy that answers this long without a socket, in microseconds, lives where its sockets cannot be seen, such as behind
+/// address translation.
+const UNSEEN_US: u64 = 1_000_000;
+
 /// Something that was seen of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) enum Evidence {
@@ -85,15 +89,17 @@ pub(in crate::daemon) struct Proxy {
     inodes: BTreeSet<u64>,
     /// The last look found none, first at this time.
     gone_us: Option<u64>,
-    /// It may have spoken since the last epoch began.
+    /// It may have spoken since the last end of a life was told.
     has_spoken: bool,
+    /// The end of the life that had `inodes` was told.
+    is_told: bool,
 }
 
 impl Proxy {
     /// A proxy that is probed, with so many failures in a row allowed less one, or not; `inodes` are its sockets as last known.
     pub(in crate::daemon) const fn new(failures: Option<u32>, inodes: BTreeSet<u64>) -> Self {
         let health = if failures.is_some() { Health::Unknown } else { Health::Trusted };
-        Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true }
+        Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true, is_told: false }
     }
 
     /// Takes something that was seen; whether a life of the proxy has ended by it.
@@ -104,6 +110,9 @@ impl Proxy {
                 // Of a proxy that died since, an answer may still have been on its way.
                 if self.gone_us.is_none_or(|gone_us| *sent_us >= gone_us) {
                     self.answer(failures);
+                }
+                if self.gone_us.is_some_and(|gone_us| *sent_us >= gone_us.saturating_add(UNSEEN_US)) {
+                    self.is_told = false;
                 }
                 false
             }
@@ -167,7 +176,17 @@ impl Proxy {
     fn die(&mut self, reason: Reason) -> bool {
         self.answered = 0;
         self.health = Health::Down(reason);
-        std::mem::take(&mut self.has_spoken)
+        self.end()
+    }
+
+    /// A life has ended; whether that is news, and matters to anybody.
+    const fn end(&mut self) -> bool {
+        let is_news = self.has_spoken && !self.is_told;
+        self.is_told = true;
+        if is_news {
+            self.has_spoken = false;
+        }
+        is_news
     }
 
     fn look(&mut self, inodes: &BTreeSet<u64>) -> bool {
@@ -178,11 +197,13 @@ impl Proxy {
         let is_other = self.inodes.is_disjoint(inodes);
         let is_first = self.inodes.is_empty();
         self.inodes.clone_from(inodes);
-        if !is_other || is_first {
+        if !is_other {
             return false;
         }
         // Its health follows from its answers: a restart between two looks may well be quicker than the next probe.
         self.silent = 0;
-        std::mem::replace(&mut self.has_spoken, true)
+        let is_news = !is_first && self.end();
+        self.is_told = false;
+        is_news
     }
 }

@@ -149,6 +149,23 @@ fn a_proxy_that_was_restarted_while_no_daemon_ran_begins_another_life() {
 }
 
 #[test]
+fn a_death_that_is_seen_twice_is_one_whatever_comes_first() {
+    let table = vec![
+        (Synchronised, ""),
+        (Sockets(&[7]), ""),
+        (Answered, "joining>up"),
+        (Refused, "epoch up>proxy-down"),
+        (Answered, "proxy-down>up"),
+        (Sockets(&[8]), ""),
+        (Refused, "epoch up>proxy-down"),
+        (Sockets(&[]), ""),
+        (Sockets(&[9]), ""),
+        (Sockets(&[]), ""),
+    ];
+    run(&mut probed(&[]), table);
+}
+
+#[test]
 fn a_firewall_that_refuses_probes_costs_one_epoch_and_no_more() {
     let table = vec![
         (Synchronised, ""),
@@ -170,8 +187,11 @@ fn the_last_answer_of_a_dead_proxy_does_not_raise_it() {
         (Sockets(&[]), "epoch up>proxy-down"),
         (AnsweredOf(2), ""),
         // What answers without a socket here answers all the same, such as through address translation.
-        (AnsweredOf(4), "proxy-down>up"),
+        (AnsweredOf(3), "proxy-down>up"),
         (Sockets(&[]), ""),
+        (Refused, "up>proxy-down"),
+        (Answered, "proxy-down>up"),
+        (Refused, "epoch up>proxy-down"),
     ];
     run(&mut probed(&[]), table);
 }
