@@ -52,6 +52,12 @@ pub struct Status {
     /// The last run of the hook; `None` before it, and without a hook.
     #[serde(default)]
     pub hook: Option<Hook>,
+    /// Other nodes of the cluster that are alive, as its members tell each other; linked ones are among `peers`.
+    #[serde(default)]
+    pub members: u64,
+    /// All that core and links have counted, by the names of [`crate::cluster::Counters`]' fields.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A run of the operator's hook.

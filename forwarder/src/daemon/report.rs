@@ -1,11 +1,12 @@
 //! Answers to questions over the control socket: the status, who owns a transaction, and how far a drain has come.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use forwarder_common::{
     hash,
     ids::{NodeId, Tick},
@@ -14,7 +15,10 @@ use forwarder_common::{
 
 use super::{Daemon, drain::Drain, hooks::Run, now, state::Proxy};
 use crate::{
-    cluster::core::{Node, State},
+    cluster::{
+        Counters,
+        core::{Node, State},
+    },
     config::{self, Affinity},
     control::{self, Owner, Request, Response},
     dataplane, status,
@@ -116,7 +120,16 @@ fn status(daemon: &Daemon) -> Result<Status> {
         state_since_s: seconds_since(state_since_us),
         draining_s: daemon.standing.draining_since_us().map(seconds_since),
         hook: daemon.standing.last_run().map(hook),
+        members: daemon.node.members() as u64,
+        counters: counters(daemon)?,
     })
+}
+
+/// What core and links have counted, by name.
+fn counters(daemon: &Daemon) -> Result<BTreeMap<String, u64>> {
+    let counters = Counters { core: daemon.node.counters(), links: daemon.links.counters() };
+    let named = serde_json::to_value(counters).context("name what was counted")?;
+    serde_json::from_value(named).context("name what was counted")
 }
 
 fn service((service, proxy): (&config::Service, &Proxy)) -> status::Service {

@@ -97,6 +97,9 @@ fn replication(page: &mut Page, status: &Status) {
     let (asked, found) = (counts.asks_sent, counts.asks_found);
     page.single("forwarder_asks_sent_total", "counter", "Questions about the owner of a held message.", asked);
     page.single("forwarder_asks_found_total", "counter", "Questions that a claim has answered.", found);
+    let counted = status.counters.iter().map(|(name, count)| ([("what", name.as_str())], *count));
+    page.family("forwarder_cluster_total", "counter", "What the cluster's core and its links have counted.", counted);
+    page.single("forwarder_members", "gauge", "Other members of the cluster that are alive.", status.members);
     let Some(age) = counts.age_us else { return };
     let ages = [("p50", age.p50), ("p99", age.p99), ("max", age.max)].map(|(name, us)| ([("of", name)], seconds(us)));
     let help = "Age of a peer's claim when it stands in this table.";
@@ -164,6 +167,7 @@ mod tests {
             proxy: proxy.to_owned(),
             reason: None,
         };
+        (status.members, status.counters) = (3, [("conflicts_lost".to_owned(), 4)].into());
         status.services = vec![service(5060, "alive"), service(5062, "down"), service(5064, "unprobed")];
         status.hook = Some(status::Hook { failure: Some("exit code 1".into()), ..status::Hook::default() });
         let text = render(&status);
@@ -181,6 +185,8 @@ mod tests {
             r#"forwarder_proxy_up{service="192.0.2.10:5060"} 1"#,
             r#"forwarder_proxy_up{service="192.0.2.10:5062"} 0"#,
             "forwarder_draining 0",
+            "forwarder_members 3",
+            r#"forwarder_cluster_total{what="conflicts_lost"} 4"#,
             "forwarder_hook_failed 1",
         ] {
             assert_eq!(lines.iter().filter(|found| **found == line).count(), 1, "{line}\n{text}");

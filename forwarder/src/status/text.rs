@@ -34,7 +34,7 @@ pub fn render(status: &Status) -> String {
     let certificate = &status.certificate;
     let (expires, days) = (&certificate.expires, certificate.days_left);
     line(&mut out, "certificate", &format!("until {expires} ({days} days left)"));
-    peer_table(&mut out, &status.peers);
+    peer_table(&mut out, &status.peers, status.members);
     replication(&mut out, &status.replication);
     packets(&mut out, status);
     out
@@ -68,13 +68,13 @@ fn service(service: &Service) -> String {
     }
 }
 
-fn peer_table(out: &mut String, peers: &[Peer]) {
+fn peer_table(out: &mut String, peers: &[Peer], members: u64) {
     if peers.is_empty() {
         line(out, "peers", "none: this node stands alone");
         return;
     }
     let up = peers.iter().filter(|peer| peer.link == "up").count();
-    line(out, "peers", &format!("{up} of {} up", peers.len()));
+    line(out, "peers", &format!("{up} of {} up, {members} members alive", peers.len()));
     let head = ["node", "address", "state", "since", "rtt", "next hop"].map(str::to_owned);
     let table = std::iter::once(head).chain(peers.iter().map(peer_row)).collect::<Vec<_>>();
     let mut widths = [0; 6];
@@ -188,6 +188,8 @@ mod tests {
             uptime_s: 273_600,
             state_since_s: 61,
             draining_s: None,
+            members: 2,
+            counters: [("claims_evicted".to_owned(), 7)].into(),
             hook: Some(Hook { old: "up".into(), new: "proxy-down".into(), ended_s: 60, failure: Some("exit".into()) }),
             pid: 4711,
             interfaces: vec![
@@ -263,7 +265,7 @@ services      [2001:db8::10]:5060, affinity call, proxy not probed, counts as al
 hook          up to proxy-down: FAILED, 1m 0s ago
 claims        1,234 own, 500,000 of peers, room for 1,048,576 (47 % full)
 certificate   until 2028-11-24T22:00:00Z (729 days left)
-peers         1 of 2 up
+peers         1 of 2 up, 2 members alive
   node  address   state     since  rtt      next hop
   2     10.9.3.2  draining  2h 0m  0.21 ms  eth0 02:00:00:00:00:01 mtu 1500
   ?     10.9.4.2  down      9s     -        no answer
