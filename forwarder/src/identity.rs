@@ -3,9 +3,11 @@
 //! A node's id comes from its certificate and from nothing that it says: a SAN URI `forwarder://CLUSTER/node/ID`.
 //! `load` refuses at the start what a peer would refuse later, with a sentence that names the file.
 
+mod admit;
 mod issue;
 mod peer;
 mod secrets;
+mod watch;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -23,13 +25,17 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 
 pub use self::{
+    admit::Peer,
     issue::{CA_DAYS, NODE_DAYS, init, issue},
     peer::{PeerIdError, peer_id},
-    secrets::{Secrets, secrets},
+    secrets::{Secrets, rotate, secrets},
+    watch::{Change, Watch},
 };
-use crate::config::Config;
+use crate::config::{Config, Deny};
 
 const SECONDS_A_DAY: i64 = 86_400;
+/// Days before its end from which a certificate is warned of.
+pub const WARN_DAYS: i64 = 30;
 
 /// This node's certificate and key, checked against its configuration and its authorities.
 #[derive(Debug)]
@@ -44,8 +50,12 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
     /// The authorities that sign this cluster's certificates.
     pub roots: Arc<RootCertStore>,
-    /// When the certificate ends, in seconds since 1970.
+    /// When the certificate, or one of those between it and the authority, ends, in seconds since 1970.
     pub expires_s: i64,
+    /// When the first of the authorities' certificates ends, in seconds since 1970.
+    pub roots_expire_s: i64,
+    /// Who is kept out whatever its certificate says.
+    pub deny: Deny,
 }
 
 impl Identity {
@@ -60,6 +70,29 @@ impl Identity {
     pub const fn days_left(&self, now_s: i64) -> i64 {
         self.expires_s.saturating_sub(now_s).div_euclid(SECONDS_A_DAY)
     }
+
+    /// For `status` and the log at `now_s` seconds since 1970: certificates of this node that have ended or will within
+    /// [`WARN_DAYS`].
+    #[must_use]
+    pub fn warnings(&self, now_s: i64) -> Vec<String> {
+        let own = ("this node's certificate", "put a new one in its place, it is taken up without a restart");
+        let root = ("a certificate in `ca`", "add the next authority's to the file, and then issue new certificates");
+        let ends = [(own, self.expires_s), (root, self.roots_expire_s)];
+        ends.into_iter().filter_map(|((what, hint), end_s)| ending(what, hint, end_s, now_s)).collect()
+    }
+}
+
+/// A sentence about a certificate that has ended or will within [`WARN_DAYS`]; times in seconds since 1970.
+#[must_use]
+pub fn ending(what: &str, hint: &str, end_s: i64, now_s: i64) -> Option<String> {
+    let days = end_s.saturating_sub(now_s).div_euclid(SECONDS_A_DAY);
+    let when = match days {
+        ..0 => "has ended".to_owned(),
+        0 => "ends within a day".to_owned(),
+        1 => "ends in a day".to_owned(),
+        _ => format!("ends in {days} days"),
+    };
+    (days < WARN_DAYS).then(|| format!("{what} {when} ({}); hint: {hint}", rfc3339(end_s)))
 }
 
 /// Reads and checks the files that `[cluster]` names.
@@ -69,7 +102,8 @@ impl Identity {
 /// node or cluster, key of another certificate) and a hint.
 pub fn load(config: &Config) -> anyhow::Result<Identity> {
     let cluster = &config.cluster;
-    let roots = Arc::new(roots(&cluster.ca)?);
+    let (roots, roots_expire_s) = roots(&cluster.ca)?;
+    let roots = Arc::new(roots);
     let chain = certificates(&cluster.certificate, "certificate")?;
     let own = chain.first().context("read no certificate")?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -85,8 +119,12 @@ pub fn load(config: &Config) -> anyhow::Result<Identity> {
         );
     }
     let key = private_key(&cluster.key, &chain, &provider, &cluster.certificate)?;
-    let expires_s = expiry(own).with_context(checking)?;
-    Ok(Identity { node, cluster: cluster.name.clone(), chain, key, roots, expires_s })
+    let expires_s = admit::chain_end(&chain).with_context(checking)?;
+    let deny = cluster.deny.clone();
+    admit::denied(&deny, node, &chain)
+        .map_err(|error| anyhow!("{error}; hint: correct `deny`"))
+        .with_context(checking)?;
+    Ok(Identity { node, cluster: cluster.name.clone(), chain, key, roots, expires_s, roots_expire_s, deny })
 }
 
 /// The 24-bit Geneve network identifier of a cluster: the first 24 bits of SHA-256 of its name.
@@ -96,14 +134,16 @@ pub fn vni(cluster: &str) -> u32 {
     hash.as_ref().iter().take(3).fold(0, |vni, byte| (vni << 8) | u32::from(*byte))
 }
 
-fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+fn roots(path: &Path) -> anyhow::Result<(RootCertStore, i64)> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path, "ca")? {
+    let list = certificates(path, "ca")?;
+    let expires_s = admit::chain_end(&list).with_context(|| format!("read ca {}", path.display()))?;
+    for certificate in list {
         roots.add(certificate).map_err(|error| {
             anyhow!("read ca {}: a certificate in it is of no use ({error}); hint: make a new one", path.display())
         })?;
     }
-    Ok(roots)
+    Ok((roots, expires_s))
 }
 
 fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {

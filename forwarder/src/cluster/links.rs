@@ -6,28 +6,35 @@
 //! end of that link and of nothing else.
 
 mod backoff;
+mod calls;
 mod complaints;
+mod counts;
 mod handshake;
+mod handshakes;
 mod link;
 mod mesh;
+mod queue;
+mod read;
+mod socket;
 mod tls;
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use forwarder_common::ids::NodeId;
-use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
-use serde::Serialize;
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+pub use self::counts::{LinkCounters, LinkView};
+use self::{
+    counts::Shared,
+    mesh::{Mesh, Trust},
+};
 use super::core::Kind;
 use crate::identity::Identity;
-use mesh::Mesh;
 
 /// Longest datagram in bytes: what fits every path that QUIC works on (RFC 9000 §14), with room for its headers.
 pub const DATAGRAM_BYTES: usize = 1100;
@@ -130,42 +137,13 @@ pub enum Event {
     },
 }
 
-/// What the links counted since they were started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct LinkCounters {
-    /// Handshakes that ended in this node refusing the other's certificate.
-    pub refused_certificates: u64,
-    /// Connections refused because their node id is this node's own or is linked from another address.
-    pub duplicate_nodes: u64,
-    /// Links dropped because the peer broke the protocol.
-    pub links_dropped: u64,
-    /// Links that came up.
-    pub links_up: u64,
-    /// Links that went down.
-    pub links_down: u64,
-    /// Messages waiting in the queues of all peers.
-    pub queued_messages: u64,
-    /// Messages that were not sent: no link, a full queue, or too old; the digest repairs what that was.
-    pub dropped_messages: u64,
-    /// Datagrams that were not sent: no link, or too long for it.
-    pub dropped_datagrams: u64,
-}
-
-/// A link as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LinkView {
-    /// The peer's node id.
-    pub node: u16,
-    /// The peer's address.
-    pub address: SocketAddr,
-    /// Estimated round-trip time in microseconds.
-    pub rtt_us: u64,
-}
-
 /// The running links. Dropping it ends them without telling the peers; [`Self::shutdown`] tells them.
 #[derive(Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
+    node: NodeId,
+    cluster: String,
+    trust: mpsc::UnboundedSender<Trust>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
     endpoint: Endpoint,
@@ -183,18 +161,33 @@ impl Handle {
     /// The links that stand, in the order of node ids.
     #[must_use]
     pub fn links(&self) -> Vec<LinkView> {
-        let view = |(node, connection): (&NodeId, &Connection)| LinkView {
-            node: node.number(),
-            address: connection.remote_address(),
-            rtt_us: u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX),
-        };
-        self.shared.linked().iter().map(view).collect()
+        self.shared.views()
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> LinkCounters {
         self.shared.counters.read()
+    }
+
+    /// Takes another certificate, other authorities or another list of the denied. New handshakes go by them at once; links that
+    /// stand are kept, but for those whose peer would not be let in any more. Each link ends with its peer's certificate.
+    ///
+    /// # Errors
+    /// It is another node's or another cluster's, or of no use: the one before it stays in use.
+    pub fn set_identity(&self, identity: Arc<Identity>) -> anyhow::Result<()> {
+        if (identity.node, &identity.cluster) != (self.node, &self.cluster) {
+            bail!(
+                "take another certificate: it is of node {} of cluster {:?}; hint: a node keeps its id until it is restarted",
+                identity.node.number(),
+                identity.cluster
+            );
+        }
+        let (server, client) = (tls::server(&identity)?, tls::client(&identity)?);
+        self.endpoint.set_server_config(Some(server));
+        // An error is links that have ended: there is nobody left to show a certificate to.
+        let _ = self.trust.send(Trust { identity, client });
+        Ok(())
     }
 
     /// Closes all links so that the peers see it at once, and waits for that half a second at most.
@@ -228,76 +221,19 @@ pub fn spawn(
 ) -> anyhow::Result<Handle> {
     let listen = settings.listen;
     if let Some(seed) = settings.seeds.iter().find(|seed| seed.is_ipv4() != listen.is_ipv4()) {
-        anyhow::bail!(
-            "call seed {seed}: its address family is not that of listen {listen}; hint: give both as IPv4 or IPv6"
-        );
+        bail!("call seed {seed}: its address family is not that of listen {listen}; hint: give both as IPv4 or IPv6");
     }
     let server = tls::server(&settings.identity)?;
     let client = tls::client(&settings.identity)?;
-    let endpoint = bind(listen, server)?;
-    let shared = Arc::new(Shared::default());
+    let socket = socket::bind(listen)?;
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
+        .with_context(|| format!("listen on {listen}"))?;
+    let (node, cluster) = (settings.identity.node, settings.identity.cluster.clone());
+    let (shared, (trust, new_trust)) = (Arc::new(Shared::default()), mpsc::unbounded_channel());
     let (stop, stopped) = oneshot::channel();
-    let mesh = Mesh::new(settings, endpoint.clone(), client, Arc::clone(&shared), events);
+    let seeds = settings.seeds.into_iter().filter(move |seed| *seed != listen);
+    let trusted = Trust { identity: settings.identity, client };
+    let mesh = Mesh::new(endpoint.clone(), seeds, trusted, new_trust, Arc::clone(&shared), events);
     let task = tokio::spawn(mesh.run(commands, stopped));
-    Ok(Handle { shared, stop: Some(stop), task: Some(task), endpoint })
-}
-
-fn bind(listen: SocketAddr, server: quinn::ServerConfig) -> anyhow::Result<Endpoint> {
-    let socket = UdpSocket::bind(listen).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another process has this port; stop it or change `listen` in [cluster]",
-            std::io::ErrorKind::AddrNotAvailable => "give an address of this host as `listen` in [cluster]",
-            std::io::ErrorKind::PermissionDenied => "take a port above 1023, or run as root",
-            _ => "check `listen` in [cluster]",
-        };
-        anyhow::anyhow!("listen on {listen}: {error}; hint: {hint}")
-    })?;
-    Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime))
-        .with_context(|| format!("listen on {listen}"))
-}
-
-/// What the links' tasks and the handle share.
-#[derive(Debug, Default)]
-struct Shared {
-    counters: Counts,
-    linked: Mutex<BTreeMap<NodeId, Connection>>,
-}
-
-impl Shared {
-    fn linked(&self) -> MutexGuard<'_, BTreeMap<NodeId, Connection>> {
-        // Nothing is left half done under this lock, so a panic of its holder spoils nothing.
-        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    refused_certificates: AtomicU64,
-    duplicate_nodes: AtomicU64,
-    links_dropped: AtomicU64,
-    links_up: AtomicU64,
-    links_down: AtomicU64,
-    queued_messages: AtomicU64,
-    dropped_messages: AtomicU64,
-    dropped_datagrams: AtomicU64,
-}
-
-impl Counts {
-    fn read(&self) -> LinkCounters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LinkCounters {
-            refused_certificates: read(&self.refused_certificates),
-            duplicate_nodes: read(&self.duplicate_nodes),
-            links_dropped: read(&self.links_dropped),
-            links_up: read(&self.links_up),
-            links_down: read(&self.links_down),
-            queued_messages: read(&self.queued_messages),
-            dropped_messages: read(&self.dropped_messages),
-            dropped_datagrams: read(&self.dropped_datagrams),
-        }
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    Ok(Handle { shared, node, cluster, trust, stop: Some(stop), task: Some(task), endpoint })
 }

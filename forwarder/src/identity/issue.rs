@@ -30,7 +30,7 @@ pub const CA_DAYS: i64 = 3650;
 pub const NODE_DAYS: i64 = 730;
 /// A certificate starts a little before it is made: clocks differ.
 const BEFORE: Duration = Duration::hours(1);
-const PRIVATE: u32 = 0o600;
+pub(super) const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
 /// Makes the authority of cluster `name` in folder `dir`: `ca.pem`, `ca.key`, `cluster.secret`. Returns their paths.
@@ -112,7 +112,7 @@ fn authority(dir: &Path) -> anyhow::Result<(String, Issuer<'static, KeyPair>)> {
     Ok((name.to_owned(), issuer))
 }
 
-fn new_secret() -> anyhow::Result<String> {
+pub(super) fn new_secret() -> anyhow::Result<String> {
     let mut secret = [0; SECRET_BYTES];
     SystemRandom::new().fill(&mut secret).map_err(|_| anyhow!("draw a secret: the system gives no random bytes"))?;
     let mut line = secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -121,7 +121,7 @@ fn new_secret() -> anyhow::Result<String> {
 }
 
 /// Writes files that must not be there yet: all of them or none.
-fn write_new(dir: &Path, files: &[(&str, u32, String)]) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn write_new(dir: &Path, files: &[(&str, u32, String)]) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("make folder {}", dir.display()))?;
     let mut written = Vec::new();
     for (name, mode, text) in files {

@@ -1,16 +1,26 @@
 //! The keys of claim hash and tunnel tag, derived from the cluster's secret.
 //!
-//! The file holds lines of 64 hex digits: the current secret, then the previous one while it is being replaced.
+//! The file holds lines of 64 hex digits: the current secret, then the other one while it is being replaced.
 //! Which of the two tag keys is the even one and which the odd is a property of each secret, not of its place in the
 //! file, so that nodes agree on it while some have the new file and some the old.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use ring::hkdf;
 
-use super::read;
+use super::{
+    issue::{PRIVATE, new_secret, write_new},
+    read,
+};
 
+/// Draws of a new secret, half of which have the wrong key epoch: that all do is as likely as a guessed key.
+const DRAWS: usize = 128;
+/// The files of a rotation, in the order in which every node gets them.
+const STEPS: [&str; 3] = ["cluster.secret.1-both", "cluster.secret.2-new-first", "cluster.secret.3-new"];
 /// Bytes of a secret.
 pub(super) const SECRET_BYTES: usize = 32;
 /// Secrets in one file: the current and the previous.
@@ -36,11 +46,56 @@ impl fmt::Debug for Secrets {
     }
 }
 
+/// Draws a new secret beside the one in `cluster.secret` in folder `dir`, and writes the files that every node gets one after
+/// another in place of its own: old and new, new and old, new. Returns their paths in that order.
+///
+/// # Errors
+/// No `cluster.secret` in `dir` or not one secret in it, or a file that is there already or cannot be written.
+pub fn rotate(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let file = dir.join("cluster.secret");
+    let lines = read_lines(&file)?;
+    let [(old, root)] = lines.as_slice() else {
+        let (name, many) = (file.display(), lines.len());
+        bail!("read secret {name}: it has {many} secrets; hint: finish the replacement that is under way first");
+    };
+    for _ in 0..DRAWS {
+        let line = new_secret()?;
+        let new = line.trim();
+        if decode(new).is_some_and(|secret| Root::new(&secret).epoch() != root.epoch()) {
+            let texts = [format!("{old}\n{new}\n"), format!("{new}\n{old}\n"), format!("{new}\n")];
+            let [first, second, third] = texts;
+            let [one, two, three] = STEPS;
+            return write_new(dir, &[(one, PRIVATE, first), (two, PRIVATE, second), (three, PRIVATE, third)]);
+        }
+    }
+    bail!("draw a new secret: every draw had the key epoch of the old one; hint: try again")
+}
+
 /// Reads the file of the cluster's secret and derives the keys.
 ///
 /// # Errors
 /// The file is missing or unreadable, or a line is not 64 hex digits; one sentence with a hint.
 pub fn secrets(path: &Path) -> anyhow::Result<Secrets> {
+    let (name, lines) = (path.display(), read_lines(path)?);
+    let found: Vec<_> = lines.into_iter().map(|(_, root)| root).collect();
+    match found.as_slice() {
+        [] => bail!("read secret {name}: it is empty; hint: put in one line of 64 hex digits"),
+        [current] => Ok(keys(current, None)),
+        [current, previous] if current.epoch() == previous.epoch() => bail!(
+            "read secret {name}: its two secrets have the same key epoch ({}); hint: draw another new one \
+             (half of all are of the other epoch), or let `forwarder cluster rotate` do it",
+            current.epoch()
+        ),
+        [current, previous] => Ok(keys(current, Some(previous))),
+        more => bail!(
+            "read secret {name}: it has {} secrets; hint: keep the current and the previous ({MAX_SECRETS} lines)",
+            more.len()
+        ),
+    }
+}
+
+/// The secrets of a file, as written and extracted.
+fn read_lines(path: &Path) -> anyhow::Result<Vec<(String, Root)>> {
     let (name, bytes) = (path.display(), read(path, "secret")?);
     let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();
@@ -52,22 +107,9 @@ pub fn secrets(path: &Path) -> anyhow::Result<Secrets> {
                 "read secret {name}: line {number} is not 64 hex digits; hint: `openssl rand -hex 32` makes such a line"
             );
         };
-        found.push(Root::new(&secret));
+        found.push((line.trim().to_owned(), Root::new(&secret)));
     }
-    match found.as_slice() {
-        [] => bail!("read secret {name}: it is empty; hint: put in one line of 64 hex digits"),
-        [current] => Ok(keys(current, None)),
-        [current, previous] if current.epoch() == previous.epoch() => bail!(
-            "read secret {name}: its two secrets have the same key epoch ({}); hint: draw another new one \
-             (half of all are of the other epoch)",
-            current.epoch()
-        ),
-        [current, previous] => Ok(keys(current, Some(previous))),
-        more => bail!(
-            "read secret {name}: it has {} secrets; hint: keep the current and the previous ({MAX_SECRETS} lines)",
-            more.len()
-        ),
-    }
+    Ok(found)
 }
 
 fn keys(current: &Root, previous: Option<&Root>) -> Secrets {

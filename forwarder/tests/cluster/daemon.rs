@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use forwarder::cluster::Counters;
 use forwarder::cluster::core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
+use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::Epoch;
 use rustls::RootCertStore;
@@ -46,7 +47,9 @@ impl Authority {
             chain: certificates(&file(&format!("node-{node}.pem"))),
             key: PrivateKeyDer::from_pem_file(file(&format!("node-{node}.key"))).unwrap(),
             roots: Arc::new(roots),
-            expires_s: 0,
+            expires_s: i64::MAX,
+            roots_expire_s: i64::MAX,
+            deny: Deny::default(),
         })
     }
 }

@@ -1,15 +1,11 @@
 //! Pauses that double, with jitter, so that hosts that failed together do not return together.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use forwarder_common::ids::NodeId;
-use tokio::time::Instant;
-
-/// First pause before a seed is called again.
+/// First pause before somebody is called again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// Longest pause before a seed is called again.
+/// Longest pause before somebody is called again.
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// How long a peer that broke the protocol is kept out the first time.
 const PENALTY_FIRST: Duration = Duration::from_secs(1);
@@ -37,7 +33,7 @@ impl Backoff {
     pub(super) fn fail(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        pause.mul_f64(0.5 + 0.5 * random())
+        jittered(pause)
     }
 
     pub(super) fn succeed(&mut self) {
@@ -45,25 +41,9 @@ impl Backoff {
     }
 }
 
-/// A peer to call while it is not linked.
-#[derive(Debug)]
-pub(super) struct Seed {
-    pub(super) address: SocketAddr,
-    pub(super) backoff: Backoff,
-    pub(super) next_call: Instant,
-    pub(super) calling: bool,
-    /// Who answered there last.
-    pub(super) peer: Option<NodeId>,
-}
-
-impl Seed {
-    pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, backoff: Backoff::of_calls(), next_call: Instant::now(), calling: false, peer: None }
-    }
-
-    pub(super) fn leads_to(&self, peer: NodeId, address: SocketAddr) -> bool {
-        self.address == address || self.peer == Some(peer)
-    }
+/// Between half and all of `pause`.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * random())
 }
 
 /// A number in 0.0..1.0 that differs from call to call and from host to host.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use forwarder_common::ids::NodeId;
 use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
-use crate::identity::peer_id;
+use crate::identity::{Identity, Peer};
 
 /// A handshake that takes longer is given up.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -20,12 +19,25 @@ pub(super) enum Close {
     Ended = 0,
     /// There is a better connection between the two.
     Replaced = 1,
-    /// The certificate names no node of this cluster.
+    /// The certificate names no node of this cluster, is denied, or has ended.
     Certificate = 2,
     /// Another host has the same node id.
     DuplicateNode = 3,
     /// The peer broke the protocol, just now or a little earlier.
     Protocol = 4,
+    /// Another node was called.
+    OtherNode = 5,
+}
+
+/// TLS' alert that the two have no protocol in common (RFC 7301 §3.2), as QUIC tells it (RFC 9001 §4.8).
+const NO_PROTOCOL: u64 = 0x100 + 120;
+
+/// A connection whose other end is a node of this cluster.
+#[derive(Debug)]
+pub(super) struct Verified {
+    pub(super) connection: Connection,
+    pub(super) peer: Peer,
+    pub(super) chain: Vec<CertificateDer<'static>>,
 }
 
 impl Close {
@@ -41,23 +53,22 @@ pub(super) enum Failure {
     Refused(String),
     /// The other refuses this node's.
     Unwelcome(String),
+    /// The other speaks another protocol on the links.
+    OtherProtocol,
     /// Nobody answers, or not QUIC.
     Unreachable(String),
 }
 
 /// Completes a handshake; the peer's id is the one in its verified certificate.
-pub(super) async fn finish(connecting: Connecting, cluster: &str) -> Result<(Connection, NodeId), Failure> {
+pub(super) async fn finish(connecting: Connecting, identity: &Identity) -> Result<Verified, Failure> {
     let connection = timeout(HANDSHAKE, connecting)
         .await
         .map_err(|_| Failure::Unreachable("the handshake does not end".to_owned()))?
         .map_err(|error| Failure::of(&error))?;
-    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let peer = match identity.as_deref().and_then(|chain| chain.first()) {
-        Some(certificate) => peer_id(certificate, cluster).map_err(|error| error.to_string()),
-        None => Err("it shows no certificate".to_owned()),
-    };
-    match peer {
-        Ok(peer) => Ok((connection, peer)),
+    let shown = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let chain = shown.map(|chain| *chain).unwrap_or_default();
+    match identity.admit(&chain) {
+        Ok(peer) => Ok(Verified { connection, peer, chain }),
         Err(reason) => {
             Close::Certificate.apply(&connection, &reason);
             Err(Failure::Refused(reason))
@@ -70,6 +81,12 @@ impl Failure {
     pub(super) fn of(error: &ConnectionError) -> Self {
         let alert = |code: TransportErrorCode| (0x100..0x200).contains(&u64::from(code));
         match error {
+            ConnectionError::TransportError(error) if u64::from(error.code) == NO_PROTOCOL => Self::OtherProtocol,
+            ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == NO_PROTOCOL => {
+                Self::OtherProtocol
+            }
+            // The same in the words of QUIC itself (RFC 9000 §6).
+            ConnectionError::VersionMismatch => Self::OtherProtocol,
             ConnectionError::TransportError(error) if alert(error.code) => Self::Refused(error.to_string()),
             ConnectionError::ConnectionClosed(close) if alert(close.error_code) => Self::Unwelcome(close.to_string()),
             ConnectionError::ApplicationClosed(close) => Self::Unwelcome(close.to_string()),

@@ -1,4 +1,4 @@
-//! One link: its queue, its reader and its writer.
+//! One link: from its announcement to its end.
 //!
 //! The order of events of one peer is LinkUp, messages, LinkDown, whatever happens: a link waits for the end of the one that
 //! it replaces. The side that called announces the link with the other's first message only: until then the other may still
@@ -11,30 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, VarInt, WriteError};
+use quinn::{Connection, ConnectionError, VarInt, WriteError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::counts::{Linked, Shared, Traffic, count};
 use super::handshake::{Close, HANDSHAKE};
-use super::{DATAGRAM_BYTES, Event, Shared, count, tls};
-use crate::cluster::core::Kind;
+use super::{DATAGRAM_BYTES, Event, queue, read};
 use crate::cluster::wire::MESSAGE_BYTES;
 
-/// Most messages waiting for one peer: 425,000 claims, 9 MB.
-pub(super) const QUEUE_MESSAGES: usize = 8192;
-/// A message that waited longer is worth less than the ones behind it: a tenth of the shortest lifetime.
-const QUEUE_AGE: Duration = Duration::from_secs(3);
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
 const SUCCESSOR: Duration = Duration::from_secs(1);
-
-/// A message that waits.
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) message: Vec<u8>,
-    pub(super) kind: Kind,
-    pub(super) at: Instant,
-}
 
 /// Why the mesh ends a link; a dropped sender is the end of the daemon.
 #[derive(Debug)]
@@ -43,6 +31,8 @@ pub(super) enum Stop {
     Replaced,
     /// The peer broke the protocol.
     Dropped(String),
+    /// The peer's certificate is not good any more.
+    Untrusted(String),
 }
 
 /// How a link ended.
@@ -52,9 +42,18 @@ pub(super) enum End {
     Stopped,
     Replaced,
     Dropped(String),
+    Untrusted(String),
     Silent,
     Oversized,
+    Flood,
     Failed,
+}
+
+impl End {
+    /// The peer broke the protocol.
+    pub(super) const fn is_breach(&self) -> bool {
+        matches!(self, Self::Dropped(_) | Self::Oversized | Self::Flood)
+    }
 }
 
 impl fmt::Display for End {
@@ -64,6 +63,8 @@ impl fmt::Display for End {
             Self::Stopped => write!(f, "this daemon ends"),
             Self::Replaced => write!(f, "replaced"),
             Self::Dropped(reason) => write!(f, "dropped: {reason}"),
+            Self::Untrusted(reason) => write!(f, "{reason}"),
+            Self::Flood => write!(f, "dropped: more messages or datagrams than any peer has to send"),
             Self::Silent => write!(f, "no hello"),
             Self::Oversized => write!(
                 f,
@@ -91,7 +92,10 @@ pub(super) struct Setup {
     pub(super) connection: Connection,
     /// Whether this node called.
     pub(super) called: bool,
-    pub(super) queue: mpsc::Receiver<Queued>,
+    pub(super) queue: queue::Receiver,
+    pub(super) traffic: Arc<Traffic>,
+    /// When the peer's certificate ends, in seconds since 1970.
+    pub(super) expires_s: i64,
     pub(super) stop: oneshot::Receiver<Stop>,
     /// The link that this one replaces; it tells whether the peer is announced.
     pub(super) previous: Option<JoinHandle<bool>>,
@@ -114,11 +118,12 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     let announced = announced.load(Ordering::Acquire);
     let close = match &end {
         End::Replaced => Close::Replaced,
-        End::Dropped(_) | End::Oversized => Close::Protocol,
-        End::Closed(_) | End::Stopped | End::Silent | End::Failed => Close::Ended,
+        End::Untrusted(_) => Close::Certificate,
+        end if end.is_breach() => Close::Protocol,
+        _ => Close::Ended,
     };
     close.apply(&connection, &end.to_string());
-    shared.linked().retain(|node, held| *node != peer || held.stable_id() != connection.stable_id());
+    shared.linked().retain(|node, held| *node != peer || held.connection.stable_id() != connection.stable_id());
     if announced {
         count(&shared.counters.links_down);
     }
@@ -142,16 +147,13 @@ async fn work(mut setup: Setup, inherited: bool, announced: Arc<AtomicBool>) -> 
         stop = &mut stop => match stop {
             Ok(Stop::Replaced) => End::Replaced,
             Ok(Stop::Dropped(reason)) => End::Dropped(reason),
+            Ok(Stop::Untrusted(reason)) => End::Untrusted(reason),
             Err(_) => End::Stopped,
         },
     };
     let end = if closed_as_replaced(&end) { await_successor(&mut stop, end).await } else { end };
     // No message of this link may follow its end.
     readers.shutdown().await;
-    setup.queue.close();
-    while setup.queue.try_recv().is_ok() {
-        setup.shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
-    }
     end
 }
 
@@ -178,13 +180,13 @@ async fn await_successor(stop: &mut oneshot::Receiver<Stop>, end: End) -> End {
 async fn drive(
     setup: &mut Setup,
     inherited: bool,
-    readers: &mut JoinSet<Result<(), End>>,
+    readers: &mut JoinSet<Result<bool, End>>,
     announced: &AtomicBool,
 ) -> End {
     let (peer, connection, events) = (setup.peer, setup.connection.clone(), setup.events.clone());
     let mut first = None;
     if setup.called {
-        match timeout(HANDSHAKE, read_first(&connection)).await {
+        match timeout(HANDSHAKE, read::first(&connection)).await {
             Ok(Ok(bytes)) => first = Some(bytes),
             Ok(Err(end)) => return end,
             Err(_) => return End::Silent,
@@ -193,94 +195,39 @@ async fn drive(
     let address: SocketAddr = connection.remote_address();
     announced.store(true, Ordering::Release);
     count(&setup.shared.counters.links_up);
-    setup.shared.linked().insert(peer, connection.clone());
+    let traffic = Arc::clone(&setup.traffic);
+    let linked = Linked { connection: connection.clone(), traffic, expires_s: setup.expires_s };
+    setup.shared.linked().insert(peer, linked);
     if events.send(Event::LinkUp { peer, address, again: inherited }).await.is_err() {
         return End::Stopped;
     }
     let reading = async {
         let first = match first {
             Some(bytes) => bytes,
-            None => read_first(&connection).await?,
+            None => read::first(&connection).await?,
         };
         events.send(Event::Message { peer, bytes: first }).await.map_err(|_| End::Stopped)?;
         tokio::select! {
-            end = read_all(&connection, peer, &events, readers) => end,
-            end = read_datagrams(&connection, peer, &events) => end,
+            end = read::messages(&connection, peer, &events, readers) => end,
+            end = read::datagrams(&connection, peer, &events) => end,
         }
     };
     tokio::select! {
         Err(end) = reading => end,
-        Err(end) = write_all(&connection, &mut setup.queue, &setup.shared) => end,
+        Err(end) = write_all(&connection, &mut setup.queue) => end,
         else => End::Stopped,
     }
 }
 
-/// The first stream carries the hello and must not be overtaken.
-async fn read_first(connection: &Connection) -> Result<Vec<u8>, End> {
-    let stream = connection.accept_uni().await.map_err(End::Closed)?;
-    read_one(stream).await?.ok_or(End::Silent)
-}
-
-/// Reads whole messages, many at once, in whatever order they complete.
-async fn read_all(
-    connection: &Connection,
-    peer: NodeId,
-    events: &mpsc::Sender<Event>,
-    readers: &mut JoinSet<Result<(), End>>,
-) -> Result<(), End> {
+async fn write_all(connection: &Connection, queue: &mut queue::Receiver) -> Result<(), End> {
     loop {
-        // A slow daemon slows its peers by QUIC's flow control: streams that are not accepted are not replaced.
-        let room = readers.len() < tls::STREAMS as usize;
-        tokio::select! {
-            stream = connection.accept_uni(), if room => {
-                let (stream, events) = (stream.map_err(End::Closed)?, events.clone());
-                readers.spawn(async move {
-                    if let Some(bytes) = read_one(stream).await? {
-                        events.send(Event::Message { peer, bytes }).await.map_err(|_| End::Stopped)?;
-                    }
-                    Ok(())
-                });
-            }
-            Some(read) = readers.join_next() => read.unwrap_or(Err(End::Failed))?,
-        }
-    }
-}
-
-/// What comes while the daemon is busy waits in QUIC's buffer, which drops the oldest when it is full.
-async fn read_datagrams(connection: &Connection, peer: NodeId, events: &mpsc::Sender<Event>) -> Result<(), End> {
-    loop {
-        let bytes = connection.read_datagram().await.map_err(End::Closed)?;
-        if bytes.len() > DATAGRAM_BYTES {
-            return Err(End::Oversized);
-        }
-        events.send(Event::Datagram { peer, bytes: bytes.into() }).await.map_err(|_| End::Stopped)?;
-    }
-}
-
-/// One message; `None` when the peer gave it up.
-async fn read_one(mut stream: RecvStream) -> Result<Option<Vec<u8>>, End> {
-    match stream.read_to_end(MESSAGE_BYTES).await {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(ReadToEndError::TooLong) => Err(End::Oversized),
-        Err(ReadToEndError::Read(_)) => Ok(None),
-    }
-}
-
-async fn write_all(connection: &Connection, queue: &mut mpsc::Receiver<Queued>, shared: &Shared) -> Result<(), End> {
-    while let Some(queued) = queue.recv().await {
-        shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
+        // The stream first: while the peer takes no more, messages wait where they grow old and are counted.
         let mut stream = connection.open_uni().await.map_err(End::Closed)?;
-        if queued.kind != Kind::Hello && queued.at.elapsed() > QUEUE_AGE {
-            count(&shared.counters.dropped_messages);
-            // The stream is not used and costs the peer nothing: give it up rather than wait for the next one.
-            let _ = stream.reset(VarInt::from_u32(0));
-            continue;
-        }
-        match stream.write_chunk(queued.message.into()).await {
+        let message = queue.pop().await.ok_or(End::Stopped)?;
+        match stream.write_chunk(message.into()).await {
             Err(WriteError::ConnectionLost(error)) => return Err(End::Closed(error)),
             // The peer gives it up, or the stream is at its end already: either way nothing is left to do for it.
             _ => drop(stream.finish()),
         }
     }
-    Ok(())
 }

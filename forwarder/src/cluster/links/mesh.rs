@@ -1,38 +1,45 @@
-//! Looks after all links: calls seeds, answers calls, keeps one connection a peer, keeps out who does not belong.
+//! Looks after all links: calls seeds and members, answers calls, keeps one connection a peer, keeps out who does not belong.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forwarder_common::ids::NodeId;
 use log::{debug, error, warn};
-use quinn::{ClientConfig, Connection, Endpoint, Incoming, VarInt};
-use tokio::sync::mpsc::error::TrySendError;
+use quinn::{ClientConfig, Connection, Endpoint, VarInt};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::backoff::{Backoff, Seed};
+use super::backoff::Backoff;
+use super::calls::{Callee, Calls};
 use super::complaints::Complaints;
-use super::handshake::{self, Close, Failure};
-use super::link::{self, End, Ended, QUEUE_MESSAGES, Queued, Setup, Stop};
-use super::{Command, DATAGRAM_BYTES, Event, Settings, Shared, count};
+use super::counts::{Shared, Traffic, count};
+use super::handshake::{Close, Failure, Verified};
+use super::handshakes::{Answer, Handshakes, Outcome};
+use super::link::{self, End, Ended, Setup, Stop};
+use super::{Command, DATAGRAM_BYTES, Event, queue};
 use crate::cluster::core::Kind;
+use crate::identity::Identity;
 
-/// Handshakes under way at once; more are refused until some end.
-const HANDSHAKES: usize = 64;
-/// From this many on, a caller must first prove that its address is its own.
-const HANDSHAKES_PROVEN: usize = 16;
 /// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the first.
 const SIMULTANEOUS: Duration = Duration::from_secs(2);
+/// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is lost.
+const PARKED: Duration = Duration::from_millis(500);
 /// A link that lasted this long clears its peer's record.
 const FORGIVEN: Duration = Duration::from_secs(60);
-/// With nothing to call, look again after this.
-const IDLE: Duration = Duration::from_secs(3600);
-/// The server name in calls; nobody checks it.
-const SERVER_NAME: &str = "forwarder";
+/// How often certificates are compared with the clock.
+const EXPIRY_CHECK: Duration = Duration::from_secs(1);
+/// Commands taken in one turn: incoming calls must not wait for a flood of claims to end.
+const COMMANDS_A_TURN: usize = 256;
+
+/// Who this node is and whom it trusts; for handshakes from now on, and for the links that stand.
+pub(super) struct Trust {
+    pub(super) identity: Arc<Identity>,
+    pub(super) client: ClientConfig,
+}
 
 /// A connection that is in use.
 struct Link {
@@ -42,7 +49,9 @@ struct Link {
     caller: NodeId,
     since: Instant,
     connection: Connection,
-    queue: mpsc::Sender<Queued>,
+    chain: Vec<CertificateDer<'static>>,
+    expires_s: i64,
+    queue: queue::Sender,
     /// Its hello is queued, so other messages may follow.
     introduced: bool,
     stop: Option<oneshot::Sender<Stop>>,
@@ -63,20 +72,22 @@ enum Choice {
     Duplicate(SocketAddr),
 }
 
-type Handshake = (Option<usize>, SocketAddr, Result<(Connection, NodeId), Failure>);
-
 pub(super) struct Mesh {
     node: NodeId,
-    cluster: Arc<str>,
     endpoint: Endpoint,
-    client: ClientConfig,
+    trust: Trust,
+    new_trust: mpsc::UnboundedReceiver<Trust>,
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
-    seeds: Vec<Seed>,
+    calls: Calls,
+    handshakes: Handshakes,
     links: BTreeMap<NodeId, Link>,
+    /// Callers that wait for this node's own call to them, until when.
+    parked: BTreeMap<NodeId, (Verified, Instant)>,
+    /// At most one for each node id that there can be.
+    traffic: BTreeMap<NodeId, Arc<Traffic>>,
     next_id: u64,
     penalties: BTreeMap<NodeId, Penalty>,
-    handshakes: JoinSet<Handshake>,
     /// One report a link, at its end, so no more wait than there are links.
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
     refusals: Complaints,
@@ -85,25 +96,28 @@ pub(super) struct Mesh {
 
 impl Mesh {
     pub(super) fn new(
-        settings: Settings,
         endpoint: Endpoint,
-        client: ClientConfig,
+        seeds: impl Iterator<Item = SocketAddr>,
+        trust: Trust,
+        new_trust: mpsc::UnboundedReceiver<Trust>,
         shared: Arc<Shared>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let listen = settings.listen;
+        let node = trust.identity.node;
         Self {
-            node: settings.identity.node,
-            cluster: settings.identity.cluster.as_str().into(),
+            node,
             endpoint,
-            client,
+            trust,
+            new_trust,
             shared,
             events,
-            seeds: settings.seeds.into_iter().filter(|seed| *seed != listen).map(Seed::new).collect(),
+            calls: Calls::new(node, seeds, Instant::now()),
+            handshakes: Handshakes::default(),
             links: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            traffic: BTreeMap::new(),
             next_id: 0,
             penalties: BTreeMap::new(),
-            handshakes: JoinSet::new(),
             ended: mpsc::unbounded_channel(),
             refusals: Complaints::default(),
             failures: Complaints::default(),
@@ -113,51 +127,67 @@ impl Mesh {
     /// Runs until told to stop or until the daemon is gone.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
         let endpoint = self.endpoint.clone();
+        let mut checks = interval(EXPIRY_CHECK);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let next_call = self.call_due();
+            self.call_due();
+            let wake = self.calls.next().into_iter().chain(self.parked.values().map(|(_, until)| *until)).min();
             tokio::select! {
                 _ = &mut stopped => break,
-                command = commands.recv() => match command {
-                    Some(Command::Send { to, message, kind }) => self.send(to, message, kind),
-                    Some(Command::Datagram { to, bytes }) => self.send_datagram(to, bytes),
-                    Some(Command::Call { .. } | Command::Forget { .. }) => {}
-                    Some(Command::Drop { peer, reason }) => self.drop_link(peer, reason),
-                    None => break,
-                },
+                command = commands.recv() => {
+                    let Some(command) = command else { break };
+                    self.command(command);
+                    for _ in 1..COMMANDS_A_TURN {
+                        let Ok(command) = commands.try_recv() else { break };
+                        self.command(command);
+                    }
+                }
                 incoming = endpoint.accept() => match incoming {
-                    Some(incoming) => self.answer(incoming),
+                    Some(incoming) => {
+                        let is_stranger = !self.calls.knows(incoming.remote_address());
+                        if self.handshakes.answer(incoming, is_stranger, &self.trust.identity) == Answer::Refused {
+                            count(&self.shared.counters.refused_handshakes);
+                        }
+                    }
                     None => {
                         error!("cluster: the socket is lost; this node is cut off from its peers until it is restarted");
                         break;
                     }
                 },
-                Some(handshake) = self.handshakes.join_next() => match handshake {
-                    Ok((call, address, result)) => self.finished(call, address, result),
-                    // Which one failed is not known; to call somebody twice is harmless.
-                    Err(_) => self.seeds.iter_mut().for_each(|seed| seed.calling = false),
-                },
+                Some(outcome) = self.handshakes.next() => outcome.into_iter().for_each(|outcome| self.finished(outcome)),
                 Some(ended) = self.ended.1.recv() => self.ended(ended),
-                () = sleep_until(next_call) => {}
+                Some(trust) = self.new_trust.recv() => self.set_trust(trust),
+                _ = checks.tick() => self.end_expired(),
+                () = async { sleep_until(wake.unwrap_or_else(Instant::now)).await }, if wake.is_some() => {}
             }
         }
         endpoint.close(VarInt::from_u32(Close::Ended as u32), b"shutting down");
     }
 
-    fn send(&mut self, to: NodeId, message: Vec<u8>, kind: Kind) {
-        let dropped = &self.shared.counters.dropped_messages;
-        let Some(link) = self.links.get_mut(&to) else { return count(dropped) };
-        link.introduced |= kind == Kind::Hello;
-        if !link.introduced {
-            // It was meant for the link before this one; nothing is lost, the snapshot that follows the hello has it.
-            return;
-        }
-        self.shared.counters.queued_messages.fetch_add(1, Ordering::Relaxed);
-        match link.queue.try_send(Queued { message, kind, at: Instant::now() }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {
-                self.shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
-                count(dropped);
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Send { to, message, kind } => self.send(to, message, kind),
+            Command::Datagram { to, bytes } => self.send_datagram(to, bytes),
+            Command::Call { peer, address } => {
+                if self.calls.add(peer, address, Instant::now()) {
+                    self.handshakes.abort(Callee::Member(peer));
+                }
             }
+            Command::Forget { peer } => {
+                if self.calls.remove(peer) {
+                    self.handshakes.abort(Callee::Member(peer));
+                }
+            }
+            Command::Drop { peer, reason } => self.stop_link(peer, Stop::Dropped(reason)),
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Vec<u8>, kind: Kind) {
+        let Some(link) = self.links.get_mut(&to) else { return count(&self.shared.counters.dropped_messages) };
+        link.introduced |= kind == Kind::Hello;
+        // Before the hello it was meant for the link before this one; the snapshot that follows the hello has it.
+        if link.introduced {
+            link.queue.push(message, kind);
         }
     }
 
@@ -169,134 +199,164 @@ impl Mesh {
         }
     }
 
-    fn drop_link(&mut self, peer: NodeId, reason: String) {
+    fn stop_link(&mut self, peer: NodeId, why: Stop) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         // An error, here and below, is a link that has ended by itself meanwhile.
         if let Some(stop) = link.stop.take() {
-            let _ = stop.send(Stop::Dropped(reason));
+            let _ = stop.send(why);
         }
     }
 
-    /// Calls the seeds whose time has come; when the next one's comes.
-    fn call_due(&mut self) -> Instant {
+    /// Calls those whose time has come, and takes the callers for which this node's own call took too long.
+    fn call_due(&mut self) {
         let now = Instant::now();
-        let mut next = now + IDLE;
-        for (index, seed) in self.seeds.iter_mut().enumerate() {
-            let linked = self.links.iter().any(|(peer, link)| seed.leads_to(*peer, link.address));
-            if linked || seed.calling {
-                continue;
-            }
-            if seed.next_call > now {
-                next = next.min(seed.next_call);
-                continue;
-            }
-            seed.calling = true;
-            let (address, cluster) = (seed.address, Arc::clone(&self.cluster));
-            let call = self.endpoint.connect_with(self.client.clone(), address, SERVER_NAME);
-            self.handshakes.spawn(async move {
-                let result = match call {
-                    Ok(connecting) => handshake::finish(connecting, &cluster).await,
-                    Err(error) => Err(Failure::Unreachable(error.to_string())),
-                };
-                (Some(index), address, result)
-            });
+        while let Some((callee, address)) = self.calls.take_due(now) {
+            count(&self.shared.counters.calls);
+            self.handshakes.call(callee, address, &self.endpoint, &self.trust.client, &self.trust.identity);
         }
-        next
+        while let Some(peer) = self.parked.iter().find(|(_, (_, until))| *until <= now).map(|(peer, _)| *peer) {
+            if let Some((verified, _)) = self.parked.remove(&peer) {
+                self.give_up_calls(peer, verified.connection.remote_address());
+                self.established(verified, peer);
+            }
+        }
     }
 
-    fn answer(&mut self, incoming: Incoming) {
-        let under_way = self.handshakes.len();
-        if under_way >= HANDSHAKES {
-            return incoming.refuse();
-        }
-        if under_way >= HANDSHAKES_PROVEN && incoming.may_retry() {
-            // An error is a caller that cannot be asked to prove its address, which `may_retry` has ruled out.
-            let _ = incoming.retry();
-            return;
-        }
-        let (address, cluster) = (incoming.remote_address(), Arc::clone(&self.cluster));
-        self.handshakes.spawn(async move {
-            let result = match incoming.accept() {
-                Ok(connecting) => handshake::finish(connecting, &cluster).await,
-                Err(error) => Err(Failure::of(&error)),
-            };
-            (None, address, result)
-        });
-    }
-
-    fn finished(&mut self, call: Option<usize>, address: SocketAddr, result: Result<(Connection, NodeId), Failure>) {
-        let now = Instant::now();
-        if let Some(seed) = call.and_then(|index| self.seeds.get_mut(index)) {
-            seed.calling = false;
-            // Only a link that carried something ends the series of pauses: see `ended`.
-            seed.next_call = now + seed.backoff.fail();
-            seed.peer = result.as_ref().ok().map(|(_, peer)| *peer).or(seed.peer);
-        }
+    fn finished(&mut self, outcome: Outcome) {
+        let Outcome { address, callee, result } = outcome;
+        let peer = result.as_ref().ok().map(|verified| verified.peer.node);
         match result {
-            Ok((connection, peer)) => self.established(connection, peer, call.is_some()),
-            Err(Failure::Refused(reason)) => {
+            Ok(verified) => self.connected(verified, callee),
+            Err(failure) => self.failed(address, callee.is_some(), failure),
+        }
+        let Some(callee) = callee else { return };
+        self.calls.ended(callee, peer, Instant::now());
+        let waits = |peer: &NodeId, calls: &Calls, address| calls.under_way(*peer, address).is_empty();
+        let over = self
+            .parked
+            .iter()
+            .find(|(peer, (verified, _))| waits(peer, &self.calls, verified.connection.remote_address()));
+        // This node's own call has failed, or another node has answered it.
+        if let Some(peer) = over.map(|(peer, _)| *peer)
+            && let Some((verified, _)) = self.parked.remove(&peer)
+        {
+            self.established(verified, peer);
+        }
+    }
+
+    fn failed(&mut self, address: SocketAddr, called: bool, failure: Failure) {
+        let now = Instant::now();
+        match failure {
+            Failure::Refused(reason) => {
                 count(&self.shared.counters.refused_certificates);
                 self.refuse(address, &format!("refused {address}: its certificate is not of this cluster ({reason})"));
             }
-            Err(Failure::Unwelcome(reason)) => {
+            Failure::OtherProtocol => {
+                count(&self.shared.counters.refused_protocols);
+                let hint = "run the same version of the forwarder on all nodes";
+                self.refuse(
+                    address,
+                    &format!("refused {address}: it speaks another protocol on its links; hint: {hint}"),
+                );
+            }
+            Failure::Unwelcome(reason) => {
                 if self.failures.may(address.ip(), now) {
                     warn!("cluster: {address} refuses this node: {reason}; trying on");
                 }
             }
-            Err(Failure::Unreachable(reason)) => {
+            Failure::Unreachable(reason) => {
                 debug!("cluster: no handshake with {address}: {reason}");
-                if call.is_some() && self.failures.may(address.ip(), now) {
-                    warn!("cluster: seed {address} does not answer ({reason}); trying on");
+                if called && self.failures.may(address.ip(), now) {
+                    warn!("cluster: {address} does not answer ({reason}); trying on");
                 }
             }
         }
     }
 
-    fn established(&mut self, connection: Connection, peer: NodeId, called: bool) {
-        let (address, id) = (connection.remote_address(), peer.number());
-        if peer == self.node {
-            return self.refuse_duplicate(
-                &connection,
-                &format!(
-                    "refused {address}: its certificate is of node {id}, as is this host's; \
-                     hint: issue each host a certificate of its own, and leave this host out of `seeds`"
-                ),
-            );
+    /// A handshake is done: decides whether a call reached whom it was for, and whether a caller is to wait for this node's own call.
+    fn connected(&mut self, verified: Verified, callee: Option<Callee>) {
+        let (peer, address) = (verified.peer.node, verified.connection.remote_address());
+        match callee {
+            Some(Callee::Member(member)) if member != peer => {
+                count(&self.shared.counters.impostors);
+                Close::OtherNode.apply(&verified.connection, "another node was called");
+                let (found, wanted) = (peer.number(), member.number());
+                let reason =
+                    format!("refused {address}: node {wanted} was called, and its certificate is of node {found}");
+                return self.refuse(address, &reason);
+            }
+            Some(_) => return self.established(verified, self.node),
+            None => {}
         }
-        if self.penalties.get(&peer).is_some_and(|penalty| penalty.until > Instant::now()) {
-            return Close::Protocol.apply(&connection, "broke the protocol a little while ago");
+        let calls = self.calls.under_way(peer, address);
+        let is_young = |since: Instant| since.elapsed() < PARKED;
+        if self.node < peer && !self.links.contains_key(&peer) && calls.iter().any(|(_, since)| is_young(*since)) {
+            self.parked.insert(peer, (verified, Instant::now() + PARKED));
+            return;
         }
-        let caller = if called { self.node } else { peer };
-        match self.links.get(&peer).map_or(Choice::New, |old| choose(old, caller, address)) {
-            Choice::New => self.add(connection, peer, caller),
-            Choice::Old => Close::Replaced.apply(&connection, "there is another connection"),
-            Choice::Duplicate(other) => self.refuse_duplicate(
-                &connection,
-                &format!(
-                    "refused {address}: its certificate is of node {id}, which is linked from {other}; \
-                     hint: issue each host a certificate of its own"
-                ),
-            ),
+        self.give_up_calls(peer, address);
+        self.established(verified, peer);
+    }
+
+    /// Calls to a peer that is linked by its own are of no use any more.
+    fn give_up_calls(&mut self, peer: NodeId, address: SocketAddr) {
+        for (callee, _) in self.calls.under_way(peer, address) {
+            self.handshakes.abort(callee);
+            self.calls.ended(callee, None, Instant::now());
         }
     }
 
-    fn add(&mut self, connection: Connection, peer: NodeId, caller: NodeId) {
-        let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
+    fn established(&mut self, verified: Verified, caller: NodeId) {
+        let (connection, peer) = (&verified.connection, verified.peer.node);
+        let (address, id) = (connection.remote_address(), peer.number());
+        if peer == self.node {
+            let reason = format!(
+                "refused {address}: its certificate is of node {id}, as is this host's; \
+                 hint: issue each host a certificate of its own, and leave this host out of `seeds`"
+            );
+            return self.refuse_duplicate(&verified.connection, &reason);
+        }
+        if self.penalties.get(&peer).is_some_and(|penalty| penalty.until > Instant::now()) {
+            return Close::Protocol.apply(connection, "broke the protocol a little while ago");
+        }
+        match self.links.get(&peer).map_or(Choice::New, |old| choose(old, caller, address)) {
+            Choice::New => self.add(verified, caller),
+            Choice::Old => Close::Replaced.apply(connection, "there is another connection"),
+            Choice::Duplicate(other) => {
+                let reason = format!(
+                    "refused {address}: its certificate is of node {id}, which is linked from {other}; \
+                     hint: issue each host a certificate of its own"
+                );
+                self.refuse_duplicate(&verified.connection, &reason);
+            }
+        }
+    }
+
+    fn add(&mut self, verified: Verified, caller: NodeId) {
+        let Verified { connection, peer, chain } = verified;
+        let (node, expires_s) = (peer.node, peer.expires_s);
+        let traffic = Arc::clone(self.traffic.entry(node).or_default());
+        let (queue, waiting) = queue::queue(&traffic, &self.shared);
         let (stop, stopped) = oneshot::channel();
-        let previous = self.links.remove(&peer).map(|mut old| {
+        let previous = self.links.remove(&node).map(|mut old| {
             if let Some(stop) = old.stop.take() {
                 let _ = stop.send(Stop::Replaced);
             }
             old.task
         });
+        if let Some((parked, _)) = self.parked.remove(&node) {
+            Close::Replaced.apply(&parked.connection, "there is another connection");
+        }
         self.next_id += 1;
         let (id, address) = (self.next_id, connection.remote_address());
-        debug!("cluster: connected to node {} at {address}", peer.number());
+        debug!("cluster: connected to node {} at {address}", node.number());
         let task = tokio::spawn(link::run(Setup {
-            peer,
+            peer: node,
             id,
             connection: connection.clone(),
             called: caller == self.node,
+            expires_s,
+            traffic,
             queue: waiting,
             stop: stopped,
             previous,
@@ -304,10 +364,11 @@ impl Mesh {
             shared: Arc::clone(&self.shared),
             ended: self.ended.0.clone(),
         }));
-        let since = Instant::now();
-        let stop = Some(stop);
-        let link = Link { id, address, caller, since, connection, queue, introduced: false, stop, task };
-        self.links.insert(peer, link);
+        let (since, stop) = (Instant::now(), Some(stop));
+        let link =
+            Link { id, address, caller, since, connection, chain, expires_s, queue, introduced: false, stop, task };
+        self.links.insert(node, link);
+        self.calls.linked(node, address);
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -321,18 +382,38 @@ impl Mesh {
             self.penalties.remove(&peer);
         }
         let mut not_before = now;
-        if matches!(end, End::Dropped(_) | End::Oversized) {
+        if end.is_breach() {
             count(&self.shared.counters.links_dropped);
             let fresh = || Penalty { until: now, backoff: Backoff::of_penalties() };
             let penalty = self.penalties.entry(peer).or_insert_with(fresh);
             penalty.until = now + penalty.backoff.fail();
             not_before = penalty.until;
         }
-        for seed in self.seeds.iter_mut().filter(|seed| seed.leads_to(peer, address)) {
-            if announced {
-                seed.backoff.succeed();
-            }
-            seed.next_call = not_before + seed.backoff.fail();
+        if let End::Untrusted(reason) = &end {
+            count(&self.shared.counters.refused_certificates);
+            let reason = format!("ended the link to node {} at {address}: {reason}", peer.number());
+            self.refuse(address, &reason);
+        }
+        self.calls.lost(peer, announced, not_before);
+    }
+
+    /// New handshakes go by it; links that stand are kept unless it would not let their peers in.
+    fn set_trust(&mut self, trust: Trust) {
+        self.trust = trust;
+        let refuse = |(peer, link): (&NodeId, &Link)| {
+            let reason = self.trust.identity.admit_again(&link.chain).err()?;
+            Some((*peer, format!("its certificate is not of this cluster any more ({reason})")))
+        };
+        let refused: Vec<_> = self.links.iter().filter_map(refuse).collect();
+        refused.into_iter().for_each(|(peer, reason)| self.stop_link(peer, Stop::Untrusted(reason)));
+    }
+
+    fn end_expired(&mut self) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_s = i64::try_from(unix).unwrap_or(i64::MAX);
+        let ended = self.links.iter().filter(|(_, link)| link.expires_s < now_s).map(|(peer, _)| *peer);
+        for peer in ended.collect::<Vec<_>>() {
+            self.stop_link(peer, Stop::Untrusted("its certificate has ended".to_owned()));
         }
     }
 
