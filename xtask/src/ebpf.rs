@@ -33,13 +33,22 @@ pub(crate) fn build(project: &Project, toolchain: &Toolchain) -> Result<PathBuf>
     Ok(object)
 }
 
+/// Builds the programs that `bench` measures beside the forwarder's, which nothing else needs.
+pub(crate) fn build_yardstick(project: &Project, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo = toolchain.cargo();
+    cargo.args(["build", "--bin", "yardstick", "--features", "yardstick"]);
+    configure(&mut cargo, project);
+    run("build the yardstick", SEE_ABOVE, &mut cargo)?;
+    Ok(target_dir(project).join(pins::EBPF_TARGET).join("release/yardstick"))
+}
+
 /// Lints `forwarder-ebpf`; false where its toolchain has no clippy.
 pub(crate) fn lint(project: &Project, toolchain: &Toolchain) -> Result<bool> {
     let Some(clippy) = toolchain.clippy() else { return Ok(false) };
     let mut command = toolchain.command(&clippy);
     command.arg("clippy");
     configure(&mut command, project);
-    command.args(["--", "-D", "warnings"]);
+    command.args(["--all-features", "--", "-D", "warnings"]);
     run("clippy of the eBPF programs", SEE_ABOVE, &mut command)?;
     Ok(true)
 }

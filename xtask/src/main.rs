@@ -3,6 +3,7 @@
 //! Each verb first finds or installs what it needs, says what it is doing, and where it cannot go on ends with one
 //! sentence that says what to do.
 
+mod bench;
 mod ci;
 mod ebpf;
 mod fuzz;
@@ -67,6 +68,13 @@ enum Verb {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
+    /// Measure the eBPF programs in multiples of an empty one (as root); `--help` lists the arguments
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on: `--rows FILTER`, `--rounds N`, `--json FILE`, `--compare A B`, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// What CI runs: format, clippy, documentation, then all tests
     Ci {
         /// Leave out the tests in network namespaces, which need root
@@ -109,6 +117,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             ebpf::build(project, &setup(project, Need::Build)?)?;
             kernels::kernels(project, update)
         }
+        Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
         Verb::Ci { no_lab } => {
             let lab = !no_lab;

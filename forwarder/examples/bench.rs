@@ -1,0 +1,86 @@
+//! Measures the programs of the kernel side: `cargo xtask bench`.
+//!
+//! All rows run interleaved, round by round, through `BPF_PROG_TEST_RUN` on one CPU. A row whose packets are fed by a program
+//! of the yardstick has that program's cost taken off: the same feeding of an empty program, of the same round.
+#![expect(clippy::print_stdout, reason = "its output is its purpose")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark reads nobody's input")]
+
+#[path = "../../forwarder-ebpf/src/bin/yardstick/feed.rs"]
+mod feed;
+#[path = "bench/frames.rs"]
+mod frames;
+#[path = "bench/kernel.rs"]
+mod kernel;
+#[path = "bench/measure.rs"]
+mod measure;
+#[path = "bench/report.rs"]
+mod report;
+#[path = "bench/rows.rs"]
+mod rows;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Measures the kernel side")]
+struct Cli {
+    /// The forwarder's eBPF object; the one that this build embeds without it
+    #[arg(long, default_value = env!("FORWARDER_EBPF"))]
+    object: PathBuf,
+    /// The yardstick's
+    #[arg(long)]
+    yardstick: Option<PathBuf>,
+    /// Write the figures to this file
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Print two such files beside each other and measure nothing
+    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    compare: Vec<PathBuf>,
+    /// Only rows whose name holds this (several: any of them)
+    #[arg(long)]
+    rows: Vec<String>,
+    /// How often each row is run
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// The CPU to run on; the last one without it
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let [before, after] = &cli.compare[..] {
+        report::Run::read(before)?.compare(&report::Run::read(after)?);
+        return Ok(());
+    }
+    pin(cli.cpu.unwrap_or(std::thread::available_parallelism()?.get() - 1))?;
+    let rows: Vec<_> = rows::all().into_iter().filter(|row| wanted(&cli.rows, &row.name)).collect();
+    let yardstick = cli.yardstick.context("find the yardstick's object; hint: run `cargo xtask bench`")?;
+    let mut machine = measure::Machine::load(&cli.object, &yardstick, &rows)?;
+    let figures = machine.measure(&rows, cli.rounds, |round| eprint!("\rround {} of {} ", round + 1, cli.rounds))?;
+    eprintln!();
+    let run = report::Run::new(&figures, cli.rounds);
+    run.print();
+    match cli.json {
+        Some(path) => run.write(&path),
+        None => Ok(()),
+    }
+}
+
+fn wanted(filters: &[String], name: &str) -> bool {
+    filters.is_empty() || name.starts_with("empty ") || filters.iter().any(|filter| name.contains(filter))
+}
+
+/// All runs are to meet the same caches.
+fn pin(cpu: usize) -> Result<()> {
+    // SAFETY: a set of CPUs is plain memory, zero is the empty set, and the call reads it.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    ensure!(result == 0, "run on CPU {cpu} alone: {}", std::io::Error::last_os_error());
+    Ok(())
+}

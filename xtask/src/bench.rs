@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: builds the yardstick beside the programs, then has `forwarder/examples/bench.rs` measure both.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::project::{Project, is_root};
+use crate::run::{become_command, say};
+use crate::setup::Need;
+use crate::{build, ebpf, need_root};
+
+/// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by anyone.
+pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
+    let only_compares = args.iter().any(|arg| arg == "--compare" || arg == "--help");
+    if !only_compares || !project.ebpf_object().is_file() {
+        need_root("load programs into the kernel")?;
+    }
+    let mut cargo = project.cargo();
+    cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench", "--"]);
+    if is_root() && !only_compares {
+        let toolchain = build(project, Need::Build)?;
+        let yardstick = ebpf::build_yardstick(project, &toolchain)?;
+        cargo.arg("--yardstick").arg(yardstick);
+    }
+    say("bench");
+    Err(become_command(cargo.args(args)))
+}
