@@ -24,15 +24,24 @@ use crate::{
     punt,
 };
 
+/// Why a packet goes to another node.
+#[derive(Clone, Copy)]
+enum Why {
+    /// That node owns its transaction.
+    Owned,
+    /// That node gathers the fragments of its datagram.
+    Gathered,
+    /// It begins a transaction, and this node takes none.
+    Diverted,
+    /// Only a daemon can finish it, and none lives here.
+    HandedOver,
+}
+
 /// A packet for another node.
 struct Send {
     node: NodeId,
-    /// Of the tunnel header.
-    flags: u8,
+    why: Why,
     ip: Ip,
-    sent: Outcome,
-    /// What it is instead where it cannot be sent; else that says the way.
-    otherwise: Option<Outcome>,
 }
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
@@ -49,15 +58,56 @@ pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
             }
         }
     };
-    match forward(ctx, &send) {
-        Ok(action) => (send.sent, action),
+    let Some(marks) = maps::marks_ingress() else { return (Outcome::EncapFailed, xdp_action::XDP_PASS) };
+    // One number that the verifier does not know: what follows is verified once, not for every way that leads here.
+    let order = marks.hide(usize::from(send.node.number()) | (send.why as usize) << WHY_SHIFT) as u16;
+    let why = order >> WHY_SHIFT;
+    match forward(ctx, &send.ip, order & NodeId::MAX, why) {
+        Ok(action) => (sent(why), action),
         Err(outcome) => {
-            let outcome = send.otherwise.unwrap_or(outcome);
+            let outcome = not_sent(why, outcome);
             if let Some(reason) = outcome.punted() {
                 punt::hand_over(ctx, reason);
             }
             (outcome, xdp_action::XDP_PASS)
         }
+    }
+}
+
+/// Bits of a node id, above which a [`Why`] has its place.
+const WHY_SHIFT: u32 = NodeId::MAX.count_ones();
+const GATHERED: u16 = Why::Gathered as u16;
+const DIVERTED: u16 = Why::Diverted as u16;
+const HANDED_OVER: u16 = Why::HandedOver as u16;
+
+#[inline(always)] // a few compares
+const fn sent(why: u16) -> Outcome {
+    match why {
+        GATHERED => Outcome::FragmentForwarded,
+        DIVERTED => Outcome::Diverted,
+        HANDED_OVER => Outcome::HandedOver,
+        _ => Outcome::Forwarded,
+    }
+}
+
+/// What a packet is that could not be sent, given what was in its way.
+#[inline(always)] // a few compares
+const fn not_sent(why: u16, obstacle: Outcome) -> Outcome {
+    match why {
+        // Whatever is in the way of a fragment, the daemon finds another.
+        GATHERED => Outcome::Fragment,
+        // What cannot be sent away is served here all the same.
+        DIVERTED => Outcome::LocalNew,
+        _ => obstacle,
+    }
+}
+
+#[inline(always)] // a few compares
+const fn tunnel_flags(why: u16) -> u8 {
+    match why {
+        GATHERED => geneve::GATHER,
+        HANDED_OVER => geneve::HAND_OVER,
+        _ => 0,
     }
 }
 
@@ -73,18 +123,15 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
     if !maps::duty().is_leased(now()) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
         let is_known = matches!(outcome, Outcome::UnknownBranch);
-        let owner =
-            if is_known { found(maps::config()?, maps::marks_ingress()?.request_key(), now()) } else { Found::Nothing };
+        let request_key = maps::marks_ingress()?.request_key();
+        let owner = if is_known { found(maps::config()?, request_key, now()) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
-        return Some(Send { node, flags: 0, ip, sent: Outcome::Forwarded, otherwise: Some(outcome) });
+        return Some(Send { node, why: Why::Owned, ip });
     }
     let slot = ip.gather_slot(&frame)?;
     let node = NodeId::new(maps::taker(slot))?;
-    let (flags, sent) = match outcome {
-        Outcome::Fragment => (geneve::GATHER, Outcome::FragmentForwarded),
-        _ => (geneve::HAND_OVER, Outcome::HandedOver),
-    };
-    Some(Send { node, flags, ip, sent, otherwise: Some(outcome) })
+    let why = if matches!(outcome, Outcome::Fragment) { Why::Gathered } else { Why::HandedOver };
+    Some(Send { node, why, ip })
 }
 
 #[inline(always)] // one helper call
@@ -110,12 +157,8 @@ fn locate(ctx: &XdpContext) -> Result<Send, Outcome> {
     let config = maps::config().ok_or(Outcome::NotService)?;
     match message(ctx, &frame, &ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Send { node, flags: 0, ip, sent: Outcome::Forwarded, otherwise: None }),
-        // A packet that cannot be sent away is served here all the same.
-        Verdict::Divert(node) => {
-            let otherwise = Some(Outcome::LocalNew);
-            Ok(Send { node, flags: 0, ip, sent: Outcome::Diverted, otherwise })
-        }
+        Verdict::ToOwner(node) => Ok(Send { node, why: Why::Owned, ip }),
+        Verdict::Divert(node) => Ok(Send { node, why: Why::Diverted, ip }),
     }
 }
 
@@ -152,11 +195,7 @@ fn gather(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
     }
     let slot = ip.gather_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::gatherer(slot)) {
-        Some(node) if node.number() != config.node => {
-            // Whatever is in the way of a fragment, the daemon finds another.
-            let otherwise = Some(Outcome::Fragment);
-            Ok(Send { node, flags: geneve::GATHER, ip, sent: Outcome::FragmentForwarded, otherwise })
-        }
+        Some(node) if node.number() != config.node => Ok(Send { node, why: Why::Gathered, ip }),
         _ => Err(Outcome::Fragment),
     }
 }
@@ -242,10 +281,9 @@ extern "C" fn owner_of(key: u64, now: u64) -> u64 {
 
 /// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
-fn forward(ctx: &XdpContext, send: &Send) -> Result<u32, Outcome> {
-    let Send { node, flags, ip, .. } = send;
+fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: u16) -> Result<u32, Outcome> {
     let config = maps::config().ok_or(Outcome::Unresolved)?;
-    let slot = maps::node(node.number()).hop(node.number()).ok_or(Outcome::Unresolved)?;
+    let slot = maps::node(node).hop(node).ok_or(Outcome::Unresolved)?;
     let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
     if peer.ifindex == 0 {
         return Err(Outcome::Unresolved);
@@ -254,7 +292,7 @@ fn forward(ctx: &XdpContext, send: &Send) -> Result<u32, Outcome> {
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
     let key = config.tag_key[usize::from(epoch & 1)];
-    let sender = Sender { node: config.node, vni: config.vni, flags: *flags, key_epoch: epoch, key };
+    let sender = Sender { node: config.node, vni: config.vni, flags: tunnel_flags(why), key_epoch: epoch, key };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {
