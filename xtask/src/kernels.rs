@@ -31,7 +31,7 @@ use image::Contents;
 use machine::Emulator;
 
 /// A guest that takes longer hangs; the slowest needs a third of it here.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
 /// What the daemon says of a kernel that is too old.
 const REFUSAL: &str = "it is too old; hint: Linux ";
 /// Lines of a failed command's output that are shown.
@@ -44,15 +44,16 @@ struct Verdict {
     complaint: Option<String>,
 }
 
-/// Tries all kernels, the emulated ones at once; with `update` the newest packages of theirs.
-pub(crate) fn kernels(project: &Project, update: bool) -> Result<()> {
+/// Tries all kernels, the emulated ones at once; with `update` the newest packages of theirs, and with `record` the
+/// numbers become those to compare with.
+pub(crate) fn kernels(project: &Project, update: bool, record: bool) -> Result<()> {
     let folder = project.tools().join("kernels");
     let emulator = emulator(project, &folder)?;
     let mut packages = Vec::new();
     for kernel in &pins::KERNELS {
         packages.push(packages::kernel(project, &folder, kernel, update)?);
     }
-    let (supported, too_old) = programs::build(project)?;
+    let (supported, too_old) = programs::build(project, record)?;
     let story = natively(&supported)?;
     let mut verdicts = vec![Verdict { whose: "running", complaint: story.complaint(), story }];
     thread::scope(|scope| {
@@ -66,8 +67,19 @@ pub(crate) fn kernels(project: &Project, update: bool) -> Result<()> {
         for verdict in guests.into_iter().map(ScopedJoinHandle::join) {
             verdicts.push(verdict.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         }
-        report(&verdicts)
-    })
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let numbers = numbers(&verdicts);
+    report(&verdicts, &numbers)?;
+    if record { verify::record(project, &numbers) } else { Ok(()) }
+}
+
+/// What each kernel's verifier walked, by release.
+fn numbers(verdicts: &[Verdict]) -> Vec<(String, Vec<Program>)> {
+    let all = verdicts
+        .iter()
+        .map(|verdict| (verdict.story.name(), verify::programs(&verdict.story.output_of(programs::VERIFY))));
+    all.filter(|(_, programs)| !programs.is_empty()).collect()
 }
 
 /// QEMU: the host's, or Debian's package, unpacked.
@@ -86,9 +98,9 @@ fn emulator(project: &Project, folder: &Path) -> Result<Emulator> {
 
 /// The story of the running kernel, without a machine around it.
 fn natively(contents: &Contents) -> Result<Story> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
-    say(format_args!("the running kernel, {}", release.trim()));
-    let mut story = Story { release: Some(release.trim().to_owned()), done: true, ..Story::default() };
+    let release = verify::running()?;
+    say(format_args!("the running kernel, {release}"));
+    let mut story = Story { release: Some(release), done: true, ..Story::default() };
     for program in &contents.programs {
         let start = Instant::now();
         let mut command = Command::new(&program.file);
@@ -139,13 +151,9 @@ fn guest(
 }
 
 /// A table of instructions by program and kernel, then what became of each kernel.
-fn report(verdicts: &[Verdict]) -> Result<()> {
+fn report(verdicts: &[Verdict], numbers: &[(String, Vec<Program>)]) -> Result<()> {
     let mut out = io::stdout().lock();
-    let columns = verdicts
-        .iter()
-        .map(|verdict| (verdict.story.name(), verify::programs(&verdict.story.output_of(programs::VERIFY))));
-    let columns: Vec<_> = columns.filter(|(_, programs)| !programs.is_empty()).collect();
-    writeln!(out, "{}\n", table(&columns))?;
+    writeln!(out, "{}\n", table(numbers))?;
     for Verdict { whose, story, complaint } in verdicts {
         let name = story.name();
         let times: Vec<_> = story.steps.iter().filter_map(Step::summary).collect();

@@ -53,12 +53,19 @@ enum Verb {
         args: Vec<OsString>,
     },
     /// Load each eBPF program and print what the kernel's verifier says of it (as root)
-    Verify,
+    Verify {
+        /// Make the numbers those that later ones are compared with
+        #[arg(long)]
+        record: bool,
+    },
     /// Boot Debian's kernels in emulated machines and run the eBPF programs in each (as root)
     Kernels {
         /// Download the newest packages, also where there are some already
         #[arg(long)]
         update: bool,
+        /// Make the numbers those that later ones are compared with
+        #[arg(long)]
+        record: bool,
     },
     /// Make up bytes for the readers and the slow path (needs a C++ compiler)
     Fuzz {
@@ -103,19 +110,16 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             testing::test(project, filter.as_deref(), lab)
         }
         Verb::Demo { args } => demo(project, &args),
-        Verb::Verify => {
+        Verb::Verify { record } => {
             need_root("load programs into the kernel")?;
             build(project, Need::Build)?;
-            say("verify");
-            let mut cargo = project.cargo();
-            cargo.args(["run", "--release", "--package", "forwarder", "--example", "verify"]);
-            Err(become_command(&mut cargo))
+            verify::verify(project, record)
         }
-        Verb::Kernels { update } => {
+        Verb::Kernels { update, record } => {
             need_root("load programs into the running kernel")?;
             ebpf::check_architecture()?;
             ebpf::build(project, &setup(project, Need::Build)?)?;
-            kernels::kernels(project, update)
+            kernels::kernels(project, update, record)
         }
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),

@@ -33,15 +33,17 @@ key = "node-1.key"
 secret = "cluster.secret"
 "#;
 
-/// Builds everything: what a supported kernel must run, and what one that is too old must.
-pub(super) fn build(project: &Project) -> Result<(Contents, Contents)> {
+/// Builds everything: what a supported kernel must run, and what one that is too old must. With `record` programs are not
+/// compared with what was recorded.
+pub(super) fn build(project: &Project, record: bool) -> Result<(Contents, Contents)> {
     let mut cargo = project.cargo();
     cargo.args(["build", "--package", "xtask", "--package", "forwarder", "--bin", DAEMON]);
     cargo.args(["--example", "guest", "--example", VERIFY]);
     run("build the guest's programs", SEE_ABOVE, &mut cargo)?;
     let debug = project.target().join("debug");
-    let verify = Program { name: VERIFY, file: debug.join("examples").join(VERIFY), arguments: &[] };
-    let arguments = &["run", "--config", "/forwarder.toml"];
+    let arguments: &[_] = if record { &["--record"] } else { &[] };
+    let verify = Program { name: VERIFY, file: debug.join("examples").join(VERIFY), arguments };
+    let arguments: &[_] = &["run", "--config", "/forwarder.toml"];
     let daemon = Program { name: DAEMON, file: debug.join(DAEMON), arguments };
     let init = debug.join("examples/guest");
     let supported = [vec![verify], build_tests(project)?].into_iter().flatten().collect();
