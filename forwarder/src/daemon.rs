@@ -73,6 +73,9 @@ const CALLS: usize = 64;
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
 
+/// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it sends on by then.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -110,6 +113,8 @@ struct Daemon {
     link_events: mpsc::Receiver<Event>,
     calls: mpsc::Receiver<control::Call>,
     next_hops: mpsc::Receiver<routes::NextHops>,
+    /// The programs hand this daemon what they cannot finish.
+    is_handed_over: bool,
     /// Served as long as they are kept.
     _servers: (control::Server, Option<metrics::Server>),
 }
@@ -179,6 +184,7 @@ impl Daemon {
             link_events,
             calls,
             next_hops,
+            is_handed_over: false,
             _servers: servers,
         })
     }
@@ -192,7 +198,7 @@ impl Daemon {
             self.identity.cluster,
             self.dataplane.epoch().number()
         );
-        self.dataplane.open_hand_over()?;
+        let mut ends: Option<tokio::time::Instant> = None;
         let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
         let mut is_rejoined = false;
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
@@ -202,8 +208,10 @@ impl Daemon {
             // In the order of their hurry: a late claim breaks a call, a late answer annoys a human.
             tokio::select! {
                 biased;
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                // Who asks twice is in a hurry.
+                _ = terminate.recv() => if ends.replace(self.begin_to_stop()).is_some() { break },
+                _ = interrupt.recv() => if ends.replace(self.begin_to_stop()).is_some() { break },
+                () = tokio::time::sleep_until(ends.unwrap_or_else(tokio::time::Instant::now)), if ends.is_some() => break,
                 ready = self.events.readable_mut() => {
                     let mut ready = ready.context("wait for the claims' ring buffer")?;
                     if take_claims(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
@@ -234,7 +242,9 @@ impl Daemon {
                 }
                 _ = checks.tick() => {
                     self.give_up_leaving();
-                    self.dataplane.renew_lease()?;
+                    if self.is_handed_over {
+                        self.dataplane.renew_lease()?;
+                    }
                     if self.interfaces.check(&mut self.dataplane) {
                         self.slow.set_interfaces(&self.interfaces);
                     }
@@ -248,6 +258,12 @@ impl Daemon {
             "stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them"
         );
         self.stop().await
+    }
+
+    /// New transactions go to the peers from now on; until when the claims of the last ones are waited for.
+    fn begin_to_stop(&mut self) -> tokio::time::Instant {
+        self.standing.stop();
+        tokio::time::Instant::now() + LINGER
     }
 
     /// Packets pass from now on; what the daemon has in hand goes on its way.
@@ -266,6 +282,11 @@ impl Daemon {
     /// Does what slow path and core have decided; each may give the other something to do.
     async fn turn(&mut self) -> Result<()> {
         self.standing.carry_out(self.peers.any_up(), &mut self.node, &mut self.dataplane, now())?;
+        if !self.is_handed_over && (self.standing.is_joined() || !self.dataplane.resumes()) {
+            // Until now a peer's daemon has finished what this node's programs could not.
+            self.dataplane.open_hand_over()?;
+            self.is_handed_over = true;
+        }
         self.slow.carry_out(&mut around!(self));
         self.node.handle_timeout(now());
         self.carry_out().await?;

@@ -70,6 +70,8 @@ pub struct Dataplane {
     /// As last written, with what it was made from.
     duty: abi::Duty,
     diverts: bool,
+    /// Peers were up when an earlier daemon of this node ended.
+    resumes: bool,
     /// Lifetime of claims of services with affinity `call`.
     call_ticks: u16,
     peers_up: BTreeMap<NodeId, bool>,
@@ -110,7 +112,8 @@ impl Dataplane {
         maps.set_config(&config)?;
         let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
         let duty = maps.duty()?;
-        Ok(Self { ebpf, maps, claims, config, duty, diverts: false, call_ticks, peers_up, pins })
+        let (diverts, resumes) = (false, !peers_up.is_empty());
+        Ok(Self { ebpf, maps, claims, config, duty, diverts, resumes, call_ticks, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -171,6 +174,12 @@ impl Dataplane {
     pub fn set_divert(&mut self, diverts: bool) -> Result<()> {
         self.diverts = diverts;
         self.set_duty(self.duty.drains())
+    }
+
+    /// Whether this start takes over from a daemon that had peers: they look after this node until it has found them again.
+    #[must_use]
+    pub const fn resumes(&self) -> bool {
+        self.resumes
     }
 
     /// Whether new transactions go to healthy peers.

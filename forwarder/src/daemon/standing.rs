@@ -29,6 +29,8 @@ pub(super) struct Standing {
     hooks: Option<Hooks>,
     lives: Lives,
     services: Vec<SocketAddr>,
+    /// The daemon is about to end.
+    stops: bool,
 }
 
 impl Standing {
@@ -55,7 +57,7 @@ impl Standing {
             let (node, cluster) = (config.node, config.cluster.name.clone());
             Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster })
         });
-        Ok(Self { states, seen, hooks, lives, services })
+        Ok(Self { states, seen, hooks, lives, services, stops: false })
     }
 
     /// Waits until something is seen of a proxy.
@@ -87,6 +89,16 @@ impl Standing {
         self.states.handle_drain(drains, now.monotonic_us)
     }
 
+    /// The daemon is about to end: from the next [`Self::carry_out`] on, new transactions are left to the peers.
+    pub(super) const fn stop(&mut self) {
+        self.stops = true;
+    }
+
+    /// Whether the node knows of its peers what it can.
+    pub(super) const fn is_joined(&self) -> bool {
+        self.states.is_joined()
+    }
+
     /// When [`Self::carry_out`] is due, in microseconds of the monotonic clock.
     pub(super) fn due_us(&self) -> Option<u64> {
         self.states.poll_timeout()
@@ -108,8 +120,11 @@ impl Standing {
         }
         self.states.handle_timeout(now.monotonic_us);
         // The programs first: a peer that hears of a drain may look at once whether it is one.
-        if self.states.diverts() != dataplane.diverts() {
-            dataplane.set_divert(self.states.diverts())?;
+        // Without a daemon, or while it does not know its peers again, nobody would hear of a claim that is made here.
+        let is_cut_off = self.stops || (dataplane.resumes() && !self.states.is_joined());
+        let diverts = self.states.diverts() || is_cut_off;
+        if diverts != dataplane.diverts() {
+            dataplane.set_divert(diverts)?;
         }
         if self.states.drains() != dataplane.drains() {
             dataplane.set_draining(self.states.drains())?;
