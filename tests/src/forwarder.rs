@@ -135,6 +135,38 @@ impl Daemon {
         Ok(outcomes.iter().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect())
     }
 
+    /// Its node's state: `joining`, `up`, `draining` or `proxy-down`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn state(&self) -> Result<String> {
+        let status = self.status()?;
+        let state = status.get("state").and_then(|state| state.as_str().or_else(|| state.get("name")?.as_str()));
+        Ok(state.context("find the state in the status")?.to_owned())
+    }
+
+    /// Waits until its node is in a state.
+    ///
+    /// # Errors
+    /// Not within ten seconds, or the daemon has ended.
+    pub fn wait_for_state(&mut self, state: &str) -> Result<()> {
+        let what = format!("edge {} is {state}", self.edge);
+        poll_until_true(&what, PATIENCE, || {
+            self.process.must_run()?;
+            // The control socket comes a moment after the process.
+            Ok(self.state().is_ok_and(|now| now == state))
+        })
+    }
+
+    /// Runs a command of the forwarder that talks to the daemon and demands that it goes well; returns its output.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn tell(&self, arguments: &[&str]) -> Result<String> {
+        let control = self.control.display().to_string();
+        tool_ok(&[arguments, &["--control", &control]].concat())
+    }
+
     /// How many of its peers are up and have a known next hop.
     ///
     /// # Errors
@@ -241,12 +273,20 @@ impl Cluster {
     /// # Errors
     /// A daemon ends, or they do not find each other within ten seconds.
     pub fn start(lab: &Lab, site: impl Into<Site>) -> Result<Self> {
+        Self::start_with(lab, site, |config| config)
+    }
+
+    /// The same, with other configurations than the usual.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lab: &Lab, site: impl Into<Site>, change: impl Fn(Config) -> Config) -> Result<Self> {
         let site = site.into();
         let authority = Authority::init(&lab.folder().join("pki"), "lab")?;
         let mut daemons = Vec::new();
         for edge in 1..=EDGES {
             authority.issue(edge, &site.address(edge).to_string())?;
-            daemons.push(Daemon::start(lab, edge, &Config::new(lab, &authority, edge, site))?);
+            daemons.push(Daemon::start(lab, edge, &change(Config::new(lab, &authority, edge, site)))?);
         }
         let mut cluster = Self { daemons, authority };
         cluster.wait_until_linked()?;

@@ -162,6 +162,14 @@ impl Kamailio {
         Ok(reply.kind != "stray_reply")
     }
 
+    /// Ends it with SIGKILL, with all its processes.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.stop_with(libc::SIGKILL).map(drop)
+    }
+
     /// Ends it in order.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use crate::needs;
 
 pub mod delay;
 mod pass;
+pub mod routing;
 pub mod slots;
 pub mod spray;
 mod wiring;

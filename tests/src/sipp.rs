@@ -1,6 +1,6 @@
 //! sipp at both ends: callers in the client's namespace, callees in the carrier's.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,8 +10,11 @@ use crate::lab::{Family, Host, Lab, SIP};
 use crate::poll::poll_until_true;
 use crate::process::Process;
 
+pub mod scribe;
 mod shape;
 
+pub use scribe::Form;
+use scribe::Scribe;
 pub use shape::{Padding, Place, Shape};
 
 /// Bytes of each socket's buffers: room for large messages that come together.
@@ -110,11 +113,15 @@ pub struct Counts {
     pub retransmissions: u64,
 }
 
+/// Where a sipp speaks to the edges, and how it writes.
+type At = ((Host, u16), Family, Option<Form>);
+
 /// A running sipp.
 #[derive(Debug)]
 pub struct Sipp {
     process: Process,
     statistics: PathBuf,
+    _scribe: Option<Scribe>,
 }
 
 impl Sipp {
@@ -125,7 +132,7 @@ impl Sipp {
     pub fn callee(lab: &Lab, kind: Kind, family: Family, shape: Shape) -> Result<Self> {
         let (_, scenario) = kind.scenarios();
         let (host, port) = kind.callee();
-        Self::server(lab, kind.user(), &shape.callee(scenario), host, port, family)
+        Self::server(lab, kind.user(), &shape.callee(scenario), (host, port), family, shape.form)
     }
 
     /// Starts a carrier that answers OPTIONS.
@@ -134,14 +141,22 @@ impl Sipp {
     /// It does not start.
     pub fn options_carrier(lab: &Lab, family: Family) -> Result<Self> {
         let scenario = include_str!("../scenarios/options-carrier.xml");
-        Self::server(lab, "options", scenario, Host::Carrier, SIP, family)
+        Self::server(lab, "options", scenario, (Host::Carrier, SIP), family, None)
     }
 
-    fn server(lab: &Lab, name: &str, scenario: &str, host: Host, port: u16, family: Family) -> Result<Self> {
-        let mut sipp = Self::start(lab, &format!("{name}-callee"), scenario, (host, port), family, &[])?;
+    fn server(
+        lab: &Lab,
+        name: &str,
+        scenario: &str,
+        at: (Host, u16),
+        family: Family,
+        form: Option<Form>,
+    ) -> Result<Self> {
+        let mut sipp = Self::start(lab, &format!("{name}-callee"), scenario, (at, family, form), &[])?;
+        let port = if form.is_some() { Scribe::sipp(at.1) } else { at.1 };
         poll_until_true(&format!("sipp listens for {name}"), Duration::from_secs(5), || {
             sipp.process.must_run()?;
-            lab.has_port(host, port)
+            lab.has_port(at.0, port)
         })?;
         Ok(sipp)
     }
@@ -152,25 +167,31 @@ impl Sipp {
     /// It does not start.
     pub fn caller(lab: &Lab, kind: Kind, family: Family, (count, rate): (u32, u32), shape: Shape) -> Result<Self> {
         let (scenario, _) = kind.scenarios();
-        let target = bracketed(family.vip());
+        let target = SocketAddr::new(family.vip(), SIP).to_string();
+        let scribe = SocketAddr::new(Host::Client.address(family), Scribe::inner(kind.caller())).to_string();
         let (count, rate, patience) = (count.to_string(), rate.to_string(), PATIENCE.as_millis().to_string());
-        let arguments =
-            ["-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target];
-        Self::start(
-            lab,
-            &format!("{}-caller", kind.user()),
-            &shape.caller(scenario),
-            (Host::Client, kind.caller()),
-            family,
-            &arguments,
-        )
+        let mut arguments =
+            vec!["-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target];
+        if shape.form.is_some() {
+            arguments.extend(["-rsa", &scribe]);
+        }
+        let name = format!("{}-caller", kind.user());
+        let at = ((Host::Client, kind.caller()), family, shape.form);
+        Self::start(lab, &name, &shape.caller(scenario), at, &arguments)
     }
 
-    fn start(lab: &Lab, name: &str, scenario: &str, at: (Host, u16), family: Family, more: &[&str]) -> Result<Self> {
+    fn start(lab: &Lab, name: &str, scenario: &str, place: At, more: &[&str]) -> Result<Self> {
+        let ((host, mut port), family, form) = place;
+        let scribe = form.map(|form| Scribe::start(lab, (host, port), family, form)).transpose()?;
+        let mut scenario = scenario.to_owned();
+        if scribe.is_some() {
+            // What is written in a message is what the edges are to see.
+            scenario = scenario.replace("[local_port]", &port.to_string());
+            port = Scribe::sipp(port);
+        }
         let file = |ending: &str| lab.folder().join(format!("sipp-{name}-{family:?}.{ending}"));
         let (script, statistics) = (file("xml"), file("csv"));
         std::fs::write(&script, scenario).with_context(|| format!("write {}", script.display()))?;
-        let (host, port) = at;
         let mut command = lab.host(host).command("sipp");
         command.arg("-sf").arg(&script).arg("-i").arg(host.address(family).to_string()).arg("-p").arg(port.to_string());
         command
@@ -178,7 +199,7 @@ impl Sipp {
             .arg(&statistics);
         command.arg("-trace_err").arg("-error_file").arg(file("errors")).args(more);
         let process = Process::start(&format!("sipp {name}"), &mut command, &file("log"))?;
-        Ok(Self { process, statistics })
+        Ok(Self { process, statistics, _scribe: scribe })
     }
 
     /// How many calls have begun, by its last word; it speaks once a second.
@@ -209,14 +230,6 @@ impl Sipp {
             self.process.stop_with(libc::SIGUSR1)?;
         }
         counts(&self.statistics)
-    }
-}
-
-/// An address as sipp takes it for the remote side.
-fn bracketed(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("{address}:{SIP}"),
-        IpAddr::V6(address) => format!("[{address}]:{SIP}"),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6, backbone};
 
 /// A hold that outlasts the pauses of a machine on which all edges, builds and tests share two cores: what a test shows must
 /// not depend on how busy that is. Whatever nobody owns is let go as soon as all peers have said so.
-const TIMERS: &str = "\n[timers]\nhold_ms = 2000\n";
+const HOLD_MS: &str = "2000";
 
 /// Certificates and the shared secret of one cluster, in a folder.
 #[derive(Debug)]
@@ -85,6 +85,10 @@ pub struct Config {
     pub cluster: BTreeMap<&'static str, String>,
     /// The services' addresses, as written.
     pub vips: Vec<String>,
+    /// Lines of every service beside its address and port.
+    pub service: BTreeMap<&'static str, String>,
+    /// Lines of `[timers]`.
+    pub timers: BTreeMap<&'static str, String>,
     /// More text, at the end.
     pub tail: String,
 }
@@ -117,7 +121,16 @@ impl Config {
             ("secret", file("cluster.secret")),
         ];
         let vips = vec![VIP4.to_string(), VIP6.to_string()];
-        Self { node: edge, head: head.into(), cluster: cluster.into(), vips, tail: TIMERS.to_owned() }
+        let timers = [("hold_ms", HOLD_MS.to_owned())];
+        Self {
+            node: edge,
+            head: head.into(),
+            cluster: cluster.into(),
+            vips,
+            service: BTreeMap::new(),
+            timers: timers.into(),
+            tail: String::new(),
+        }
     }
 
     /// The file's text.
@@ -132,9 +145,33 @@ impl Config {
             std::mem::take(&mut text)
         };
         let (head, cluster) = (table(&self.head), table(&self.cluster));
+        let (service, timers) = (table(&self.service), table(&self.timers));
         let services: String =
-            self.vips.iter().map(|vip| format!("\n[[service]]\nvip = \"{vip}\"\nport = {SIP}\n")).collect();
-        format!("{head}{services}\n[cluster]\n{cluster}\n{}", self.tail)
+            self.vips.iter().map(|vip| format!("\n[[service]]\nvip = \"{vip}\"\nport = {SIP}\n{service}")).collect();
+        format!("{head}{services}\n[cluster]\n{cluster}\n[timers]\n{timers}\n{}", self.tail)
+    }
+
+    /// Has the local proxy looked after, as an operator would: every 250 ms, down after two probes without an answer.
+    #[must_use]
+    pub fn probed(mut self) -> Self {
+        self.service.insert("probe", "{ interval_ms = 250, failures = 2 }".to_owned());
+        self
+    }
+
+    /// Shorter timers, so that claims end soon: those of a proxy with T1 of 20 ms and Timer C of 10 s. Nothing is lost in the lab
+    /// that would have to be sent again for longer.
+    #[must_use]
+    pub fn hurried(mut self) -> Self {
+        self.timers.insert("t1_ms", "20".to_owned());
+        self.timers.insert("timer_c_s", "10".to_owned());
+        self
+    }
+
+    /// Runs a program at each change of state.
+    #[must_use]
+    pub fn hooked(mut self, program: &Path) -> Self {
+        self.tail.push_str(&format!("[hooks]\non_state = {:?}\n", program.display().to_string()));
+        self
     }
 
     /// Writes the file.

@@ -33,8 +33,9 @@ impl FromIterator<(String, u64)> for Outcomes {
 pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
 
 /// Where packets of calls may end. What outruns its claim is held; nothing unknown is let through by the programs.
-pub const CALLS: [&str; 14] = [
+pub const CALLS: [&str; 15] = [
     "punted_response",
+    "punted_branch",
     "punted_cancel",
     "punted_ack",
     "slow_held",

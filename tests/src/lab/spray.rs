@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use crate::namespace::Namespace;
+
 use super::{EDGES, Host, Lab, VIP4, VIP6};
 
 /// The router's way with packets for the shared address.
@@ -15,6 +17,8 @@ pub enum Spray {
     RoundRobin,
     /// Everything to one edge.
     To(u8),
+    /// Each packet to a random one of these edges.
+    Over(Vec<u8>),
     /// Everything to a random edge, except what a rule names; the last rule that fits counts.
     Rules(Vec<Rule>),
     /// Everything to a random edge, except what comes from a UDP port: that to one edge.
@@ -52,11 +56,9 @@ impl Lab {
     /// # Errors
     /// `nft` refuses.
     pub fn spray(&self, spray: &Spray) -> Result<()> {
-        self.host(Host::Router).run_with_input("nft", &["-f", "-"], &ruleset(spray)).map(drop)
+        set(&self.host(Host::Router), spray)
     }
-}
 
-impl Lab {
     /// Cuts an edge off: the router drops what comes from it and what goes to it.
     ///
     /// # Errors
@@ -79,6 +81,11 @@ impl Lab {
     }
 }
 
+/// Changes the way of a router.
+pub(super) fn set(router: &Namespace, spray: &Spray) -> Result<()> {
+    router.run_with_input("nft", &["-f", "-"], &ruleset(spray)).map(drop)
+}
+
 /// One nft file that replaces the table in one step.
 fn ruleset(spray: &Spray) -> String {
     let mut text = String::from("table inet spray\ndelete table inet spray\ntable inet spray {\n chain prerouting {\n");
@@ -91,6 +98,10 @@ fn ruleset(spray: &Spray) -> String {
         match spray {
             Spray::Random => rule(format!("meta mark set numgen random mod {EDGES} offset 1")),
             Spray::RoundRobin => rule(format!("meta mark set numgen inc mod {EDGES} offset 1")),
+            Spray::Over(edges) => {
+                let map: Vec<String> = (0..).zip(edges).map(|(place, edge)| format!("{place}: {edge}")).collect();
+                rule(format!("meta mark set numgen random mod {} map {{ {} }}", edges.len().max(1), map.join(", ")));
+            }
             Spray::To(edge) => rule(format!("meta mark set {edge}")),
             Spray::FromPort { port, edge } => {
                 rule(format!("meta mark set numgen random mod {EDGES} offset 1"));

@@ -1,4 +1,6 @@
-//! Scenarios in other shapes: larger messages, and a callee that does not wait.
+//! Scenarios in other shapes: larger messages, and a caller that does not wait.
+
+use super::Form;
 
 /// How a scenario differs from its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,8 +9,10 @@ pub struct Shape {
     pub request: Option<Padding>,
     /// What is put into each of the callee's answers.
     pub answer: Option<Padding>,
-    /// Whether the callee answers, and the caller cancels, without a pause.
+    /// Whether the caller cancels without a pause.
     pub at_once: bool,
+    /// How both ends write their messages, where not plainly.
+    pub form: Option<Form>,
 }
 
 /// More bytes in a message, at a certain place.
@@ -51,20 +55,9 @@ impl Shape {
     /// The callee's scenario in this shape.
     #[must_use]
     pub fn callee(self, scenario: &str) -> String {
-        let scenario = if self.at_once { hurried(scenario) } else { scenario.to_owned() };
-        let Some(padding) = self.answer else { return scenario };
-        padded(&scenario, padding, |start| start.starts_with("SIP/2.0 "))
+        let Some(padding) = self.answer else { return scenario.to_owned() };
+        padded(scenario, padding, |start| start.starts_with("SIP/2.0 "))
     }
-}
-
-/// Leaves out the pauses of 50 ms that only give claims time to go round.
-fn hurried(scenario: &str) -> String {
-    let mut before = "";
-    let lines = scenario.split_inclusive('\n').filter(|line| {
-        let needed = std::mem::replace(&mut before, line).contains("not overtaken");
-        needed || line.trim() != "<pause milliseconds=\"50\"/>"
-    });
-    lines.collect()
 }
 
 /// Pads each message of a scenario whose start line `fits`.
@@ -151,13 +144,6 @@ mod tests {
             let at = |text: &str| after.first().and_then(|message| message.find(text));
             assert_eq!(at("adding-1:") < at("Call-ID:"), earlier, "{place:?}");
         }
-    }
-
-    #[test]
-    fn a_hurried_callee_keeps_only_the_pause_that_it_needs() {
-        let pauses = |scenario: &str| hurried(scenario).matches("<pause").count();
-        assert_eq!(pauses(include_str!("../../scenarios/cancel-carrier.xml")), 1);
-        assert_eq!(pauses(include_str!("../../scenarios/call-carrier.xml")), 1, "ringing takes 100 ms");
     }
 
     #[test]

@@ -1,0 +1,91 @@
+//! Edges that are drained, restarted with their proxies and put back, under load: not one call is lost.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::kamailio::Kamailio;
+use tests::lab::{EDGES, Family, Lab};
+use tests::poll::poll_until_true;
+use tests::sipp::{Kind, Shape, Sipp};
+
+/// Calls of each kind a second.
+const RATE: u32 = 20;
+/// More than a test lasts.
+const MANY: u32 = 100_000;
+
+#[test]
+fn an_edge_that_is_drained_and_restarted_loses_no_call_v6() -> Result<()> {
+    restarts_lose_nothing(Family::V6, &[2])
+}
+
+#[test]
+fn a_rolling_restart_of_all_edges_loses_no_call_v4() -> Result<()> {
+    let all: Vec<u8> = (1..=EDGES).collect();
+    restarts_lose_nothing(Family::V4, &all)
+}
+
+fn restarts_lose_nothing(family: Family, restarted: &[u8]) -> Result<()> {
+    Lab::run(|lab| {
+        let mut edges = Kamailio::edges(lab, true)?;
+        let hook = lab.hook()?;
+        let mut cluster = Cluster::start_with(lab, family, |config| config.probed().hurried().hooked(&hook))?;
+        for daemon in &mut cluster.daemons {
+            daemon.wait_for_state("up")?;
+        }
+        let _routing = lab.follow_hooks();
+        let before = cluster.outcomes()?;
+        let kinds = [Kind::Call, Kind::Cancel, Kind::Busy];
+        let mut pairs = Vec::new();
+        for kind in kinds {
+            let callee = Sipp::callee(lab, kind, family, Shape::default())?;
+            pairs.push((kind, callee, Sipp::caller(lab, kind, family, (MANY, RATE), Shape::default())?));
+        }
+        let strays = |edges: &[Kamailio]| -> u64 {
+            ["stray_reply", "stray_ack", "stray_cancel"]
+                .iter()
+                .map(|kind| edges.iter().map(|edge| edge.count(kind)).sum::<u64>())
+                .sum()
+        };
+        for number in restarted {
+            let begun = pairs.first().map_or(0, |(_, _, caller)| caller.begun());
+            poll_until_true("calls go on", Duration::from_secs(20), || {
+                Ok(pairs.first().is_some_and(|(_, _, caller)| caller.begun() >= begun + 3 * u64::from(RATE)))
+            })?;
+            let daemon = cluster.edge(*number)?;
+            let drained = daemon.tell(&["drain", "--wait"])?;
+            eprintln!("edge {number}: {}", drained.lines().last().unwrap_or_default());
+            let status = daemon.process().stop()?;
+            ensure!(status.code() == Some(0), "the daemon of edge {number} ended with {status}");
+            let proxy = edges.get_mut(usize::from(*number) - 1).context("find an edge's proxy")?;
+            proxy.stop()?;
+            *proxy = Kamailio::edge(lab, *number, true)?;
+            let daemon = cluster.edge(*number)?;
+            daemon.start_again()?;
+            daemon.wait_for_peers(usize::from(EDGES) - 1)?;
+            daemon.wait_for_state("draining")?;
+            daemon.tell(&["undrain"])?;
+            daemon.wait_for_state("up")?;
+            let wanted = "joining up\nup draining\njoining draining\ndraining up\n";
+            poll_until_true("the hook was told of every state", Duration::from_secs(5), || {
+                Ok(lab.hooked(*number) == wanted)
+            })
+            .with_context(|| format!("told was {:?}", lab.hooked(*number)))?;
+        }
+        let mut all = 0;
+        for (kind, callee, caller) in &mut pairs {
+            let calls = caller.stop()?;
+            callee.stop()?;
+            eprintln!("{kind:?}: {calls:?}");
+            ensure!(calls.failed == 0 && calls.successful == calls.calls, "calls were lost: {kind:?} {calls:?}");
+            all += calls.calls;
+        }
+        ensure!(all > u64::from(RATE) * 15, "only {all} calls were made");
+        let strays = strays(&edges);
+        ensure!(strays == 0, "{strays} messages reached an edge without their transaction");
+        let allowed: Vec<&str> = CALLS.into_iter().chain(["diverted", "slow_received"]).collect();
+        ensure_only_moved("a restart", &before, &cluster.outcomes()?, &allowed)?;
+        cluster.stop()
+    })
+}
