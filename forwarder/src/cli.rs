@@ -118,6 +118,12 @@ enum Cluster {
         #[arg(long)]
         name: String,
     },
+    /// Draw a new secret: the files to give to every node, one after the other
+    Rotate {
+        /// Folder with cluster.secret, and for the files
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Sign a node's certificate: node-ID.pem, node-ID.key
     Issue {
         /// Folder of the authority, and for the files
@@ -193,6 +199,7 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
             writeln!(out, "detached {programs} programs, removed {maps} maps from {pins}").context("write the answer")
         }
         Command::Cluster(Cluster::Init { dir, name }) => list(&identity::init(&dir, &name)?, out),
+        Command::Cluster(Cluster::Rotate { dir }) => list(&identity::rotate(&dir)?, out),
         Command::Cluster(Cluster::Issue { dir, node, address }) => list(&identity::issue(&dir, node, address)?, out),
     }
 }
@@ -238,6 +245,7 @@ mod tests {
             (&["forwarder", "owner", "x", "-1"], 2),
             (&["forwarder", "drain", "now"], 2),
             (&["forwarder", "undrain", "--wait"], 2),
+            (&["forwarder", "cluster", "rotate"], 2),
             (&["forwarder", "owner", "x", "4294967296"], 2),
             (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "0"], 2),
             (&["forwarder", "cluster", "issue", "--dir", "d", "--address", "10.0.0.1", "--node", "1024"], 2),

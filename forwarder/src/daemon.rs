@@ -62,7 +62,7 @@ use crate::{
     config::Config,
     control,
     dataplane::{self, Dataplane, preflight},
-    identity::{self, Identity, Secrets},
+    identity::{self, Identity, Secrets, Watch},
     metrics, routes,
 };
 
@@ -96,6 +96,7 @@ struct Daemon {
     config: Config,
     identity: Arc<Identity>,
     secrets: Secrets,
+    files: Watch,
     started: Instant,
     interfaces: Interfaces,
     dataplane: Dataplane,
@@ -125,6 +126,7 @@ impl Daemon {
         config.check_host()?;
         let identity = Arc::new(identity::load(&config)?);
         let secrets = identity::secrets(&config.cluster.secret)?;
+        let files = Watch::new(&config, secrets);
 
         let (caller, calls) = mpsc::channel(CALLS);
         let control = control::serve(&config.control, caller.clone())?;
@@ -168,6 +170,7 @@ impl Daemon {
             config,
             identity,
             secrets,
+            files,
             started,
             interfaces,
             dataplane,
@@ -242,6 +245,7 @@ impl Daemon {
                 }
                 _ = checks.tick() => {
                     self.give_up_leaving();
+                    self.take_up_files()?;
                     if self.is_handed_over {
                         self.dataplane.renew_lease()?;
                     }

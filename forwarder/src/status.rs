@@ -133,6 +133,15 @@ pub struct Peer {
     pub next_hop: Option<NextHop>,
     /// Why the link is down or the next hop is not known.
     pub reason: Option<String>,
+    /// Messages that wait to be sent to it.
+    #[serde(default)]
+    pub queued_messages: u64,
+    /// Messages to it that were not sent since the daemon started; their claims are repaired.
+    #[serde(default)]
+    pub dropped_messages: u64,
+    /// When its certificate ends, RFC 3339; `None` while it is not linked.
+    #[serde(default)]
+    pub certificate_expires: Option<String>,
     /// How it is, by its own word: `joining`, `up`, `draining` or `proxy-down`; `down` while it does not count as up.
     #[serde(default)]
     pub state: String,
@@ -196,4 +205,7 @@ pub struct Certificate {
     pub expires: String,
     /// Whole days until then, negative once it has ended.
     pub days_left: i64,
+    /// When the first of the authorities' certificates ends, RFC 3339.
+    #[serde(default)]
+    pub authorities_expire: String,
 }

@@ -1,6 +1,9 @@
 //! Between the kernel's ring buffer, the cluster's core and its links: what comes in, and what the core wants done.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use aya::maps::{MapData, RingBuf};
@@ -16,6 +19,7 @@ use crate::{
         links::{Command, Event},
     },
     dataplane,
+    identity::{Change, Identity},
 };
 
 /// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
@@ -34,6 +38,35 @@ impl Daemon {
             }
             waits
         });
+    }
+
+    /// Takes up certificates and secrets that have changed; those that are of no use are said and left.
+    pub(super) fn take_up_files(&mut self) -> Result<()> {
+        for change in self.files.look() {
+            match change {
+                Ok(Change::Identity(identity)) => self.set_identity(Arc::from(identity)),
+                Ok(Change::Secrets(secrets)) => {
+                    // The programs and the slow path within one turn: a key under one and not the other finds no claim.
+                    self.dataplane.set_secrets(&secrets)?;
+                    self.slow.set_secrets(&secrets);
+                    let count = 1 + usize::from(secrets.previous_hash_key.is_some());
+                    log::info!("the cluster's secret has changed: {count} in use, key epoch {}", secrets.tag_epoch);
+                    self.secrets = secrets;
+                }
+                Err(error) => log::error!("{error:#}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_identity(&mut self, identity: Arc<Identity>) {
+        match self.links.set_identity(Arc::clone(&identity)) {
+            Ok(()) => {
+                log::info!("certificates or `deny` have changed: this node's certificate ends {}", identity.expires());
+                self.identity = identity;
+            }
+            Err(error) => log::error!("{error:#}"),
+        }
     }
 
     pub(super) fn link_event(&mut self, event: Event) -> Result<()> {

@@ -232,6 +232,7 @@ impl Peers {
                 next_hop: hop.and_then(|hop| hop.as_ref().ok()).map(next_hop),
                 state: if peer.up { peer.state.name() } else { "down" }.to_owned(),
                 reason: peer.reason.clone().or_else(|| hop.and_then(|hop| Some(hop.as_ref().err()?.to_string()))),
+                ..status::Peer::default()
             }
         });
         let linked: Vec<_> = self.known.values().filter_map(|peer| peer.link).collect();

@@ -21,7 +21,7 @@ use crate::{
     },
     config::{self, Affinity},
     control::{self, Owner, Request, Response},
-    dataplane, status,
+    dataplane, identity, status,
     status::Status,
 };
 
@@ -92,6 +92,12 @@ fn status(daemon: &Daemon) -> Result<Status> {
     let (own, peers) = daemon.dataplane.claims().live(config.node, now);
     let links = daemon.links.links();
     let rtt_us = |id| links.iter().find(|link| link.node == id).map(|link| link.rtt_us);
+    let mut reported = daemon.peers.report(&config.cluster.seeds, rtt_us);
+    for peer in &mut reported {
+        let Some(link) = links.iter().find(|link| link.node == peer.node) else { continue };
+        (peer.queued_messages, peer.dropped_messages) = (link.queued_messages, link.dropped_messages);
+        peer.certificate_expires = Some(identity::rfc3339(link.expires_s));
+    }
     let mut outcomes = daemon.dataplane.outcomes()?;
     outcomes.extend(daemon.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
     let (state, state_since_us) = daemon.standing.state();
@@ -112,7 +118,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
             capacity: u64::from(config.claims),
             table_entries: daemon.dataplane.claims().slots() as u64,
         },
-        peers: daemon.peers.report(&config.cluster.seeds, rtt_us),
+        peers: reported,
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
         replication: replication(daemon),
         certificate: certificate(daemon),
@@ -162,9 +168,16 @@ fn warnings(daemon: &Daemon) -> Vec<String> {
         .then(|| "no peer is up to take new transactions, which therefore stay here".to_owned());
     let hook = daemon.standing.last_run().and_then(|run| Some((run.old, run.new, run.failure?)));
     let hook = hook.map(|(old, new, why)| format!("the hook for {} to {}: {why}", old.name(), new.name()));
+    let now_s = unix_s();
+    let certificates = daemon.identity.warnings(now_s).into_iter();
+    let of_peers = daemon.links.links().into_iter().filter_map(move |link| {
+        let what = format!("the certificate of node {}", link.node);
+        identity::ending(&what, "put a new one in its place there", link.expires_s, now_s)
+    });
+    let files = daemon.files.complaints().map(str::to_owned);
     let interfaces = &daemon.config.interfaces;
     let rest = daemon.interfaces.warnings().chain(daemon.peers.warnings(interfaces));
-    proxies.chain(alone).chain(hook).chain(rest).collect()
+    proxies.chain(alone).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
 }
 
 fn replication(daemon: &Daemon) -> status::Replication {
@@ -190,21 +203,31 @@ fn replication(daemon: &Daemon) -> status::Replication {
 }
 
 fn certificate(daemon: &Daemon) -> status::Certificate {
+    let (identity, now_s) = (&daemon.identity, unix_s());
+    status::Certificate {
+        expires: identity.expires(),
+        days_left: identity.days_left(now_s),
+        authorities_expire: identity::rfc3339(identity.roots_expire_s),
+    }
+}
+
+fn unix_s() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_s = i64::try_from(unix.as_secs()).unwrap_or(i64::MAX);
-    status::Certificate { expires: daemon.identity.expires(), days_left: daemon.identity.days_left(now_s) }
+    i64::try_from(unix.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Looks a transaction up as the fast path would look up its reply (with a branch) or its request.
 fn owner(daemon: &Daemon, call_id: &str, cseq: u32, branch: Option<&str>) -> Owner {
-    let key = daemon.secrets.hash_key;
-    let keys = |number| hash::keys(key, call_id.as_bytes(), number, branch.unwrap_or_default().as_bytes());
-    let (mut request_key, mut reply_key) = keys(cseq);
     let has_call = daemon.config.services.iter().any(|service| matches!(service.affinity, Affinity::Call));
-    // A service of affinity `call` has one key per Call-ID; both kinds may be served side by side.
-    if has_call && daemon.dataplane.claim(request_key).is_none() {
-        (request_key, reply_key) = keys(0);
-    }
+    // While the secret is replaced there are two kinds of keys. And a service of affinity `call` has one key per Call-ID; both
+    // kinds may be served side by side.
+    let hash_keys = [Some(daemon.secrets.hash_key), daemon.secrets.previous_hash_key].into_iter().flatten();
+    let ways = hash_keys.flat_map(|key| [Some((key, cseq)), has_call.then_some((key, 0))]).flatten();
+    let mut keys =
+        ways.map(|(key, number)| hash::keys(key, call_id.as_bytes(), number, branch.unwrap_or_default().as_bytes()));
+    let first = keys.next().unwrap_or_default();
+    let is_known = |(request_key, _): &(u64, u64)| daemon.dataplane.claim(*request_key).is_some();
+    let (request_key, reply_key) = [first].into_iter().chain(keys).find(is_known).unwrap_or(first);
     let reply_key = branch.map(|_| reply_key);
     let by_reply = reply_key.and_then(|key| daemon.dataplane.claim(key)).map(|entry| (entry, "reply"));
     let found = by_reply.or_else(|| daemon.dataplane.claim(request_key).map(|entry| (entry, "request")));

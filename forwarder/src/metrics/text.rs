@@ -63,6 +63,11 @@ fn peers(page: &mut Page, peers: &[Peer]) {
     page.family("forwarder_peer_next_hop", "gauge", "Whether the next hop to a peer is known.", resolved);
     let rtt = labelled().filter_map(|(peer, labels)| Some((labels, seconds(peer.rtt_us?))));
     page.family("forwarder_peer_rtt_seconds", "gauge", "Round-trip time of the link to a peer.", rtt);
+    let queued = labelled().map(|(peer, labels)| (labels, peer.queued_messages));
+    page.family("forwarder_peer_queued_messages", "gauge", "Messages that wait to be sent to a peer.", queued);
+    let dropped = labelled().map(|(peer, labels)| (labels, peer.dropped_messages));
+    let help = "Messages to a peer that were not sent; their claims are repaired.";
+    page.family("forwarder_peer_dropped_messages_total", "counter", help, dropped);
     let mtu = labelled().filter_map(|(peer, labels)| Some((labels, peer.next_hop.as_ref()?.mtu)));
     page.family("forwarder_peer_mtu_bytes", "gauge", "Largest outer packet to a peer.", mtu);
 }

@@ -33,7 +33,11 @@ pub fn render(status: &Status) -> String {
     line(&mut out, "claims", &format!("{own} own, {peers} of peers, room for {capacity} ({filled} % full)"));
     let certificate = &status.certificate;
     let (expires, days) = (&certificate.expires, certificate.days_left);
-    line(&mut out, "certificate", &format!("until {expires} ({days} days left)"));
+    let authorities = match certificate.authorities_expire.as_str() {
+        "" => String::new(),
+        end => format!(", authorities until {end}"),
+    };
+    line(&mut out, "certificate", &format!("until {expires} ({days} days left){authorities}"));
     peer_table(&mut out, &status.peers, status.members);
     replication(&mut out, &status.replication);
     packets(&mut out, status);
@@ -224,6 +228,7 @@ mod tests {
                     next_hop: Some(hop),
                     reason: None,
                     state: "draining".into(),
+                    ..Peer::default()
                 },
                 Peer {
                     node: 0,
@@ -247,7 +252,11 @@ mod tests {
                 age_us: Some(Age { count: 1000, p50: 210, p99: 2600, max: 12_345 }),
                 ..Replication::default()
             },
-            certificate: Certificate { expires: "2028-11-24T22:00:00Z".into(), days_left: 729 },
+            certificate: Certificate {
+                expires: "2028-11-24T22:00:00Z".into(),
+                days_left: 729,
+                authorities_expire: "2036-11-22T22:00:00Z".into(),
+            },
             warnings: vec!["peer 10.9.4.2 is down".into()],
         }
     }
@@ -264,7 +273,7 @@ services      [2001:db8::10]:5060, affinity call, proxy not probed, counts as al
               192.0.2.10:5060, affinity transaction, proxy down: no socket is bound to its address
 hook          up to proxy-down: FAILED, 1m 0s ago
 claims        1,234 own, 500,000 of peers, room for 1,048,576 (47 % full)
-certificate   until 2028-11-24T22:00:00Z (729 days left)
+certificate   until 2028-11-24T22:00:00Z (729 days left), authorities until 2036-11-22T22:00:00Z
 peers         1 of 2 up, 2 members alive
   node  address   state     since  rtt      next hop
   2     10.9.3.2  draining  2h 0m  0.21 ms  eth0 02:00:00:00:00:01 mtu 1500
