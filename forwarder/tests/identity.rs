@@ -1,6 +1,11 @@
 //! Certificates and secrets as the daemon meets them: its own, a stranger's, an old one, a damaged one.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "identity/pki.rs"]
+mod existing_pki;
+#[path = "identity/renewal.rs"]
+mod renewal;
+
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
@@ -27,8 +32,7 @@ fn cluster(name: &str) -> TempDir {
     folder
 }
 
-fn config(dir: &Path) -> Config {
-    let text = r#"
+const CONFIG: &str = r#"
         node = 1
         interfaces = ["eth0"]
         underlay = "10.9.2.2"
@@ -44,7 +48,9 @@ fn config(dir: &Path) -> Config {
         key = "node-1.key"
         secret = "cluster.secret"
     "#;
-    Config::parse(text, dir).unwrap()
+
+fn config(dir: &Path) -> Config {
+    Config::parse(CONFIG, dir).unwrap()
 }
 
 /// The sentence of a refusal, with the folder's name taken out.
@@ -291,6 +297,45 @@ fn nodes_agree_on_tag_keys_while_a_secret_is_replaced() {
     let same = secret(folder.path(), 0, 2000);
     let error = keys(&[&same, &old]).unwrap_err().to_string();
     assert!(error.contains("have the same key epoch (0); hint: draw another new one"), "{error}");
+}
+
+#[test]
+fn every_step_of_a_rotation_understands_the_one_before_it() {
+    let folder = cluster("edge");
+    let old = identity::secrets(&folder.path().join("cluster.secret")).unwrap();
+    let files = identity::rotate(folder.path()).unwrap();
+    let steps: Vec<_> = files.iter().map(|file| identity::secrets(file).unwrap()).collect();
+    let [both, new_first, new] = steps.as_slice() else { panic!("three steps: {files:?}") };
+    let mut before = &old;
+    for after in [both, new_first, new] {
+        // Of two nodes, one a step ahead: each knows the key that the other claims under, and accepts the tag that it sends.
+        let known =
+            |secrets: &identity::Secrets, key| secrets.hash_key == key || secrets.previous_hash_key == Some(key);
+        let claims = |secrets: &identity::Secrets| {
+            let mut keys = vec![secrets.hash_key];
+            keys.extend(secrets.previous_hash_key);
+            keys
+        };
+        for (one, other) in [(before, after), (after, before)] {
+            assert!(claims(one).into_iter().any(|key| known(other, key)));
+            let epoch = usize::from(one.tag_epoch);
+            assert_eq!(one.tag_key[epoch], other.tag_key[epoch]);
+        }
+        before = after;
+    }
+    assert_eq!((both.tag_epoch, both.hash_key), (old.tag_epoch, old.hash_key));
+    assert_eq!((both.previous_hash_key, new_first.hash_key), (Some(new.hash_key), new.hash_key));
+    assert_eq!(new_first.previous_hash_key, Some(old.hash_key));
+    assert!(new.previous_hash_key.is_none() && new.hash_key != old.hash_key && new.tag_epoch != old.tag_epoch);
+    for file in &files {
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    let error = identity::rotate(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("cluster.secret.1-both: File exists"), "{error}");
+    fs::copy(files.first().unwrap(), folder.path().join("cluster.secret")).unwrap();
+    let error = identity::rotate(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("it has 2 secrets; hint: finish the replacement that is under way first"), "{error}");
 }
 
 #[test]
