@@ -23,30 +23,55 @@ impl Tally {
     }
 }
 
-/// The calls of [`Kind::Call`], apart by when they began: before the first of `borders`, from it on, and so forth. A border is
-/// in microseconds since 1970.
+/// One call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its Call-ID.
+    pub id: String,
+    /// When its first INVITE was sent, in microseconds since 1970.
+    pub begun: u64,
+    /// Whether its caller got the answer to its BYE.
+    pub completed: bool,
+    /// The caller's requests: when, and the number of the CSeq.
+    pub requests: Vec<(u64, u32)>,
+}
+
+/// The calls of [`Kind::Call`], in the order of their beginnings.
 #[must_use]
-pub fn tally<const N: usize>(datagrams: &[Datagram], family: Family, borders: [u64; N]) -> Vec<Tally> {
+pub fn calls(datagrams: &[Datagram], family: Family) -> Vec<Call> {
     let caller = (Host::Client.address(family), Kind::Call.caller());
-    let mut calls: HashMap<String, (u64, bool)> = HashMap::new();
+    let mut calls: HashMap<String, Call> = HashMap::new();
     for datagram in datagrams {
-        let Some(call_id) = datagram.header("Call-ID") else { continue };
-        if datagram.source == caller && datagram.payload.starts_with(b"INVITE ") {
-            calls.entry(call_id).or_insert((datagram.micros, false));
+        let Some(id) = datagram.header("Call-ID") else { continue };
+        let cseq = datagram.header("CSeq").unwrap_or_default();
+        if datagram.source == caller && datagram.is_sip() {
+            let (id, begun, number) = (id.clone(), datagram.micros, cseq.split(' ').next().unwrap_or_default());
+            let new = || Call { id: id.clone(), begun, completed: false, requests: Vec::new() };
+            let call = calls.entry(id.clone()).or_insert_with(new);
+            call.requests.push((begun, number.parse().unwrap_or_default()));
         } else if datagram.destination == caller
             && datagram.payload.starts_with(b"SIP/2.0 200 ")
-            && datagram.header("CSeq").as_deref() == Some("2 BYE")
-            && let Some((_, completed)) = calls.get_mut(&call_id)
+            && cseq == "2 BYE"
+            && let Some(call) = calls.get_mut(&id)
         {
-            *completed = true;
+            call.completed = true;
         }
     }
+    let mut calls: Vec<Call> = calls.into_values().collect();
+    calls.sort_by_key(|call| call.begun);
+    calls
+}
+
+/// The same calls counted, apart by when they began: before the first of `borders`, from it on, and so forth. A border is in
+/// microseconds since 1970.
+#[must_use]
+pub fn tally<const N: usize>(datagrams: &[Datagram], family: Family, borders: [u64; N]) -> Vec<Tally> {
     let mut tallies = vec![Tally::default(); N + 1];
-    for (begun, completed) in calls.into_values() {
-        let phase = borders.iter().filter(|border| **border <= begun).count();
+    for call in calls(datagrams, family) {
+        let phase = borders.iter().filter(|border| **border <= call.begun).count();
         if let Some(tally) = tallies.get_mut(phase) {
             tally.begun += 1;
-            tally.completed += u64::from(completed);
+            tally.completed += u64::from(call.completed);
         }
     }
     tallies

@@ -145,6 +145,15 @@ impl Daemon {
         Ok(state.context("find the state in the status")?.to_owned())
     }
 
+    /// The epoch of its node.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn epoch(&self) -> Result<u64> {
+        let status = self.status()?;
+        status.get("epoch").and_then(Value::as_u64).context("find the epoch in the status")
+    }
+
     /// Waits until its node is in a state.
     ///
     /// # Errors
@@ -281,16 +290,29 @@ impl Cluster {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(lab: &Lab, site: impl Into<Site>, change: impl Fn(Config) -> Config) -> Result<Self> {
-        let site = site.into();
-        let authority = Authority::init(&lab.folder().join("pki"), "lab")?;
-        let mut daemons = Vec::new();
-        for edge in 1..=EDGES {
-            authority.issue(edge, &site.address(edge).to_string())?;
-            daemons.push(Daemon::start(lab, edge, &change(Config::new(lab, &authority, edge, site)))?);
-        }
-        let mut cluster = Self { daemons, authority };
+        let mut cluster = Self::start_some(lab, site, 1..=EDGES, change)?;
         cluster.wait_until_linked()?;
         Ok(cluster)
+    }
+
+    /// The same with daemons on some edges only; they may still be looking for each other. Certificates are there for all.
+    ///
+    /// # Errors
+    /// A daemon cannot be started.
+    pub fn start_some(
+        lab: &Lab,
+        site: impl Into<Site>,
+        edges: impl IntoIterator<Item = u8>,
+        change: impl Fn(Config) -> Config,
+    ) -> Result<Self> {
+        let site = site.into();
+        let authority = Authority::init(&lab.folder().join("pki"), "lab")?;
+        for edge in 1..=EDGES {
+            authority.issue(edge, &site.address(edge).to_string())?;
+        }
+        let start = |edge| Daemon::start(lab, edge, &change(Config::new(lab, &authority, edge, site)));
+        let daemons: Result<Vec<Daemon>> = edges.into_iter().map(start).collect();
+        Ok(Self { daemons: daemons?, authority })
     }
 
     /// Waits until every daemon sees all others up.

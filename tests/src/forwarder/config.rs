@@ -98,8 +98,7 @@ impl Config {
     #[must_use]
     pub fn new(lab: &Lab, authority: &Authority, edge: u8, site: impl Into<Site>) -> Self {
         let site = site.into();
-        let endpoint = |edge: u8| format!("\"{}\"", SocketAddr::new(site.address(edge), CLUSTER_PORT));
-        let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(endpoint).collect();
+        let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(|edge| endpoint(site, edge)).collect();
         let file = |name: &str| format!("{:?}", authority.file(name).display().to_string());
         let control = lab.folder().join(format!("edge{edge}.sock"));
         let head = [
@@ -113,7 +112,7 @@ impl Config {
         ];
         let cluster = [
             ("name", format!("{:?}", authority.name)),
-            ("listen", endpoint(edge)),
+            ("listen", endpoint(site, edge)),
             ("seeds", format!("[{}]", seeds.join(", "))),
             ("ca", file("ca.pem")),
             ("certificate", file(&format!("node-{edge}.pem"))),
@@ -151,6 +150,15 @@ impl Config {
         format!("{head}{services}\n[cluster]\n{cluster}\n[timers]\n{timers}\n{}", self.tail)
     }
 
+    /// Knows no other edges than these at its start.
+    #[must_use]
+    pub fn seeded(mut self, site: impl Into<Site>, seeds: &[u8]) -> Self {
+        let site = site.into();
+        let seeds: Vec<String> = seeds.iter().map(|edge| endpoint(site, *edge)).collect();
+        self.cluster.insert("seeds", format!("[{}]", seeds.join(", ")));
+        self
+    }
+
     /// Has the local proxy looked after, as an operator would: every 250 ms, down after two probes without an answer.
     #[must_use]
     pub fn probed(mut self) -> Self {
@@ -181,4 +189,9 @@ impl Config {
     pub fn write(&self, path: &Path) -> Result<()> {
         fs::write(path, self.text()).with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// Where the daemon of an edge is found by the others, as written in the file.
+fn endpoint(site: Site, edge: u8) -> String {
+    format!("\"{}\"", SocketAddr::new(site.address(edge), CLUSTER_PORT))
 }

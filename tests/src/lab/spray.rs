@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use crate::forwarder::CLUSTER_PORT;
 use crate::namespace::Namespace;
 
 use super::{EDGES, Host, Lab, VIP4, VIP6};
@@ -27,6 +28,15 @@ pub enum Spray {
         port: u16,
         /// The edge.
         edge: u8,
+    },
+    /// What comes from a UDP port to one edge, all else to a random one of others.
+    Apart {
+        /// The port.
+        port: u16,
+        /// The edge.
+        edge: u8,
+        /// The others.
+        others: Vec<u8>,
     },
 }
 
@@ -72,6 +82,41 @@ impl Lab {
         self.host(Host::Router).run_with_input("nft", &["-f", "-"], &text).map(drop)
     }
 
+    /// Loses so many of a hundred packets of the daemons' own, on their way between any two edges.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn lose_links(&self, percent: u8) -> Result<()> {
+        self.links(&format!("udp dport {CLUSTER_PORT} numgen random mod 100 < {percent} drop"))
+    }
+
+    /// Cuts the daemon of an edge off from all others; calls still pass.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn cut_links(&self, edge: u8) -> Result<()> {
+        let name = Host::Edge(edge).name();
+        self.links(&format!(
+            "iifname \"{name}\" udp dport {CLUSTER_PORT} drop\n  oifname \"{name}\" udp dport {CLUSTER_PORT} drop"
+        ))
+    }
+
+    fn links(&self, rules: &str) -> Result<()> {
+        let text = format!(
+            "table inet links {{\n chain forward {{\n  type filter hook forward priority filter; policy accept;\n  \
+             {rules}\n }}\n}}\n"
+        );
+        self.host(Host::Router).run_with_input("nft", &["-f", "-"], &text).map(drop)
+    }
+
+    /// Lets the daemons' packets pass again.
+    ///
+    /// # Errors
+    /// Nothing was in their way.
+    pub fn mend_links(&self) -> Result<()> {
+        self.host(Host::Router).run("nft", &["delete", "table", "inet", "links"]).map(drop)
+    }
+
     /// Connects all edges again.
     ///
     /// # Errors
@@ -98,9 +143,10 @@ fn ruleset(spray: &Spray) -> String {
         match spray {
             Spray::Random => rule(format!("meta mark set numgen random mod {EDGES} offset 1")),
             Spray::RoundRobin => rule(format!("meta mark set numgen inc mod {EDGES} offset 1")),
-            Spray::Over(edges) => {
-                let map: Vec<String> = (0..).zip(edges).map(|(place, edge)| format!("{place}: {edge}")).collect();
-                rule(format!("meta mark set numgen random mod {} map {{ {} }}", edges.len().max(1), map.join(", ")));
+            Spray::Over(edges) => rule(over(edges)),
+            Spray::Apart { port, edge, others } => {
+                rule(over(others));
+                rule(format!("udp sport {port} meta mark set {edge}"));
             }
             Spray::To(edge) => rule(format!("meta mark set {edge}")),
             Spray::FromPort { port, edge } => {
@@ -118,4 +164,9 @@ fn ruleset(spray: &Spray) -> String {
     }
     text.push_str(" }\n}\n");
     text
+}
+
+fn over(edges: &[u8]) -> String {
+    let map: Vec<String> = (0..).zip(edges).map(|(place, edge)| format!("{place}: {edge}")).collect();
+    format!("meta mark set numgen random mod {} map {{ {} }}", edges.len().max(1), map.join(", "))
 }

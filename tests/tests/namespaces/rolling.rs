@@ -1,0 +1,25 @@
+//! Daemons that are restarted one after the other, as an upgrade does.
+
+use anyhow::{Result, ensure};
+use tests::lab::{EDGES, Family};
+
+use crate::restarts::{RATE, now, under_load};
+
+#[test]
+fn daemons_restarted_one_after_the_other_lose_no_call() -> Result<()> {
+    let tallies = under_load(Family::V4, 12 * RATE, |cluster| {
+        let from = now()?;
+        for edge in 1..=EDGES {
+            let daemon = cluster.edge(edge)?;
+            let status = daemon.process().stop()?;
+            ensure!(status.code() == Some(0), "the daemon of edge {edge} ended with {status} after SIGTERM");
+            daemon.start_again()?;
+            cluster.wait_until_linked()?;
+        }
+        Ok([from, now()?])
+    })?;
+    eprintln!("restarted one after the other: {tallies:?}");
+    ensure!(tallies.iter().all(|tally| tally.begun > 0), "the restarts were not in the middle: {tallies:?}");
+    ensure!(tallies.iter().all(|tally| tally.lost() == 0), "calls were lost: {tallies:?}");
+    Ok(())
+}
