@@ -16,5 +16,6 @@ pub mod namespace;
 pub mod needs;
 pub mod poll;
 pub mod process;
+pub mod simulation;
 pub mod sipp;
 pub mod traffic;

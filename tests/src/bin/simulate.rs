@@ -1,0 +1,93 @@
+//! Many nodes in virtual time: plays scenarios and prints what they have shown.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use tests::simulation::{NAMES, Scenario, run};
+
+/// What is played without a name.
+const USUAL: [&str; 7] = ["steady", "partition", "crash", "rolling", "flapping", "joining", "clocks"];
+/// Nodes of a scenario without a number.
+const NODES: usize = 15;
+/// Nodes of the headline.
+const HEADLINE_NODES: usize = 300;
+/// Its transactions a second: a twentieth of 10,000, so that 300 maps of the whole cluster fit into one machine.
+const HEADLINE_RATE: u64 = 500;
+
+#[derive(Debug, Default)]
+struct Options {
+    scenarios: Vec<String>,
+    nodes: Option<usize>,
+    seed: u64,
+    seeds: Option<usize>,
+    rate: Option<u64>,
+    traffic_s: Option<u64>,
+    hold_ms: Option<u64>,
+    elsewhere_percent: Option<u32>,
+    loss_percent: Option<f64>,
+}
+
+fn main() -> ExitCode {
+    match options(std::env::args().skip(1)).and_then(|options| simulate(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "simulate: {error:#}\n{}", usage());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn usage() -> String {
+    let scenarios: String = NAMES.iter().map(|(name, what)| format!("  {name:<12}{what}\n")).collect();
+    format!(
+        "usage: simulate [--scenario NAME]... [--nodes N] [--seed N] [--seeds N] [--rate N] [--seconds N] [--hold-ms N]\n\
+         \x20               [--elsewhere PERCENT] [--loss PERCENT]\nscenarios:\n{scenarios}"
+    )
+}
+
+fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
+    let mut options = Options { seed: 1, ..Options::default() };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        let bad = || format!("read the value of {argument}");
+        match argument.as_str() {
+            "--scenario" => options.scenarios.push(value()?),
+            "--nodes" => options.nodes = Some(value()?.parse().with_context(bad)?),
+            "--seed" => options.seed = value()?.parse().with_context(bad)?,
+            "--seeds" => options.seeds = Some(value()?.parse().with_context(bad)?),
+            "--rate" => options.rate = Some(value()?.parse().with_context(bad)?),
+            "--seconds" => options.traffic_s = Some(value()?.parse().with_context(bad)?),
+            "--hold-ms" => options.hold_ms = Some(value()?.parse().with_context(bad)?),
+            "--elsewhere" => options.elsewhere_percent = Some(value()?.parse().with_context(bad)?),
+            "--loss" => options.loss_percent = Some(value()?.parse().with_context(bad)?),
+            _ => bail!("what is {argument}?"),
+        }
+    }
+    if options.scenarios.is_empty() {
+        options.scenarios = USUAL.map(str::to_owned).into();
+    }
+    Ok(options)
+}
+
+/// Plays all scenarios; whether all nodes agreed with the reference in each.
+fn simulate(options: &Options) -> Result<bool> {
+    let mut is_good = true;
+    for name in &options.scenarios {
+        let is_headline = name == "headline";
+        let nodes = options.nodes.unwrap_or(if is_headline { HEADLINE_NODES } else { NODES });
+        let mut scenario =
+            Scenario::named(name, nodes, options.seed).with_context(|| format!("find a scenario named {name}"))?;
+        scenario.rate = options.rate.unwrap_or(if is_headline { HEADLINE_RATE } else { scenario.rate });
+        scenario.seeds = options.seeds.map_or(scenario.seeds, |seeds| seeds.clamp(1, nodes));
+        scenario.traffic_s = options.traffic_s.unwrap_or(scenario.traffic_s);
+        scenario.hold_ms = options.hold_ms.unwrap_or(scenario.hold_ms);
+        scenario.elsewhere_percent = options.elsewhere_percent.unwrap_or(scenario.elsewhere_percent);
+        scenario.loss = options.loss_percent.map_or(scenario.loss, |percent| percent / 100.0);
+        let report = run(&scenario)?;
+        is_good &= report.agreement.holds() && report.protocol_errors.is_empty();
+        let _ = writeln!(std::io::stdout(), "{report}\n");
+    }
+    Ok(is_good)
+}

@@ -1,0 +1,218 @@
+//! The reference: somebody who sees everything at once, and what every node must agree on when all has come to rest.
+
+use std::collections::BTreeMap;
+
+use forwarder::cluster::core::{LocalClaim, Now};
+use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
+
+use super::host::{Host, host_of};
+
+/// Claims nearer to their end than this, in microseconds, may be gone at one node and not yet at another: a tick of the
+/// kernel's table is 4.3 s.
+const MARGIN_US: u64 = 6_000_000;
+/// Disagreements of one sort that are described.
+const EXAMPLES: usize = 2;
+/// How much longer than its owner says a claim may last elsewhere, in microseconds: the way there, lost packets included.
+const TRANSIT_US: u64 = 3_000_000;
+/// Most looks at single claims in one comparison: beyond it every so-manieth key is looked at.
+const LOOKS: usize = 8_000_000;
+
+/// What one host has said of a key in one epoch.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    host: usize,
+    epoch: Epoch,
+    /// Of which daemon's life the last word is.
+    daemon_life: u32,
+    /// By the owner's clock.
+    claimed_at_unix_us: u64,
+    /// When it ends, in virtual microseconds, by its owner's last word, and at the latest by any.
+    end_us: u64,
+    longest_us: u64,
+}
+
+/// All that was ever claimed.
+#[derive(Debug, Default)]
+pub(super) struct Reference(BTreeMap<u64, Vec<Said>>);
+
+/// What came of a comparison; from `missing` to `outlive` all must be zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agreement {
+    /// Live claims, each compared at every node.
+    pub keys: usize,
+    /// Keys that more than one living owner claims.
+    pub contested: usize,
+    /// Keys that were won by a claim that is void or over since, or forgotten by a daemon's restart: the others' claims, or
+    /// that one, come back with their proxies' next messages only. Not compared.
+    pub overtaken: usize,
+    /// Claims that a node does not have.
+    pub missing: usize,
+    /// Claims of which a node holds another owner than the merge rule gives.
+    pub wrong: usize,
+    /// Claims that a node's kernel places elsewhere than its core does.
+    pub kernel_differs: usize,
+    /// Claims that a node's kernel would go by although their owner or its epoch is gone.
+    pub void_believed: usize,
+    /// Claims that last longer at a node than their owner ever said.
+    pub outlive: usize,
+    /// Claims that last longer at a node than their owner said last, because it ended them earlier.
+    pub not_shortened: usize,
+    /// The first disagreements in words.
+    pub examples: Vec<String>,
+}
+
+impl Agreement {
+    /// Whether all nodes agree with the reference.
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        self.missing + self.wrong + self.kernel_differs + self.void_believed + self.outlive == 0
+    }
+}
+
+impl Reference {
+    /// Takes what a host's egress program said.
+    pub(super) fn take(&mut self, host: &Host, claim: LocalClaim, at_us: u64) {
+        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
+        let end_us = at_us + claim.remaining_ms * 1000;
+        let all = self.0.entry(claim.key).or_default();
+        let known = all.iter_mut().find(|said| said.host == index && said.epoch == epoch && said.end_us > at_us);
+        if let Some(said) = known {
+            said.end_us = end_us;
+            said.longest_us = said.longest_us.max(end_us);
+            said.daemon_life = host.daemon_life;
+        } else {
+            all.retain(|said| said.longest_us > at_us);
+            all.push(Said {
+                host: index,
+                epoch,
+                daemon_life: host.daemon_life,
+                claimed_at_unix_us: claim.claimed_at_unix_us,
+                end_us,
+                longest_us: end_us,
+            });
+        }
+    }
+
+    /// Compares all nodes that run with the reference. Contested keys only if all have the `same_clocks`.
+    pub(super) fn compare(&self, hosts: &[Host], at_us: u64, same_clocks: bool) -> Agreement {
+        let mut agreement = Agreement::default();
+        let step = (self.0.len() * hosts.len()).div_ceil(LOOKS).max(1);
+        for (key, all) in self.0.iter().step_by(step) {
+            let lives = |said: &&Said| {
+                let host = &hosts[said.host];
+                said.end_us > at_us + MARGIN_US && host.is_powered && host.kernel.epoch == said.epoch
+            };
+            let living: Vec<Said> = all.iter().filter(lives).copied().collect();
+            let first = living.iter().min_by_key(|said| (said.claimed_at_unix_us, said.host)).copied();
+            let is_overtaken = first.is_some_and(|first| overtaken(hosts, first, all, at_us));
+            agreement.keys += usize::from(first.is_some());
+            agreement.contested += usize::from(living.len() > 1);
+            agreement.overtaken += usize::from(is_overtaken);
+            if is_overtaken {
+                continue;
+            }
+            // Where clocks differ, so may what nodes make of two claims of one key.
+            if all.len() > 1 && !same_clocks {
+                continue;
+            }
+            for host in hosts.iter().filter(|host| host.daemon.is_some()) {
+                agreement.look(hosts, host, *key, first, all, at_us);
+            }
+        }
+        agreement
+    }
+}
+
+impl Agreement {
+    fn look(&mut self, hosts: &[Host], host: &Host, key: u64, owner: Option<Said>, all: &[Said], at_us: u64) {
+        let now = host.now(at_us);
+        let placed = match host.kernel.owner(key, now) {
+            Found::Nothing | Found::OtherBranch => None,
+            Found::Own => Some(host_of(host.node)),
+            Found::Peer(peer) => Some(host_of(peer)),
+        };
+        let mut broken = Vec::new();
+        if placed.is_some_and(|index| is_void(hosts, host, index, key, all)) {
+            self.void_believed += 1;
+            broken.push("void believed");
+        }
+        if let Some(owner) = owner {
+            broken.extend(self.look_at_living(hosts, host, key, owner, placed, at_us));
+        }
+        for sort in broken {
+            if self.examples.iter().filter(|example| example.starts_with(sort)).count() < EXAMPLES {
+                let held = host.daemon.as_ref().and_then(|daemon| daemon.node.claim(key, now));
+                let place = host_of(host.node);
+                self.examples.push(format!(
+                    "{sort}: {key:016x} at host {place}: core {held:?}, kernel {placed:?}, reference {owner:?} of {all:?}"
+                ));
+            }
+        }
+    }
+
+    fn look_at_living(
+        &mut self,
+        hosts: &[Host],
+        host: &Host,
+        key: u64,
+        owner: Said,
+        placed: Option<usize>,
+        at_us: u64,
+    ) -> Option<&'static str> {
+        let Some((held, expires_us)) = belief(host, key, at_us) else {
+            // A daemon that took over a running kernel does not know what was claimed before; the kernel does.
+            let orphaned = owner.daemon_life != hosts[owner.host].daemon_life;
+            if orphaned || host.daemon_life > 1 && placed == Some(owner.host) {
+                return None;
+            }
+            self.missing += 1;
+            return Some("missing");
+        };
+        if held != owner.host {
+            self.wrong += 1;
+            return Some("wrong");
+        }
+        self.not_shortened += usize::from(expires_us > owner.end_us + TRANSIT_US);
+        if placed != Some(held) {
+            self.kernel_differs += 1;
+            return Some("kernel differs");
+        }
+        if expires_us > owner.longest_us + TRANSIT_US {
+            self.outlive += 1;
+            return Some("longer than said");
+        }
+        None
+    }
+}
+
+/// Whether the key was won by a claim that is void now, that its owner has ended since, or that only its owner's kernel knows
+/// because the daemon was restarted.
+fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
+    let is_gone = |said: &Said| {
+        let host = &hosts[said.host];
+        !host.is_powered || host.kernel.epoch != said.epoch || said.end_us <= at_us + MARGIN_US
+    };
+    let is_forgotten = |said: &Said| said.daemon_life != hosts[said.host].daemon_life;
+    let earlier = |said: &&Said| said.claimed_at_unix_us < first.claimed_at_unix_us;
+    all.iter().filter(earlier).any(|said| is_gone(said) || is_forgotten(said)) || all.len() > 1 && is_forgotten(&first)
+}
+
+/// Whom a node's core holds to be a key's owner, and until when in virtual time.
+fn belief(host: &Host, key: u64, at_us: u64) -> Option<(usize, u64)> {
+    let now: Now = host.now(at_us);
+    let entry = host.daemon.as_ref()?.node.claim(key, now)?;
+    Some((host_of(entry.owner), host.virtual_us(entry.expires_us)))
+}
+
+/// Whether the claim of `index` that a kernel goes by is of an owner that is gone, or of an epoch that is.
+fn is_void(hosts: &[Host], host: &Host, index: usize, key: u64, all: &[Said]) -> bool {
+    let owner = &hosts[index];
+    let epoch = if owner.node == host.node {
+        Some(host.kernel.epoch)
+    } else {
+        host.kernel.peer(usize::from(owner.node.number())).map(|peer| peer.epoch)
+    };
+    let known = all.iter().any(|said| said.host == index && Some(said.epoch) == epoch);
+    debug_assert!(known || NodeId::new(owner.node.number()).is_some(), "{key:x}");
+    !owner.is_powered || epoch != Some(owner.kernel.epoch) || !known
+}

@@ -1,0 +1,204 @@
+//! What happens to the cluster, and when.
+
+use super::network::REGIONS;
+
+/// Something that happens to hosts or network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A region is cut off from all others: links and tunnels.
+    CutRegion(usize),
+    /// It is connected again.
+    HealRegion(usize),
+    /// A host is cut off from all others.
+    CutHost(usize),
+    /// It is connected again.
+    HealHost(usize),
+    /// A host loses its power, and with it proxy, kernel and daemon.
+    Crash(usize),
+    /// It boots: an empty kernel, another epoch.
+    Boot(usize),
+    /// Its daemon is killed; kernel and proxy go on.
+    KillDaemon(usize),
+    /// Its daemon ends in order; kernel and proxy go on.
+    StopDaemon(usize),
+    /// Its daemon starts with the maps as they are, in the same epoch.
+    StartDaemon(usize),
+    /// Its proxy restarts: another epoch, with the same daemon.
+    RestartProxy(usize),
+    /// It drains: no new transactions, its route is withdrawn.
+    Drain(usize),
+    /// It takes new transactions again, its route is announced.
+    Undrain(usize),
+    /// The next part of the report begins.
+    Phase(&'static str),
+}
+
+/// One simulation.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// Hosts, in equal shares over the five regions.
+    pub nodes: usize,
+    /// Hosts that all others call when they start.
+    pub seeds: usize,
+    /// Transactions a second in all.
+    pub rate: u64,
+    /// Percent of the packets that land at another node than the transaction's home.
+    pub elsewhere_percent: u32,
+    /// Part of the packets between daemons that the network loses.
+    pub loss: f64,
+    /// How long an unknown reply, CANCEL or ACK is held, in milliseconds.
+    pub hold_ms: u64,
+    /// SIP's T1 in milliseconds.
+    pub t1_ms: u64,
+    /// SIP's Timer C in milliseconds.
+    pub timer_c_ms: u64,
+    /// Hosts' clocks are up to an hour from the true time.
+    pub clocks: bool,
+    /// Chance of everything.
+    pub seed: u64,
+    /// Seconds before the first transaction, in which the nodes find each other.
+    pub warm_s: u64,
+    /// Seconds of traffic.
+    pub traffic_s: u64,
+    /// Seconds after it, before all nodes are compared.
+    pub settle_s: u64,
+    /// Hosts that start only when a fault boots them.
+    pub later: Vec<usize>,
+    /// What happens when, in seconds from the first transaction on.
+    pub faults: Vec<(f64, Fault)>,
+}
+
+/// Hosts that all others know from their configuration.
+const SEEDS: usize = 3;
+
+/// Names of the scenarios, with what they are.
+pub const NAMES: [(&str, &str); 8] = [
+    ("steady", "nothing happens"),
+    ("partition", "a region is cut off for a third of the time"),
+    ("crash", "hosts lose their power and come back"),
+    ("rolling", "hosts are drained and restarted one after another"),
+    ("flapping", "hosts are cut off for moments again and again, daemons are killed and come back"),
+    ("joining", "half of the hosts come later, some leave"),
+    ("clocks", "hosts' clocks are up to an hour wrong, and a region is cut off"),
+    ("headline", "300 nodes, 5 % elsewhere, 1 % loss, a region cut off for 30 s"),
+];
+
+impl Scenario {
+    /// The scenario of this name with so many nodes.
+    #[must_use]
+    pub fn named(name: &str, nodes: usize, seed: u64) -> Option<Self> {
+        let (name, _) = NAMES.iter().find(|known| known.0 == name)?;
+        let mut scenario = Self::steady(name, nodes, seed);
+        match *name {
+            "partition" => scenario.partition(10.0, 20.0),
+            "crash" => scenario.crash(),
+            "rolling" => scenario.rolling(),
+            "flapping" => scenario.flapping(),
+            "joining" => scenario.joining(),
+            "clocks" => {
+                scenario.clocks = true;
+                scenario.partition(10.0, 20.0);
+            }
+            "headline" => {
+                (scenario.traffic_s, scenario.hold_ms) = (90, 100);
+                scenario.partition(30.0, 60.0);
+            }
+            _ => {}
+        }
+        Some(scenario)
+    }
+
+    fn steady(name: &'static str, nodes: usize, seed: u64) -> Self {
+        Self {
+            name,
+            nodes,
+            seeds: nodes.min(SEEDS),
+            rate: 10 * nodes as u64 / 3,
+            elsewhere_percent: 5,
+            loss: 0.01,
+            hold_ms: 100,
+            t1_ms: 500,
+            timer_c_ms: 180_000,
+            clocks: false,
+            seed,
+            warm_s: 15,
+            traffic_s: 30,
+            settle_s: 25,
+            later: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The last region is cut off.
+    fn partition(&mut self, from_s: f64, to_s: f64) {
+        let region = REGIONS.len() - 1;
+        self.faults = vec![
+            (0.0, Fault::Phase("before")),
+            (from_s, Fault::Phase("cut")),
+            (from_s, Fault::CutRegion(region)),
+            (to_s, Fault::HealRegion(region)),
+            // Links come back within the longest pause between two calls.
+            (to_s, Fault::Phase("healing")),
+            (to_s + 8.0, Fault::Phase("after")),
+        ];
+    }
+
+    /// One host of ten.
+    fn crash(&mut self) {
+        self.faults = vec![
+            (0.0, Fault::Phase("before")),
+            (10.0, Fault::Phase("first 1.5 s")),
+            (11.5, Fault::Phase("down")),
+            (20.0, Fault::Phase("back")),
+        ];
+        for host in (0..self.nodes).step_by(10) {
+            self.faults.push((10.0, Fault::Crash(host)));
+            self.faults.push((20.0, Fault::Boot(host)));
+        }
+    }
+
+    /// A quarter of the hosts, at most eight; short timers, so that a drain takes seconds.
+    fn rolling(&mut self) {
+        (self.t1_ms, self.timer_c_ms) = (50, 20_000);
+        let count = self.nodes.div_ceil(4).min(8);
+        for turn in 0..count {
+            let (host, at_s) = (turn * self.nodes / count, turn as f64 * 45.0);
+            self.faults.push((at_s, Fault::Drain(host)));
+            self.faults.push((at_s + 35.0, Fault::StopDaemon(host)));
+            self.faults.push((at_s + 35.1, Fault::RestartProxy(host)));
+            self.faults.push((at_s + 35.2, Fault::StartDaemon(host)));
+            self.faults.push((at_s + 42.0, Fault::Undrain(host)));
+        }
+        self.traffic_s = count as u64 * 45;
+    }
+
+    /// Cuts shorter and longer than a link's patience; daemons killed for as long; proxies that restart.
+    fn flapping(&mut self) {
+        for turn in 0..8_usize {
+            let (at_s, host) = (2.0 + turn as f64 * 3.0, turn * 7 % self.nodes);
+            self.faults.push((at_s, Fault::CutHost(host)));
+            self.faults.push((at_s + 0.4 + turn as f64 * 0.3, Fault::HealHost(host)));
+            let other = (host + 1) % self.nodes;
+            let ends = if turn % 2 == 0 { Fault::KillDaemon(other) } else { Fault::StopDaemon(other) };
+            self.faults.push((at_s + 0.5, ends));
+            self.faults.push((at_s + 1.0 + turn as f64 * 0.4, Fault::StartDaemon(other)));
+            self.faults.push((at_s + 0.7, Fault::RestartProxy((host + 2) % self.nodes)));
+        }
+    }
+
+    fn joining(&mut self) {
+        self.later = (0..self.nodes).filter(|host| host % 2 == 1).collect();
+        let later = self.later.len();
+        for (turn, host) in self.later.iter().enumerate() {
+            self.faults.push((2.0 + 10.0 * turn as f64 / later as f64, Fault::Boot(*host)));
+        }
+        for turn in 0..(self.nodes / 8).max(1) {
+            let host = turn * 8 % self.nodes + 2;
+            self.faults.push((15.0 + turn as f64 * 0.2, Fault::Drain(host)));
+            self.faults.push((18.0 + turn as f64 * 0.2, Fault::StopDaemon(host)));
+            self.faults.push((18.5 + turn as f64 * 0.2, Fault::Crash(host)));
+        }
+    }
+}
