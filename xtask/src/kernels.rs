@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::pins::{self, Kernel};
 use crate::project::{Project, find_command};
-use crate::run::say;
+use crate::run::{SEE_ABOVE, say};
 use crate::verify::{self, Program};
 
 use console::{Step, Story};
@@ -42,6 +42,12 @@ struct Verdict {
     whose: &'static str,
     story: Story,
     complaint: Option<String>,
+}
+
+impl Verdict {
+    fn name(&self) -> String {
+        format!("{} ({})", self.story.name(), self.whose)
+    }
 }
 
 /// Tries all kernels, the emulated ones at once; with `update` the newest packages of theirs, and with `record` the
@@ -154,24 +160,23 @@ fn guest(
 fn report(verdicts: &[Verdict], numbers: &[(String, Vec<Program>)]) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}\n", table(numbers))?;
-    for Verdict { whose, story, complaint } in verdicts {
-        let name = story.name();
-        let times: Vec<_> = story.steps.iter().filter_map(Step::summary).collect();
-        let (counts, times) = (story.tests(), times.join(", "));
-        match complaint {
-            None if counts.passed == 0 => writeln!(out, "{name} ({whose}): refused, as it must be; {times}")?,
-            None => writeln!(out, "{name} ({whose}): {} tests passed; {times}", counts.passed)?,
-            Some(complaint) => {
-                writeln!(out, "{name} ({whose}): FAILED: {complaint}; {times}")?;
-                for line in story.last_words(TAIL) {
-                    writeln!(out, "    | {line}")?;
-                }
+    for verdict in verdicts {
+        let times: Vec<_> = verdict.story.steps.iter().filter_map(Step::summary).collect();
+        let passed = verdict.story.tests().passed;
+        let end = match &verdict.complaint {
+            None if passed == 0 => "refused, as it must be".to_owned(),
+            None => format!("{passed} tests passed"),
+            Some(complaint) => format!("FAILED: {complaint}"),
+        };
+        writeln!(out, "{}: {end} ({})", verdict.name(), times.join(", "))?;
+        if verdict.complaint.is_some() {
+            for line in verdict.story.last_words(TAIL) {
+                writeln!(out, "    | {line}")?;
             }
         }
     }
-    let failed: Vec<_> =
-        verdicts.iter().filter(|verdict| verdict.complaint.is_some()).map(|one| one.story.name()).collect();
-    if failed.is_empty() { Ok(()) } else { bail!("pass on {}; hint: {}", failed.join(" and "), crate::run::SEE_ABOVE) }
+    let failed: Vec<_> = verdicts.iter().filter(|one| one.complaint.is_some()).map(Verdict::name).collect();
+    if failed.is_empty() { Ok(()) } else { bail!("pass on {}; hint: {SEE_ABOVE}", failed.join(" and ")) }
 }
 
 /// Rows of programs, columns of kernels, and the stack, which is the same on all of them.

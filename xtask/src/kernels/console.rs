@@ -61,12 +61,11 @@ impl Story {
 
     /// What is wrong with it, if anything is.
     pub(super) fn complaint(&self) -> Option<String> {
-        if let Some(step) = self.steps.iter().find(|step| !step.succeeded()) {
-            let end = step.end.as_deref().unwrap_or("it did not end");
-            return Some(format!("{}: {end}", step.command));
-        }
-        if let Some(error) = self.errors.first() {
-            return Some(error.clone());
+        let step = self.steps.iter().find(|step| !step.succeeded());
+        let step = step.map(|step| format!("{}: {}", step.command, step.end.as_deref().unwrap_or("it did not end")));
+        let complaints: Vec<_> = step.into_iter().chain(self.errors.iter().cloned()).collect();
+        if !complaints.is_empty() {
+            return Some(complaints.join("; "));
         }
         if !self.done {
             return Some("it did not come to its end".into());
@@ -166,6 +165,11 @@ mod tests {
             ("guest: exit 0 after 99 ms\nguest: done\n", "Kernel panic\n", "golden --test-threads 1: it did not end"),
             ("guest: done\n", "", "it did not come to its end"),
             ("guest: done\n", "guest: error: mount /proc: no\nguest: done\n", "mount /proc: no"),
+            (
+                "exit 0 after 99 ms\n",
+                "error: start golden: no\n",
+                "golden --test-threads 1: it did not end; start golden: no",
+            ),
         ] {
             assert!(GOOD.contains(from));
             assert_eq!(story(&GOOD.replace(from, to)).complaint().as_deref(), Some(complaint));
