@@ -12,6 +12,7 @@ mod pins;
 mod project;
 mod run;
 mod setup;
+mod simulate;
 mod testing;
 mod verify;
 
@@ -75,6 +76,12 @@ enum Verb {
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
     },
+    /// Play a cluster of many nodes in virtual time and check it against a reference model
+    Simulate {
+        /// Passed on to the simulation: `--scenario NAME`, `--nodes N`, `--seed N` and more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Measure the eBPF programs in multiples of an empty one (as root); `--help` lists the arguments
     #[command(disable_help_flag = true)]
     Bench {
@@ -121,6 +128,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             ebpf::build(project, &setup(project, Need::Build)?)?;
             kernels::kernels(project, update, record)
         }
+        Verb::Simulate { args } => simulate::simulate(project, &args),
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
         Verb::Ci { no_lab } => {
