@@ -1,8 +1,10 @@
 //! The programs on a real interface: a veth pair in a namespace of the test's own. Needs root.
 //!
 //! Runs on every kernel of `cargo xtask kernels` too, since the way to attach egress depends on the kernel.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+#[path = "attach/daemon.rs"]
+mod daemon;
 #[path = "golden/frames.rs"]
 #[expect(dead_code, reason = "golden packets need more of it")]
 mod frames;
@@ -15,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon::Site;
 use forwarder::{
     config::XdpMode,
     dataplane::{Attached, Dataplane, Settings, detach},
@@ -146,5 +149,31 @@ fn a_start_that_fails_leaves_nothing_attached() {
         drop(dataplane);
         wait_for_egress_programs(wire, 0);
         assert!(!pins.0.exists());
+    });
+}
+
+#[test]
+fn the_programs_go_on_without_their_daemon_until_an_operator_detaches_them() {
+    wire::in_a_namespace(|wire| {
+        let site = Site::new(Pins::new("daemon"));
+        let (daemon, status) = site.start();
+        assert_eq!(status.pointer("/interfaces/0/xdp").unwrap(), "native", "{status:#}");
+        assert_eq!(status.pointer("/interfaces/0/egress").unwrap(), egress_of_this_kernel());
+        for call in ["one", "two"] {
+            wire.leave(Frame::from_vip(false, &Sip::invite(call).bytes()).bytes());
+            let owner = site.ask(&["owner", call, "1", "--json"]).unwrap();
+            assert_eq!(owner.get("owner").unwrap(), ME, "{owner:#}");
+        }
+        assert!(daemon.stop().success());
+        wait_for_egress_programs(wire, 1);
+        let (daemon, status) = site.start();
+        assert_eq!(status.pointer("/outcomes/egress_claimed").unwrap(), 2, "{status:#}");
+        wire.leave(Frame::from_vip(false, &Sip::invite("three").bytes()).bytes());
+        let status = site.ask(&["status", "--json"]).unwrap();
+        assert_eq!(status.pointer("/outcomes/egress_claimed").unwrap(), 3, "{status:#}");
+        assert!(daemon.stop().success());
+        wait_for_egress_programs(wire, 1);
+        site.detach();
+        wait_for_egress_programs(wire, 0);
     });
 }

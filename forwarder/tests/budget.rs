@@ -1,5 +1,4 @@
 //! How much of the verifier's patience the programs take. Needs root.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 #[path = "../examples/verify/budget.rs"]
 mod budget;

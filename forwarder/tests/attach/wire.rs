@@ -45,7 +45,7 @@ impl Wire {
             let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
             netlink.link().add(LinkVeth::new(NEAR, FAR).build()).execute().await.unwrap();
-            for name in [NEAR, FAR] {
+            for name in ["lo", NEAR, FAR] {
                 let up = LinkUnspec::new_with_index(index(name)).up().build();
                 netlink.link().set(up).execute().await.unwrap();
             }

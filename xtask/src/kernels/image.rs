@@ -22,6 +22,8 @@ pub(super) struct Contents {
     pub(super) init: PathBuf,
     /// What it runs, one after the other.
     pub(super) programs: Vec<Program>,
+    /// What those start themselves, by its name in the guest's root.
+    pub(super) started: Vec<(&'static str, PathBuf)>,
     /// Files, by their paths without the first slash.
     pub(super) files: Vec<(&'static str, &'static str)>,
 }
@@ -46,7 +48,8 @@ pub(super) fn write(contents: &Contents, kernel: &Path, scratch: &Path) -> Resul
     let mut archive = Archive::new(Vec::new());
     let mut libraries = BTreeSet::new();
     let programs = contents.programs.iter().map(|program| (program.name, &program.file));
-    let programs = programs.chain([("init", &contents.init)]);
+    let started = contents.started.iter().map(|(name, file)| (*name, file));
+    let programs = programs.chain(started).chain([("init", &contents.init)]);
     for (name, file) in programs {
         libraries.extend(shared_libraries(file)?);
         archive.file(name, &stripped(file, scratch)?).context("write the archive")?;

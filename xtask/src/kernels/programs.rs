@@ -44,12 +44,14 @@ pub(super) fn build(project: &Project, record: bool) -> Result<(Contents, Conten
     let arguments: &[_] = if record { &["--record"] } else { &[] };
     let verify = Program { name: VERIFY, file: debug.join("examples").join(VERIFY), arguments };
     let arguments: &[_] = &["run", "--config", "/forwarder.toml"];
-    let daemon = Program { name: DAEMON, file: debug.join(DAEMON), arguments };
+    let daemon = debug.join(DAEMON);
+    let started = vec![(DAEMON, daemon.clone())];
+    let daemon = Program { name: DAEMON, file: daemon, arguments };
     let init = debug.join("examples/guest");
     let supported = [vec![verify], build_tests(project)?].into_iter().flatten().collect();
     Ok((
-        Contents { init: init.clone(), programs: supported, files: Vec::new() },
-        Contents { init, programs: vec![daemon], files: vec![("forwarder.toml", CONFIGURATION)] },
+        Contents { init: init.clone(), programs: supported, started, files: Vec::new() },
+        Contents { init, programs: vec![daemon], started: Vec::new(), files: vec![("forwarder.toml", CONFIGURATION)] },
     ))
 }
 
