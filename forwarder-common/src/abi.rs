@@ -2,7 +2,7 @@
 //!
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
-use crate::ids::{NodeId, Tick};
+use crate::ids::NodeId;
 
 /// The version of the map layouts.
 pub const VERSION: u32 = 2;
@@ -129,34 +129,41 @@ pub const EGRESS_AFFINITY_CALL: u32 = 1;
 pub const BOTH_HASH_KEYS: u32 = 2;
 
 /// What this node does with what nobody owns: one word, so that it is written at once.
+///
+/// A daemon renews its lease all the time. When it is over the daemon is gone: then nobody hears of claims that are made here, so
+/// new transactions and what only a daemon can finish go to healthy peers, until [`Duty::GRACE_NS`] has gone and nothing that
+/// the maps say of peers can be relied on any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Duty(pub u64);
 
 impl Duty {
-    const DIVERTS: u64 = 1 << 16;
-    const DRAINS: u64 = 1 << 17;
+    /// How long peers are taken to be as the last daemon has said, in nanoseconds: more than a restart takes.
+    pub const GRACE_NS: u64 = 10_000_000_000;
+
+    const DIVERTS: u64 = 1 << 63;
+    const DRAINS: u64 = 1 << 62;
 
     /// A node that sends new transactions to healthy peers (`diverts`) or not, that no longer makes its claims other than those
-    /// of INVITEs longer (`drains`) or does, and whose peers are as the maps say until `lease`.
+    /// of INVITEs longer (`drains`) or does, and whose daemon lives until `lease_ns` of `CLOCK_MONOTONIC` at least.
     #[must_use]
-    pub const fn new(diverts: bool, drains: bool, lease: Tick) -> Self {
+    pub const fn new(diverts: bool, drains: bool, lease_ns: u64) -> Self {
         let flags = if diverts { Self::DIVERTS } else { 0 } | if drains { Self::DRAINS } else { 0 };
-        Self(flags | lease.number() as u64)
+        Self(flags | (lease_ns & !(Self::DIVERTS | Self::DRAINS)))
     }
 
-    /// Whether the daemon has lately said what the peers are: without a daemon, nothing new may be sent to one that died since.
+    /// Whether the peers are as the maps say, as far as one can know at `now_ns`.
     #[must_use]
     #[inline(always)] // a few instructions
-    pub const fn is_leased(self, now: Tick) -> bool {
-        Tick::new(self.0 as u16).remaining(now) != 0
+    pub const fn knows_peers(self, now_ns: u64) -> bool {
+        now_ns < self.lease_ns() + Self::GRACE_NS
     }
 
     /// Whether a new transaction goes to a healthy peer.
     #[must_use]
     #[inline(always)] // as above
-    pub const fn diverts(self, now: Tick) -> bool {
-        self.0 & Self::DIVERTS != 0 && self.is_leased(now)
+    pub const fn diverts(self, now_ns: u64) -> bool {
+        self.knows_peers(now_ns) && (self.0 & Self::DIVERTS != 0 || now_ns >= self.lease_ns())
     }
 
     /// Whether only claims of INVITE transactions are made longer.
@@ -164,6 +171,13 @@ impl Duty {
     #[inline(always)] // one instruction
     pub const fn drains(self) -> bool {
         self.0 & Self::DRAINS != 0
+    }
+
+    /// Until when the daemon lives at least, in nanoseconds of `CLOCK_MONOTONIC`.
+    #[must_use]
+    #[inline(always)] // one instruction
+    pub const fn lease_ns(self) -> u64 {
+        self.0 & !(Self::DIVERTS | Self::DRAINS)
     }
 }
 

@@ -120,11 +120,12 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
     }
     let frame = Frame::xdp(ctx.ctx);
     let ip = net::frame(&frame)?;
-    if !maps::duty().is_leased(now()) {
+    let now_ns = now_ns();
+    if !maps::duty().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
         let is_known = matches!(outcome, Outcome::UnknownBranch);
         let request_key = maps::marks_ingress()?.request_key();
-        let owner = if is_known { found(maps::config()?, request_key, now()) } else { Found::Nothing };
+        let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
         return Some(Send { node, why: Why::Owned, ip });
     }
@@ -135,9 +136,9 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
 }
 
 #[inline(always)] // one helper call
-fn now() -> Tick {
+fn now_ns() -> u64 {
     // SAFETY: the helper takes nothing and touches nothing.
-    Tick::at(unsafe { bpf_ktime_get_coarse_ns() })
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -222,7 +223,8 @@ fn message(
         let alone = config.peers_up == 0 && outcome.punted().is_some();
         return Err(if alone { Outcome::LocalAlone } else { outcome });
     }
-    let now = now();
+    let now_ns = now_ns();
+    let now = Tick::at(now_ns);
     let kind = match marks.kind() {
         fast::kind::ACK => Kind::Ack,
         fast::kind::CANCEL => Kind::Cancel,
@@ -236,7 +238,7 @@ fn message(
         let other = lookup(marks, config, now, kind);
         claimed = if matches!(other, Found::Nothing) { claimed } else { other };
     }
-    let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now);
+    let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now_ns);
     let taker = if diverts { NodeId::new(maps::taker(request_key as u32)) } else { None };
     Ok(decide(kind, claimed, config.peers_up != 0, taker))
 }

@@ -73,6 +73,8 @@ const CALLS: usize = 64;
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
 
+/// How often the programs are told that the daemon lives: five may be late before they take it for dead.
+const LEASE_RENEWAL: Duration = Duration::from_millis(250);
 /// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it sends on by then.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -114,6 +116,8 @@ struct Daemon {
     link_events: mpsc::Receiver<Event>,
     calls: mpsc::Receiver<control::Call>,
     next_hops: mpsc::Receiver<routes::NextHops>,
+    /// When the daemon began, in microseconds of Unix time.
+    began_unix_us: u64,
     /// The programs hand this daemon what they cannot finish.
     is_handed_over: bool,
     /// Served as long as they are kept.
@@ -187,6 +191,7 @@ impl Daemon {
             link_events,
             calls,
             next_hops,
+            began_unix_us: now().unix_us,
             is_handed_over: false,
             _servers: servers,
         })
@@ -206,6 +211,8 @@ impl Daemon {
         let mut is_rejoined = false;
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut lease = tokio::time::interval(LEASE_RENEWAL);
+        lease.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.until_timeout();
             // In the order of their hurry: a late claim breaks a call, a late answer annoys a human.
@@ -243,12 +250,10 @@ impl Daemon {
                     is_rejoined = true;
                     self.peers.settle(&mut self.dataplane)?;
                 }
+                _ = lease.tick() => self.renew_lease()?,
                 _ = checks.tick() => {
                     self.give_up_leaving();
                     self.take_up_files()?;
-                    if self.is_handed_over {
-                        self.dataplane.renew_lease()?;
-                    }
                     if self.interfaces.check(&mut self.dataplane) {
                         self.slow.set_interfaces(&self.interfaces);
                     }
@@ -262,6 +267,11 @@ impl Daemon {
             "stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them"
         );
         self.stop().await
+    }
+
+    /// Tells the programs that this daemon lives, once it knows its peers.
+    fn renew_lease(&mut self) -> Result<()> {
+        if self.is_handed_over { self.dataplane.renew_lease(dataplane::monotonic_ns()) } else { Ok(()) }
     }
 
     /// New transactions go to the peers from now on; until when the claims of the last ones are waited for.

@@ -44,8 +44,8 @@ pub use self::{
 /// The object with the kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 
-/// How long the programs rely on what a daemon has last said of the peers: 8.6 to 12.9 s, more than a restart takes.
-const LEASE_TICKS: u16 = 3;
+/// How long a daemon counts as alive after it has said so, in nanoseconds: as long as a peer that falls silent, and a half.
+const LEASE_NS: u64 = 1_500_000_000;
 
 /// What the programs are told at their start.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ impl Dataplane {
     /// The kernel refuses the write.
     pub fn set_divert(&mut self, diverts: bool) -> Result<()> {
         self.diverts = diverts;
-        self.set_duty(self.duty.drains())
+        self.set_duty(self.duty.drains(), self.duty.lease_ns())
     }
 
     /// Whether this start takes over from a daemon that had peers: they look after this node until it has found them again.
@@ -199,25 +199,21 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the write.
     pub fn set_draining(&mut self, drains: bool) -> Result<()> {
-        self.set_duty(drains)
+        self.set_duty(drains, self.duty.lease_ns())
     }
 
-    /// Says that the daemon lives and the maps of peers are right: to be called at least once a second.
+    /// Says that a daemon lives at `now_ns` of [`monotonic_ns`] and the maps of peers are right: to be called several times a
+    /// second, for after a second and a half the programs take the daemon for dead.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn renew_lease(&mut self) -> Result<()> {
-        self.set_duty(self.duty.drains())
+    pub fn renew_lease(&mut self, now_ns: u64) -> Result<()> {
+        self.set_duty(self.duty.drains(), now_ns + LEASE_NS)
     }
 
-    fn set_duty(&mut self, drains: bool) -> Result<()> {
-        let lease = Tick::at(monotonic_ns()).after(LEASE_TICKS);
-        let duty = abi::Duty::new(self.diverts, drains, lease);
-        if duty != self.duty {
-            self.maps.set_duty(duty)?;
-            self.duty = duty;
-        }
-        Ok(())
+    fn set_duty(&mut self, drains: bool, lease_ns: u64) -> Result<()> {
+        self.duty = abi::Duty::new(self.diverts, drains, lease_ns);
+        self.maps.set_duty(self.duty)
     }
 
     /// This node's proxy begins a new life: its claims of before are void.

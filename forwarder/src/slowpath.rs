@@ -120,6 +120,9 @@ impl SlowPath {
     pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
         let is_last = self.hold.answered(ticket);
         self.settle(ticket, if owned || !is_last { Patience::Waits } else { Patience::Ends }, view);
+        if is_last {
+            self.ask_for_branch(ticket, view);
+        }
     }
 
     /// Lets go what has waited long enough.
@@ -246,7 +249,7 @@ impl SlowPath {
             Verdict::Ask(why) => {
                 let (due_us, questions) = (now_us.saturating_add(self.hold_us), message.all_keys().count());
                 let of_branch = matches!(why, Outcome::UnknownBranch);
-                self.hold(Held { ifindex, packet, message, due_us, questions }, of_branch, view, now_us);
+                self.hold(Held { ifindex, packet, message, due_us, questions, of_branch }, view, now_us);
             }
         }
     }
@@ -275,23 +278,37 @@ impl SlowPath {
         Some((payload, *self.services.get(&(packet.destination()?.0, port))?))
     }
 
-    fn hold(&mut self, held: Held, of_branch: bool, view: &dyn View, now_us: u64) {
-        let message = held.message;
+    fn hold(&mut self, held: Held, view: &dyn View, now_us: u64) {
+        let (message, of_branch) = (held.message, held.of_branch);
         match self.hold.put(held, now_us) {
             Ok(ticket) => {
                 self.count(Outcome::SlowHeld);
-                // Who owns the transaction is known already where only the branch is asked for.
-                let asked = |keys: Keys| if of_branch { keys.reply.unwrap_or(keys.request) } else { keys.request };
-                self.actions.extend(message.all_keys().map(|keys| Action::Ask {
-                    ticket,
-                    request_key: asked(keys),
-                    reply_key: keys.reply.unwrap_or_default(),
-                }));
+                self.ask(ticket, &message, of_branch);
             }
             Err(held) => {
                 let verdict = without_answer(&message, view);
                 self.let_go(held, verdict, Outcome::SlowHoldOverflow);
             }
+        }
+    }
+
+    fn ask(&mut self, ticket: u64, message: &Message, of_branch: bool) {
+        // Who owns the transaction is known already where only the branch is asked for.
+        let asked = |keys: Keys| if of_branch { keys.reply.unwrap_or(keys.request) } else { keys.request };
+        self.actions.extend(message.all_keys().map(|keys| Action::Ask {
+            ticket,
+            request_key: asked(keys),
+            reply_key: keys.reply.unwrap_or_default(),
+        }));
+    }
+
+    /// Asks for the branch of a packet whose transaction turned out to be owned, once: no claim that comes later ends its wait.
+    fn ask_for_branch(&mut self, ticket: u64, view: &dyn View) {
+        let Some(held) = self.hold.waiting(ticket).filter(|held| !held.of_branch) else { return };
+        let message = held.message;
+        if matches!(verdict(&message, view), Verdict::Ask(Outcome::UnknownBranch)) {
+            (held.of_branch, held.questions) = (true, message.all_keys().count());
+            self.ask(ticket, &message, true);
         }
     }
 

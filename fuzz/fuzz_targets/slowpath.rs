@@ -291,7 +291,9 @@ impl<'a> Script<'a> {
         let injected = sum(&[SlowLocal, SlowReceived, SlowReleased, SlowHoldOverflow, SlowNotSip]);
         assert_eq!(self.actions[0], injected);
         assert!(self.actions[1] >= ledger.of(SlowForwarded), "one that is too long leaves in halves");
-        assert_eq!(self.actions[2], ledger.of(SlowHeld));
+        // Once for the transaction, and perhaps once more for the branch.
+        let held = ledger.of(SlowHeld);
+        assert!((held..=2 * held).contains(&self.actions[2]));
     }
 
     /// All waits over: nothing is left, and every whole packet has come out as it was.

@@ -92,6 +92,8 @@ impl Daemon {
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                // Or in the other one, where the program could not read the message.
+                self.slow.take_punts(self.punts.get_mut(), &mut around!(self));
                 let result = self.node.handle_message(peer, &bytes, now());
                 self.drop_unless_ok(peer, result);
             }
@@ -153,11 +155,12 @@ impl Daemon {
 
     /// This node's live claim of a key, as the kernel's table has it.
     fn own_claim(&self, key: u64) -> Option<LocalClaim> {
-        let (entry, now) = (self.dataplane.claim(key)?, now());
+        let entry = self.dataplane.claim(key)?;
         let is_own = entry.owner() == self.config.node.number() && entry.epoch() == self.dataplane.epoch();
         let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
         let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
-        is_own.then_some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
+        // When it was made the table does not tell; it was before the daemon began, or the core would know it.
+        is_own.then_some(LocalClaim { key, claimed_at_unix_us: self.began_unix_us, remaining_ms })
     }
 }
 
@@ -181,7 +184,8 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch:
             LocalClaim {
                 key: event.key,
                 claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
-                remaining_ms: Tick::milliseconds(event.ticks),
+                // The event may be old: the ring buffer outlives daemons.
+                remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
             },
             now,
         );

@@ -27,6 +27,8 @@ pub(super) struct Held {
     pub(super) due_us: u64,
     /// Questions that have no answer yet.
     pub(super) questions: usize,
+    /// Only the branch is asked for: who owns the transaction is known.
+    pub(super) of_branch: bool,
 }
 
 /// All that wait, by ticket: tickets rise, so the first one is due first.
@@ -74,6 +76,11 @@ impl Hold {
         let held = self.waiting.remove(&ticket)?;
         self.bytes -= held.packet.len() + OVERHEAD;
         Some(held)
+    }
+
+    /// What waits under a ticket, to be asked for once more.
+    pub(super) fn waiting(&mut self, ticket: u64) -> Option<&mut Held> {
+        self.waiting.get_mut(&ticket)
     }
 
     /// One question about a packet is answered; whether that was the last.

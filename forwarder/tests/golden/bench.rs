@@ -180,9 +180,9 @@ impl Bench {
         self.dataplane.set_draining(drains).unwrap();
     }
 
-    /// A daemon has lived a moment ago.
-    pub(crate) fn lease(&mut self) {
-        self.dataplane.renew_lease().unwrap();
+    /// A daemon has last lived so many milliseconds ago.
+    pub(crate) fn lived(&mut self, milliseconds: u64) {
+        self.dataplane.renew_lease(monotonic_ns() - milliseconds * 1_000_000).unwrap();
     }
 
     /// Both secrets are in the file from now on.

@@ -155,6 +155,25 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_waits_for_that_claim_and_g
 }
 
 #[test]
+fn where_the_transaction_turns_out_to_be_owned_but_the_branch_does_not_the_branch_is_asked_for_once_more() {
+    let branch = reply_key("call", "z9hG4bK-1");
+    for branch_is_claimed in [true, false] {
+        let mut world = World::new();
+        let packet = sip(V4, &reply("call"));
+        let ticket = hold(&mut world, &packet);
+        world.peers(request_key("call"));
+        let ask = Action::Ask { ticket, request_key: branch, reply_key: branch };
+        assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![ask], vec![]));
+        if branch_is_claimed {
+            world.peers(branch);
+        }
+        // Nobody knows the branch: then the transaction's owner has to do, and at once.
+        let got = world.after(|world| world.answer(ticket, branch_is_claimed));
+        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
+    }
+}
+
+#[test]
 fn the_deadline_releases_locally_and_not_before() {
     let mut world = World::new();
     let packet = sip(V4, &reply("call"));

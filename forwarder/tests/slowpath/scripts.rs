@@ -165,7 +165,10 @@ impl Script {
         let asked = self.out.iter().filter(|action| matches!(action, Action::Ask { .. })).count() as u64;
         use Outcome::{SlowHoldOverflow, SlowLocal, SlowNotSip, SlowReceived, SlowReleased};
         assert_eq!(injected, sum(&[SlowLocal, SlowReceived, SlowReleased, SlowHoldOverflow, SlowNotSip]));
-        assert_eq!((forwarded, asked), (sum(&[Outcome::SlowForwarded]), sum(&[Outcome::SlowHeld])));
+        assert_eq!(forwarded, sum(&[Outcome::SlowForwarded]));
+        // Once for the transaction, and perhaps once more for the branch.
+        let held = sum(&[Outcome::SlowHeld]);
+        assert!((held..=2 * held).contains(&asked), "{asked} questions about {held} packets");
     }
 
     /// All waits over: every packet is where it must be.
