@@ -251,13 +251,7 @@ impl Daemon {
                     self.peers.settle(&mut self.dataplane)?;
                 }
                 _ = lease.tick() => self.renew_lease()?,
-                _ = checks.tick() => {
-                    self.give_up_leaving();
-                    self.take_up_files()?;
-                    if self.interfaces.check(&mut self.dataplane) {
-                        self.slow.set_interfaces(&self.interfaces);
-                    }
-                }
+                _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
             }
             self.slow.timeout(&around!(self));
@@ -267,6 +261,16 @@ impl Daemon {
             "stopping: the programs stay attached and go by the claims they have; `forwarder detach` removes them"
         );
         self.stop().await
+    }
+
+    /// Looks at what nobody tells of.
+    fn check(&mut self) -> Result<()> {
+        self.give_up_leaving();
+        self.take_up_files()?;
+        if self.interfaces.check(&mut self.dataplane) {
+            self.slow.set_interfaces(&self.interfaces);
+        }
+        Ok(())
     }
 
     /// Tells the programs that this daemon lives, once it knows its peers.
