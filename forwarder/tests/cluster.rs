@@ -14,5 +14,7 @@ mod links_over_loopback;
 mod members_in_virtual_time;
 #[path = "cluster/mesh.rs"]
 mod mesh;
+#[path = "cluster/repair.rs"]
+mod repair_in_virtual_time;
 #[path = "cluster/schedules.rs"]
 mod schedules;

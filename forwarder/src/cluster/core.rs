@@ -1,23 +1,35 @@
 //! The cluster as a pure state machine: what a node does with its own claims, its peers' messages and the passing of time.
 //!
-//! No socket, clock, task or random number in here: times are arguments, and what is to be sent or written into the kernel's
-//! maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then sleeps
-//! until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
+//! No socket, clock, task or random number in here: times and a seed are arguments, and what is to be sent or written into the
+//! kernel's maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then
+//! sleeps until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
 
 mod asks;
+mod beaten;
+mod budget;
+mod inbox;
 mod interface;
+mod log;
 mod outbox;
+mod ranges;
+mod receive;
+mod repair;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use forwarder_common::ids::{Epoch, NodeId};
 
 use self::asks::Asks;
-use self::outbox::Outbox;
+use self::beaten::Beaten;
+use self::budget::Budget;
+use self::inbox::Inbox;
+use self::log::Log;
+use self::outbox::{Outbox, Sender};
+use self::repair::Digests;
 use super::ages::{AgeSummary, Ages};
 use super::members::Members;
 use super::store::{Entry, Merged, Store};
-use super::wire::{Claim, Hello, LIFETIME_MS, Message, WireError};
+use super::wire::{Hello, LIFETIME_MS, Message, WireError};
 
 pub use self::interface::{
     CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError, State,
@@ -25,24 +37,32 @@ pub use self::interface::{
 
 /// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path carries.
 pub const DATAGRAM_BYTES: usize = 1100;
-/// Pause between sweeps of ended claims in microseconds: they are invisible already, this only frees their memory.
-const SWEEP_US: u64 = 100_000;
-/// Claims looked at in one sweep: at 100,000 claims/s from each of a few peers, all that end in the pause, in about 5 ms.
-const SWEEP_CLAIMS: usize = 32_768;
-/// A longer end than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks in 4.3 s; what is
-/// shorter is the jitter of the way here.
-const EXTENSION_US: u64 = 500_000;
+/// Pause between two walks over all claims for those that have ended, in microseconds: they are invisible already, this only frees
+/// their memory.
+const SWEEP_US: u64 = 2_000_000;
+/// Pause between the steps of a walk in microseconds.
+const SWEEP_STEP_US: u64 = 10_000;
+/// Claims looked at in one step: about 100 µs.
+const SWEEP_CLAIMS: usize = 16_384;
+/// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
+const LOG_FACTOR: usize = 4;
+/// How often that is looked at, in claims.
+const LOG_CHECK: u64 = 4096;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
     /// The hello of the present or the last link.
     hello: Option<Hello>,
     /// There is a link, on which this node has introduced itself.
     linked: bool,
+    /// The sequence of the last hello to it.
+    greeting: u32,
     /// The present link has brought its hello.
     introduced: bool,
     /// The map says that the peer is up.
     up: bool,
+    inbox: Inbox,
+    budget: Budget,
 }
 
 /// One node of the cluster.
@@ -50,11 +70,16 @@ struct Peer {
 pub struct Node {
     settings: NodeSettings,
     state: State,
+    /// Of the hellos.
+    sequence: u32,
     store: Store,
+    log: Log,
     peers: BTreeMap<NodeId, Peer>,
     /// Peers that are linked and have introduced themselves.
     introduced: usize,
     outbox: Outbox,
+    digests: Digests,
+    beaten: Beaten,
     asks: Asks,
     members: Members,
     outputs: VecDeque<Output>,
@@ -70,10 +95,14 @@ impl Node {
         Self {
             settings,
             state: State::Joining,
-            store: Store::new(settings.claims),
+            sequence: 0,
+            store: Store::new(settings.claims, settings.seed),
+            log: Log::default(),
             peers: BTreeMap::new(),
             introduced: 0,
             outbox: Outbox::default(),
+            digests: Digests::new(settings.seed),
+            beaten: Beaten::default(),
             asks: Asks::default(),
             members: Members::new(settings.node, settings.listen, settings.seed),
             outputs: VecDeque::new(),
@@ -91,56 +120,63 @@ impl Node {
             return;
         }
         self.counters.claims_local += 1;
-        let expires_us = now.monotonic_us.saturating_add(remaining_ms * 1000);
+        let me = self.settings.node;
         let entry = Entry {
-            owner: self.settings.node,
+            owner: me,
             epoch: self.settings.epoch,
             claimed_at_unix_us: claim.claimed_at_unix_us.min(now.unix_us),
-            expires_us,
-            written_us: expires_us,
+            expires_us: now.monotonic_us.saturating_add(remaining_ms * 1000),
+            mark: 0,
+            lengthened: false,
         };
         let merged = self.merge(claim.key, entry, now);
+        self.keep_loser(claim.key, entry, merged, now);
         match merged {
-            Merged::New | Merged::Known => self.replicate(claim.key, merged == Merged::Known, now),
+            Merged::New | Merged::Known => self.replicate(claim.key, now),
+            // Of an earlier epoch.
+            Merged::Won(loser) if loser.owner == me => self.replicate(claim.key, now),
             Merged::Won(_) => {
                 // The peer's claim may have been written over this one before its event was read.
                 self.counters.conflicts_won += 1;
                 self.write_claim(claim.key, now);
-                self.replicate(claim.key, false, now);
+                self.replicate(claim.key, now);
             }
             Merged::Lost(_) => {
                 self.counters.conflicts_lost += 1;
                 self.write_claim(claim.key, now);
             }
+            Merged::Refused => self.counters.claims_refused += 1,
         }
         self.end_asks_for(claim.key, now);
     }
 
     /// A link to `peer` stands, or a new one replaced the old one: introduces this node.
-    pub fn handle_link_up(&mut self, peer: NodeId, _now: Now) {
+    pub fn handle_link_up(&mut self, peer: NodeId, now: Now) {
         if peer == self.settings.node {
             return;
         }
-        let state = self.peers.entry(peer).or_default();
+        let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
         (state.linked, state.introduced) = (true, false);
         self.count_introduced();
         self.forget(peer);
+        self.sequence = self.sequence.wrapping_add(1);
         self.greet(peer);
     }
 
     /// This node is in another state: all peers are told at once.
-    pub fn set_state(&mut self, state: State, _now: Now) {
+    pub fn set_state(&mut self, state: State, now: Now) {
         if self.state != state {
             self.state = state;
-            self.greet_all();
+            self.greet_all(now);
         }
     }
 
     /// The proxy of this node begins another life: its claims of earlier ones are void at once, here and at all peers.
-    pub fn set_epoch(&mut self, epoch: Epoch, _now: Now) {
+    pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
         if self.settings.epoch != epoch {
             self.settings.epoch = epoch;
-            self.greet_all();
+            self.greet_all(now);
+            self.revive_beaten(self.settings.node, now);
         }
     }
 
@@ -155,23 +191,18 @@ impl Node {
     /// # Errors
     /// It breaks the protocol; the link must be dropped and not be built again at once.
     pub fn handle_datagram(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
-        if !self.peers.get(&peer).is_some_and(|state| state.introduced) {
+        let Some(state) = self.peers.get_mut(&peer).filter(|state| state.introduced) else {
             // It has overtaken the hello, or its link is gone.
             return Ok(());
-        }
+        };
         self.counters.datagrams_received += 1;
         let handled = match bytes.len() {
+            _ if !state.budget.spend(0, now) => Err(ProtocolError::Flood),
             0..=DATAGRAM_BYTES => self.members.handle(peer, bytes, now),
             _ => Err(ProtocolError::Wire(WireError::Oversized)),
         };
         self.counters.protocol_errors += u64::from(handled.is_err());
         handled
-    }
-
-    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
-    #[must_use]
-    pub fn members(&self) -> usize {
-        self.members.alive()
     }
 
     /// Takes a message of a linked peer.
@@ -190,13 +221,15 @@ impl Node {
         self.forget(peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         (state.linked, state.introduced) = (false, false);
-        self.members.unlinked(peer, now);
-        let Some(state) = self.peers.get_mut(&peer) else { return };
+        // While it counts as down its claims give way to others: on its next link all of them must come again.
+        state.inbox = Inbox::default();
         if let (true, Some(hello)) = (state.up, state.hello) {
             state.up = false;
             self.outputs.push_back(peer_write(peer, false, hello));
         }
+        self.members.unlinked(peer, now);
         self.count_introduced();
+        self.revive_beaten(peer, now);
         self.end_asks_of_gone(peer, now);
     }
 
@@ -207,13 +240,22 @@ impl Node {
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
         self.members.timeout(now);
-        if self.outbox.due_us().is_some_and(|at| at <= now.monotonic_us) {
+        let due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
+        if due(self.outbox.due_us()) {
             let up = self.introduced();
-            self.outbox.send(&self.settings, &self.store, &up, &mut self.outputs, &mut self.counters, now);
+            let Self { settings, store, log, outputs, counters, .. } = self;
+            self.outbox.send(&mut Sender { settings, store, log, outputs, counters, now }, &up);
+            self.digests.schedule(now);
         }
-        if self.sweep_at_us.is_some_and(|at| at <= now.monotonic_us) {
-            self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
-            let again = now.monotonic_us.saturating_add(SWEEP_US);
+        if due(self.digests.due_us()) {
+            self.send_digests(now);
+        }
+        if due(self.sweep_at_us) {
+            let is_over = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
+            self.log.trim(now.monotonic_us);
+            self.beaten.trim(now.monotonic_us);
+            let pause = if is_over { SWEEP_US } else { SWEEP_STEP_US };
+            let again = now.monotonic_us.saturating_add(pause);
             self.sweep_at_us = if self.store.is_empty() { None } else { Some(again) };
         }
     }
@@ -229,40 +271,46 @@ impl Node {
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let due = [self.outbox.due_us(), self.asks.due_us(), self.members.due_us(), self.sweep_at_us];
-        due.into_iter().flatten().min()
+        let claims = [self.outbox.due_us(), self.digests.due_us(), self.sweep_at_us];
+        claims.into_iter().chain([self.asks.due_us(), self.members.due_us()]).flatten().min()
     }
 
     /// The live claim of a key: its owner, epoch, claim time and end.
     #[must_use]
     pub fn claim(&self, key: u64, now: Now) -> Option<Entry> {
-        self.store.live(key, now.monotonic_us).copied()
+        self.store.live(key, now.monotonic_us)
     }
 
-    /// Claims held, those of peers included; up to a second of ended ones may be among them.
+    /// This node's epoch.
     #[must_use]
-    pub fn claims(&self) -> usize {
+    pub const fn epoch(&self) -> Epoch {
+        self.settings.epoch
+    }
+
+    /// Claims held, those of peers included; some seconds of ended ones may be among them.
+    #[must_use]
+    pub const fn claims(&self) -> usize {
         self.store.len()
     }
 
-    /// Claims that wait to be sent, those of snapshots not counted.
+    /// Claims that wait to be sent, those that only some peers have not got not counted.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.outbox.waiting()
+        self.outbox.waiting(&self.log)
+    }
+
+    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.members.alive()
     }
 
     /// Every peer that ever introduced itself, in the order of their ids.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> {
         self.peers.iter().filter_map(|(node, peer)| {
-            let hello = peer.hello?;
-            Some(PeerView {
-                node: *node,
-                up: peer.up,
-                state: hello.state,
-                epoch: hello.epoch,
-                underlay: hello.underlay,
-                listen: hello.listen,
-            })
+            let Hello { state, epoch, underlay, listen, .. } = peer.hello?;
+            let claims = self.store.held_by(*node);
+            Some(PeerView { node: *node, up: peer.up, state, epoch, underlay, listen, claims })
         })
     }
 
@@ -278,100 +326,27 @@ impl Node {
         CoreCounters { claims_evicted: self.store.evicted(), ..self.counters }
     }
 
-    fn take(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
-        // A message may still wait in the shell's queue when its link is gone.
-        let Some(state) = self.peers.get(&peer) else { return Ok(()) };
-        let message = Message::decode(bytes).map_err(ProtocolError::Wire)?;
-        match message {
-            Message::Hello(hello) => self.take_hello(peer, hello, now),
-            _ if !state.introduced => return Err(ProtocolError::BeforeHello),
-            Message::Batch(claims) => {
-                self.counters.batches_received += 1;
-                for claim in &claims {
-                    self.take_claim(peer, claim, !claim.refresh, now);
-                }
-            }
-            Message::Snapshot(claims) => {
-                self.counters.snapshots_received += 1;
-                for claim in &claims {
-                    self.take_claim(peer, claim, false, now);
-                }
-            }
-            Message::Ask(asks) => self.take_asks(peer, &asks, now),
-            Message::Answer(answers) => self.take_answers(peer, &answers, now),
-        }
-        Ok(())
-    }
-
-    fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) {
-        // While the peer does not count yet: it gets the asks of this turn below.
-        self.send_asks();
-        let state = self.peers.entry(peer).or_default();
-        let (changed, first) = (!state.up || state.hello != Some(hello), !state.introduced);
-        if first {
-            self.outbox.begin_snapshot(peer, now);
-        }
-        *state = Peer { hello: Some(hello), linked: true, introduced: true, up: true };
-        self.count_introduced();
-        if changed {
-            self.outputs.push_back(peer_write(peer, true, hello));
-            self.end_asks_that_stand(now);
-        }
-        if first {
-            self.ask_again(peer);
-            self.members.introduced(peer, hello.listen, now);
-        }
-    }
-
-    fn take_claim(&mut self, peer: NodeId, claim: &Claim, fresh: bool, now: Now) {
-        self.counters.claims_received += 1;
-        self.counters.claims_from_the_future += u64::from(claim.claimed_at_unix_us > now.unix_us);
-        let entry = Entry {
-            owner: peer,
-            epoch: claim.epoch,
-            claimed_at_unix_us: claim.claimed_at_unix_us.min(now.unix_us),
-            expires_us: now.monotonic_us.saturating_add(u64::from(claim.remaining_ms) * 1000),
-            written_us: 0,
-        };
-        let me = self.settings.node;
-        match self.merge(claim.key, entry, now) {
-            Merged::New => {
-                if fresh {
-                    self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
-                }
-                self.write_claim(claim.key, now);
-            }
-            Merged::Known => {
-                let worth_it = |held: &Entry| held.expires_us > held.written_us.saturating_add(EXTENSION_US);
-                if self.store.live(claim.key, now.monotonic_us).is_some_and(worth_it) {
-                    self.write_claim(claim.key, now);
-                }
-            }
-            Merged::Won(loser) => {
-                self.counters.conflicts_lost += u64::from(loser == me);
-                self.write_claim(claim.key, now);
-            }
-            Merged::Lost(winner) if winner == me => {
-                // The peer made its claim before it heard of this one, or did not hear of it.
-                self.counters.conflicts_won += 1;
-                let kept = self.outbox.assert_to(peer, claim.key, now, self.introduced);
-                self.counters.claims_dropped += u64::from(!kept);
-            }
-            Merged::Lost(_) => {}
-        }
-        self.end_asks_for(claim.key, now);
-    }
-
     /// Tells a linked peer who this node is.
     fn greet(&mut self, peer: NodeId) {
         let NodeSettings { epoch, underlay, listen, .. } = self.settings;
-        let hello = Hello { epoch, state: self.state, underlay, listen };
+        let (life, sequence, state, next) = (self.life(), self.sequence, self.state, self.log.next());
+        let Some(peer_state) = self.peers.get_mut(&peer) else { return };
+        peer_state.greeting = sequence;
+        let (your_life, have) = peer_state.inbox.have();
+        let hello = Hello { life, sequence, epoch, state, underlay, listen, next, your_life, have };
         self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
     }
 
-    fn greet_all(&mut self) {
+    fn greet_all(&mut self, now: Now) {
+        self.digests.schedule(now);
+        self.sequence = self.sequence.wrapping_add(1);
         let linked: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.linked).map(|(node, _)| *node).collect();
         linked.into_iter().for_each(|peer| self.greet(peer));
+    }
+
+    /// This run's name; 0 is nobody's.
+    const fn life(&self) -> u64 {
+        self.settings.seed | 1
     }
 
     fn merge(&mut self, key: u64, entry: Entry, now: Now) -> Merged {
@@ -387,11 +362,29 @@ impl Node {
         is_void(&self.settings, &self.peers, owner, epoch)
     }
 
-    fn replicate(&mut self, key: u64, refresh: bool, now: Now) {
-        if self.introduced > 0 {
-            let kept = self.outbox.push(key, refresh, now, self.introduced);
-            self.counters.claims_dropped += u64::from(!kept);
+    /// Logs a claim of this node for the peers.
+    fn replicate(&mut self, key: u64, now: Now) {
+        self.log_claim(key, now);
+        if self.log.next().is_multiple_of(LOG_CHECK) && self.log.held() > LOG_FACTOR * self.settings.claims {
+            for (number, key) in self.log.take_oldest() {
+                if self.store.live(key, now.monotonic_us).is_some_and(|held| self.is_own(&held) && held.mark == number)
+                {
+                    self.log_claim(key, now);
+                }
+            }
         }
+        self.counters.claims_dropped += self.outbox.push(&self.log, now, self.introduced);
+    }
+
+    fn log_claim(&mut self, key: u64, now: Now) {
+        if let Some(held) = self.store.live(key, now.monotonic_us) {
+            let number = self.log.append(key, held.expires_us);
+            self.store.set_mark(key, number);
+        }
+    }
+
+    fn is_own(&self, entry: &Entry) -> bool {
+        entry.owner == self.settings.node && entry.epoch == self.settings.epoch
     }
 
     /// Drops what was meant for the present link of a peer.
@@ -413,7 +406,16 @@ impl Node {
         let remaining_ms = (held.expires_us - now.monotonic_us).div_ceil(1000);
         let write = MapWrite::Claim { key, owner: held.owner, epoch: held.epoch, remaining_ms };
         self.outputs.push_back(Output::Map(write));
-        self.store.written(key);
+        if held.owner != self.settings.node {
+            self.store.set_mark(key, held.expires_us);
+        }
+    }
+}
+
+impl Peer {
+    fn new(now: Now) -> Self {
+        let (inbox, budget) = (Inbox::default(), Budget::new(now));
+        Self { hello: None, linked: false, greeting: 0, introduced: false, up: false, inbox, budget }
     }
 }
 
@@ -427,5 +429,6 @@ fn is_void(settings: &NodeSettings, peers: &BTreeMap<NodeId, Peer>, owner: NodeI
 }
 
 fn peer_write(node: NodeId, up: bool, hello: Hello) -> Output {
-    Output::Map(MapWrite::Peer { node, up, state: hello.state, epoch: hello.epoch, underlay: hello.underlay })
+    let Hello { state, epoch, underlay, .. } = hello;
+    Output::Map(MapWrite::Peer { node, up, state, epoch, underlay })
 }

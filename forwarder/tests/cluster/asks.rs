@@ -2,9 +2,9 @@
 
 use forwarder::cluster::core::{Kind, Now, Output, ProtocolError};
 use forwarder::cluster::wire::{Answer, Ask, Claim, Message};
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::Epoch;
 
-use super::mesh::{self, Mesh, START_UNIX_US, id};
+use super::mesh::{self, Mesh, START_UNIX_US, id, stretch};
 
 const LIFETIME_MS: u64 = 37_000;
 const OPEN_ASKS: u64 = 16_384;
@@ -20,16 +20,15 @@ fn kinds(mesh: &Mesh) -> Vec<(u16, u16, Kind)> {
 }
 
 fn answer(number: u64, claims: Vec<Claim>) -> Vec<u8> {
-    Message::Answer(vec![Answer { number, claims }]).encode()
+    answer_of(0, number, claims)
 }
 
-fn hello(node: NodeId, epoch: u64) -> Vec<u8> {
-    Message::Hello(mesh::hello(node, epoch)).encode()
+fn answer_of(epoch: u64, number: u64, claims: Vec<Claim>) -> Vec<u8> {
+    Message::Answer(vec![Answer { number, epoch: Epoch::new(epoch), claims }]).encode()
 }
 
-fn claim(key: u64, at_us: u64, epoch: u64) -> Claim {
-    let (claimed_at_unix_us, epoch) = (START_UNIX_US + at_us, Epoch::new(epoch));
-    Claim { key, claimed_at_unix_us, remaining_ms: LIFETIME_MS as u32, epoch, refresh: true }
+fn claim(key: u64, at_us: u64) -> Claim {
+    Claim { key, claimed_at_unix_us: START_UNIX_US + at_us, remaining_ms: LIFETIME_MS as u32, refresh: true }
 }
 
 #[test]
@@ -190,8 +189,10 @@ fn an_ask_goes_once_over_each_link() {
     assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, 2, "to node 2 as soon as its hello is there");
     mesh.loss = 1000;
     mesh.ask(id(1), 6, 7, 0);
-    mesh.deliver(id(2), id(1), &hello(id(2), 0));
-    mesh.deliver(id(2), id(1), &hello(id(2), 1));
+    for (epoch, sequence) in [(0, 9), (1, 10)] {
+        let hello = Message::Hello(mesh.hello_of(id(2), epoch, sequence)).encode();
+        mesh.deliver(id(2), id(1), &hello);
+    }
     assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, 4, "once to each, however often node 2 says hello");
     assert_eq!((mesh.kernels[&id(1)].answers.len(), mesh.nodes[&id(1)].asks()), (1, 1));
 }
@@ -234,11 +235,11 @@ fn repeated_and_late_answers_and_answers_to_nothing_are_harmless() {
         mesh.deliver(id(2), id(1), &answer(0, Vec::new()));
     }
     assert_eq!(mesh.answers(id(1), start), [], "node 3 was asked as well");
-    mesh.deliver(id(3), id(1), &answer(0, vec![claim(7, 1, 0)]));
+    mesh.deliver(id(3), id(1), &answer(0, vec![claim(7, 1)]));
     assert_eq!(mesh.answers(id(1), start), [(5, true, 0)]);
-    mesh.deliver(id(3), id(1), &answer(0, vec![claim(7, 1, 0)]));
+    mesh.deliver(id(3), id(1), &answer(0, vec![claim(7, 1)]));
     mesh.deliver(id(2), id(1), &answer(0, Vec::new()));
-    mesh.deliver(id(2), id(1), &answer(99, vec![claim(8, 1, 0)]));
+    mesh.deliver(id(2), id(1), &answer(99, vec![claim(8, 1)]));
     // The ticket may come again: an answer to its first ask is none to its second.
     mesh.ask(id(1), 5, 10, 0);
     mesh.deliver(id(2), id(1), &answer(0, Vec::new()));
@@ -254,13 +255,13 @@ fn an_answer_that_loses_the_merge_changes_no_owner() {
     mesh.loss = 1000;
     let start = mesh.now_us;
     mesh.ask(id(1), 5, 7, 0);
-    mesh.deliver(id(3), id(1), &Message::Batch(vec![claim(7, 10, 0)]).encode());
+    mesh.deliver(id(3), id(1), &Message::Batch(stretch(0, 0, vec![claim(7, 10)])).encode());
     assert_eq!(mesh.answers(id(1), start), [(5, true, 0)], "a claim ends the ask however it comes");
-    mesh.deliver(id(2), id(1), &answer(0, vec![claim(7, 20, 0)]));
+    mesh.deliver(id(2), id(1), &answer(0, vec![claim(7, 20)]));
     assert_eq!(mesh.kernels[&id(1)].claims[&7].0, id(3));
     // A claim of an epoch that is not the peer's stands against nobody, so it answers nothing.
     mesh.ask(id(1), 6, 8, 0);
-    mesh.deliver(id(2), id(1), &answer(1, vec![claim(8, 20, 4)]));
+    mesh.deliver(id(2), id(1), &answer_of(4, 1, vec![claim(8, 20)]));
     mesh.deliver(id(3), id(1), &answer(1, Vec::new()));
     assert_eq!(mesh.answers(id(1), start)[1], (6, false, 0));
 }
@@ -284,17 +285,17 @@ fn a_reply_to_the_second_leg_of_a_call_waits_for_the_owner_of_its_own_key() {
     mesh.loss = 1000;
     let start = mesh.now_us;
     mesh.ask(id(1), 5, request_key, reply_key);
-    mesh.deliver(id(2), id(1), &answer(0, vec![claim(request_key, 1, 0)]));
+    mesh.deliver(id(2), id(1), &answer(0, vec![claim(request_key, 1)]));
     assert_eq!(mesh.answers(id(1), start), [], "the first leg's owner is not known to be the reply's");
-    mesh.deliver(id(3), id(1), &answer(0, vec![claim(reply_key, 2, 0)]));
+    mesh.deliver(id(3), id(1), &answer(0, vec![claim(reply_key, 2)]));
     assert_eq!(mesh.answers(id(1), start), [(5, true, 0)], "nobody needs node 4's word");
     mesh.ask(id(1), 6, request_key + 10, reply_key + 10);
-    mesh.deliver(id(2), id(1), &answer(1, vec![claim(request_key + 10, 1, 0)]));
+    mesh.deliver(id(2), id(1), &answer(1, vec![claim(request_key + 10, 1)]));
     mesh.deliver(id(3), id(1), &answer(1, Vec::new()));
     mesh.unlink(id(1), id(4));
     assert_eq!(mesh.answers(id(1), start)[1], (6, true, 0), "the request key is all there is");
     mesh.ask(id(1), 7, request_key + 20, reply_key + 20);
-    mesh.deliver(id(2), id(1), &answer(2, vec![claim(request_key + 20, 1, 0)]));
+    mesh.deliver(id(2), id(1), &answer(2, vec![claim(request_key + 20, 1)]));
     mesh.run_for(PATIENCE_US);
     assert_eq!(mesh.answers(id(1), start)[2], (7, true, PATIENCE_US), "node 3 is silent");
 }
@@ -338,7 +339,7 @@ fn asks_of_one_turn_share_messages_and_so_do_their_answers() {
     mesh.drain(id(1));
     mesh.run_for(1000);
     assert_eq!(kinds(&mesh), [vec![(1, 2, Kind::Ask); 3], vec![(2, 1, Kind::Answer); 7]].concat());
-    assert_eq!([0, 3].map(|index| mesh.sent[index].bytes), [4 + 47 * 24, 4 + 21 * (9 + 2 * 22)]);
+    assert_eq!([0, 3].map(|index| mesh.sent[index].bytes), [4 + 47 * 24, 4 + 22 * (10 + 2 * 21)]);
     assert_eq!(mesh.kernels[&id(1)].claims.len(), 200, "both keys of each");
     assert_eq!(mesh.nodes[&id(1)].counters().asks_found, 100);
 }
@@ -381,7 +382,7 @@ fn neither_asks_nor_answers_come_before_the_hello() {
     mesh.link(id(1), id(2));
     let ask = Message::Ask(vec![Ask { number: 0, request_key: 7, reply_key: 0 }]).encode();
     mesh.deliver(id(2), id(1), &ask);
-    mesh.deliver(id(2), id(1), &answer(0, vec![claim(7, 1, 0)]));
+    mesh.deliver(id(2), id(1), &answer(0, vec![claim(7, 1)]));
     assert_eq!(mesh.errors, [(id(1), ProtocolError::BeforeHello); 2]);
     assert_eq!(mesh.owners(7), [None, None]);
     assert!(mesh.sent.iter().all(|sent| sent.kind == Kind::Hello));
@@ -404,7 +405,7 @@ fn a_shell_that_looks_nothing_up_leaves_nothing_behind() {
     let mut node = mesh::alone(id(1));
     let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
     node.handle_link_up(id(2), now);
-    node.handle_message(id(2), &hello(id(2), 0), now).unwrap();
+    node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
     for number in 0..5000 {
         let ask = Message::Ask(vec![Ask { number, request_key: number, reply_key: 0 }]).encode();
         node.handle_message(id(2), &ask, now).unwrap();

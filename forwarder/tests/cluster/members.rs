@@ -1,6 +1,7 @@
 //! Who belongs to the cluster, in virtual time: nobody is told by hand but the seed.
 
 use forwarder::cluster::core::{Output, ProtocolError};
+use forwarder::cluster::wire::Message;
 use forwarder_common::ids::{Epoch, NodeId};
 
 use super::mesh::{Mesh, alone, id, pairs};
@@ -141,7 +142,7 @@ fn a_peer_gossips_in_its_own_name_only() {
     let now = mesh.now(id(3));
     let mut liar = alone(id(3));
     liar.handle_link_up(id(1), now);
-    liar.handle_message(id(1), &mesh.hello_of(id(1)), now).unwrap();
+    liar.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
     let forged = std::iter::from_fn(|| liar.poll_output()).find_map(|output| match output {
         Output::Datagram { bytes, .. } => Some(bytes),
         _ => None,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use forwarder::cluster::core::{
     DATAGRAM_BYTES, Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State,
 };
-use forwarder::cluster::wire::{Hello, Message};
+use forwarder::cluster::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 use forwarder_common::ids::{Epoch, NodeId};
 
 /// Unix time of the start, in microseconds.
@@ -24,8 +24,24 @@ pub(crate) fn listen(node: NodeId) -> SocketAddr {
     SocketAddr::new(underlay(node), 7470)
 }
 
-pub(crate) fn hello(node: NodeId, epoch: u64) -> Hello {
-    Hello { epoch: Epoch::new(epoch), state: State::Up, underlay: underlay(node), listen: listen(node) }
+/// What a node of that life says of itself.
+pub(crate) fn hello(node: NodeId, life: u64, epoch: u64) -> Hello {
+    Hello {
+        life,
+        sequence: 1,
+        epoch: Epoch::new(epoch),
+        state: State::Up,
+        underlay: underlay(node),
+        listen: listen(node),
+        next: 0,
+        your_life: 0,
+        have: 0,
+    }
+}
+
+/// A stretch of claims from number `first` on.
+pub(crate) fn stretch(first: u64, epoch: u64, claims: Vec<Claim>) -> Claims {
+    Claims { first, span: claims.len() as u32, epoch: Epoch::new(epoch), claims }
 }
 
 /// A node by itself, for tests that are its network.
@@ -72,13 +88,17 @@ pub(crate) struct Mesh {
     pub(crate) clock_off_us: BTreeMap<NodeId, i64>,
     /// One-way latency in microseconds: at least the first, less than the second.
     pub(crate) latency_us: (u64, u64),
-    /// Messages after the hello that the network loses, in a thousand.
+    /// The life of each node's daemon.
+    pub(crate) lives: BTreeMap<NodeId, u64>,
+    /// Messages after the first hello that the network loses, in a thousand.
     pub(crate) loss: u64,
     /// How much longer than other messages batches take, in microseconds.
     pub(crate) batch_delay_us: u64,
     /// Both keys of the asks that have no answer yet, by the asker and its ticket.
     pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
     links: BTreeSet<(NodeId, NodeId)>,
+    /// Links that have carried their first hello.
+    greeted: BTreeSet<(NodeId, NodeId)>,
     flying: BTreeMap<(u64, u64), Parcel>,
     /// Whom each node's links were told to call and have not been told to forget.
     pub(crate) calls: BTreeMap<(NodeId, NodeId), SocketAddr>,
@@ -100,10 +120,12 @@ impl Mesh {
             errors: Vec::new(),
             clock_off_us: BTreeMap::new(),
             latency_us: (100, 101),
+            lives: BTreeMap::new(),
             loss: 0,
             batch_delay_us: 0,
             asked: BTreeMap::new(),
             links: BTreeSet::new(),
+            greeted: BTreeSet::new(),
             flying: BTreeMap::new(),
             calls: BTreeMap::new(),
             is_calling: false,
@@ -140,6 +162,7 @@ impl Mesh {
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
         let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
         let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
+        self.lives.insert(node, seed | 1);
         self.nodes.insert(node, Node::new(settings));
         self.kernels.entry(node).or_default();
     }
@@ -154,6 +177,7 @@ impl Mesh {
             // No message of the link before this one comes after its end.
             self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
             self.links.insert((from, to));
+            self.greeted.remove(&(from, to));
             let now = self.now(from);
             self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
             self.drain(from);
@@ -231,8 +255,9 @@ impl Mesh {
         self.drain(to);
     }
 
-    pub(crate) fn hello_of(&self, node: NodeId) -> Vec<u8> {
-        Message::Hello(hello(node, 0)).encode()
+    /// What a node of this mesh might say of itself.
+    pub(crate) fn hello_of(&self, node: NodeId, epoch: u64, sequence: u32) -> Hello {
+        Hello { sequence, ..hello(node, *self.lives.get(&node).unwrap(), epoch) }
     }
 
     pub(crate) fn deliver_datagram(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
@@ -308,15 +333,17 @@ impl Mesh {
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Vec<u8>, kind: Kind) {
-        assert!(message.len() < 1200, "a message must fit into one packet");
+        let most = if kind == Kind::Snapshot { MESSAGE_BYTES } else { PACKET_BYTES };
+        assert!(message.len() <= most, "all but snapshots must fit into one packet");
+        let is_first = kind == Kind::Hello && self.greeted.insert((from, to));
         self.sent.push(Sent { at_us: self.now_us, from, to, bytes: message.len(), kind });
-        let lost = kind != Kind::Hello && self.random_below(1000) < self.loss;
+        let lost = !is_first && self.random_below(1000) < self.loss;
         if lost || !self.links.contains(&(from, to)) {
             return;
         }
-        // As on the links, only the hello keeps its place.
+        // As on the links, only the first hello keeps its place.
         let (least, below) = self.latency_us;
-        let latency = if kind == Kind::Hello { least / 2 } else { least + self.random_below(below - least) };
+        let latency = if is_first { least / 2 } else { least + self.random_below(below - least) };
         let late = if kind == Kind::Batch { self.batch_delay_us } else { 0 };
         self.sequence += 1;
         let parcel = Parcel { from, to, bytes: message, is_datagram: false };

@@ -1,7 +1,9 @@
-//! What holds of asks whatever happens when.
+//! What holds of asks and claims whatever happens when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use forwarder::cluster::core::Node;
+use forwarder_common::ids::{Epoch, NodeId};
 use proptest::prelude::*;
 
 use super::mesh::{Mesh, id, pairs};
@@ -81,5 +83,111 @@ proptest! {
         mesh.run_for(40_000);
         let answers = mesh.answers(id(1), start);
         prop_assert!(matches!(answers[..], [(5, true, 0..40_000)]), "{:?}", answers);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Claim { node: u16, key: u64, remaining_ms: u64 },
+    Link { pair: usize },
+    Unlink { pair: usize },
+    Lose { per_mille: u64 },
+    Restart { node: u16 },
+    NewEpoch { node: u16 },
+    Pass { us: u64 },
+}
+
+fn turns(restarts: u32) -> impl Strategy<Value = Vec<Turn>> {
+    let (node, pair) = (|| 1..=4_u16, || 0..6_usize);
+    let lives = prop_oneof![20_000..30_000_u64, 60_000..90_000_u64];
+    let turn = prop_oneof![
+        12 => (node(), 1..15_u64, lives).prop_map(|(node, key, remaining_ms)| Turn::Claim { node, key, remaining_ms }),
+        2 => pair().prop_map(|pair| Turn::Link { pair }),
+        2 => pair().prop_map(|pair| Turn::Unlink { pair }),
+        1 => prop_oneof![Just(0_u64), 0..900_u64].prop_map(|per_mille| Turn::Lose { per_mille }),
+        restarts => node().prop_map(|node| Turn::Restart { node }),
+        restarts => node().prop_map(|node| Turn::NewEpoch { node }),
+        8 => prop_oneof![0..300_u64, 0..20_000_u64, 0..900_000_u64].prop_map(|us| Turn::Pass { us }),
+    ];
+    proptest::collection::vec(turn, 1..80)
+}
+
+/// Plays the turns, then links everybody and loses nothing more for as long as it takes to repair.
+fn played(seed: u64, turns: Vec<Turn>) -> Mesh {
+    let mut mesh = Mesh::linked(4, seed >> 1);
+    mesh.latency_us = (50, 20_000);
+    let (pairs, mut down, mut epochs) = (pairs(4), BTreeSet::new(), BTreeMap::new());
+    for turn in turns {
+        match turn {
+            Turn::Claim { node, key, remaining_ms } => mesh.claim(id(node), key, remaining_ms),
+            Turn::Link { pair } => {
+                let (a, b) = *pairs.get(pair).unwrap();
+                mesh.link(a, b);
+                down.remove(&(a, b));
+            }
+            Turn::Unlink { pair } => {
+                let (a, b) = *pairs.get(pair).unwrap();
+                mesh.unlink(a, b);
+                down.insert((a, b));
+            }
+            Turn::Lose { per_mille } => mesh.loss = per_mille,
+            Turn::Restart { node } => {
+                for (a, b) in pairs.iter().filter(|(a, b)| [*a, *b].contains(&id(node))) {
+                    mesh.unlink(*a, *b);
+                    down.insert((*a, *b));
+                }
+                let epoch = epochs.entry(node).or_insert(0_u64);
+                *epoch += 1;
+                mesh.start(id(node), Epoch::new(*epoch), 1 << 20);
+            }
+            Turn::NewEpoch { node } => {
+                let epoch = epochs.entry(node).or_insert(0_u64);
+                *epoch += 1;
+                let now = mesh.now(id(node));
+                mesh.nodes.get_mut(&id(node)).unwrap().set_epoch(Epoch::new(*epoch), now);
+                mesh.drain(id(node));
+            }
+            Turn::Pass { us } => mesh.run_for(us),
+        }
+    }
+    mesh.loss = 0;
+    down.into_iter().for_each(|(a, b)| mesh.link(a, b));
+    mesh.run_for(10_000_000);
+    mesh
+}
+
+/// The owner of a key that each node goes by: that of a live claim of a node that is up in that epoch, or its own.
+fn owners(mesh: &Mesh, key: u64) -> Vec<Option<u16>> {
+    let owner = |node: &NodeId| {
+        let held = mesh.nodes.get(node)?.claim(key, mesh.now(*node))?;
+        let stands = mesh.nodes.get(&held.owner)?.epoch() == held.epoch;
+        (stands && (held.owner == *node || mesh.kernels.get(node)?.up.get(&held.owner) == Some(&(true, held.epoch))))
+            .then_some(held.owner.number())
+    };
+    mesh.nodes.keys().map(owner).collect()
+}
+
+proptest! {
+    #[test]
+    fn all_nodes_come_to_the_same_owner_whatever_was_cut_lost_or_overtaken(seed in any::<u64>(), turns in turns(0)) {
+        let mesh = played(seed, turns);
+        for key in 1..15 {
+            let owners = owners(&mesh, key);
+            prop_assert!(owners.iter().all(|owner| *owner == owners[0]), "key {key}: {owners:?}");
+        }
+        prop_assert!(mesh.nodes.values().all(Node::is_synchronised));
+        prop_assert_eq!(&mesh.errors, &[]);
+    }
+
+    #[test]
+    fn no_two_nodes_go_by_different_owners_after_restarts_and_new_epochs(seed in any::<u64>(), turns in turns(1)) {
+        let mesh = played(seed, turns);
+        for key in 1..15 {
+            let mut named: Vec<u16> = owners(&mesh, key).into_iter().flatten().collect();
+            named.dedup();
+            prop_assert!(named.len() <= 1, "key {key}: {:?}", owners(&mesh, key));
+        }
+        prop_assert!(mesh.nodes.values().all(Node::is_synchronised));
+        prop_assert_eq!(&mesh.errors, &[]);
     }
 }

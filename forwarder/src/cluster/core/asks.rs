@@ -258,16 +258,20 @@ impl Node {
     fn answer_peer(&mut self, peer: NodeId, ask: &Ask, now: Now) {
         let own = |key: u64| {
             let entry = self.store.live(key, now.monotonic_us)?;
-            own_claim(&self.settings, key, entry, true, now)
+            own_claim(&self.settings, key, &entry, true, now)
         };
         let claims = keys(ask.request_key, ask.reply_key).filter_map(own).collect();
-        self.asks.answers.entry(peer).or_default().push(Answer { number: ask.number, claims });
+        self.asks.answers.entry(peer).or_default().push(Answer {
+            number: ask.number,
+            epoch: self.settings.epoch,
+            claims,
+        });
     }
 
     pub(super) fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
         for answer in answers {
             for claim in &answer.claims {
-                self.take_claim(peer, claim, false, now);
+                self.take_claim(peer, answer.epoch, claim, false, now);
             }
             if let Some(open) = self.asks.heard(answer.number, peer) {
                 self.end_ask(&open, now);

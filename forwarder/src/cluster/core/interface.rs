@@ -80,12 +80,16 @@ pub enum Kind {
     Hello,
     /// New claims.
     Batch,
-    /// Claims that stood before the link came up.
+    /// Claims that were made before the link came up, or that were lost on it.
     Snapshot,
     /// Questions who owns a key: a packet is held meanwhile.
     Ask,
     /// What this node owns of what it was asked for: a peer holds a packet meanwhile.
     Answer,
+    /// What should have arrived.
+    Digest,
+    /// What has arrived, and what has not.
+    Repair,
 }
 
 /// Something for the shell to do.
@@ -176,6 +180,10 @@ pub enum ProtocolError {
     Wire(WireError),
     /// Something before the hello.
     BeforeHello,
+    /// A hello of another run of the peer's daemon on the same link.
+    OtherLife,
+    /// More messages or claims than any node has to say.
+    Flood,
     /// A datagram that is no gossip.
     Gossip,
     /// Gossip in another node's name.
@@ -187,6 +195,8 @@ impl fmt::Display for ProtocolError {
         match self {
             Self::Wire(error) => write!(f, "{error}"),
             Self::BeforeHello => write!(f, "a message before the hello"),
+            Self::OtherLife => write!(f, "a second introduction as somebody else"),
+            Self::Flood => write!(f, "a flood of messages or claims"),
             Self::Gossip => write!(f, "a datagram that is no gossip"),
             Self::Sender => write!(f, "gossip in another node's name"),
         }
@@ -216,10 +226,24 @@ pub struct CoreCounters {
     pub conflicts_lost: u64,
     /// Claims of peers that lost against one of this node.
     pub conflicts_won: u64,
-    /// Claims that were not sent because too many waited; the next snapshot carries them, the digest will.
+    /// Claims that were left to the digest because too many waited to be sent.
     pub claims_dropped: u64,
     /// Claims that made room for others before their end.
     pub claims_evicted: u64,
+    /// Claims that found no place because their owner holds its share of a full store.
+    pub claims_refused: u64,
+    /// Claims received that were void: of an epoch that is not the peer's.
+    pub claims_void: u64,
+    /// Batches of an epoch that the peer had not introduced that were not kept for its hello; the digest repairs them.
+    pub batches_dropped: u64,
+    /// Digests sent.
+    pub digests_sent: u64,
+    /// Digests received.
+    pub digests_received: u64,
+    /// Requests for claims that have not arrived, sent.
+    pub repairs_sent: u64,
+    /// Requests for claims that have not arrived, received.
+    pub repairs_received: u64,
     /// Messages that broke the protocol.
     pub protocol_errors: u64,
     /// Claims dated later than their arrival.
@@ -253,4 +277,6 @@ pub struct PeerView {
     pub underlay: IpAddr,
     /// Where its links listen.
     pub listen: SocketAddr,
+    /// Its claims that this node holds; some seconds of ended ones may be among them.
+    pub claims: usize,
 }

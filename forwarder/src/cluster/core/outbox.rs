@@ -1,105 +1,175 @@
-//! What waits to be sent, and when it goes.
+//! What is sent to the peers, and when.
 //!
-//! Keys wait, not claims: a claim's remaining lifetime is computed when it leaves, and one that lost or ended meanwhile
-//! stays here. Everything waiting leaves at once when nothing was sent for a while, else at most every
-//! `max(100 µs, 25 µs a peer)`, because the cost of sending follows packets times peers.
+//! New claims go to all peers as stretches of the log: at once when nothing was sent for a while, else at most every
+//! `max(100 µs, 25 µs a peer)`, because the cost of sending follows packets times peers. Each peer has a feed beside that: what it
+//! has not got, because its link is new or has lost something, goes to it in large messages, of which so many may be on their way.
+//! A claim's remaining lifetime is computed when it leaves, and one that lost or ended meanwhile stays here.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use forwarder_common::ids::NodeId;
 
+use super::log::Log;
+use super::ranges::Ranges;
 use super::{CoreCounters, Kind, NodeSettings, Now, Output};
 use crate::cluster::store::{Entry, Store};
-use crate::cluster::wire::{Claim, MESSAGE_CLAIMS, Message};
+use crate::cluster::wire::{BATCH_CLAIMS, Claim, Claims, Message, Repair, SNAPSHOT_CLAIMS};
 
 /// Shortest pause between two flushes in microseconds.
 const PAUSE_US: u64 = 100;
 /// What each peer adds to the pause in microseconds.
 const PAUSE_PER_PEER_US: u64 = 25;
-/// Most claims waiting for all peers: more than half a second at 100,000 claims/s, 1 MB.
-const WAITING_CLAIMS: usize = 65_536;
-/// Most claims waiting to be asserted to one peer.
-const ASSERTED_CLAIMS: usize = 4_096;
+/// Most claims waiting for all peers: more than half a second at 100,000 claims/s. Beyond it the oldest are left to the digest.
+const WAITING_CLAIMS: u64 = 65_536;
 /// Most messages for each peer in one flush; what is left goes in the next one.
 const FLUSH_MESSAGES: usize = 64;
-/// Pause between two steps of the snapshots in microseconds.
-const SNAPSHOT_US: u64 = 2_000;
-/// Messages in one step, for all peers that wait for a snapshot: 1.6 million claims a second.
-const SNAPSHOT_MESSAGES: usize = 64;
+/// Pause between two steps of the feeds in microseconds.
+const FEED_US: u64 = 2_000;
+/// Numbers looked at in one step, for all feeds: about a millisecond, 4 million claims a second.
+const FEED_NUMBERS: u64 = 8_192;
+/// Messages of one feed on their way: 2 MB, so that a slow link delays them and loses none.
+const FEED_PIECES: u32 = 256;
+/// Most ranges that one feed keeps; beyond it the gap between the last two is sent as well.
+const FEED_RANGES: usize = 4_096;
+/// A feed whose peer reports nothing new for so long, in microseconds, has lost what was on its way.
+const STALLED_US: u64 = 1_000_000;
+
+/// What one peer has not got.
+#[derive(Debug, Default)]
+struct Feed {
+    pending: Ranges,
+    /// Messages sent over the present link, and how many of them have arrived.
+    pieces: u32,
+    arrived: u32,
+    /// The peer has said that it has all below, and this hello.
+    confirmed: u64,
+    greeted: Option<u32>,
+    /// When a message left or was reported to have arrived, in microseconds.
+    moved_us: u64,
+}
+
+impl Feed {
+    const fn on_their_way(&self) -> u32 {
+        self.pieces.wrapping_sub(self.arrived)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.on_their_way() == 0
+    }
+
+    fn may_send(&self) -> bool {
+        !self.pending.is_empty() && self.on_their_way() < FEED_PIECES
+    }
+
+    fn add(&mut self, from: u64, to: u64) {
+        self.pending.insert(from, to);
+        if self.pending.len() > FEED_RANGES
+            && let (Some((_, end)), Some((start, _))) = (self.pending.pop_last(), self.pending.pop_last())
+        {
+            self.pending.insert(start, end);
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// Keys for all peers, with whether it is a refresh.
-    waiting: VecDeque<(u64, bool)>,
-    /// Keys for one peer that claimed them in vain.
-    asserted: BTreeMap<NodeId, VecDeque<u64>>,
-    /// Peers that get a snapshot, with the key from which to go on.
-    snapshots: VecDeque<(NodeId, u64)>,
+    /// All below was sent, or is in the feeds.
+    sent: u64,
+    feeds: BTreeMap<NodeId, Feed>,
     flush_at_us: Option<u64>,
     flushed_us: Option<u64>,
-    snapshot_at_us: Option<u64>,
+    feed_at_us: Option<u64>,
 }
 
 impl Outbox {
-    /// Queues a claim for all `peers` peers; false when too many wait.
-    pub(super) fn push(&mut self, key: u64, refresh: bool, now: Now, peers: usize) -> bool {
-        if self.waiting.len() >= WAITING_CLAIMS {
-            return false;
+    /// A claim was logged for all `peers` peers; how many older ones do not wait any more because too many do.
+    pub(super) fn push(&mut self, log: &Log, now: Now, peers: usize) -> u64 {
+        if peers == 0 {
+            self.sent = log.next();
+            return 0;
         }
-        self.waiting.push_back((key, refresh));
+        let given_up = log.next().saturating_sub(self.sent).saturating_sub(WAITING_CLAIMS);
+        self.sent += given_up;
         self.schedule(now, peers);
-        true
+        given_up
     }
 
-    /// Queues a claim for one of the `peers` peers; false when too many wait.
-    pub(super) fn assert_to(&mut self, peer: NodeId, key: u64, now: Now, peers: usize) -> bool {
-        let keys = self.asserted.entry(peer).or_default();
-        if keys.len() >= ASSERTED_CLAIMS {
-            return false;
+    /// Sends one of the claims once more, to one peer that claimed it in vain.
+    pub(super) fn assert_to(&mut self, peer: NodeId, number: u64, now: Now) {
+        if number < self.sent {
+            self.feed(peer, number, number + 1, now);
         }
-        keys.push_back(key);
-        self.schedule(now, peers);
-        true
     }
 
-    /// All live claims of this node go to `peer`.
-    pub(super) fn begin_snapshot(&mut self, peer: NodeId, now: Now) {
-        self.snapshots.retain(|(to, _)| *to != peer);
-        self.snapshots.push_back((peer, 0));
-        self.snapshot_at_us.get_or_insert(now.monotonic_us);
+    /// A peer has introduced itself on a new link, and has all below `have`.
+    pub(super) fn begin(&mut self, peer: NodeId, have: u64, now: Now) {
+        let from = have.min(self.sent);
+        self.feeds.insert(peer, Feed { confirmed: from, moved_us: now.monotonic_us, ..Feed::default() });
+        self.feed(peer, from, self.sent, now);
+    }
+
+    /// A peer says what has arrived.
+    pub(super) fn reported(&mut self, peer: NodeId, repair: &Repair, now: Now) {
+        let sent = self.sent;
+        let Some(feed) = self.feeds.get_mut(&peer) else { return };
+        feed.greeted = Some(repair.sequence);
+        feed.confirmed = feed.confirmed.max(repair.below.min(sent));
+        let is_new = repair.pieces.wrapping_sub(feed.arrived) <= feed.on_their_way() && repair.pieces != feed.arrived;
+        if is_new {
+            (feed.arrived, feed.moved_us) = (repair.pieces, now.monotonic_us);
+        } else if now.monotonic_us.saturating_sub(feed.moved_us) >= STALLED_US {
+            (feed.pieces, feed.moved_us) = (feed.arrived, now.monotonic_us);
+        }
+        // What is still on its way is not missing.
+        if feed.is_idle() {
+            for (from, to) in &repair.missing {
+                self.feed(peer, *from, (*to).min(sent), now);
+            }
+        }
+        self.feed_at_us.get_or_insert(now.monotonic_us);
     }
 
     /// Drops what waits for one peer only.
     pub(super) fn forget(&mut self, peer: NodeId) {
-        self.asserted.remove(&peer);
-        self.snapshots.retain(|(to, _)| *to != peer);
+        self.feeds.remove(&peer);
     }
 
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len() + self.asserted.values().map(VecDeque::len).sum::<usize>()
+    /// Claims that wait to be sent to all peers.
+    pub(super) fn waiting(&self, log: &Log) -> usize {
+        usize::try_from(log.next().saturating_sub(self.sent)).unwrap_or(usize::MAX)
+    }
+
+    /// All below was sent, or is in the feeds.
+    pub(super) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether a peer has something to report: what it was fed, the hello of this sequence, or that it has all below `number`.
+    pub(super) fn owes_report(&self, peer: NodeId, sequence: u32, number: u64) -> bool {
+        let owes = |feed: &Feed| !feed.is_idle() || feed.greeted != Some(sequence) || feed.confirmed < number;
+        self.feeds.get(&peer).is_some_and(owes)
     }
 
     pub(super) fn due_us(&self) -> Option<u64> {
-        [self.flush_at_us, self.snapshot_at_us].into_iter().flatten().min()
+        [self.flush_at_us, self.feed_at_us].into_iter().flatten().min()
     }
 
     /// Sends what is due to the peers in `up`.
-    pub(super) fn send(
-        &mut self,
-        settings: &NodeSettings,
-        store: &Store,
-        up: &[NodeId],
-        outputs: &mut VecDeque<Output>,
-        counters: &mut CoreCounters,
-        now: Now,
-    ) {
-        let due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
-        let mut sender = Sender { settings, store, outputs, counters, now };
+    pub(super) fn send(&mut self, sender: &mut Sender<'_>, up: &[NodeId]) {
+        let now_us = sender.now.monotonic_us;
+        let due = |at: Option<u64>| at.is_some_and(|at| at <= now_us);
         if due(self.flush_at_us) {
-            self.flush(&mut sender, up);
+            self.flush(sender, up);
         }
-        if due(self.snapshot_at_us) {
-            self.step_snapshots(&mut sender);
+        if due(self.feed_at_us) {
+            self.step_feeds(sender);
+        }
+    }
+
+    fn feed(&mut self, peer: NodeId, from: u64, to: u64, now: Now) {
+        if let Some(feed) = self.feeds.get_mut(&peer) {
+            feed.add(from, to);
+            self.feed_at_us.get_or_insert(now.monotonic_us);
         }
     }
 
@@ -109,42 +179,43 @@ impl Outbox {
     }
 
     fn flush(&mut self, sender: &mut Sender<'_>, up: &[NodeId]) {
+        let end = sender.log.next();
         for _ in 0..FLUSH_MESSAGES {
-            let chunk: Vec<(u64, bool)> = self.waiting.drain(..self.waiting.len().min(MESSAGE_CLAIMS)).collect();
-            if chunk.is_empty() {
+            let to = end.min(self.sent + BATCH_CLAIMS as u64);
+            if self.sent == to {
                 break;
             }
-            sender.batch(chunk, up);
+            sender.batch(self.sent, to, up);
+            self.sent = to;
         }
-        for peer in up {
-            let Some(keys) = self.asserted.get_mut(peer) else { continue };
-            for _ in 0..FLUSH_MESSAGES {
-                let chunk: Vec<(u64, bool)> =
-                    keys.drain(..keys.len().min(MESSAGE_CLAIMS)).map(|key| (key, true)).collect();
-                if chunk.is_empty() {
-                    break;
-                }
-                sender.batch(chunk, std::slice::from_ref(peer));
-            }
-        }
-        self.asserted.retain(|_, keys| !keys.is_empty());
         self.flushed_us = Some(sender.now.monotonic_us);
         self.flush_at_us = None;
-        if !self.waiting.is_empty() || !self.asserted.is_empty() {
+        if self.sent < end {
             self.schedule(sender.now, up.len());
         }
     }
 
-    fn step_snapshots(&mut self, sender: &mut Sender<'_>) {
-        for _ in 0..SNAPSHOT_MESSAGES {
-            let Some((peer, from)) = self.snapshots.pop_front() else { break };
-            if let Some(next) = sender.snapshot(peer, from) {
-                // The peers take turns, so that a large snapshot delays nobody's small one.
-                self.snapshots.push_back((peer, next));
+    /// One message for each peer that waits for some, in turns, so that a large snapshot delays nobody's small one.
+    fn step_feeds(&mut self, sender: &mut Sender<'_>) {
+        let mut budget = FEED_NUMBERS;
+        let mut is_over = false;
+        while budget > 0 && !is_over {
+            is_over = true;
+            for (peer, feed) in &mut self.feeds {
+                if budget == 0 || !feed.may_send() {
+                    continue;
+                }
+                let Some((from, to)) = feed.pending.pop_first() else { continue };
+                is_over = false;
+                let (next, looks) = sender.snapshot(*peer, from, to, budget);
+                budget = budget.saturating_sub(looks.max(1));
+                feed.pending.insert(next, to);
+                feed.pieces = feed.pieces.wrapping_add(1);
+                feed.moved_us = sender.now.monotonic_us;
             }
         }
-        let again = sender.now.monotonic_us.saturating_add(SNAPSHOT_US);
-        self.snapshot_at_us = if self.snapshots.is_empty() { None } else { Some(again) };
+        let again = sender.now.monotonic_us.saturating_add(FEED_US);
+        self.feed_at_us = self.feeds.values().any(Feed::may_send).then_some(again);
     }
 }
 
@@ -152,49 +223,57 @@ fn pause_us(peers: usize) -> u64 {
     PAUSE_US.max(PAUSE_PER_PEER_US.saturating_mul(peers as u64))
 }
 
-/// Everything that turning keys into messages needs.
-struct Sender<'a> {
-    settings: &'a NodeSettings,
-    store: &'a Store,
-    outputs: &'a mut VecDeque<Output>,
-    counters: &'a mut CoreCounters,
-    now: Now,
+/// Everything that turning numbers into messages needs.
+pub(super) struct Sender<'a> {
+    pub(super) settings: &'a NodeSettings,
+    pub(super) store: &'a Store,
+    pub(super) log: &'a Log,
+    pub(super) outputs: &'a mut VecDeque<Output>,
+    pub(super) counters: &'a mut CoreCounters,
+    pub(super) now: Now,
 }
 
 impl Sender<'_> {
-    fn batch(&mut self, keys: Vec<(u64, bool)>, to: &[NodeId]) {
-        let now_us = self.now.monotonic_us;
-        let claims: Vec<Claim> = keys
-            .into_iter()
-            .filter_map(|(key, refresh)| {
-                own_claim(self.settings, key, self.store.live(key, now_us)?, refresh, self.now)
-            })
-            .collect();
-        if claims.is_empty() {
-            return;
-        }
-        self.counters.batches_sent += to.len() as u64;
-        self.counters.claims_sent += (claims.len() * to.len()) as u64;
-        let message = Message::Batch(claims).encode();
-        for peer in to {
+    /// Sends the numbers `from..to` as they are logged, at most [`BATCH_CLAIMS`].
+    fn batch(&mut self, from: u64, to: u64, peers: &[NodeId]) {
+        let claims: Vec<Claim> = (from..to).filter_map(|number| self.claim(number)).collect();
+        self.counters.batches_sent += peers.len() as u64;
+        self.counters.claims_sent += (claims.len() * peers.len()) as u64;
+        let message = Message::Batch(self.stretch(from, to, claims)).encode();
+        for peer in peers {
             self.outputs.push_back(Output::Send { to: *peer, message: message.clone(), kind: Kind::Batch });
         }
     }
 
-    /// Sends the next message of a snapshot; the key from which to go on, if that was not all.
-    fn snapshot(&mut self, to: NodeId, from: u64) -> Option<u64> {
-        let live = self.store.live_from(from, self.now.monotonic_us);
-        let mut own = live.filter_map(|(key, entry)| own_claim(self.settings, key, entry, true, self.now));
-        let claims: Vec<Claim> = own.by_ref().take(MESSAGE_CLAIMS).collect();
-        let next = own.next().map(|claim| claim.key);
-        drop(own);
-        if !claims.is_empty() {
-            self.counters.snapshots_sent += 1;
-            self.counters.claims_sent += claims.len() as u64;
-            let message = Message::Snapshot(claims).encode();
-            self.outputs.push_back(Output::Send { to, message, kind: Kind::Snapshot });
+    /// Sends the next message for a feed, of what stands of `from..to`; where to go on, and how many numbers were looked at.
+    fn snapshot(&mut self, peer: NodeId, from: u64, to: u64, budget: u64) -> (u64, u64) {
+        let most = to.min(from.saturating_add(u64::from(u32::MAX)));
+        let (mut claims, mut at, mut looks) = (Vec::new(), from, 0);
+        while looks < budget && claims.len() < SNAPSHOT_CLAIMS {
+            at = self.log.skip_ended(at, most, self.now.monotonic_us);
+            if at >= most {
+                break;
+            }
+            claims.extend(self.claim(at).map(|claim| Claim { refresh: true, ..claim }));
+            at += 1;
+            looks += 1;
         }
-        next
+        self.counters.snapshots_sent += 1;
+        self.counters.claims_sent += claims.len() as u64;
+        let message = Message::Snapshot(self.stretch(from, at, claims)).encode();
+        self.outputs.push_back(Output::Send { to: peer, message, kind: Kind::Snapshot });
+        (at, looks)
+    }
+
+    fn stretch(&self, from: u64, to: u64, claims: Vec<Claim>) -> Claims {
+        Claims { first: from, span: (to - from) as u32, epoch: self.settings.epoch, claims }
+    }
+
+    /// The claim of a number, if it still stands under that one.
+    fn claim(&self, number: u64) -> Option<Claim> {
+        let key = self.log.key(number)?;
+        let entry = self.store.live(key, self.now.monotonic_us).filter(|entry| entry.mark == number)?;
+        own_claim(self.settings, key, &entry, entry.lengthened, self.now)
     }
 }
 
@@ -204,5 +283,5 @@ pub(super) fn own_claim(settings: &NodeSettings, key: u64, entry: &Entry, refres
         return None;
     }
     let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
-    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, epoch: entry.epoch, refresh })
+    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, refresh })
 }

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
+use super::VERSION;
 #[cfg(doc)]
-use super::LIFETIME_MS;
-use super::{MESSAGE_BYTES, VERSION};
+use super::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES};
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// It ends too early, or goes on after its end.
     Length,
-    /// Longer than [`MESSAGE_BYTES`].
+    /// Longer than [`MESSAGE_BYTES`], or than [`PACKET_BYTES`] where it is no snapshot.
     Oversized,
     /// Another protocol version.
     Version(u8),
@@ -27,6 +27,8 @@ pub enum WireError {
     Lifetime(u32),
     /// A flag that this version does not know.
     Flags(u8),
+    /// Numbers of claims that cannot be: too large, fewer than claims, or a range without one.
+    Numbers,
     /// More claims in one answer than one ask has keys.
     Claims(u8),
 }
@@ -35,7 +37,7 @@ impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Length => write!(f, "a message of the wrong length"),
-            Self::Oversized => write!(f, "a message of more than {MESSAGE_BYTES} bytes"),
+            Self::Oversized => write!(f, "a message that is too long"),
             Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
             Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
             Self::Epoch(epoch) => write!(f, "an impossible epoch ({epoch})"),
@@ -43,6 +45,7 @@ impl fmt::Display for WireError {
             Self::Family(family) => write!(f, "an unknown address family ({family})"),
             Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
             Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),
+            Self::Numbers => write!(f, "impossible numbers of claims"),
             Self::Claims(count) => write!(f, "too many claims in one answer ({count})"),
         }
     }

@@ -1,0 +1,69 @@
+//! Claims that lost against another node's, kept for the moment when that one is void.
+//!
+//! When a node dies or its proxy restarts, its peers hear of it at different times. One that has heard takes over a transaction and
+//! claims it, and at one that has not, the claim loses against the dead node's. It must stand there as soon as that is void; and so
+//! must, at all nodes alike, one that lost because it was made a moment later.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use forwarder_common::ids::NodeId;
+
+use super::{Node, Now};
+use crate::cluster::store::{Entry, Merged};
+
+/// Most claims kept for each winner, the latest: two nodes claim one key only where a packet outran a claim, or in a takeover.
+const BEATEN: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Beaten(BTreeMap<NodeId, VecDeque<(u64, Entry)>>);
+
+impl Beaten {
+    /// `claim` of `key` lost against one of `winner`.
+    pub(super) fn keep(&mut self, winner: NodeId, key: u64, claim: Entry) {
+        let claims = self.0.entry(winner).or_default();
+        claims.retain(|(held, other)| *held != key || other.owner != claim.owner);
+        if claims.len() >= BEATEN {
+            claims.pop_front();
+        }
+        claims.push_back((key, claim));
+    }
+
+    /// Frees what has ended.
+    pub(super) fn trim(&mut self, now_us: u64) {
+        for claims in self.0.values_mut() {
+            claims.retain(|(_, claim)| claim.expires_us > now_us);
+        }
+        self.0.retain(|_, claims| !claims.is_empty());
+    }
+}
+
+impl Node {
+    /// Keeps what lost in a merge, unless it is void already.
+    pub(super) fn keep_loser(&mut self, key: u64, claim: Entry, merged: Merged, now: Now) {
+        let (winner, loser) = match merged {
+            Merged::Won(loser) => (claim.owner, loser),
+            Merged::Lost(winner) => (winner, claim),
+            Merged::New | Merged::Known | Merged::Refused => return,
+        };
+        if winner != loser.owner && loser.expires_us > now.monotonic_us && !self.is_void(loser.owner, loser.epoch) {
+            self.beaten.keep(winner, key, loser);
+        }
+    }
+
+    /// The claims of `winner` may be void now: what has lost against them is merged once more.
+    pub(super) fn revive_beaten(&mut self, winner: NodeId, now: Now) {
+        for (key, claim) in self.beaten.0.remove(&winner).unwrap_or_default() {
+            if claim.expires_us <= now.monotonic_us || self.is_void(claim.owner, claim.epoch) {
+                continue;
+            }
+            let merged = self.merge(key, claim, now);
+            self.keep_loser(key, claim, merged, now);
+            if matches!(merged, Merged::New | Merged::Won(_)) {
+                self.write_claim(key, now);
+                if claim.owner == self.settings.node {
+                    self.replicate(key, now);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The rule, as properties, and the store beside a map.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND_US: u64 = 1_000_000;
+
+fn node(id: u16) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn entry(owner: u16, claimed_at_unix_us: u64, expires_us: u64) -> Entry {
+    let epoch = Epoch::new(0);
+    Entry { owner: node(owner), epoch, claimed_at_unix_us, expires_us, mark: 0, lengthened: false }
+}
+
+fn nobody_void(_: NodeId, _: Epoch) -> bool {
+    false
+}
+
+/// Epoch 0 is the current one of all but node 4, whose claims are void.
+fn void(owner: NodeId, epoch: Epoch) -> bool {
+    epoch != Epoch::new(0) || owner.number() == 4
+}
+
+fn merged(claims: &[Entry]) -> Option<Entry> {
+    let mut store = Store::new(8, 1);
+    for claim in claims {
+        store.merge(1, *claim, void, 0);
+    }
+    // Whether it was lengthened is no part of the rule.
+    store.live(1, 0).map(|entry| Entry { lengthened: false, ..entry })
+}
+
+/// Claims as owners make them: one time for each owner and epoch, whatever their ends.
+fn claims() -> impl Strategy<Value = Vec<Entry>> {
+    let claim = (1..=4_u16, 0..3_u64, 1..1000_u64);
+    (proptest::collection::vec(claim, 1..8), proptest::collection::vec(0..4_u64, 12)).prop_map(|(claims, times)| {
+        let time = |owner: u16, epoch: u64| times[usize::from(owner - 1) * 3 + epoch as usize];
+        claims
+            .into_iter()
+            .map(|(owner, epoch, end)| Entry { epoch: Epoch::new(epoch), ..entry(owner, time(owner, epoch), end) })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_does_not_matter(
+        (claims, shuffled) in claims().prop_flat_map(|claims| (Just(claims.clone()), Just(claims).prop_shuffle()))
+    ) {
+        prop_assert_eq!(merged(&claims), merged(&shuffled));
+    }
+
+    #[test]
+    fn a_repeated_arrival_changes_nothing(claims in claims()) {
+        let twice: Vec<Entry> = claims.iter().chain(&claims).copied().collect();
+        prop_assert_eq!(merged(&claims), merged(&twice));
+    }
+
+    #[test]
+    fn groups_may_be_merged_first(claims in claims(), at in any::<prop::sample::Index>()) {
+        let (left, right) = claims.split_at(at.index(claims.len()));
+        let grouped: Vec<Entry> = merged(left).into_iter().chain(merged(right)).collect();
+        let (whole, grouped) = (merged(&claims), merged(&grouped));
+        prop_assert_eq!(whole, grouped);
+    }
+
+    #[test]
+    fn a_void_claim_never_beats_a_valid_one(claims in claims()) {
+        let winner = merged(&claims).unwrap();
+        if claims.iter().any(|claim| !void(claim.owner, claim.epoch)) {
+            prop_assert!(!void(winner.owner, winner.epoch));
+        }
+    }
+
+    #[test]
+    fn the_store_is_a_map_of_what_has_not_ended(
+        steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600), salt in any::<u64>()
+    ) {
+        let (mut store, mut model, mut now) = (Store::new(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
+        for (key, owner, at, seconds, pause) in steps {
+            now += pause * SECOND_US;
+            let claim = entry(owner, at, now + seconds * SECOND_US);
+            store.merge(key, claim, nobody_void, now);
+            model.retain(|_, held| held.expires_us > now);
+            let held = model.entry(key).or_insert(claim);
+            if held.owner == claim.owner {
+                let claimed_at_unix_us = held.claimed_at_unix_us.min(at);
+                *held = Entry { claimed_at_unix_us, expires_us: held.expires_us.max(claim.expires_us), ..*held };
+            } else if (claim.claimed_at_unix_us, claim.owner) < (held.claimed_at_unix_us, held.owner) {
+                *held = claim;
+            }
+            while !store.sweep(now, 4) {}
+            prop_assert_eq!(store.len(), model.len());
+            for (key, held) in &model {
+                prop_assert_eq!(store.live(*key, now).map(|entry| Entry { lengthened: false, ..entry }), Some(*held));
+            }
+            for owner in 1..=3 {
+                let count = model.values().filter(|held| held.owner == node(owner)).count();
+                prop_assert_eq!(store.held_by(node(owner)), count);
+            }
+        }
+        while !store.sweep(now + 60 * SECOND_US, 4) {}
+        prop_assert!(store.is_empty() && store.held.iter().all(|held| *held == 0));
+    }
+
+    #[test]
+    fn a_full_store_never_grows(
+        steps in proptest::collection::vec((any::<u64>(), 1..=3_u16, 1..30_u64), 1..900), capacity in 1..500_usize
+    ) {
+        let mut store = Store::new(capacity, 1);
+        for (key, owner, seconds) in steps {
+            store.merge(key, entry(owner, 1, seconds * SECOND_US), nobody_void, 0);
+            prop_assert!(store.len() <= capacity);
+            prop_assert_eq!(store.len(), store.tables.iter().map(HashTable::len).sum::<usize>());
+        }
+    }
+}
+
+#[test]
+fn the_earlier_claim_stands_and_a_tie_goes_to_the_lower_id() {
+    assert_eq!(merged(&[entry(1, 20, 9), entry(2, 10, 9)]).unwrap().owner, node(2));
+    assert_eq!(merged(&[entry(3, 10, 9), entry(2, 10, 9)]).unwrap().owner, node(2));
+}
+
+#[test]
+fn an_ended_claim_stands_against_nobody() {
+    let mut store = Store::new(8, 1);
+    store.merge(1, entry(1, 1, 100), nobody_void, 0);
+    assert_eq!(store.live(1, 100), None);
+    assert_eq!(store.merge(1, entry(2, 50, 200), nobody_void, 100), Merged::New);
+    assert_eq!(store.live(1, 100).unwrap().owner, node(2));
+}
+
+#[test]
+fn a_full_store_drops_the_claim_nearest_to_its_end() {
+    let mut store = Store::new(2, 1);
+    for (key, seconds) in [(1, 3), (2, 2), (1, 9), (2, 10), (3, 5)] {
+        store.merge(key, entry(1, 1, seconds * SECOND_US), nobody_void, 0);
+    }
+    let keys: Vec<u64> = (1..=3).filter(|key| store.live(*key, 0).is_some()).collect();
+    assert_eq!((keys, store.evicted()), (vec![2, 3], 1));
+}
+
+#[test]
+fn a_peer_that_claims_without_end_displaces_its_own_claims_and_leaves_a_quarter_to_the_others() {
+    let mut store = Store::new(1000, 1);
+    for key in 0..200 {
+        store.merge(key, entry(1, 1, 10 * SECOND_US), nobody_void, 0);
+    }
+    for key in 1000..9000 {
+        store.merge(key, entry(2, 1, 1000 * SECOND_US), nobody_void, 0);
+    }
+    assert!((0..200).all(|key| store.live(key, 0).is_some()));
+    assert_eq!((store.held_by(node(1)), store.held_by(node(2)), store.len()), (200, 800, 1000));
+    for key in 200..250 {
+        store.merge(key, entry(3, 1, 10 * SECOND_US), nobody_void, 0);
+    }
+    assert_eq!((store.held_by(node(3)), store.len()), (50, 1000), "others still get in");
+}
+
+#[test]
+fn a_claim_takes_32_bytes_and_keeps_its_fields() {
+    assert_eq!(size_of::<Held>(), 32);
+    let full = Entry {
+        owner: node(1023),
+        epoch: Epoch::new(15),
+        claimed_at_unix_us: u64::MAX,
+        expires_us: (1 << 49) - 1,
+        mark: u64::MAX,
+        lengthened: true,
+    };
+    assert_eq!(Held::new(5, &full).entry(), Some(full));
+    let least = Entry { owner: node(1), epoch: Epoch::new(0), expires_us: 1, mark: 0, lengthened: false, ..full };
+    assert_eq!(Held::new(5, &least).entry(), Some(least));
+    assert_eq!(Held::new(5, &Entry { expires_us: u64::MAX, ..least }).entry().unwrap().expires_us, (1 << 49) - 1);
+}
