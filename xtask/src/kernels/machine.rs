@@ -1,5 +1,6 @@
 //! One emulated machine: boots a kernel with an archive, reads its console, and ends it when its time is over.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -72,8 +73,10 @@ impl Emulator {
         let mut command = Command::new(&self.program);
         command.env_remove("LD_LIBRARY_PATH");
         if let Some(root) = &self.root {
-            let libraries = root.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
-            command.env("LD_LIBRARY_PATH", &libraries);
+            let libraries = |folder: &str| root.join(folder).join(format!("{}-linux-gnu", env::consts::ARCH));
+            // Before Debian 13 packages use both, though they are one on a host.
+            let both = format!("{}:{}", libraries("usr/lib").display(), libraries("lib").display());
+            command.env("LD_LIBRARY_PATH", both);
             for firmware in ["usr/share/qemu", "usr/share/seabios"] {
                 command.arg("-L").arg(root.join(firmware));
             }
