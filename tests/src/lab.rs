@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use crate::namespace::Namespace;
 use crate::needs;
 
+pub mod bgp;
 pub mod delay;
 mod pass;
 pub mod routing;

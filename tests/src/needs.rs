@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 /// The programs that the lab runs.
-const PROGRAMS: [&str; 12] =
-    ["ip", "tc", "nft", "ethtool", "nsenter", "setpriv", "kamailio", "kamcmd", "sipp", "tcpdump", "tshark", "ping"];
+const PROGRAMS: [&str; 14] = [
+    "ip", "tc", "nft", "ethtool", "nsenter", "setpriv", "kamailio", "kamcmd", "sipp", "tcpdump", "tshark", "ping",
+    "bird", "birdc",
+];
 
 /// Folders beside those in `PATH`: root's, which a plain user's `PATH` may lack.
 const FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];

@@ -25,12 +25,13 @@ pub(crate) const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "rust-
 pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
 /// What the lab and the demo run: a command, and the Debian package that has it.
-pub(crate) const LAB: [(&str, &str); 9] = [
+pub(crate) const LAB: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
     ("sipp", "sip-tester"),
     ("kamailio", "kamailio"),
+    ("bird", "bird2"),
     ("tshark", "tshark"),
     ("tcpdump", "tcpdump"),
     ("ping", "iputils-ping"),

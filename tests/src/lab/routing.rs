@@ -51,7 +51,13 @@ impl Lab {
     pub fn follow_hooks(&self) -> Routing {
         let stop = Arc::new(AtomicBool::new(false));
         let (router, folder, stopped) = (self.host(Host::Router), self.folder().to_owned(), Arc::clone(&stop));
-        Routing { stop, thread: Some(std::thread::spawn(move || follow(&router, &folder, &stopped))) }
+        Routing::new(stop, std::thread::spawn(move || follow(&router, &folder, &stopped)))
+    }
+}
+
+impl Routing {
+    pub(super) const fn new(stop: Arc<AtomicBool>, thread: JoinHandle<()>) -> Self {
+        Self { stop, thread: Some(thread) }
     }
 }
 

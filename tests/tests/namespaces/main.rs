@@ -5,6 +5,7 @@
 
 mod alone;
 mod bad_input;
+mod bgp;
 mod calls;
 mod detach;
 mod drain;
@@ -30,6 +31,7 @@ mod options;
 mod path;
 mod restarts;
 mod rolling;
+mod rotation;
 mod segments;
 mod twice;
 mod untouched;

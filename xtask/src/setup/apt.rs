@@ -47,7 +47,7 @@ pub(crate) fn install(project: &Project, packages: &[&str]) -> Result<()> {
     let result = run_logged(&what, &project.log("apt-install")?, &mut command);
     drop(policy);
     result?;
-    keep_kamailio_off(&plan);
+    keep_services_off(&plan);
     Ok(())
 }
 
@@ -125,17 +125,19 @@ impl Drop for Policy {
     }
 }
 
-/// The lab starts its own copies; a SIP proxy that nobody asked for must not come up with the next boot.
-fn keep_kamailio_off(plan: &Plan) {
-    if plan.installs.iter().any(|name| name == "kamailio") && Path::new("/run/systemd/system").exists() {
-        let quiet = Command::new("systemctl")
-            .args(["disable", "--quiet", "kamailio"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if quiet.is_ok_and(|status| status.success()) {
-            say("kamailio is installed for the lab; its service is switched off");
+/// The lab starts its own copies; a SIP proxy or BGP speaker that nobody asked for must not come up with the next boot.
+fn keep_services_off(plan: &Plan) {
+    for (package, service) in [("kamailio", "kamailio"), ("bird2", "bird")] {
+        if plan.installs.iter().any(|name| name == package) && Path::new("/run/systemd/system").exists() {
+            let quiet = Command::new("systemctl")
+                .args(["disable", "--quiet", service])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if quiet.is_ok_and(|status| status.success()) {
+                say(format_args!("{package} is installed for the lab; its service is switched off"));
+            }
         }
     }
 }
