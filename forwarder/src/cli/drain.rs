@@ -8,6 +8,8 @@ use crate::control::{Drain, Request, Response};
 
 /// How often the daemon is asked how far the drain has come.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Seconds of draining before nothing left is taken for the end: what the proxy got just before, it has answered or sent on.
+const SETTLED_S: u64 = 2;
 /// Answers without a change after which the progress is shown all the same.
 const QUIET: u32 = 10;
 
@@ -49,7 +51,7 @@ fn began(drain: &Drain) -> String {
 fn follow(ask: impl Fn() -> Result<Drain>, pause: impl Fn(), mut last: Drain, out: &mut dyn Write) -> Result<()> {
     let mut quiet = 0;
     say(out, &left(&last))?;
-    while last.claims > 0 {
+    while last.claims > 0 || last.since_s < SETTLED_S {
         pause();
         let now = ask().context("wait for the end of the drain, which goes on all the same")?;
         if !now.draining {
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     fn progress(claims: u64, last_ends_in_ms: u64) -> Drain {
-        Drain { draining: true, takers: 2, claims, last_ends_in_ms, ..Drain::default() }
+        Drain { draining: true, since_s: SETTLED_S, takers: 2, claims, last_ends_in_ms, ..Drain::default() }
     }
 
     /// What is shown when the daemon answers these, and how it ends.
@@ -106,6 +108,14 @@ mod tests {
 drained: all that was in flight has ended; 3 claims have been made since by what the proxy begins itself
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_wait_does_not_end_before_the_proxy_has_had_time_to_speak() {
+        let early = Drain { since_s: SETTLED_S - 1, ..progress(0, 0) };
+        let (text, done) = shown(vec![Ok(early), Ok(progress(1, 40_000)), Ok(progress(0, 0))]);
+        done.unwrap();
+        assert!(text.contains("1 claims are left, the last one ends in 40 s\n"), "{text}");
     }
 
     #[test]
