@@ -139,7 +139,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
             bench.expect(&reply, PASS, &["unknown_branch"]);
         }
         bench.taker(PEER);
-        bench.lived(0);
+        bench.lives();
         bench.expect_changed(&reply, TX, &["handed_over"]);
     }
 }

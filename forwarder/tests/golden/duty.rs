@@ -23,7 +23,7 @@ fn with_taker(underlay: bool) -> Bench {
 fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_its_own() {
     for (service, underlay) in families() {
         let mut bench = with_taker(underlay);
-        bench.lived(0);
+        bench.lives();
         bench.divert(true);
         let new = Frame::to_vip(service, &Sip::invite("new").bytes());
         let sent = bench.expect_changed(&new, TX, &["diverted"]);
@@ -56,7 +56,7 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_
 fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
     for (service, underlay) in families() {
         let mut bench = with_taker(underlay);
-        bench.lived(0);
+        bench.lives();
         let mut helper = Bench::new(PEER, underlay);
         helper.peer(ME, true);
         for (message, punted) in [
@@ -95,7 +95,7 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
     let mut bench = with_taker(V4);
     let (new, reply) = (Sip::invite("new").bytes(), Sip::response(200, "INVITE", "a").bytes());
     let (new, reply) = (Frame::to_vip(V4, &new), Frame::to_vip(V4, &reply));
-    bench.lived(0);
+    bench.lives();
     bench.expect(&new, PASS, &["local_new"]);
     bench.expect_changed(&reply, TX, &["handed_over"]);
     // Of what is claimed here now, nobody hears.
@@ -114,13 +114,13 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
 #[test]
 fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
     let mut bench = with_taker(V4);
-    bench.lived(0);
+    bench.lives();
     let sent =
         bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["handed_over"]);
     let mut helper = Bench::new(PEER, V4);
     helper.peer(ME, true);
     helper.taker(ME);
-    helper.lived(0);
+    helper.lives();
     helper.claim(ME, Sip::invite("a").request_key());
     helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
 }
