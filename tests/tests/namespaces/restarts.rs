@@ -18,19 +18,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn all_daemons_killed_for_ten_seconds_lose_no_call_before_or_after_v4() -> Result<()> {
-    killed_together(Family::V4, 10)
+    ended_together(Family::V4, 10, libc::SIGKILL)
 }
 
 #[test]
-fn all_daemons_killed_for_three_seconds_lose_no_call_before_or_after_v6() -> Result<()> {
-    killed_together(Family::V6, 3)
+fn all_daemons_stopped_for_three_seconds_lose_no_call_before_or_after_v6() -> Result<()> {
+    ended_together(Family::V6, 3, libc::SIGTERM)
 }
 
-fn killed_together(family: Family, dead_s: u32) -> Result<()> {
+fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     // Ten seconds of calls with daemons beside those without.
     under_load(family, (10 + dead_s) * RATE, |cluster| {
         let from = now()?;
-        cluster.daemons.iter_mut().try_for_each(tests::forwarder::Daemon::kill)?;
+        // All hear of it before the first has ended.
+        cluster.daemons.iter_mut().for_each(|daemon| daemon.process().signal(signal));
+        cluster.daemons.iter_mut().try_for_each(|daemon| daemon.process().stop_with(signal).map(drop))?;
         let killed = Instant::now();
         let dead = Duration::from_secs(u64::from(dead_s));
         poll_until_true("the daemons have been dead for a while", dead * 2, || Ok(killed.elapsed() >= dead))?;
@@ -40,7 +42,7 @@ fn killed_together(family: Family, dead_s: u32) -> Result<()> {
     })
     .and_then(|tallies| {
         let [before, meanwhile, after] = tallies;
-        eprintln!("daemons dead for {dead_s} s: before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
+        eprintln!("daemons ended by signal {signal} for {dead_s} s: before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
         let in_the_middle = before.begun > 100 && meanwhile.begun > u64::from(dead_s * 30) && after.begun > 100;
         ensure!(in_the_middle, "the kill was not in the middle");
         ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
