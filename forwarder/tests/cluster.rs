@@ -4,6 +4,8 @@
 
 #[path = "cluster/asks.rs"]
 mod asks_in_virtual_time;
+#[path = "cluster/callees.rs"]
+mod callees;
 #[path = "cluster/core.rs"]
 mod core_in_virtual_time;
 #[path = "cluster/daemon.rs"]
@@ -16,5 +18,11 @@ mod members_in_virtual_time;
 mod mesh;
 #[path = "cluster/repair.rs"]
 mod repair_in_virtual_time;
+#[path = "cluster/raw.rs"]
+mod raw;
+#[path = "cluster/renewal.rs"]
+mod renewal;
 #[path = "cluster/schedules.rs"]
 mod schedules;
+#[path = "cluster/strangers.rs"]
+mod strangers;

@@ -14,9 +14,11 @@ use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::Epoch;
+use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mesh::{id, underlay};
@@ -33,7 +35,35 @@ impl Authority {
         Self(folder)
     }
 
+    /// A certificate of node `node` that ends at another time than the one that is issued.
+    pub(crate) fn identity_until(&self, node: u16, cluster: &str, end: OffsetDateTime) -> Identity {
+        let read = |name: &str| std::fs::read_to_string(self.0.path().join(name)).unwrap();
+        let key = KeyPair::from_pem(&read("ca.key")).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), key).unwrap();
+        let mut params = CertificateParams::default();
+        let uri = format!("forwarder://{cluster}/node/{node}");
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
+        params.not_after = end;
+        let key = KeyPair::generate().unwrap();
+        let chain = vec![params.signed_by(&key, &issuer).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Identity { chain, key, expires_s: end.unix_timestamp(), ..self.own(node, cluster) }
+    }
+
+    /// This authority's certificates are trusted beside those of `other`.
+    pub(crate) fn trusting(&self, other: &Self, identity: Identity) -> Identity {
+        let mut roots = RootCertStore::empty();
+        for authority in [self, other] {
+            certificates(&authority.0.path().join("ca.pem")).into_iter().for_each(|ca| roots.add(ca).unwrap());
+        }
+        Identity { roots: Arc::new(roots), ..identity }
+    }
+
     pub(crate) fn identity(&self, node: u16, cluster: &str) -> Arc<Identity> {
+        Arc::new(self.own(node, cluster))
+    }
+
+    pub(crate) fn own(&self, node: u16, cluster: &str) -> Identity {
         let folder = self.0.path();
         let file = |name: &str| folder.join(name);
         if !file(&format!("node-{node}.pem")).exists() {
@@ -41,7 +71,7 @@ impl Authority {
         }
         let mut roots = RootCertStore::empty();
         certificates(&file("ca.pem")).into_iter().for_each(|ca| roots.add(ca).unwrap());
-        Arc::new(Identity {
+        Identity {
             node: id(node),
             cluster: cluster.to_owned(),
             chain: certificates(&file(&format!("node-{node}.pem"))),
@@ -50,7 +80,7 @@ impl Authority {
             expires_s: i64::MAX,
             roots_expire_s: i64::MAX,
             deny: Deny::default(),
-        })
+        }
     }
 }
 
@@ -90,10 +120,14 @@ impl Seen {
 
 /// The daemon's loop of `cluster.rs`, without a kernel.
 pub(crate) struct Daemon {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) claims: mpsc::UnboundedSender<u64>,
     pub(crate) asks: mpsc::UnboundedSender<u64>,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// Certificates to take up.
+    pub(crate) identities: mpsc::UnboundedSender<Arc<Identity>>,
     /// True for a farewell.
     end: Option<oneshot::Sender<bool>>,
     thread: Option<JoinHandle<()>>,
@@ -105,15 +139,16 @@ impl Daemon {
         let (claims, local) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
         let (commands, commanded) = mpsc::channel(1024);
+        let (identities, renewed) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
         let settings = Settings { listen, seeds: seeds.to_vec(), identity: Arc::clone(identity) };
-        let body = run(settings, Arc::clone(&seen), (local, asked), (commands.clone(), commanded), ended);
+        let body = run(settings, Arc::clone(&seen), (local, asked), (commands.clone(), commanded), renewed, ended);
         let thread = std::thread::spawn(move || {
             // Dropped with all its tasks in mid-flight unless the body says farewell: that is what a kill looks like.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(body);
         });
-        Self { seen, claims, asks, commands, end: Some(end), thread: Some(thread) }
+        Self { address: listen, seen, claims, asks, commands, identities, end: Some(end), thread: Some(thread) }
     }
 
     pub(crate) fn kill(mut self) {
@@ -134,7 +169,7 @@ impl Daemon {
     }
 
     #[track_caller]
-    pub(crate) fn poll_until(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Duration {
+    pub(crate) fn poll_until(&self, what: &str, mut condition: impl FnMut(&Seen) -> bool) -> Duration {
         let start = Instant::now();
         while start.elapsed() < DEADLINE {
             if condition(&self.seen.lock().unwrap()) {
@@ -160,6 +195,7 @@ async fn run(
     seen: Arc<Mutex<Seen>>,
     (mut local, mut asked): (mpsc::UnboundedReceiver<u64>, mpsc::UnboundedReceiver<u64>),
     (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    mut renewed: mpsc::UnboundedReceiver<Arc<Identity>>,
     mut end: oneshot::Receiver<bool>,
 ) {
     let me = settings.identity.node;
@@ -196,6 +232,7 @@ async fn run(
                 let claim = LocalClaim { key, claimed_at_unix_us: now().unix_us, remaining_ms: 37_000 };
                 node.handle_local(claim, now());
             }
+            Some(identity) = renewed.recv() => handle.set_identity(identity).unwrap(),
             Some(key) = asked.recv() => node.handle_ask(key, key, 0, now()),
             () = tokio::time::sleep(pause) => {}
         }

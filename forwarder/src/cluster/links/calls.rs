@@ -139,6 +139,15 @@ impl Calls {
         }
     }
 
+    /// Calls a linked peer all the same at `at`, where it is known whom to call: the new connection takes the link's place.
+    pub(super) fn renew(&mut self, peer: NodeId, at: Instant) {
+        let Some(address) = self.linked.get(&peer).copied() else { return };
+        let is_idle = |callee: &Callee| self.targets.get(callee).is_some_and(|target| target.phase == Phase::IsLinked);
+        if let Some(callee) = self.leading_to(peer, address).into_iter().rfind(is_idle) {
+            self.set(callee, Phase::Waits(at));
+        }
+    }
+
     /// The link to `peer` is lost. One that carried something at least forgives the failures before it.
     pub(super) fn lost(&mut self, peer: NodeId, carried: bool, not_before: Instant) {
         let Some(address) = self.linked.remove(&peer) else { return };
@@ -254,6 +263,22 @@ mod tests {
         assert_eq!(calls.next(), None, "the lower one has called");
         calls.lost(id(3), true, start);
         assert!(calls.next().is_some_and(|at| at >= start + GRACE / 2));
+    }
+
+    #[test]
+    fn a_linked_peer_is_called_once_more_when_its_link_is_to_be_renewed() {
+        let start = Instant::now();
+        let mut calls = calls(start);
+        calls.linked(id(7), at(1));
+        calls.linked(id(8), at(2));
+        assert_eq!(calls.next(), None);
+        let then = start + GRACE;
+        calls.renew(id(7), then);
+        calls.renew(id(9), then);
+        assert_eq!((calls.next(), calls.take_due(start)), (Some(then), None));
+        assert_eq!(calls.take_due(then), Some((Callee::Seed(0), at(1))));
+        calls.ended(Callee::Seed(0), Some(id(7)), then);
+        assert_eq!(calls.next(), None);
     }
 
     #[test]

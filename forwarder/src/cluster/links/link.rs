@@ -204,7 +204,7 @@ async fn drive(
     let reading = async {
         let first = match first {
             Some(bytes) => bytes,
-            None => read::first(&connection).await?,
+            None => timeout(HANDSHAKE, read::first(&connection)).await.map_err(|_| End::Silent)??,
         };
         events.send(Event::Message { peer, bytes: first }).await.map_err(|_| End::Stopped)?;
         tokio::select! {
@@ -223,7 +223,8 @@ async fn write_all(connection: &Connection, queue: &mut queue::Receiver) -> Resu
     loop {
         // The stream first: while the peer takes no more, messages wait where they grow old and are counted.
         let mut stream = connection.open_uni().await.map_err(End::Closed)?;
-        let message = queue.pop().await.ok_or(End::Stopped)?;
+        // A queue without a sender is the mesh's doing, which says why by itself.
+        let Some(message) = queue.pop().await else { return std::future::pending().await };
         match stream.write_chunk(message.into()).await {
             Err(WriteError::ConnectionLost(error)) => return Err(End::Closed(error)),
             // The peer gives it up, or the stream is at its end already: either way nothing is left to do for it.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, jittered};
 use super::calls::{Callee, Calls};
 use super::complaints::Complaints;
 use super::counts::{Shared, Traffic, count};
@@ -32,6 +32,8 @@ const PARKED: Duration = Duration::from_millis(500);
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// How often certificates are compared with the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(1);
+/// Pause between two links that are renewed.
+const RENEWAL: Duration = Duration::from_millis(100);
 /// Commands taken in one turn: incoming calls must not wait for a flood of claims to end.
 const COMMANDS_A_TURN: usize = 256;
 
@@ -399,6 +401,7 @@ impl Mesh {
 
     /// New handshakes go by it; links that stand are kept unless it would not let their peers in.
     fn set_trust(&mut self, trust: Trust) {
+        let is_renewed = trust.identity.chain != self.trust.identity.chain;
         self.trust = trust;
         let refuse = |(peer, link): (&NodeId, &Link)| {
             let reason = self.trust.identity.admit_again(&link.chain).err()?;
@@ -406,6 +409,20 @@ impl Mesh {
         };
         let refused: Vec<_> = self.links.iter().filter_map(refuse).collect();
         refused.into_iter().for_each(|(peer, reason)| self.stop_link(peer, Stop::Untrusted(reason)));
+        if is_renewed {
+            self.renew_links();
+        }
+    }
+
+    /// Shows this node's new certificate to the peers that are linked by its old one, before that ends: one after another, because
+    /// each new link begins with a snapshot.
+    fn renew_links(&mut self) {
+        let now = Instant::now();
+        for (place, (peer, link)) in (0..).zip(&self.links) {
+            // A younger link could be taken for the other of two calls at once.
+            let at = now.max(link.since + SIMULTANEOUS) + jittered(RENEWAL) + RENEWAL * place;
+            self.calls.renew(*peer, at);
+        }
     }
 
     fn end_expired(&mut self) {

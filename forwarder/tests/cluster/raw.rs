@@ -1,0 +1,124 @@
+//! A peer by hand: a QUIC endpoint with a certificate that does what it is told, right or wrong.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use forwarder::cluster::core::{Node, NodeSettings, Now, Output};
+use forwarder::identity::Identity;
+use forwarder_common::ids::Epoch;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use tokio::runtime::Runtime;
+
+use super::mesh::{id, underlay};
+
+pub(crate) struct Raw {
+    pub(crate) runtime: Runtime,
+    endpoint: Endpoint,
+    client: ClientConfig,
+    node: u16,
+}
+
+impl Raw {
+    /// Shows the certificate of `identity` and speaks `alpn`.
+    pub(crate) fn new(identity: &Identity, alpn: &[u8], listen: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+            .unwrap();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+        let endpoint = runtime.block_on(async { Endpoint::client(listen.parse().unwrap()).unwrap() });
+        Self { runtime, endpoint, client, node: identity.node.number() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    pub(crate) fn connect(&self, to: SocketAddr) -> Result<Connection, ConnectionError> {
+        let call = self.begin(to);
+        self.runtime.block_on(call)
+    }
+
+    /// Sends the first packets of a call, and its last ones when what this returns is dropped.
+    pub(crate) fn begin(&self, to: SocketAddr) -> quinn::Connecting {
+        let _inside = self.runtime.enter();
+        self.endpoint.connect_with(self.client.clone(), to, "anybody").unwrap()
+    }
+
+    /// Connected and introduced, as an honest peer.
+    pub(crate) fn link(&self, to: SocketAddr, peer: u16) -> Connection {
+        let connection = self.connect(to).unwrap();
+        self.runtime.block_on(send(&connection, &hello(self.node, self.address(), peer)));
+        connection
+    }
+}
+
+pub(crate) async fn send(connection: &Connection, message: &[u8]) {
+    let mut stream = connection.open_uni().await.unwrap();
+    stream.write_all(message).await.unwrap();
+    stream.finish().unwrap();
+}
+
+/// What node `node` says first to `peer`.
+fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
+    let (own, now) = (id(node), Now { monotonic_us: 1, unix_us: 1 });
+    let settings =
+        NodeSettings { node: own, epoch: Epoch::new(0), underlay: underlay(own), listen, claims: 16, seed: 1 };
+    let mut core = Node::new(settings);
+    core.handle_link_up(id(peer), now);
+    core.handle_timeout(now);
+    let sent = std::iter::from_fn(|| core.poll_output()).find_map(|output| match output {
+        Output::Send { message, .. } => Some(message),
+        _ => None,
+    });
+    sent.unwrap()
+}
+
+/// Whoever answers is fine.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}

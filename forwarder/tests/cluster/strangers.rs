@@ -1,0 +1,254 @@
+//! Bad input at the links: strangers, floods, half of a handshake, old packets. The others go on undisturbed.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use forwarder::cluster::links::{DATAGRAM_BYTES, Event};
+
+use super::daemon::{Authority, Daemon, free};
+use super::raw::{Raw, send};
+
+const ALPN: &[u8] = b"forwarder";
+
+/// Node 1, and node 2 linked to it, whose claims must go on arriving.
+fn pair(authority: &Authority) -> (Daemon, Daemon) {
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.2"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
+    one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+    two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+    (one, two)
+}
+
+#[track_caller]
+fn undisturbed(one: &Daemon, two: &Daemon, key: u64) {
+    two.claims.send(key).unwrap();
+    let took = one.poll_until("a claim of node 2 arrives", |seen| seen.claims.contains_key(&key));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let seen = one.seen.lock().unwrap();
+    let of_two = |event: &&Event| matches!(event, Event::LinkDown { peer, .. } if peer.number() == 2);
+    assert_eq!(seen.events.iter().filter(of_two).count(), 0, "node 2 stays linked");
+}
+
+#[test]
+fn another_protocol_on_the_link_is_refused_and_named() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), b"forwarder/9", "127.0.0.1:0");
+    for round in 1..=3 {
+        assert!(raw.connect(one.address).is_err());
+        one.poll_until("it is counted", |seen| seen.counters.links.refused_protocols == round);
+    }
+    let seen = one.seen.lock().unwrap();
+    let expected = format!(
+        "refused {}: it speaks another protocol on its links; hint: run the same version of the forwarder on all nodes",
+        raw.address()
+    );
+    assert_eq!(seen.refusals(), [&expected], "said once");
+    assert_eq!(seen.counters.links.refused_certificates, 0);
+    drop(seen);
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_message_of_a_later_protocol_version_ends_the_link_with_a_pause() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    raw.runtime.block_on(send(&connection, &[99; 40]));
+    one.poll_until("its link is dropped", |seen| seen.counters.links.links_dropped == 1 && !seen.is_up(3));
+    let reason = raw.runtime.block_on(connection.closed()).to_string();
+    assert!(reason.contains("protocol version 99"), "{reason}");
+    // For a while nothing is heard of it, however often it calls.
+    let again = raw.connect(one.address).unwrap();
+    let reason = raw.runtime.block_on(again.closed()).to_string();
+    assert!(reason.contains("broke the protocol a little while ago"), "{reason}");
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn certificates_that_are_old_foreign_or_none_are_refused() {
+    let (authority, foreign) = (Authority::new("edge"), Authority::new("edge"));
+    let (one, two) = pair(&authority);
+    let yesterday = time::OffsetDateTime::now_utc() - Duration::from_secs(86_400);
+    let tomorrow = time::OffsetDateTime::now_utc() + Duration::from_secs(86_400);
+    let bad = [
+        authority.identity_until(3, "edge", yesterday),
+        foreign.own(3, "edge"),
+        authority.identity_until(3, "core", tomorrow),
+    ];
+    for (round, identity) in (1..).zip(&bad) {
+        let raw = Raw::new(identity, ALPN, "127.0.0.1:0");
+        // The client's part of a handshake is done before the server has looked at its certificate.
+        if let Ok(connection) = raw.connect(one.address) {
+            raw.runtime.block_on(connection.closed());
+        }
+        one.poll_until("it is counted", |seen| seen.counters.links.refused_certificates == round);
+    }
+    assert_eq!(one.seen.lock().unwrap().up.get(&3), None);
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_flood_of_streams_without_messages_ends_the_link_and_no_other() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    raw.runtime.block_on(async {
+        while let Ok(mut stream) = connection.open_uni().await {
+            // Ended empty, which is no message.
+            if stream.finish().is_err() {
+                break;
+            }
+        }
+    });
+    one.poll_until("its link is dropped", |seen| seen.counters.links.links_dropped == 1 && !seen.is_up(3));
+    let reason = connection.close_reason().unwrap().to_string();
+    assert!(reason.contains("more messages or datagrams than any peer has to send"), "{reason}");
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_flood_of_datagrams_ends_the_link_and_no_other() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    raw.runtime.block_on(async {
+        let nothing = vec![0; DATAGRAM_BYTES];
+        while connection.send_datagram_wait(nothing.clone().into()).await.is_ok() {}
+    });
+    one.poll_until("its link is dropped", |seen| seen.counters.links.links_dropped == 1 && !seen.is_up(3));
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn half_open_handshakes_keep_nobody_else_out() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    // The first flight of a real call, to be sent from many ports and never gone on with.
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let caller = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let call = caller.begin(listener.local_addr().unwrap());
+    let mut buffer = [0; 2048];
+    let length = listener.recv(&mut buffer).unwrap();
+    drop(call);
+    let first = buffer.get(..length).unwrap();
+    let sockets: Vec<_> = (0..200).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    // QUIC tells connections apart by their ids.
+    for (number, socket) in sockets.iter().enumerate() {
+        let mut packet = first.to_vec();
+        // The destination connection id of an Initial begins at its seventh byte (RFC 9000 §17.2.2).
+        if let Some(byte) = packet.get_mut(6..8) {
+            byte.copy_from_slice(&(number as u16).to_be_bytes());
+        }
+        socket.send_to(&packet, one.address).unwrap();
+    }
+    let three = Daemon::start(&authority.identity(3, "edge"), free("127.0.0.3"), &[one.address]);
+    one.poll_until("an honest node comes up meanwhile", |seen| seen.is_up(3));
+    undisturbed(&one, &two, 1);
+    drop(three);
+}
+
+#[test]
+fn packets_that_come_twice_or_much_later_change_nothing() {
+    let authority = Authority::new("edge");
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+    let relay = Relay::start(a);
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[relay.address]);
+    one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+    for key in 0..50 {
+        two.claims.send(key).unwrap();
+        one.poll_until("the claim arrives", |seen| seen.claims.contains_key(&key));
+    }
+    let sent = two.seen.lock().unwrap().counters.core.batches_sent;
+    relay.replay.store(true, Ordering::Release);
+    one.poll_until("old packets have come again", |_| !relay.replay.load(Ordering::Acquire));
+    undisturbed(&one, &two, 99);
+    let seen = one.seen.lock().unwrap();
+    assert!(seen.counters.core.batches_received <= sent + 1, "{:?}", seen.counters);
+    assert_eq!((seen.counters.core.protocol_errors, seen.downs()), (0, 0));
+}
+
+/// Passes packets on, each of them twice, and all that it has seen once more when told to.
+struct Relay {
+    address: SocketAddr,
+    replay: Arc<AtomicBool>,
+    end: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Relay {
+    fn start(server: SocketAddr) -> Self {
+        let (front, back) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        for socket in [&front, &back] {
+            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        }
+        let address = front.local_addr().unwrap();
+        let (replay, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (again, over) = (Arc::clone(&replay), Arc::clone(&end));
+        let thread = std::thread::spawn(move || {
+            let (mut client, mut seen, mut buffer) = (None, Vec::new(), [0; 65_536]);
+            while !over.load(Ordering::Acquire) {
+                if let Ok((length, from)) = front.recv_from(&mut buffer) {
+                    client = Some(from);
+                    let packet = buffer.get(..length).unwrap();
+                    seen.push(packet.to_vec());
+                    (0..2).for_each(|_| drop(back.send_to(packet, server)));
+                }
+                if let (Ok((length, _)), Some(client)) = (back.recv_from(&mut buffer), client) {
+                    let packet = buffer.get(..length).unwrap();
+                    (0..2).for_each(|_| drop(front.send_to(packet, client)));
+                }
+                if again.load(Ordering::Acquire) {
+                    seen.iter().for_each(|packet| drop(back.send_to(packet, server)));
+                    again.store(false, Ordering::Release);
+                }
+            }
+        });
+        Self { address, replay, end, thread: Some(thread) }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_reads_nothing_costs_the_others_nothing_and_no_memory_without_end() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    // It keeps the connection alive, reads no stream, and so takes no more than its first window.
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    let start = Instant::now();
+    let mut key = 0;
+    one.poll_until("messages to it are dropped", |seen| {
+        (0..300).for_each(|_| {
+            key += 1;
+            one.claims.send(key).unwrap();
+        });
+        seen.links.iter().any(|link| link.node == 3 && link.dropped_messages > 0)
+    });
+    two.poll_until("node 2 has all of them", |seen| seen.claims.len() as u64 == key);
+    let seen = one.seen.lock().unwrap();
+    let of = |node| seen.links.iter().find(|link| link.node == node).unwrap();
+    assert_eq!(of(2).dropped_messages, 0, "after {:?}", start.elapsed());
+    assert!(of(3).queued_messages <= 8192 + 32_768);
+    drop(seen);
+    drop(connection);
+}
