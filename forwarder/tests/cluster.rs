@@ -16,12 +16,12 @@ mod links_over_loopback;
 mod members_in_virtual_time;
 #[path = "cluster/mesh.rs"]
 mod mesh;
-#[path = "cluster/repair.rs"]
-mod repair_in_virtual_time;
 #[path = "cluster/raw.rs"]
 mod raw;
 #[path = "cluster/renewal.rs"]
 mod renewal;
+#[path = "cluster/repair.rs"]
+mod repair_in_virtual_time;
 #[path = "cluster/schedules.rs"]
 mod schedules;
 #[path = "cluster/strangers.rs"]

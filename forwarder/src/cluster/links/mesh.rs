@@ -1,28 +1,31 @@
 //! Looks after all links: calls seeds and members, answers calls, keeps one connection a peer, keeps out who does not belong.
 
+mod refusals;
+mod trust;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use log::{debug, error, warn};
-use quinn::{ClientConfig, Connection, Endpoint, VarInt};
+use log::{debug, error};
+use quinn::{Connection, Endpoint, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::backoff::{Backoff, jittered};
+pub(super) use self::trust::Trust;
+use super::backoff::Backoff;
 use super::calls::{Callee, Calls};
 use super::complaints::Complaints;
 use super::counts::{Shared, Traffic, count};
-use super::handshake::{Close, Failure, Verified};
+use super::handshake::{Close, Verified};
 use super::handshakes::{Answer, Handshakes, Outcome};
 use super::link::{self, End, Ended, Setup, Stop};
 use super::{Command, DATAGRAM_BYTES, Event, queue};
 use crate::cluster::core::Kind;
-use crate::identity::Identity;
 
 /// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the first.
 const SIMULTANEOUS: Duration = Duration::from_secs(2);
@@ -32,16 +35,8 @@ const PARKED: Duration = Duration::from_millis(500);
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// How often certificates are compared with the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(1);
-/// Pause between two links that are renewed.
-const RENEWAL: Duration = Duration::from_millis(100);
 /// Commands taken in one turn: incoming calls must not wait for a flood of claims to end.
 const COMMANDS_A_TURN: usize = 256;
-
-/// Who this node is and whom it trusts; for handshakes from now on, and for the links that stand.
-pub(super) struct Trust {
-    pub(super) identity: Arc<Identity>,
-    pub(super) client: ClientConfig,
-}
 
 /// A connection that is in use.
 struct Link {
@@ -246,35 +241,6 @@ impl Mesh {
         }
     }
 
-    fn failed(&mut self, address: SocketAddr, called: bool, failure: Failure) {
-        let now = Instant::now();
-        match failure {
-            Failure::Refused(reason) => {
-                count(&self.shared.counters.refused_certificates);
-                self.refuse(address, &format!("refused {address}: its certificate is not of this cluster ({reason})"));
-            }
-            Failure::OtherProtocol => {
-                count(&self.shared.counters.refused_protocols);
-                let hint = "run the same version of the forwarder on all nodes";
-                self.refuse(
-                    address,
-                    &format!("refused {address}: it speaks another protocol on its links; hint: {hint}"),
-                );
-            }
-            Failure::Unwelcome(reason) => {
-                if self.failures.may(address.ip(), now) {
-                    warn!("cluster: {address} refuses this node: {reason}; trying on");
-                }
-            }
-            Failure::Unreachable(reason) => {
-                debug!("cluster: no handshake with {address}: {reason}");
-                if called && self.failures.may(address.ip(), now) {
-                    warn!("cluster: {address} does not answer ({reason}); trying on");
-                }
-            }
-        }
-    }
-
     /// A handshake is done: decides whether a call reached whom it was for, and whether a caller is to wait for this node's own call.
     fn connected(&mut self, verified: Verified, callee: Option<Callee>) {
         let (peer, address) = (verified.peer.node, verified.connection.remote_address());
@@ -397,55 +363,6 @@ impl Mesh {
             self.refuse(address, &reason);
         }
         self.calls.lost(peer, announced, not_before);
-    }
-
-    /// New handshakes go by it; links that stand are kept unless it would not let their peers in.
-    fn set_trust(&mut self, trust: Trust) {
-        let is_renewed = trust.identity.chain != self.trust.identity.chain;
-        self.trust = trust;
-        let refuse = |(peer, link): (&NodeId, &Link)| {
-            let reason = self.trust.identity.admit_again(&link.chain).err()?;
-            Some((*peer, format!("its certificate is not of this cluster any more ({reason})")))
-        };
-        let refused: Vec<_> = self.links.iter().filter_map(refuse).collect();
-        refused.into_iter().for_each(|(peer, reason)| self.stop_link(peer, Stop::Untrusted(reason)));
-        if is_renewed {
-            self.renew_links();
-        }
-    }
-
-    /// Shows this node's new certificate to the peers that are linked by its old one, before that ends: one after another, because
-    /// each new link begins with a snapshot.
-    fn renew_links(&mut self) {
-        let now = Instant::now();
-        for (place, (peer, link)) in (0..).zip(&self.links) {
-            // A younger link could be taken for the other of two calls at once.
-            let at = now.max(link.since + SIMULTANEOUS) + jittered(RENEWAL) + RENEWAL * place;
-            self.calls.renew(*peer, at);
-        }
-    }
-
-    fn end_expired(&mut self) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now_s = i64::try_from(unix).unwrap_or(i64::MAX);
-        let ended = self.links.iter().filter(|(_, link)| link.expires_s < now_s).map(|(peer, _)| *peer);
-        for peer in ended.collect::<Vec<_>>() {
-            self.stop_link(peer, Stop::Untrusted("its certificate has ended".to_owned()));
-        }
-    }
-
-    fn refuse_duplicate(&mut self, connection: &Connection, reason: &str) {
-        count(&self.shared.counters.duplicate_nodes);
-        Close::DuplicateNode.apply(connection, "another host has this node id");
-        self.refuse(connection.remote_address(), reason);
-    }
-
-    fn refuse(&mut self, address: SocketAddr, reason: &str) {
-        if self.refusals.may(address.ip(), Instant::now()) {
-            warn!("cluster: {reason}");
-            // A daemon too busy to hear of it reads it in the log and the counters.
-            let _ = self.events.try_send(Event::Refused { address, reason: reason.to_owned() });
-        }
     }
 }
 
