@@ -299,7 +299,9 @@ impl Daemon {
 
     /// Does what slow path and core have decided; each may give the other something to do.
     async fn turn(&mut self) -> Result<()> {
-        self.standing.carry_out(self.peers.any_up(), &mut self.node, &mut self.dataplane, now())?;
+        // Without a peer that is up there is nobody yet to know anything of.
+        let is_synchronised = self.peers.any_up() && self.node.is_synchronised();
+        self.standing.carry_out(is_synchronised, &mut self.node, &mut self.dataplane, now())?;
         if !self.is_handed_over && (self.standing.is_joined() || !self.dataplane.resumes()) {
             // Until now a peer's daemon has finished what this node's programs could not.
             self.dataplane.open_hand_over()?;

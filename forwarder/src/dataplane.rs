@@ -72,6 +72,7 @@ pub struct Dataplane {
     diverts: bool,
     /// Peers were up when an earlier daemon of this node ended.
     resumes: bool,
+    is_fresh: bool,
     /// Lifetime of claims of services with affinity `call`.
     call_ticks: u16,
     peers_up: BTreeMap<NodeId, bool>,
@@ -101,19 +102,20 @@ impl Dataplane {
         let mut config = settings.config;
         config.bucket_mask = buckets - 1;
         set_secrets(&mut config, &settings.secrets);
-        let mut peers_up = BTreeMap::new();
+        let (mut peers_up, mut is_fresh) = (BTreeMap::new(), true);
         if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
             // The proxy's life goes on: its claims stand, and its peers count as up until links say else.
             config.epoch = before.epoch;
             config.peers_up = before.peers_up;
             peers_up = maps.peers_up()?;
+            is_fresh = false;
         }
         maps.set_services(&settings.services)?;
         maps.set_config(&config)?;
         let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
         let duty = maps.duty()?;
         let (diverts, resumes) = (false, !peers_up.is_empty());
-        Ok(Self { ebpf, maps, claims, config, duty, diverts, resumes, call_ticks, peers_up, pins })
+        Ok(Self { ebpf, maps, claims, config, duty, diverts, resumes, is_fresh, call_ticks, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -180,6 +182,12 @@ impl Dataplane {
     #[must_use]
     pub const fn resumes(&self) -> bool {
         self.resumes
+    }
+
+    /// Whether there were no maps of an earlier daemon of this node: nothing here tells the epochs of its earlier lives.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Whether new transactions go to healthy peers.

@@ -12,6 +12,8 @@ mod core_in_virtual_time;
 mod daemon;
 #[path = "cluster/links.rs"]
 mod links_over_loopback;
+#[path = "cluster/lives.rs"]
+mod lives_in_virtual_time;
 #[path = "cluster/members.rs"]
 mod members_in_virtual_time;
 #[path = "cluster/mesh.rs"]

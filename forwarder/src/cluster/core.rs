@@ -70,6 +70,8 @@ struct Peer {
 pub struct Node {
     settings: NodeSettings,
     state: State,
+    /// Epochs of earlier lives, a bit each.
+    earlier_epochs: u16,
     /// Of the hellos.
     sequence: u32,
     store: Store,
@@ -95,6 +97,7 @@ impl Node {
         Self {
             settings,
             state: State::Joining,
+            earlier_epochs: 0,
             sequence: 0,
             store: Store::new(settings.claims, settings.seed),
             log: Log::default(),
@@ -314,6 +317,11 @@ impl Node {
         })
     }
 
+    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still stand there.
+    pub fn earlier_epochs(&self) -> impl Iterator<Item = Epoch> {
+        (0..16).filter(|number| self.earlier_epochs >> number & 1 != 0).map(Epoch::new)
+    }
+
     /// How old new claims were when they arrived, by the owner's and this host's clock.
     #[must_use]
     pub fn ages(&self) -> AgeSummary {
@@ -333,7 +341,8 @@ impl Node {
         let Some(peer_state) = self.peers.get_mut(&peer) else { return };
         peer_state.greeting = sequence;
         let (your_life, have) = peer_state.inbox.have();
-        let hello = Hello { life, sequence, epoch, state, underlay, listen, next, your_life, have };
+        let your_epoch = peer_state.hello.map(|hello| hello.epoch);
+        let hello = Hello { life, sequence, epoch, state, underlay, listen, next, your_life, your_epoch, have };
         self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
     }
 

@@ -4,7 +4,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | life (8), sequence (4), epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2), next number (8), your life (8), have below (8) |
+//! | 1 hello | life (8), sequence (4), epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2), next number (8), your life (8), your epoch or 255 (1), have below (8) |
 //! | 2 batch, 3 snapshot | first number (8), span (4), epoch (1), count (2), then per claim: key (8), claimed at (8), remaining (4), flags (1) |
 //! | 4 ask | count (2), then per ask: number (8), request key (8), reply key (8), 0 for none |
 //! | 5 answer | count (2), then per answer: number of the ask (8), epoch (1), count of claims (1), the claims as above |
@@ -63,6 +63,8 @@ pub struct Hello {
     pub next: u64,
     /// The receiver's life that the sender knows; 0 for none.
     pub your_life: u64,
+    /// The receiver's epoch when it was last heard of, in that life or in one before; `None`: it never was.
+    pub your_epoch: Option<Epoch>,
     /// The sender has all that the receiver sent in that life below this number.
     pub have: u64,
 }

@@ -115,6 +115,10 @@ impl Standing {
         dataplane: &mut Dataplane,
         now: Now,
     ) -> Result<()> {
+        if dataplane.is_fresh() && node.earlier_epochs().any(|epoch| epoch == dataplane.epoch()) {
+            log::warn!("peers know claims of an earlier life of this host under epoch {}", dataplane.epoch().number());
+            set_epoch(node, dataplane, now)?;
+        }
         if is_synchronised && !self.states.is_joined() {
             self.states.handle_synchronised(now.monotonic_us);
         }
@@ -139,10 +143,8 @@ impl Standing {
                     }
                 }
                 Output::NewEpoch => {
-                    let epoch = Epoch::new(u64::from(dataplane.epoch().number()) + 1);
-                    log::warn!("the proxy's life has ended: its claims are void, epoch {}", epoch.number());
-                    dataplane.set_epoch(epoch)?;
-                    node.set_epoch(epoch, now);
+                    log::warn!("the proxy's life has ended: its claims are void");
+                    set_epoch(node, dataplane, now)?;
                 }
             }
         }
@@ -174,5 +176,41 @@ impl Standing {
     /// The last run of the hook that has ended.
     pub(super) fn last_run(&self) -> Option<Run> {
         self.hooks.as_ref()?.last()
+    }
+}
+
+/// Begins another epoch.
+fn set_epoch(node: &mut Node, dataplane: &mut Dataplane, now: Now) -> Result<()> {
+    let earlier: Vec<_> = if dataplane.is_fresh() { node.earlier_epochs().collect() } else { Vec::new() };
+    let epoch = next_epoch(dataplane.epoch(), &earlier);
+    log::info!("epoch {}", epoch.number());
+    dataplane.set_epoch(epoch)?;
+    node.set_epoch(epoch, now);
+    Ok(())
+}
+
+/// The first epoch after `current` under which nobody knows claims of an earlier life.
+fn next_epoch(current: Epoch, earlier: &[Epoch]) -> Epoch {
+    let after = |step: u64| Epoch::new(u64::from(current.number()) + step);
+    (1..16).map(after).find(|epoch| !earlier.contains(epoch)).unwrap_or_else(|| after(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_epoch_is_one_that_no_earlier_life_had() {
+        let table: [(u64, &[u64], u64); 5] = [
+            (3, &[], 4),
+            (15, &[], 0),
+            (3, &[4], 5),
+            (14, &[15, 0, 2], 1),
+            (7, &[0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15], 8),
+        ];
+        for (current, earlier, expected) in table {
+            let earlier: Vec<_> = earlier.iter().copied().map(Epoch::new).collect();
+            assert_eq!(next_epoch(Epoch::new(current), &earlier), Epoch::new(expected), "{current} {earlier:?}");
+        }
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn hello(node: NodeId, life: u64, epoch: u64) -> Hello {
         listen: listen(node),
         next: 0,
         your_life: 0,
+        your_epoch: None,
         have: 0,
     }
 }

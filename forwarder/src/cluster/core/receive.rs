@@ -56,6 +56,10 @@ impl Node {
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
         let changed = !state.up || !state.hello.is_some_and(same);
+        if let (None, Some(epoch)) = (state.hello, hello.your_epoch) {
+            // It has not heard of this life yet when it says its first word.
+            self.earlier_epochs |= 1 << epoch.number();
+        }
         (state.hello, state.introduced, state.up) = (Some(hello), true, true);
         if first {
             state.inbox.begin(hello.life, hello.next);

@@ -17,6 +17,8 @@ pub(super) const ANSWER_BYTES: usize = 10;
 pub(super) const REPAIR_HEAD: usize = 20;
 pub(super) const RANGE_BYTES: usize = 16;
 
+/// In the place of an epoch that is not known.
+const NO_EPOCH: u8 = 255;
 const HELLO: u8 = 1;
 const BATCH: u8 = 2;
 const SNAPSHOT: u8 = 3;
@@ -80,6 +82,7 @@ fn encode_hello(hello: &Hello) -> Vec<u8> {
     out.extend(hello.listen.port().to_be_bytes());
     out.extend(hello.next.to_be_bytes());
     out.extend(hello.your_life.to_be_bytes());
+    out.push(hello.your_epoch.map_or(NO_EPOCH, Epoch::number));
     out.extend(hello.have.to_be_bytes());
     out
 }
@@ -185,6 +188,7 @@ fn decode_hello(reader: &mut Reader<'_>) -> Result<Hello, WireError> {
         listen: SocketAddr::new(reader.address()?, u16::from_be_bytes(reader.array()?)),
         next: reader.number()?,
         your_life: reader.number()?,
+        your_epoch: reader.known_epoch()?,
         have: reader.number()?,
     })
 }
@@ -286,7 +290,17 @@ impl Reader<'_> {
     }
 
     fn epoch(&mut self) -> Result<Epoch, WireError> {
-        let number = self.byte()?;
-        if number > 15 { Err(WireError::Epoch(number)) } else { Ok(Epoch::new(u64::from(number))) }
+        epoch(self.byte()?)
     }
+
+    fn known_epoch(&mut self) -> Result<Option<Epoch>, WireError> {
+        match self.byte()? {
+            NO_EPOCH => Ok(None),
+            number => epoch(number).map(Some),
+        }
+    }
+}
+
+fn epoch(number: u8) -> Result<Epoch, WireError> {
+    if number > 15 { Err(WireError::Epoch(number)) } else { Ok(Epoch::new(u64::from(number))) }
 }

@@ -32,6 +32,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             listen: SocketAddr::new(ip, port),
             next,
             your_life,
+            your_epoch: (epoch > 0).then(|| Epoch::new(epoch / 2)),
             have,
         },
     )
@@ -132,11 +133,12 @@ fn a_hello_looks_as_documented() {
         listen: SocketAddr::from(([10, 9, 8, 6], 0x0102)),
         next: 4,
         your_life: 5,
+        your_epoch: Some(Epoch::new(7)),
         have: 6,
     };
     let number = |number: u8| [0, 0, 0, 0, 0, 0, 0, number];
     let middle = [0, 0, 0, 2, 3, 2, 4, 10, 9, 8, 7, 4, 10, 9, 8, 6, 1, 2];
-    let expected = [&[2, 1], &number(1)[..], &middle, &number(4), &number(5), &number(6)].concat();
+    let expected = [&[2, 1], &number(1)[..], &middle, &number(4), &number(5), &[7], &number(6)].concat();
     assert_eq!(Message::Hello(hello).encode(), expected);
 }
 
