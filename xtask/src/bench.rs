@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: builds the yardstick beside the programs, then has `forwarder/examples/bench.rs` measure both.
+//! `cargo xtask bench`: builds the yardstick beside the programs, then has `forwarder/examples/bench.rs` measure both; with
+//! `--cluster` first, `forwarder/examples/bench_cluster.rs` measures daemons and links.
 
 use std::ffi::OsString;
 
@@ -11,6 +12,14 @@ use crate::{build, ebpf, need_root};
 
 /// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by anyone.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
+    if let Some((_, args)) = args.split_first().filter(|(first, _)| *first == "--cluster") {
+        need_root("make a network namespace")?;
+        build(project, Need::Build)?;
+        say("bench of daemons and links");
+        let mut cargo = project.cargo();
+        cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench_cluster", "--"]);
+        return Err(become_command(cargo.args(args)));
+    }
     let only_compares = args.iter().any(|arg| arg == "--compare" || arg == "--help");
     if !only_compares || !project.ebpf_object().is_file() {
         need_root("load programs into the kernel")?;

@@ -1,0 +1,239 @@
+//! The claim table under two writers at once: the egress program in the kernel, and a daemon through its own mapping. Needs
+//! root.
+//!
+//! What both have written is compared with what they were told to write: nothing may be torn, lost or there twice.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+#[path = "golden/frames.rs"]
+#[expect(dead_code, reason = "golden packets need more of it")]
+mod frames;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use forwarder::{
+    dataplane::{Dataplane, Settings, detach, monotonic_ns},
+    identity::Secrets,
+};
+use forwarder_common::{
+    abi::{self, Address, Config, Lifetimes, Peer, ServiceKey},
+    ids::{Epoch, NodeId, Tick},
+    table::{self, Buckets, Entry, Place, SLOTS},
+};
+use frames::{Frame, HASH_KEY, Sip};
+
+const ME: u16 = 1;
+const PEER: u16 = 2;
+const EPOCH: Epoch = Epoch::new(5);
+const LIFETIME_MS: u64 = 3_600_000;
+/// Keys of each writer: a quarter of the table's slots in all, at which no bucket is ever full.
+const KEYS: usize = 4_000;
+/// Claims that the table is made for; it has twice the slots.
+const CLAIMS: u32 = 16_384;
+
+/// A pin folder that goes with the test.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Self {
+        Self(PathBuf::from(format!("/sys/fs/bpf/forwarder-{name}-{}", process::id())))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = detach(&self.0);
+    }
+}
+
+/// A dataplane over the maps in the folder: the first of two makes them, the second takes them over.
+fn load(dir: &Path) -> Dataplane {
+    let config = Config {
+        underlay: Address::v4([10, 9, 0, ME as u8]),
+        vni: 1,
+        node: ME,
+        epoch: EPOCH.number(),
+        lifetimes: Lifetimes { proceeding: 900, failed: 900, ended: 900 },
+        ..Config::default()
+    };
+    let key = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
+    let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 };
+    let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [[0; 2]; 2], tag_epoch: 0 };
+    let settings = Settings { config, secrets, services: vec![(key, service)], claims: CLAIMS };
+    let mut dataplane = Dataplane::load(&settings, Some(dir)).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
+    dataplane.keep();
+    dataplane
+}
+
+fn peer() -> NodeId {
+    NodeId::new(PEER).unwrap()
+}
+
+fn reply(name: &str, number: usize) -> Sip {
+    Sip::response(180, "INVITE", &format!("{name}-{number}"))
+}
+
+/// Sends the replies of these names through the egress program; how many claims the kernel made, of how many messages.
+fn send_all(dataplane: &mut Dataplane, names: &[Sip], at: impl Fn(usize)) {
+    let mut events = dataplane.take_events().unwrap();
+    for (index, sip) in names.iter().enumerate() {
+        at(index);
+        dataplane.test_egress(Frame::from_vip(false, &sip.bytes()).bytes()).unwrap();
+        while events.next().is_some() {}
+    }
+}
+
+/// No bucket holds what nobody wrote, and each key is there once.
+fn check(dataplane: &Dataplane, owners: &HashMap<u64, &[u16]>) {
+    for (key, owners) in owners {
+        let entry = dataplane.claim(*key).unwrap_or_else(|| panic!("the claim on {key:016x} is lost"));
+        assert!(owners.contains(&entry.owner()), "the claim on {key:016x} is of node {}", entry.owner());
+        assert_eq!(entry.epoch(), EPOCH, "a torn entry");
+        let ticks = entry.remaining(Tick::at(monotonic_ns()));
+        assert!((700..=1000).contains(&ticks), "a torn entry ends in {ticks} ticks");
+    }
+    let (mine, others) = dataplane.claims().live(NodeId::new(ME).unwrap(), Tick::at(monotonic_ns()));
+    assert_eq!(mine + others, owners.len() as u64, "claims that are there twice, or that nobody made");
+}
+
+#[test]
+fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
+    let pins = Pins::new("apart");
+    let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
+    daemon.set_peer(peer(), true, EPOCH, &Peer::default()).unwrap();
+    let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
+    let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
+    let (done, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut seen = 0_u64;
+    thread::scope(|scope| {
+        let daemon = &daemon;
+        scope.spawn(|| {
+            send_all(&mut kernel, &mine, |_| {});
+            done.store(true, Ordering::Release);
+        });
+        // The daemon's side goes on as long as the kernel's; what it has written once is there ever after.
+        while !done.load(Ordering::Acquire) {
+            let next = written.load(Ordering::Relaxed);
+            if let Some(key) = others.get(next) {
+                daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+                written.store(next + 1, Ordering::Relaxed);
+            } else {
+                daemon.set_claim(others[seen as usize % KEYS], peer(), EPOCH, LIFETIME_MS);
+            }
+            let known = &others[..written.load(Ordering::Relaxed)];
+            let key = known[(seen.wrapping_mul(7919) as usize) % known.len()];
+            let entry = daemon.claim(key).unwrap_or_else(|| panic!("the claim on {key:016x} was lost meanwhile"));
+            assert_eq!((entry.owner(), entry.epoch()), (PEER, EPOCH), "a torn entry");
+            seen += 1;
+        }
+        for key in &others[written.load(Ordering::Relaxed)..] {
+            daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+        }
+    });
+    let mine = mine.iter().map(|sip| (sip.request_key(), &[ME][..]));
+    check(&daemon, &mine.chain(others.iter().map(|key| (*key, &[PEER][..]))).collect());
+    assert_eq!(daemon.outcomes().unwrap()["egress_lost"], 0);
+}
+
+#[test]
+fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
+    let pins = Pins::new("same");
+    let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
+    daemon.set_peer(peer(), true, EPOCH, &Peer::default()).unwrap();
+    let messages: Vec<_> = (0..KEYS).map(|n| reply("same", n)).collect();
+    let keys: Vec<_> = messages.iter().map(Sip::request_key).collect();
+    let (sent, start) = (AtomicUsize::new(0), Barrier::new(2));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            start.wait();
+            send_all(&mut kernel, &messages, |index| sent.store(index, Ordering::Release));
+            sent.store(KEYS, Ordering::Release);
+        });
+        start.wait();
+        for (index, key) in keys.iter().enumerate() {
+            // Neither gets ahead: the kernel is about to make the same claim.
+            while sent.load(Ordering::Acquire) < index {
+                std::hint::spin_loop();
+            }
+            daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+        }
+    });
+    check(&daemon, &keys.iter().map(|key| (*key, &[ME, PEER][..])).collect());
+}
+
+/// A table on the host, for what needs no kernel.
+struct Memory(Vec<[u64; SLOTS]>);
+
+impl Buckets for Memory {
+    fn load(&self, place: Place) -> Option<Entry> {
+        Some(Entry(self.0.get(place.bucket as usize)?[place.slot as usize]))
+    }
+
+    fn exchange(&self, _place: Place, _old: Entry, _new: Entry) -> bool {
+        false
+    }
+
+    fn hide(&mut self, value: u64) -> u64 {
+        value
+    }
+}
+
+fn mixed(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Fills a table with so many keys; how many live claims had to give way.
+fn filled(buckets: usize, keys: impl Iterator<Item = u64>) -> (Memory, usize) {
+    let (mut memory, mask, now) = (Memory(vec![[0; SLOTS]; buckets]), buckets as u32 - 1, Tick::new(1));
+    let mut lost = 0;
+    for key in keys {
+        let (place, old) = table::choose(&mut memory, mask, key, now).unwrap();
+        lost += usize::from(old.remaining(now) != 0);
+        memory.0[place.bucket as usize][place.slot as usize] = Entry::new(key, ME, 0, now.after(100)).0;
+    }
+    (memory, lost)
+}
+
+/// A foreign key matches an entry if 34 bits are the same: 2^-34 an entry, too seldom to be counted. So here all keys share
+/// 22 of those bits, and 2^-12 an entry is left, which is counted: the other bits are all compared, and no more entries are.
+#[test]
+fn a_foreign_key_matches_as_seldom_as_was_worked_out() {
+    const LOOK_UPS: u64 = 1_000_000;
+    const LEFT: u64 = 1 << 12;
+    let shared = |n: u64| mixed(n) >> 22 | 0x2a_aaaa << 42;
+    let buckets = 1 << 14;
+    let claims = buckets as u64 * SLOTS as u64 / 2;
+    let (memory, lost) = filled(buckets, (0..claims).map(shared));
+    assert_eq!(lost, 0);
+    let foreign = (claims..claims + LOOK_UPS).map(shared);
+    let matches = foreign.filter(|key| table::find(&memory, buckets as u32 - 1, *key).is_some()).count() as f64;
+    // Half of sixteen entries are taken. Six standard deviations of a Poisson number.
+    let expected = (LOOK_UPS * SLOTS as u64 / LEFT) as f64;
+    assert!((matches - expected).abs() < 6.0 * expected.sqrt(), "{matches} of {LOOK_UPS}, expected {expected}");
+}
+
+/// The daemon sizes the table to twice the slots of the claims in the configuration: half of them is the load to be held.
+#[test]
+fn with_half_of_the_slots_taken_no_live_claim_gives_way_and_beyond_that_few_do() {
+    let buckets = 1 << 14;
+    let slots = buckets * SLOTS;
+    let lost = |percent: usize| filled(buckets, (0..(slots * percent / 100) as u64).map(mixed)).1;
+    let shares: Vec<_> = [50, 75, 90, 100, 200].map(|percent| (percent, lost(percent))).to_vec();
+    eprintln!("live claims that gave way, of {slots} slots, by load in percent: {shares:?}");
+    assert_eq!(shares[0].1, 0);
+    assert!(shares[1].1 * 1000 < slots, "{shares:?}");
+    assert!(shares[2].1 * 100 < slots, "{shares:?}");
+    assert!(shares[3].1 * 100 < 10 * slots, "{shares:?}");
+    // Full is full: each new claim takes the place of the one nearest to its end.
+    assert!((slots * 99 / 100..=slots + shares[3].1).contains(&shares[4].1), "{shares:?}");
+}
