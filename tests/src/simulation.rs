@@ -245,7 +245,7 @@ impl Simulation {
         let now = self.hosts[host].now(self.now_us);
         loop {
             let mut outputs = std::mem::take(&mut self.outputs);
-            let acted = self.slow_path(host, now);
+            let mut goes_on = self.slow_path(host, now);
             let Some(daemon) = &mut self.hosts[host].daemon else { break };
             if daemon.node.poll_timeout().is_some_and(|due| due <= now.monotonic_us) {
                 daemon.node.handle_timeout(now);
@@ -253,12 +253,13 @@ impl Simulation {
             while let Some(output) = daemon.node.poll_output() {
                 outputs.push(output);
             }
-            let is_done = outputs.is_empty() && !acted;
             for output in outputs.drain(..) {
+                // Slow path or core get something to do.
+                goes_on |= matches!(output, Output::Answer { .. } | Output::LookUp { .. });
                 self.carry_out(host, output, now);
             }
             self.outputs = outputs;
-            if is_done {
+            if !goes_on {
                 break;
             }
         }
