@@ -82,6 +82,8 @@ pub(super) struct Members {
     /// Linked peers that gossip does not know yet, with where they listen.
     unannounced: BTreeMap<NodeId, SocketAddr>,
     announce_at_us: Option<u64>,
+    /// When the next of `known` is to be called or forgotten: found anew when one of them changes, asked for after every message.
+    known_at_us: Option<u64>,
     /// By when they are due, what foca wants first of those that are due at once, and order.
     timers: BTreeMap<(u64, u8, u64), Timer<Member>>,
     next_timer: u64,
@@ -107,6 +109,7 @@ impl Members {
             linked: BTreeSet::new(),
             unannounced: BTreeMap::new(),
             announce_at_us: None,
+            known_at_us: None,
             timers: BTreeMap::new(),
             next_timer: 0,
             outputs: VecDeque::new(),
@@ -125,6 +128,7 @@ impl Members {
             self.announce(peer, listen, now);
             self.announce_at_us.get_or_insert(now.monotonic_us.saturating_add(ANNOUNCE_US));
         }
+        self.schedule();
     }
 
     /// The link to a peer is gone.
@@ -136,6 +140,7 @@ impl Members {
             known.down_us = known.down_us.map(|_| now.monotonic_us);
         }
         self.call(peer, now);
+        self.schedule();
     }
 
     /// Takes a datagram of a linked peer.
@@ -161,18 +166,26 @@ impl Members {
             let pause = now.monotonic_us.saturating_add(ANNOUNCE_US);
             self.announce_at_us = if self.unannounced.is_empty() { None } else { Some(pause) };
         }
+        if self.known_at_us.is_none_or(|at| at > now.monotonic_us) {
+            return;
+        }
         let late = |known: &Known| known.call_us.is_some_and(|at| at <= now.monotonic_us);
         let late: Vec<NodeId> = self.known.iter().filter(|(_, known)| late(known)).map(|(peer, _)| *peer).collect();
         late.into_iter().for_each(|peer| self.call_now(peer));
         self.forget(now);
+        self.schedule();
     }
 
     /// When [`Self::timeout`] is due, in microseconds of the monotonic clock.
     pub(super) fn due_us(&self) -> Option<u64> {
         let timer = self.timers.first_key_value().map(|((at, ..), _)| *at);
+        [timer, self.announce_at_us, self.known_at_us].into_iter().flatten().min()
+    }
+
+    fn schedule(&mut self) {
         let forget = self.gone().map(|(_, at)| at).min();
         let call = self.known.values().filter_map(|known| known.call_us).min();
-        [timer, self.announce_at_us, forget, call].into_iter().flatten().min()
+        self.known_at_us = [forget, call].into_iter().flatten().min();
     }
 
     /// The next thing to do for the shell.
@@ -258,8 +271,11 @@ impl Members {
                 self.timers.insert((due_us, urgency(&timer), self.next_timer), timer);
             }
         }
-        for (member, alive) in wishes.changes {
-            self.changed(member, alive, now);
+        if !wishes.changes.is_empty() {
+            for (member, alive) in wishes.changes {
+                self.changed(member, alive, now);
+            }
+            self.schedule();
         }
         result
     }
