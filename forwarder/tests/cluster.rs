@@ -14,6 +14,8 @@ mod daemon;
 mod links_over_loopback;
 #[path = "cluster/lives.rs"]
 mod lives_in_virtual_time;
+#[path = "cluster/look_ups.rs"]
+mod look_ups_in_virtual_time;
 #[path = "cluster/members.rs"]
 mod members_in_virtual_time;
 #[path = "cluster/mesh.rs"]

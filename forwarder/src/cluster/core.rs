@@ -14,6 +14,7 @@ mod outbox;
 mod ranges;
 mod receive;
 mod repair;
+mod views;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,7 +27,7 @@ use self::inbox::Inbox;
 use self::log::Log;
 use self::outbox::{Outbox, Sender};
 use self::repair::Digests;
-use super::ages::{AgeSummary, Ages};
+use super::ages::Ages;
 use super::members::Members;
 use super::store::{Entry, Merged, Store};
 use super::wire::{Hello, LIFETIME_MS, Message, WireError};
@@ -276,62 +277,6 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<u64> {
         let claims = [self.outbox.due_us(), self.digests.due_us(), self.sweep_at_us];
         claims.into_iter().chain([self.asks.due_us(), self.members.due_us()]).flatten().min()
-    }
-
-    /// The live claim of a key: its owner, epoch, claim time and end.
-    #[must_use]
-    pub fn claim(&self, key: u64, now: Now) -> Option<Entry> {
-        self.store.live(key, now.monotonic_us)
-    }
-
-    /// This node's epoch.
-    #[must_use]
-    pub const fn epoch(&self) -> Epoch {
-        self.settings.epoch
-    }
-
-    /// Claims held, those of peers included; some seconds of ended ones may be among them.
-    #[must_use]
-    pub const fn claims(&self) -> usize {
-        self.store.len()
-    }
-
-    /// Claims that wait to be sent, those that only some peers have not got not counted.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.outbox.waiting(&self.log)
-    }
-
-    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
-    #[must_use]
-    pub fn members(&self) -> usize {
-        self.members.alive()
-    }
-
-    /// Every peer that ever introduced itself, in the order of their ids.
-    pub fn peers(&self) -> impl Iterator<Item = PeerView> {
-        self.peers.iter().filter_map(|(node, peer)| {
-            let Hello { state, epoch, underlay, listen, .. } = peer.hello?;
-            let claims = self.store.held_by(*node);
-            Some(PeerView { node: *node, up: peer.up, state, epoch, underlay, listen, claims })
-        })
-    }
-
-    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still stand there.
-    pub fn earlier_epochs(&self) -> impl Iterator<Item = Epoch> {
-        (0..16).filter(|number| self.earlier_epochs >> number & 1 != 0).map(Epoch::new)
-    }
-
-    /// How old new claims were when they arrived, by the owner's and this host's clock.
-    #[must_use]
-    pub fn ages(&self) -> AgeSummary {
-        self.ages.summary()
-    }
-
-    /// What was counted so far.
-    #[must_use]
-    pub fn counters(&self) -> CoreCounters {
-        CoreCounters { claims_evicted: self.store.evicted(), ..self.counters }
     }
 
     /// Tells a linked peer who this node is.

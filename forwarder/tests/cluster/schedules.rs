@@ -168,6 +168,8 @@ fn owners(mesh: &Mesh, key: u64) -> Vec<Option<u16>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
     #[test]
     fn all_nodes_come_to_the_same_owner_whatever_was_cut_lost_or_overtaken(seed in any::<u64>(), turns in turns(0)) {
         let mesh = played(seed, turns);

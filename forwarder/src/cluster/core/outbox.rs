@@ -118,7 +118,7 @@ impl Outbox {
         if is_new {
             (feed.arrived, feed.moved_us) = (repair.pieces, now.monotonic_us);
         } else if now.monotonic_us.saturating_sub(feed.moved_us) >= STALLED_US {
-            (feed.pieces, feed.moved_us) = (feed.arrived, now.monotonic_us);
+            (feed.arrived, feed.pieces, feed.moved_us) = (repair.pieces, repair.pieces, now.monotonic_us);
         }
         // What is still on its way is not missing.
         if feed.is_idle() {
