@@ -66,6 +66,11 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
             let files = ["pem", "key"].map(|ending| format!("node-{edge}.{ending}")).map(|name| (name.clone(), name));
             replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
         }
+        for edge in 1..=EDGES {
+            let files = [("ca.pem".to_owned(), format!("ca.pem-{edge}"))];
+            replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
+        }
+        cluster.wait_until_linked()?;
 
         for (kind, callee, caller) in &mut pairs {
             let calls = caller.stop()?;
@@ -82,12 +87,6 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
         let allowed: Vec<&str> = CALLS.into_iter().chain(["slow_received"]).collect();
         ensure_only_moved("a rotation", &before, &cluster.outcomes()?, &allowed)?;
 
-        // Links that were made under the old authority are closed with it.
-        for edge in 1..=EDGES {
-            let files = [("ca.pem".to_owned(), format!("ca.pem-{edge}"))];
-            replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
-        }
-        cluster.wait_until_linked()?;
         // New links, of which every one is made with the new certificates, under the new authority alone.
         lab.cut_links(2)?;
         cluster.edge(2)?.wait_for_peers(0)?;
