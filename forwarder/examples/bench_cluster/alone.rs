@@ -1,9 +1,6 @@
 //! One core alone: no link, no clock but its own.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result};
 use forwarder::cluster::core::{LocalClaim, MapWrite, Node, Output};
@@ -98,47 +95,25 @@ fn remote_claims() -> Result<()> {
     Ok(())
 }
 
-/// So many millions of claims: memory, and the time for a snapshot.
+/// So many millions of claims: memory, and the time to take them up.
 fn live_claims(millions: usize) -> Result<Node> {
     let claims = millions * 1_000_000;
     let before = resident()?;
     let mut node = core(1, "127.0.0.1:7470".parse()?);
     let start = Instant::now();
-    let mut writes = Vec::new();
     for index in 0..claims {
         let now = now();
-        node.handle_local(
-            LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS },
-            now,
-        );
+        let claim = LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
+        node.handle_local(claim, now);
     }
-    messages_to(&mut node, &mut writes);
+    messages_to(&mut node, &mut Vec::new());
     let (filled, memory) = (start.elapsed(), resident()? - before);
-    node.handle_link_up(id(2), now());
-    let mut peer = core(2, "127.0.0.1:7471".parse()?);
-    peer.handle_link_up(id(1), now());
-    let hello = messages_to(&mut peer, &mut writes);
-    let start = Instant::now();
-    hello.iter().try_for_each(|message| node.handle_message(id(2), message, now()))?;
-    // It comes in parts, so that it holds up nothing else.
-    let (mut parts, mut bytes, mut longest) = (0, 0, Duration::ZERO);
-    while node.counters().claims_sent < claims as u64 && start.elapsed() < Duration::from_secs(60) {
-        let part = Instant::now();
-        let messages = messages_to(&mut node, &mut writes);
-        longest = longest.max(part.elapsed());
-        parts += usize::from(!messages.is_empty());
-        bytes += messages.iter().map(Vec::len).sum::<usize>();
-    }
-    let (snapshot, sent) = (start.elapsed(), node.counters().claims_sent);
     let slots = u64::try_from(claims)?.next_power_of_two() * 2;
     println!(
-        "  {millions} M live claims: core {} MiB, map {} MiB; taken up in {:.0} ms, snapshot made in {:.0} ms ({parts} parts, the longest {:.1} ms, {sent} claims, {} MiB)",
+        "  {millions} M live claims: core {} MiB, map {} MiB; taken up in {:.0} ms",
         memory >> 20,
         (slots * 8) >> 20,
-        filled.as_secs_f64() * 1e3,
-        snapshot.as_secs_f64() * 1e3,
-        longest.as_secs_f64() * 1e3,
-        bytes >> 20
+        filled.as_secs_f64() * 1e3
     );
     Ok(node)
 }
