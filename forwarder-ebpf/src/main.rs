@@ -57,10 +57,16 @@ pub fn forwarder_explain(ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Passes all: the daemon injects packets through a test run of it.
+/// XDP, for test runs only: each frame of a run becomes one that the daemon has prepared, and enters the host's stack.
 #[xdp]
-pub fn forwarder_pass(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn forwarder_inject(ctx: XdpContext) -> u32 {
+    match packet::inject(&ctx) {
+        Some(()) => xdp_action::XDP_PASS,
+        None => {
+            maps::count_failed_injection();
+            xdp_action::XDP_DROP
+        }
+    }
 }
 
 #[panic_handler]

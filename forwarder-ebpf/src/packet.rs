@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_load_bytes},
+    helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
     programs::XdpContext,
 };
 use forwarder_common::{
@@ -16,6 +16,8 @@ use forwarder_common::{
     net,
     reader::Reader,
 };
+
+use crate::maps;
 
 /// Bytes of a frame that fit a small record of the daemon's ring buffer.
 pub const SMALL: usize = 2048;
@@ -169,6 +171,22 @@ macro_rules! bounded {
         }
         length as u32
     }};
+}
+
+/// Makes the frame of a test run the one that the daemon has prepared for it.
+#[inline(always)] // three helper calls
+pub fn inject(ctx: &XdpContext) -> Option<()> {
+    let from = maps::next_injection()?;
+    // SAFETY: the pointer is a map value's of this type.
+    let (length, shrink) =
+        unsafe { ((&raw const (*from).length).read_volatile(), (&raw const (*from).shrink).read_volatile()) };
+    let length = bounded!(length as usize, 2047);
+    // SAFETY: the context is valid, no packet pointer is used after this, and the value has room for 2048 bytes.
+    let done = unsafe {
+        bpf_xdp_adjust_tail(ctx.ctx, -(shrink as i32)) == 0
+            && bpf_xdp_store_bytes(ctx.ctx, 0, (&raw const (*from).frame).cast_mut().cast(), length) == 0
+    };
+    done.then_some(())
 }
 
 /// Copies the first `length` bytes of a frame, at most [`SMALL`].

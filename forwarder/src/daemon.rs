@@ -211,6 +211,7 @@ impl Daemon {
         let mut is_rejoined = false;
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = Instant::now();
         let mut lease = tokio::time::interval(LEASE_RENEWAL);
         lease.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -250,9 +251,14 @@ impl Daemon {
                     is_rejoined = true;
                     self.peers.settle(&mut self.dataplane)?;
                 }
-                _ = lease.tick() => self.renew_lease()?,
+                _ = lease.tick() => {}
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
+            }
+            if renewed.elapsed() >= LEASE_RENEWAL {
+                // However much there is to do: without it the programs take this daemon for dead.
+                self.renew_lease()?;
+                renewed = Instant::now();
             }
             self.slow.timeout(&around!(self));
             self.turn().await?;

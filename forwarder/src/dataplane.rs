@@ -242,12 +242,12 @@ impl Dataplane {
         self.maps.set_config(&self.config)
     }
 
-    /// Puts an IP packet into the host's stack, as if it had arrived at the interface.
+    /// Puts IP packets into the host's stack, as if they had arrived at the interface, in their order.
     ///
     /// # Errors
-    /// The packet is none, or the kernel refuses it.
-    pub fn inject(&mut self, interface: &Interface, packet: &[u8]) -> Result<()> {
-        inject::inject(&mut self.ebpf, &self.config, interface, packet)
+    /// One of them is none, or the kernel refuses; some of them may have been injected.
+    pub fn inject(&mut self, interface: &Interface, packets: &[Vec<u8>]) -> Result<()> {
+        inject::inject(&mut self.ebpf, &mut self.maps, &self.config, interface, packets)
     }
 
     /// Passes the programs' rare log records on to the daemon's log. Call once, within a tokio runtime.

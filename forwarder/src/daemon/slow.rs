@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::Punt,
+    abi::{INJECTIONS, Punt},
     ids::{NodeId, Tick},
     outcome::Outcome,
     verdict::Found,
@@ -220,20 +220,27 @@ impl Slow {
 
     /// Does what the slow path has decided; what it asks goes to the cluster's core.
     pub(super) fn carry_out(&mut self, around: &mut Around<'_>) {
+        let mut injections: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(action) = self.path.poll_action() {
-            let done = match action {
-                Action::Inject { ifindex, packet } => self.inject(ifindex, &packet, around.dataplane),
-                Action::Forward { to, packet, gather } => self
-                    .forward(to, &packet, gather, around.peers)
-                    .with_context(|| format!("send a packet to node {}", to.number())),
+            match action {
+                Action::Inject { ifindex, packet } => injections.entry(ifindex).or_default().push(packet),
+                Action::Forward { to, packet, gather } => {
+                    if let Err(error) = self.forward(to, &packet, gather, around.peers) {
+                        log::debug!("send a packet to node {}: {error:#}", to.number());
+                        self.path.handle_failure();
+                    }
+                }
                 Action::Ask { ticket, request_key, reply_key } => {
                     around.node.handle_ask(ticket, request_key, reply_key, around.now);
-                    Ok(())
                 }
-            };
-            if let Err(error) = done {
-                log::debug!("{error:#}");
-                self.path.handle_failure();
+            }
+        }
+        for (ifindex, packets) in injections {
+            for batch in packets.chunks(INJECTIONS as usize) {
+                if let Err(error) = self.inject(ifindex, batch, around.dataplane) {
+                    log::debug!("{error:#}");
+                    batch.iter().for_each(|_| self.path.handle_failure());
+                }
             }
         }
     }
@@ -243,8 +250,8 @@ impl Slow {
         self.tunnel.send(address, packet, gather).context("the kernel refuses it")
     }
 
-    fn inject(&self, ifindex: u32, packet: &[u8], dataplane: &mut Dataplane) -> Result<()> {
+    fn inject(&self, ifindex: u32, packets: &[Vec<u8>], dataplane: &mut Dataplane) -> Result<()> {
         let interface = self.interfaces.get(&ifindex).or_else(|| self.interfaces.get(&self.main));
-        dataplane.inject(interface.context("inject a packet: no interface is known")?, packet)
+        dataplane.inject(interface.context("inject a packet: no interface is known")?, packets)
     }
 }

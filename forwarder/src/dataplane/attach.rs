@@ -42,7 +42,7 @@ where
 /// The program that hands packets to the daemon.
 const PUNT: &str = "forwarder_punt";
 /// The program whose test runs inject packets.
-pub(super) const PASS: &str = "forwarder_pass";
+pub(super) const INJECT: &str = "forwarder_inject";
 
 /// Loads all programs that run outside tests through the verifier.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
@@ -50,7 +50,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
     ingress.load().map_err(verify::readable).context("load the ingress program")?;
     let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
     egress.load().map_err(verify::readable).context("load the egress program")?;
-    for name in [PUNT, PASS] {
+    for name in [PUNT, INJECT] {
         let program: &mut Xdp = program(ebpf, name)?;
         program.load().map_err(verify::readable).with_context(|| format!("load program {name}"))?;
     }

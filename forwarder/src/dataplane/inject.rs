@@ -12,13 +12,13 @@ use aya::{
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
 use forwarder_common::{
-    abi::{Config, Peer},
+    abi::{Config, INJECTIONS, Peer},
     geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::EtherType,
     net,
 };
 
-use super::attach;
+use super::{attach, maps::Maps};
 use crate::fragments;
 
 /// Largest IP packet of an injected frame: with a tunnel header around it, it fits the page of a test run.
@@ -87,30 +87,54 @@ struct Context {
     egress_ifindex: u32,
 }
 
-/// Injects a packet, in fragments if it is larger than a frame.
-pub(super) fn inject(ebpf: &mut Ebpf, config: &Config, interface: &Interface, packet: &[u8]) -> Result<()> {
-    let program: &mut Xdp = attach::program(ebpf, attach::PASS)?;
-    for part in fragments::split(packet, MTU)? {
-        let frame = if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part) };
-        let context = Context {
-            data: 0,
-            data_end: u32::try_from(frame.len())?,
-            data_meta: 0,
-            ingress_ifindex: interface.ifindex,
-            rx_queue_index: 0,
-            egress_ifindex: 0,
-        };
-        // SAFETY: a struct of six integers without padding, which lives through the run.
-        let bytes = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            ctx_in: Some(bytes),
-            attrs: TestRunAttrs::new().xdp_live_frames(1),
-            ..TestRunOptions::default()
-        };
-        program.test_run(options).context("inject a packet")?;
+/// Injects packets in their order, in fragments those that are larger than a frame.
+///
+/// Many in one run: each run takes one of the kernel's 65,534 page-pool ids, which it gives back a second later at the
+/// earliest, and a flood that is injected packet by packet would leave none for anybody.
+pub(super) fn inject(
+    ebpf: &mut Ebpf,
+    maps: &mut Maps,
+    config: &Config,
+    interface: &Interface,
+    packets: &[Vec<u8>],
+) -> Result<()> {
+    let mut frames = Vec::new();
+    for packet in packets {
+        for part in fragments::split(packet, MTU)? {
+            frames.push(if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part) });
+        }
     }
-    Ok(())
+    frames.chunks(INJECTIONS as usize).try_for_each(|frames| run(ebpf, maps, interface, frames))
+}
+
+fn run(ebpf: &mut Ebpf, maps: &mut Maps, interface: &Interface, frames: &[Vec<u8>]) -> Result<()> {
+    let program: &mut Xdp = attach::program(ebpf, attach::INJECT)?;
+    // The program makes each frame of the run shorter, which always works.
+    let Some(longest) = frames.iter().max_by_key(|frame| frame.len()) else { return Ok(()) };
+    maps.set_injections(frames, longest.len())?;
+    let context = Context {
+        data: 0,
+        data_end: u32::try_from(longest.len())?,
+        data_meta: 0,
+        ingress_ifindex: interface.ifindex,
+        rx_queue_index: 0,
+        egress_ifindex: 0,
+    };
+    // SAFETY: a struct of six integers without padding, which lives through the run.
+    let bytes = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
+    let count = u32::try_from(frames.len())?;
+    let options = TestRunOptions {
+        data_in: Some(longest),
+        ctx_in: Some(bytes),
+        repeat: count,
+        attrs: TestRunAttrs::new().xdp_live_frames(count),
+        ..TestRunOptions::default()
+    };
+    program.test_run(options).with_context(|| format!("inject {count} packets"))?;
+    match maps.failed_injections()? {
+        0 => Ok(()),
+        failed => bail!("inject {count} packets: {failed} did not fit"),
+    }
 }
 
 fn ether_type(packet: &[u8]) -> EtherType {
