@@ -79,6 +79,41 @@ pub struct ServiceKey {
     pub pad: u16,
 }
 
+/// Slots of the services map: sixteen times as many as services and addresses alone at most, so that next to none collide.
+pub const SERVICE_SLOTS: u32 = 32 * MAX_SERVICES;
+/// Slots from its own one on in which a service may lie.
+pub const SERVICE_PROBES: u32 = 8;
+
+impl ServiceKey {
+    /// The slot of the services map from which on this key is looked for.
+    #[must_use]
+    #[inline(always)] // a few instructions, where a hash map's look-up is a whole parse of headers
+    pub const fn slot(&self) -> u32 {
+        let Address([a, b, c, d]) = self.vip;
+        let mixed = ((a ^ c ^ self.port as u32) as u64) << 32 | (b ^ d) as u64;
+        // The upper bits of the product depend on all bits of the key.
+        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SERVICE_SLOTS.trailing_zeros())) as u32
+    }
+
+    /// Whether this is the same key.
+    #[must_use]
+    #[inline(always)] // as of addresses
+    pub const fn is(&self, other: &Self) -> bool {
+        let (Address([a, b, c, d]), Address([e, f, g, h])) = (self.vip, other.vip);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | (self.port ^ other.port) as u32 == 0
+    }
+}
+
+/// A slot of the services map; unset while the service's flags are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct ServiceSlot {
+    /// The key.
+    pub key: ServiceKey,
+    /// The service.
+    pub service: Service,
+}
+
 /// Value of the services map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -354,6 +389,7 @@ const _: () = {
     assert!(size_of::<Address>() == 16);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<Service>() == 8);
+    assert!(size_of::<ServiceSlot>() == 28);
     assert!(size_of::<Config>() == 112);
     assert!(size_of::<Duty>() == 8);
     assert!(size_of::<Peer>() == 56);

@@ -83,8 +83,20 @@ pub struct Place {
 
 /// The memory of the table.
 pub trait Buckets {
+    /// A bucket that was found: in the kernel a pointer.
+    type Line: Copy;
+
+    /// The bucket with this number; `None` outside the table.
+    fn line(&self, bucket: u32) -> Option<Self::Line>;
+
+    /// The entry in a slot of a bucket, 0..=7.
+    fn read(&self, line: Self::Line, slot: u32) -> Entry;
+
     /// The entry at a place; `None` outside the table.
-    fn load(&self, place: Place) -> Option<Entry>;
+    #[inline(always)] // a few instructions
+    fn load(&self, place: Place) -> Option<Entry> {
+        Some(self.read(self.line(place.bucket)?, place.slot))
+    }
 
     /// Puts `new` in the place of `old`; false if something else is there by now.
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool;
@@ -104,11 +116,11 @@ pub const fn buckets(key: u64, mask: u32) -> [u32; 2] {
 #[inline(always)] // unrolled: sixteen compares
 pub fn find<B: Buckets>(table: &B, mask: u32, key: u64) -> Option<(Place, Entry)> {
     for bucket in buckets(key, mask) {
+        let line = table.line(bucket)?;
         for slot in 0..SLOTS as u32 {
-            let place = Place { bucket, slot };
-            let entry = table.load(place)?;
+            let entry = table.read(line, slot);
             if entry.matches(key) && entry.owner() != 0 {
-                return Some((place, entry));
+                return Some((Place { bucket, slot }, entry));
             }
         }
     }
@@ -135,8 +147,9 @@ pub fn choose<B: Buckets>(table: &mut B, mask: u32, key: u64, now: Tick) -> Opti
 #[inline(always)] // unrolled
 fn weakest<B: Buckets>(table: &mut B, bucket: u32, now: Tick) -> Option<(u64, u64)> {
     let (mut weakest, mut live) = (u64::MAX >> 1, 0);
+    let line = table.line(bucket)?;
     for slot in 0..SLOTS as u32 {
-        let remaining = table.load(Place { bucket, slot })?.remaining(now);
+        let remaining = table.read(line, slot).remaining(now);
         let candidate = remaining << 4 | u64::from(slot);
         // 1 if the candidate is smaller, hidden: as a comparison it would become a branch.
         let smaller = 0_u64.wrapping_sub(table.hide(candidate.wrapping_sub(weakest) >> 63));
@@ -160,8 +173,14 @@ mod tests {
     struct Memory(RefCell<Vec<[u64; SLOTS]>>);
 
     impl Buckets for Memory {
-        fn load(&self, place: Place) -> Option<Entry> {
-            Some(Entry(*self.0.borrow().get(place.bucket as usize)?.get(place.slot as usize)?))
+        type Line = u32;
+
+        fn line(&self, bucket: u32) -> Option<u32> {
+            (self.0.borrow().len() > bucket as usize).then_some(bucket)
+        }
+
+        fn read(&self, line: u32, slot: u32) -> Entry {
+            Entry(self.0.borrow()[line as usize][slot as usize])
         }
 
         fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {

@@ -1,9 +1,6 @@
 //! Egress: what the local proxy says is what this node owns. Every packet goes on untouched.
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
     abi::{AFFINITY_CALL, BOTH_HASH_KEYS, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
     ids::Tick,
@@ -223,8 +220,7 @@ extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
 
 #[inline(always)] // the body of the above
 fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Outcome {
-    // SAFETY: the helper takes nothing and touches nothing.
-    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
         let known = table::find(&Claims(marks), config.bucket_mask, key);
         let standing = known.filter(|(_, entry)| maps::is_live(*entry, config, now));

@@ -1,10 +1,6 @@
 //! Ingress in packet order: locate, service, key, look up, decide, act. It reads the claim table and never writes.
 
-use aya_ebpf::{
-    bindings::xdp_action,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect},
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
     abi::{AFFINITY_CALL, Address, BOTH_HASH_KEYS, Config, Service, ServiceKey},
     geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
@@ -120,7 +116,7 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
     }
     let frame = Frame::xdp(ctx.ctx);
     let ip = net::frame(&frame)?;
-    let now_ns = now_ns();
+    let now_ns = maps::now_ns();
     if !maps::duty().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
         let is_known = matches!(outcome, Outcome::UnknownBranch);
@@ -133,12 +129,6 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
     let node = NodeId::new(maps::taker(slot))?;
     let why = if matches!(outcome, Outcome::Fragment) { Why::Gathered } else { Why::HandedOver };
     Some(Send { node, why, ip })
-}
-
-#[inline(always)] // one helper call
-fn now_ns() -> u64 {
-    // SAFETY: the helper takes nothing and touches nothing.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -223,7 +213,7 @@ fn message(
         let alone = config.peers_up == 0 && outcome.punted().is_some();
         return Err(if alone { Outcome::LocalAlone } else { outcome });
     }
-    let now_ns = now_ns();
+    let now_ns = maps::now_ns();
     let now = Tick::at(now_ns);
     let kind = match marks.kind() {
         fast::kind::ACK => Kind::Ack,

@@ -6,15 +6,16 @@ use core::{
 };
 
 use aya_ebpf::{
+    helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf, ring_buf::RingBufEntry},
+    maps::{Array, PerCpuArray, ProgramArray, RingBuf, ring_buf::RingBufEntry},
     programs::XdpContext,
 };
 use forwarder_common::{
     abi::{
         ClaimEvent, Config, Duty, EVENT_BYTES, Explained, INJECTION_FAILED, INJECTION_NEXT,
-        INJECTIONS as INJECTION_COUNT, Injection, MAX_SERVICES, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
-        PUNT_BYTES, Peer, Punt, Service, ServiceKey, TAKER_SLOTS,
+        INJECTIONS as INJECTION_COUNT, Injection, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS, PUNT_BYTES, Peer,
+        Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
     },
     ids::Tick,
     marks::Marks,
@@ -26,9 +27,9 @@ use forwarder_common::{
 /// Daemon -> all programs. One entry; an array because its look-up is inlined.
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
-/// Daemon -> all programs: VIP and port, and each VIP with port 0.
+/// Daemon -> all programs: VIP and port, and each VIP with port 0. By open addressing: a hash map costs a helper call.
 #[map]
-static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(2 * MAX_SERVICES, 0);
+static SERVICES: Array<ServiceSlot> = Array::with_max_entries(SERVICE_SLOTS, 0);
 /// Daemon -> all programs: one bit per port of a service, so that most packets end before a hash look-up.
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
@@ -84,6 +85,10 @@ static INJECTIONS: Array<Injection> = Array::with_max_entries(INJECTION_COUNT, 0
 /// Daemon and inject: how far the run has come.
 #[map]
 static INJECTED: Array<u64> = Array::with_max_entries(2, 0);
+/// All programs: the jiffy at which this CPU last asked for the time, and the time in nanoseconds.
+#[map]
+static CLOCK: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+
 /// Decapsulation: when this CPU last wrote a log record, in nanoseconds.
 #[map]
 static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -101,10 +106,19 @@ pub fn config() -> Option<&'static Config> {
 }
 
 /// The service with this key.
-#[inline(always)] // one helper call
+#[inline(always)] // mostly one inlined array look-up
 pub fn service(key: &ServiceKey) -> Option<Service> {
-    // SAFETY: the daemon writes services before it attaches and replaces none; a torn read of one word is impossible.
-    unsafe { SERVICES.get(key) }.copied()
+    let first = key.slot();
+    for probe in 0..SERVICE_PROBES {
+        let slot = SERVICES.get((first + probe) % SERVICE_SLOTS)?;
+        if slot.service.flags == 0 {
+            return None;
+        }
+        if slot.key.is(key) {
+            return Some(slot.service);
+        }
+    }
+    None
 }
 
 /// Whether some service has this port.
@@ -211,6 +225,22 @@ pub fn duty() -> Duty {
     let Some(word) = DUTY.get_ptr(0) else { return Duty::default() };
     // SAFETY: the pointer is a map value's; the daemon writes whole words.
     Duty(unsafe { read_volatile(word) })
+}
+
+/// The time as `bpf_ktime_get_coarse_ns` has it, which moves with the jiffies: asked once a jiffy, it costs a load.
+#[inline(always)] // an inlined array look-up
+pub fn now_ns() -> u64 {
+    // SAFETY: the helper, which the kernel inlines, takes nothing and touches nothing.
+    let jiffies = unsafe { bpf_jiffies64() };
+    let Some(clock) = CLOCK.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a per-CPU value; a program that interrupts another one writes the same, or what is newer.
+    unsafe {
+        if read_volatile(&raw const (*clock)[0]) != jiffies {
+            write_volatile(&raw mut (*clock)[1], bpf_ktime_get_coarse_ns());
+            write_volatile(&raw mut (*clock)[0], jiffies);
+        }
+        read_volatile(&raw const (*clock)[1])
+    }
 }
 
 /// Notes of which datagram this CPU has given the first fragment to the daemon.
@@ -330,23 +360,30 @@ pub fn explained(found: Explained) {
 pub struct Claims<'a>(pub &'a mut Marks);
 
 impl Claims<'_> {
-    #[inline(always)] // an inlined array look-up
-    fn slot(place: Place) -> Option<*mut u64> {
-        let bucket = CLAIMS.get_ptr_mut(place.bucket)?;
-        Some(bucket.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize))
+    #[inline(always)] // one instruction
+    fn slot(line: *mut u64, slot: u32) -> *mut u64 {
+        line.wrapping_add((slot & (SLOTS as u32 - 1)) as usize)
     }
 }
 
 impl Buckets for Claims<'_> {
+    type Line = *mut u64;
+
+    #[inline(always)] // an inlined array look-up
+    fn line(&self, bucket: u32) -> Option<*mut u64> {
+        Some(CLAIMS.get_ptr_mut(bucket)?.cast())
+    }
+
     #[inline(always)] // unrolled in look-ups
-    fn load(&self, place: Place) -> Option<Entry> {
+    fn read(&self, line: *mut u64, slot: u32) -> Entry {
         // SAFETY: the pointer lies in a map value, aligned to eight bytes.
-        Some(Entry(unsafe { read_volatile(Self::slot(place)?) }))
+        Entry(unsafe { read_volatile(Self::slot(line, slot)) })
     }
 
     #[inline(always)] // one instruction
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
-        let Some(slot) = Self::slot(place) else { return false };
+        let Some(line) = self.line(place.bucket) else { return false };
+        let slot = Self::slot(line, place.slot);
         let mut seen = old.0;
         // SAFETY: as above; the target's core library has no compare-and-swap, though kernels since 5.12 have
         // (commit 5ffa25502b5a).

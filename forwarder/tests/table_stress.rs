@@ -173,8 +173,14 @@ fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
 struct Memory(Vec<[u64; SLOTS]>);
 
 impl Buckets for Memory {
-    fn load(&self, place: Place) -> Option<Entry> {
-        Some(Entry(self.0.get(place.bucket as usize)?[place.slot as usize]))
+    type Line = u32;
+
+    fn line(&self, bucket: u32) -> Option<u32> {
+        self.0.get(bucket as usize).map(|_| bucket)
+    }
+
+    fn read(&self, line: u32, slot: u32) -> Entry {
+        Entry(self.0[line as usize][slot as usize])
     }
 
     fn exchange(&self, _place: Place, _old: Entry, _new: Entry) -> bool {

@@ -3,6 +3,13 @@
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
+/// [`hit`] with whatever else in the lower bits.
+#[inline(always)] // as above
+pub(super) const fn maybe(word: u64, byte: u8) -> u64 {
+    let x = word ^ (ONES * byte as u64);
+    x.wrapping_sub(ONES) & !x
+}
+
 /// 0x80 in bytes equal to `byte`.
 #[inline(always)] // a few instructions in the scan's loop
 pub(super) const fn hit(word: u64, byte: u8) -> u64 {

@@ -244,11 +244,17 @@ extern "C" fn in_table(key: u64) -> u64 {
 struct Memory;
 
 impl Buckets for Memory {
+    type Line = *const u64;
+
     #[inline(always)]
-    fn load(&self, place: Place) -> Option<Entry> {
-        let bucket = TABLE.get_ptr(place.bucket)?.cast::<u64>();
+    fn line(&self, bucket: u32) -> Option<*const u64> {
+        Some(TABLE.get_ptr(bucket)?.cast())
+    }
+
+    #[inline(always)]
+    fn read(&self, line: *const u64, slot: u32) -> Entry {
         // SAFETY: a map value of eight words.
-        Some(Entry(unsafe { read_volatile(bucket.wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize)) }))
+        Entry(unsafe { read_volatile(line.wrapping_add((slot & (SLOTS as u32 - 1)) as usize)) })
     }
 
     #[inline(always)]

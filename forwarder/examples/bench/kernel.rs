@@ -15,7 +15,7 @@ use aya::{
 };
 use forwarder::dataplane::monotonic_ns;
 use forwarder_common::{
-    abi::{self, Config, Lifetimes, Node, Service, ServiceKey},
+    abi::{self, Config, Lifetimes, Node, Service, ServiceKey, ServiceSlot},
     ids::Tick,
     outcome::{Outcome, SLOTS as OUTCOMES},
     table::{self, Buckets, Entry, Place, SLOTS},
@@ -34,9 +34,7 @@ pub(crate) struct Shared<T: Copy + 'static>(pub(crate) T);
 // SAFETY: `repr(C)` of integers without padding, in all of these.
 unsafe impl Pod for Shared<Config> {}
 // SAFETY: as above.
-unsafe impl Pod for Shared<Service> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<ServiceKey> {}
+unsafe impl Pod for Shared<ServiceSlot> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<abi::Peer> {}
 // SAFETY: as above.
@@ -98,9 +96,15 @@ impl Table {
 }
 
 impl Buckets for &Table {
-    fn load(&self, place: Place) -> Option<Entry> {
-        let slot = self.entries.get(place.bucket as usize * SLOTS + place.slot as usize)?;
-        Some(Entry(slot.load(Ordering::Relaxed)))
+    type Line = u32;
+
+    fn line(&self, bucket: u32) -> Option<u32> {
+        (bucket <= self.mask()).then_some(bucket)
+    }
+
+    fn read(&self, line: u32, slot: u32) -> Entry {
+        let slot = self.entries.get(line as usize * SLOTS + slot as usize);
+        Entry(slot.map_or(0, |slot| slot.load(Ordering::Relaxed)))
     }
 
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
@@ -189,11 +193,12 @@ impl Forwarder {
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             ..Config::default()
         };
-        let mut services: HashMap<_, Shared<ServiceKey>, Shared<Service>> = take(&mut ebpf, "SERVICES")?;
+        let mut services: Array<_, Shared<ServiceSlot>> = take(&mut ebpf, "SERVICES")?;
         for v6 in [false, true] {
             for port in [0, 5060_u16] {
                 let key = ServiceKey { vip: vip_address(v6), port: port.to_be(), pad: 0 };
-                services.insert(Shared(key), Shared(Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 }), 0)?;
+                let service = Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 };
+                services.set(key.slot(), Shared(ServiceSlot { key, service }), 0)?;
             }
         }
         let mut ports: Array<_, u64> = take(&mut ebpf, "PORTS")?;

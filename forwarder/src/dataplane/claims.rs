@@ -121,8 +121,15 @@ impl Table {
 }
 
 impl Buckets for &Table {
-    fn load(&self, place: Place) -> Option<Entry> {
-        Table::load(self, place)
+    type Line = u32;
+
+    fn line(&self, bucket: u32) -> Option<u32> {
+        (bucket <= self.mask()).then_some(bucket)
+    }
+
+    fn read(&self, line: u32, slot: u32) -> Entry {
+        // An empty entry outside the table, where no line lies.
+        Table::load(self, Place { bucket: line, slot }).unwrap_or_default()
     }
 
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf},
     programs::ProgramFd,
 };
 use forwarder_common::{
-    abi::{self, Duty, Node, Peer, ServiceKey},
+    abi::{self, Duty, Node, Peer, SERVICE_PROBES, SERVICE_SLOTS, ServiceKey, ServiceSlot},
     ids::{Epoch, NodeId},
     net::GATHER_SLOTS,
     outcome::SLOTS,
@@ -23,9 +23,7 @@ pub(super) struct Shared<T: Copy + 'static>(pub T);
 // SAFETY: each is `repr(C)` of integers with named padding (sizes are asserted in `abi`): any bytes are a value.
 unsafe impl Pod for Shared<abi::Config> {}
 // SAFETY: as above.
-unsafe impl Pod for Shared<abi::Service> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<ServiceKey> {}
+unsafe impl Pod for Shared<ServiceSlot> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Peer> {}
 // SAFETY: as above.
@@ -39,7 +37,7 @@ unsafe impl Pod for Shared<abi::Injection> {}
 /// The maps that the daemon writes or reads.
 pub(super) struct Maps {
     config: Array<MapData, Shared<abi::Config>>,
-    services: HashMap<MapData, Shared<ServiceKey>, Shared<abi::Service>>,
+    services: Array<MapData, Shared<ServiceSlot>>,
     ports: Array<MapData, u64>,
     nodes: Array<MapData, u64>,
     peers: Array<MapData, Shared<Peer>>,
@@ -71,6 +69,19 @@ pub(super) fn events(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
 /// The ring buffer with packets for the daemon.
 pub(super) fn punts(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>> {
     take(ebpf, "PUNTS")
+}
+
+/// The services map with these services: each in the first free slot from its own on.
+fn laid_out(services: &[(ServiceKey, abi::Service)]) -> Result<Vec<ServiceSlot>> {
+    let mut slots = vec![ServiceSlot::default(); SERVICE_SLOTS as usize];
+    for (key, service) in services {
+        let mut places = (0..SERVICE_PROBES).map(|probe| (key.slot() + probe) % SERVICE_SLOTS);
+        let free = places.find(|place| slots.get(*place as usize).is_some_and(|slot| slot.service.flags == 0));
+        let slot = free.and_then(|place| slots.get_mut(place as usize));
+        let slot = slot.context("find room for a service: too many with addresses alike; hint: give them other addresses")?;
+        *slot = ServiceSlot { key: *key, service: *service };
+    }
+    Ok(slots)
 }
 
 impl Maps {
@@ -116,12 +127,11 @@ impl Maps {
                 wanted.push((address, abi::Service { flags: abi::SERVICE_SET, ..abi::Service::default() }));
             }
         }
-        for (key, service) in &wanted {
-            self.services.insert(Shared(*key), Shared(*service), 0).context("write map SERVICES")?;
-        }
-        let known: Vec<_> = self.services.keys().collect::<Result<_, _>>().context("read map SERVICES")?;
-        for key in known.iter().filter(|key| !wanted.iter().any(|(wanted, _)| *wanted == key.0)) {
-            self.services.remove(key).context("remove from map SERVICES")?;
+        let slots = laid_out(&wanted)?;
+        for (index, slot) in (0..).zip(&slots) {
+            if self.services.get(&index, 0).context("read map SERVICES")?.0 != *slot {
+                self.services.set(index, Shared(*slot), 0).context("write map SERVICES")?;
+            }
         }
         for word in 0..abi::PORT_WORDS {
             let ports = services.iter().map(|(key, _)| u16::from_be(key.port));
@@ -233,5 +243,38 @@ impl Maps {
             }
         }
         Ok(sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forwarder_common::abi::{Address, MAX_SERVICES, SERVICE_SET, Service};
+
+    use super::*;
+
+    #[test]
+    fn as_many_services_as_can_be_configured_find_room_and_are_found() {
+        let service = Service { flags: SERVICE_SET, ..Service::default() };
+        let ways: [fn(u32) -> (Address, u16); 4] = [
+            |n| (Address::v4([192, 0, 2, n as u8]), 5060),
+            |n| (Address::v4([192, 0, 2, 10]), 5060 + n as u16),
+            |n| (Address::v4([10, n as u8, 0, 1]), 5060 + 2 * (n % 4) as u16),
+            |n| (Address::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, n as u8, 0, 0, 0, 0, 0, 0, 0, 1]), 5060),
+        ];
+        for way in ways {
+            let keys = (0..MAX_SERVICES).map(way).flat_map(|(vip, port)| {
+                [ServiceKey { vip, port: port.to_be(), pad: 0 }, ServiceKey { vip, port: 0, pad: 0 }]
+            });
+            let mut wanted: Vec<_> = keys.map(|key| (key, service)).collect();
+            wanted.sort_by_key(|(key, _)| (key.vip.0, key.port));
+            wanted.dedup();
+            let slots = laid_out(&wanted).unwrap();
+            for (key, _) in &wanted {
+                let place = (0..SERVICE_PROBES)
+                    .map(|probe| slots[((key.slot() + probe) % SERVICE_SLOTS) as usize])
+                    .find(|slot| slot.service.flags == 0 || slot.key == *key);
+                assert_eq!(place.unwrap().key, *key);
+            }
+        }
     }
 }
