@@ -78,7 +78,8 @@ fn laid_out(services: &[(ServiceKey, abi::Service)]) -> Result<Vec<ServiceSlot>>
         let mut places = (0..SERVICE_PROBES).map(|probe| (key.slot() + probe) % SERVICE_SLOTS);
         let free = places.find(|place| slots.get(*place as usize).is_some_and(|slot| slot.service.flags == 0));
         let slot = free.and_then(|place| slots.get_mut(place as usize));
-        let slot = slot.context("find room for a service: too many with addresses alike; hint: give them other addresses")?;
+        let slot =
+            slot.context("find room for a service: too many with addresses alike; hint: give them other addresses")?;
         *slot = ServiceSlot { key: *key, service: *service };
     }
     Ok(slots)
