@@ -36,8 +36,15 @@ pub(super) struct Peer {
 struct Memory(Vec<[Cell<u64>; SLOTS]>);
 
 impl Buckets for &Memory {
-    fn load(&self, place: Place) -> Option<Entry> {
-        Some(Entry(self.0.get(place.bucket as usize)?.get(place.slot as usize)?.get()))
+    type Line = usize;
+
+    fn line(&self, bucket: u32) -> Option<usize> {
+        let bucket = bucket as usize;
+        (bucket < self.0.len()).then_some(bucket)
+    }
+
+    fn read(&self, line: usize, slot: u32) -> Entry {
+        Entry(self.0[line][slot as usize].get())
     }
 
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
