@@ -25,7 +25,7 @@ pub(crate) const DEBIAN_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "rust-
 pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
 /// What the lab and the demo run: a command, and the Debian package that has it.
-pub(crate) const LAB: [(&str, &str); 10] = [
+pub(crate) const LAB: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -36,6 +36,7 @@ pub(crate) const LAB: [(&str, &str); 10] = [
     ("tcpdump", "tcpdump"),
     ("ping", "iputils-ping"),
     ("sysctl", "procps"),
+    ("openssl", "openssl"),
 ];
 
 /// What builds libFuzzer, as above.
