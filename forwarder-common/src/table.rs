@@ -127,7 +127,22 @@ pub fn find<B: Buckets>(table: &B, mask: u32, key: u64) -> Option<(Place, Entry)
     None
 }
 
-/// The place for a new claim on `key`, and what gives way there.
+/// Whether an entry other than the one at `kept` matches `key`: of two writers that found none, each may have put one.
+#[inline(always)] // unrolled, as above
+pub fn is_twice<B: Buckets>(table: &B, mask: u32, key: u64, kept: Place) -> bool {
+    for bucket in buckets(key, mask) {
+        let Some(line) = table.line(bucket) else { return false };
+        for slot in 0..SLOTS as u32 {
+            let entry = table.read(line, slot);
+            if entry.matches(key) && entry.owner() != 0 && (Place { bucket, slot }) != kept {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The place for a new claim on `key`, and what gives way there; `None` if another writer was faster: choose again.
 #[inline(always)] // unrolled, and free of branches but for the last choice
 pub fn choose<B: Buckets>(table: &mut B, mask: u32, key: u64, now: Tick) -> Option<(Place, Entry)> {
     let [first, second] = buckets(key, mask);
@@ -135,12 +150,14 @@ pub fn choose<B: Buckets>(table: &mut B, mask: u32, key: u64, now: Tick) -> Opti
     let (b, b_live) = weakest(table, second, now)?;
     // Remaining ticks decide; among empty places the emptier bucket, which keeps both from filling up.
     let (a_rank, b_rank) = ((a >> 4 << 4) + a_live, (b >> 4 << 4) + b_live);
-    let place = if a_rank <= b_rank {
-        Place { bucket: first, slot: (a & 7) as u32 }
+    let (place, remaining) = if a_rank <= b_rank {
+        (Place { bucket: first, slot: (a & 7) as u32 }, a >> 4)
     } else {
-        Place { bucket: second, slot: (b & 7) as u32 }
+        (Place { bucket: second, slot: (b & 7) as u32 }, b >> 4)
     };
-    Some((place, table.load(place)?))
+    let entry = table.load(place)?;
+    // What was written there since it was chosen is not what was to give way.
+    if entry.remaining(now) == remaining { Some((place, entry)) } else { None }
 }
 
 /// The weakest entry of a bucket as `remaining << 4 | slot`, and how many are live.

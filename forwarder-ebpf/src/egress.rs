@@ -235,9 +235,14 @@ fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Outc
             return Outcome::EgressNoClaim;
         }
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
-        let Some((place, old)) = chosen else { return Outcome::EgressLost };
+        let Some((place, old)) = chosen else { continue };
         let new = Entry::new(key, config.node, config.epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
+            if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {
+                // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one counts.
+                Claims(marks).exchange(place, new, Entry::default());
+                continue;
+            }
             return tell(config, key, lifetime.ticks, standing.is_none());
         }
     }

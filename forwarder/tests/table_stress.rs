@@ -34,10 +34,12 @@ const ME: u16 = 1;
 const PEER: u16 = 2;
 const EPOCH: Epoch = Epoch::new(5);
 const LIFETIME_MS: u64 = 3_600_000;
-/// Keys of each writer: a quarter of the table's slots in all, at which no bucket is ever full.
+/// Keys of each writer: half of the table's slots in all, at which no claim gives way to another.
 const KEYS: usize = 4_000;
+/// Different moments at which the daemon writes while the kernel runs.
+const MOMENTS: usize = 250;
 /// Claims that the table is made for; it has twice the slots.
-const CLAIMS: u32 = 16_384;
+const CLAIMS: u32 = 8_192;
 
 /// A pin folder that goes with the test.
 struct Pins(PathBuf);
@@ -81,12 +83,13 @@ fn reply(name: &str, number: usize) -> Sip {
     Sip::response(180, "INVITE", &format!("{name}-{number}"))
 }
 
-/// Sends the replies of these names through the egress program; how many claims the kernel made, of how many messages.
+/// Sends the replies of these names through the egress program, and says before each which one it is.
 fn send_all(dataplane: &mut Dataplane, names: &[Sip], at: impl Fn(usize)) {
     let mut events = dataplane.take_events().unwrap();
-    for (index, sip) in names.iter().enumerate() {
+    let frames: Vec<_> = names.iter().map(|sip| Frame::from_vip(false, &sip.bytes())).collect();
+    for (index, frame) in frames.iter().enumerate() {
         at(index);
-        dataplane.test_egress(Frame::from_vip(false, &sip.bytes()).bytes()).unwrap();
+        dataplane.test_egress(frame.bytes()).unwrap();
         while events.next().is_some() {}
     }
 }
@@ -161,6 +164,10 @@ fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
         for (index, key) in keys.iter().enumerate() {
             // Neither gets ahead: the kernel is about to make the same claim.
             while sent.load(Ordering::Acquire) < index {
+                std::hint::spin_loop();
+            }
+            // Now a little later, now at once, so that all moments of the kernel's way are met.
+            for _ in 0..index % MOMENTS {
                 std::hint::spin_loop();
             }
             daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);

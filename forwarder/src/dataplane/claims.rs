@@ -78,7 +78,7 @@ impl Table {
         for _ in 0..TRIES {
             let mut table = self;
             let found = table::find(&table, mask, key).or_else(|| table::choose(&mut table, mask, key, now));
-            let Some((place, old)) = found else { return };
+            let Some((place, old)) = found else { continue };
             if table.exchange(place, old, entry) {
                 self.clear_others(key, place);
                 return;
