@@ -23,7 +23,7 @@ pub struct Entry {
     pub owner: NodeId,
     /// The owner's epoch when it was made.
     pub epoch: Epoch,
-    /// When it was made: Unix microseconds of the owner's clock, no later than its arrival here.
+    /// When it was made: Unix microseconds of the owner's clock, however wrong that is.
     pub claimed_at_unix_us: u64,
     /// When it ends: microseconds of this node's monotonic clock.
     pub expires_us: u64,

@@ -93,8 +93,8 @@ impl Reference {
         }
     }
 
-    /// Compares all nodes that run with the reference. Contested keys only if all have the `same_clocks`.
-    pub(super) fn compare(&self, hosts: &[Host], at_us: u64, same_clocks: bool) -> Agreement {
+    /// Compares all nodes that run with the reference.
+    pub(super) fn compare(&self, hosts: &[Host], at_us: u64) -> Agreement {
         let mut agreement = Agreement::default();
         let step = (self.0.len() * hosts.len()).div_ceil(LOOKS).max(1);
         for (key, all) in self.0.iter().step_by(step) {
@@ -109,10 +109,6 @@ impl Reference {
             agreement.contested += usize::from(living.len() > 1);
             agreement.overtaken += usize::from(is_overtaken);
             if is_overtaken {
-                continue;
-            }
-            // Where clocks differ, so may what nodes make of two claims of one key.
-            if all.len() > 1 && !same_clocks {
                 continue;
             }
             for host in hosts.iter().filter(|host| host.daemon.is_some()) {

@@ -123,8 +123,7 @@ impl Report {
         self.links = [counts.links_up, counts.links_down];
         self.unlinked = simulation.unlinked();
         self.protocol_errors.clone_from(&counts.protocol_errors);
-        let same_clocks = !simulation.scenario.clocks;
-        self.agreement = simulation.reference.compare(&simulation.hosts, simulation.now_us, same_clocks);
+        self.agreement = simulation.reference.compare(&simulation.hosts, simulation.now_us);
         (self.trace, self.delivered) = (simulation.trace, counts.delivered);
         self.turn_ns = simulation.timed.1.as_nanos() as u64 / simulation.timed.0.max(1);
         self.elapsed = elapsed;

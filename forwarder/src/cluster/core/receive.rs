@@ -125,7 +125,8 @@ impl Node {
         let entry = Entry {
             owner: peer,
             epoch,
-            claimed_at_unix_us: claim.claimed_at_unix_us.min(now.unix_us),
+            // As its owner says, whatever this host's clock: all nodes must compare the same numbers.
+            claimed_at_unix_us: claim.claimed_at_unix_us,
             expires_us: now.monotonic_us.saturating_add(u64::from(claim.remaining_ms) * 1000),
             mark: 0,
             lengthened: false,
