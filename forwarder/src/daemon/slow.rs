@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::{INJECTIONS, Punt},
+    abi::Punt,
     ids::{NodeId, Tick},
     outcome::Outcome,
     verdict::Found,
@@ -236,10 +236,10 @@ impl Slow {
             }
         }
         for (ifindex, packets) in injections {
-            for batch in packets.chunks(INJECTIONS as usize) {
-                if let Err(error) = self.inject(ifindex, batch, around.dataplane) {
+            for packet in &packets {
+                if let Err(error) = self.inject(ifindex, std::slice::from_ref(packet), around.dataplane) {
                     log::debug!("{error:#}");
-                    batch.iter().for_each(|_| self.path.handle_failure());
+                    self.path.handle_failure();
                 }
             }
         }
