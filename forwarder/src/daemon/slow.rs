@@ -220,27 +220,20 @@ impl Slow {
 
     /// Does what the slow path has decided; what it asks goes to the cluster's core.
     pub(super) fn carry_out(&mut self, around: &mut Around<'_>) {
-        let mut injections: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         while let Some(action) = self.path.poll_action() {
-            match action {
-                Action::Inject { ifindex, packet } => injections.entry(ifindex).or_default().push(packet),
-                Action::Forward { to, packet, gather } => {
-                    if let Err(error) = self.forward(to, &packet, gather, around.peers) {
-                        log::debug!("send a packet to node {}: {error:#}", to.number());
-                        self.path.handle_failure();
-                    }
-                }
+            let done = match action {
+                Action::Inject { ifindex, packet } => self.inject(ifindex, &[packet], around.dataplane),
+                Action::Forward { to, packet, gather } => self
+                    .forward(to, &packet, gather, around.peers)
+                    .with_context(|| format!("send a packet to node {}", to.number())),
                 Action::Ask { ticket, request_key, reply_key } => {
                     around.node.handle_ask(ticket, request_key, reply_key, around.now);
+                    Ok(())
                 }
-            }
-        }
-        for (ifindex, packets) in injections {
-            for packet in &packets {
-                if let Err(error) = self.inject(ifindex, std::slice::from_ref(packet), around.dataplane) {
-                    log::debug!("{error:#}");
-                    self.path.handle_failure();
-                }
+            };
+            if let Err(error) = done {
+                log::debug!("{error:#}");
+                self.path.handle_failure();
             }
         }
     }
