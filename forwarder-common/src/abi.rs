@@ -13,10 +13,6 @@ pub const PEER_SLOTS: u32 = 2 * NODES;
 pub const NODES: u32 = NodeId::MAX as u32 + 1;
 /// Slots by which new transactions are handed out to healthy peers: the low bits of the request key.
 pub const TAKER_SLOTS: u32 = crate::net::GATHER_SLOTS;
-/// Frames that one test run injects.
-pub const INJECTIONS: u32 = 64;
-/// Longest injected frame in bytes.
-pub const INJECTION_BYTES: usize = 2048;
 /// Words of the port bitmap: 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services.
@@ -339,23 +335,6 @@ pub struct Punt {
     pub segment: u32,
 }
 
-/// A frame for the `inject` program to put into the host's stack.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Injection {
-    /// Its length in bytes, 1..=[`INJECTION_BYTES`].
-    pub length: u32,
-    /// By how many bytes the run's own frame is longer.
-    pub shrink: u32,
-    /// Its bytes, and behind them anything.
-    pub frame: [u8; INJECTION_BYTES],
-}
-
-/// Entry of the progress map: the frame that comes next.
-pub const INJECTION_NEXT: u32 = 0;
-/// Entry of the progress map: frames that could not be injected.
-pub const INJECTION_FAILED: u32 = 1;
-
 /// What the `explain` program found in a frame; entry 0 of its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -395,6 +374,5 @@ const _: () = {
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<ClaimEvent>() == 24);
     assert!(size_of::<Punt>() == 16);
-    assert!(size_of::<Injection>() == 8 + INJECTION_BYTES);
     assert!(size_of::<Explained>() == 40);
 };

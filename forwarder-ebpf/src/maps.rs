@@ -13,9 +13,8 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        ClaimEvent, Config, Duty, EVENT_BYTES, Explained, INJECTION_FAILED, INJECTION_NEXT,
-        INJECTIONS as INJECTION_COUNT, Injection, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS, PUNT_BYTES, Peer,
-        Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
+        ClaimEvent, Config, Duty, EVENT_BYTES, Explained, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
+        PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
     },
     ids::Tick,
     marks::Marks,
@@ -79,12 +78,6 @@ static MARKS_EGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, 0);
 
-/// Daemon -> inject: the frames of its next run.
-#[map]
-static INJECTIONS: Array<Injection> = Array::with_max_entries(INJECTION_COUNT, 0);
-/// Daemon and inject: how far the run has come.
-#[map]
-static INJECTED: Array<u64> = Array::with_max_entries(2, 0);
 /// All programs: the jiffy at which this CPU last asked for the time, and the time in nanoseconds.
 #[map]
 static CLOCK: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
@@ -168,28 +161,6 @@ pub fn count_number(number: u32) {
         let slot = slots.cast::<u64>().wrapping_add((number & (OUTCOMES - 1)) as usize);
         // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
         unsafe { *slot += 1 };
-    }
-}
-
-/// The frame that is to be injected next.
-#[inline(always)] // two inlined array look-ups
-pub fn next_injection() -> Option<*const Injection> {
-    let next = INJECTED.get_ptr_mut(INJECTION_NEXT)?;
-    // SAFETY: the pointer is a map value's, and the one run that there is writes it.
-    let index = unsafe {
-        let index = read_volatile(next);
-        write_volatile(next, index + 1);
-        index
-    };
-    INJECTIONS.get_ptr(index as u32)
-}
-
-/// Counts a frame that could not be injected.
-#[inline(always)] // an inlined array look-up
-pub fn count_failed_injection() {
-    if let Some(failed) = INJECTED.get_ptr_mut(INJECTION_FAILED) {
-        // SAFETY: as above.
-        unsafe { write_volatile(failed, read_volatile(failed) + 1) };
     }
 }
 

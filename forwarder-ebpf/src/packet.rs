@@ -6,9 +6,9 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
-    programs::XdpContext,
+    bindings::{__sk_buff, BPF_F_INGRESS, xdp_md},
+    helpers::{bpf_clone_redirect, bpf_skb_load_bytes, bpf_xdp_adjust_head, bpf_xdp_load_bytes},
+    programs::{TcContext, XdpContext},
 };
 use forwarder_common::{
     geneve::{Headers, OuterIp},
@@ -16,8 +16,6 @@ use forwarder_common::{
     net,
     reader::Reader,
 };
-
-use crate::maps;
 
 /// Bytes of a frame that fit a small record of the daemon's ring buffer.
 pub const SMALL: usize = 2048;
@@ -173,20 +171,14 @@ macro_rules! bounded {
     }};
 }
 
-/// Makes the frame of a test run the one that the daemon has prepared for it.
-#[inline(always)] // three helper calls
-pub fn inject(ctx: &XdpContext) -> Option<()> {
-    let from = maps::next_injection()?;
-    // SAFETY: the pointer is a map value's of this type.
-    let (length, shrink) =
-        unsafe { ((&raw const (*from).length).read_volatile(), (&raw const (*from).shrink).read_volatile()) };
-    let length = bounded!(length as usize, 2047);
-    // SAFETY: the context is valid, no packet pointer is used after this, and the value has room for 2048 bytes.
-    let done = unsafe {
-        bpf_xdp_adjust_tail(ctx.ctx, -(shrink as i32)) == 0
-            && bpf_xdp_store_bytes(ctx.ctx, 0, (&raw const (*from).frame).cast_mut().cast(), length) == 0
-    };
-    done.then_some(())
+/// Puts a copy of a packet into the host's stack, as received at the interface that the packet is at.
+#[inline(always)] // one helper call
+pub fn inject(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid, and no packet pointer is used after this.
+    unsafe {
+        let ifindex = (*ctx.skb.skb).ifindex;
+        bpf_clone_redirect(ctx.skb.skb, ifindex, u64::from(BPF_F_INGRESS)) as i32
+    }
 }
 
 /// Copies the first `length` bytes of a frame, at most [`SMALL`].

@@ -247,7 +247,7 @@ impl Dataplane {
     /// # Errors
     /// One of them is none, or the kernel refuses; some of them may have been injected.
     pub fn inject(&mut self, interface: &Interface, packets: &[Vec<u8>]) -> Result<()> {
-        inject::inject(&mut self.ebpf, &mut self.maps, &self.config, interface, packets)
+        inject::inject(&mut self.ebpf, &self.config, interface, packets)
     }
 
     /// Passes the programs' rare log records on to the daemon's log. Call once, within a tokio runtime.

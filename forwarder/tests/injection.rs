@@ -73,3 +73,20 @@ fn packets_larger_than_a_frame_arrive_whole() {
     expect_all(&[3000]);
     expect_all(&[20, 3000, 60_000, 5, 20_000]);
 }
+
+#[test]
+fn a_flood_of_packets_does_not_use_anything_up() {
+    // More than the machine has page-pool ids, which a test run with live frames takes one of each time.
+    let mut dataplane = dataplane();
+    let packets = vec![packet(9, &[0; 100]); 1000];
+    for thousand in 0..70 {
+        dataplane.inject(&LOOPBACK, &packets).unwrap_or_else(|error| panic!("after {thousand} thousand: {error:#}"));
+    }
+}
+
+#[test]
+fn a_packet_for_an_interface_that_is_gone_is_refused() {
+    let gone = Interface { ifindex: 0x7fff_ffff, ..LOOPBACK };
+    let error = dataplane().inject(&gone, &[packet(9, b"late")]).unwrap_err();
+    assert!(format!("{error:#}").contains("inject a packet at interface 2147483647"), "{error:#}");
+}

@@ -50,11 +50,10 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
     ingress.load().map_err(verify::readable).context("load the ingress program")?;
     let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
     egress.load().map_err(verify::readable).context("load the egress program")?;
-    for name in [PUNT, INJECT] {
-        let program: &mut Xdp = program(ebpf, name)?;
-        program.load().map_err(verify::readable).with_context(|| format!("load program {name}"))?;
-    }
-    Ok(())
+    let punt: &mut Xdp = program(ebpf, PUNT)?;
+    punt.load().map_err(verify::readable).context("load the hand-over program")?;
+    let inject: &mut SchedClassifier = program(ebpf, INJECT)?;
+    inject.load().map_err(verify::readable).context("load the injection program")
 }
 
 /// The descriptor of the program that hands packets to the daemon.

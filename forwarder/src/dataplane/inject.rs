@@ -1,15 +1,19 @@
 //! Putting packets into the host's own stack, as if the network card had just received them.
 //!
-//! A test run of a program that passes all, with live frames (Linux 5.18, commit b530e9e1063e), enters the stack behind
-//! native XDP. Generic XDP runs behind that entry, and would punt the packet again: there the packet goes as a tunnel
-//! packet from this node to itself, which ingress unpacks and never sends on.
+//! A test run of a program of the traffic control hooks that redirects a copy of its packet to an interface's ingress: the
+//! copy waits in the CPU's backlog (`net.core.netdev_max_backlog`) like one of a card without NAPI, behind native XDP.
+//! Live frames of XDP test runs (Linux 5.18) would do too, but each run makes a page pool: some ten times as dear, and the
+//! 65,534 ids of the machine's pools come back a second later at the earliest.
+//!
+//! Generic XDP runs behind that entry, and would punt the packet again: there the packet goes as a tunnel packet from this
+//! node to itself, which ingress unpacks and never sends on.
 
 use std::{ffi::CString, io};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
-    programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use forwarder_common::{
     abi::{Config, Peer},
@@ -18,12 +22,9 @@ use forwarder_common::{
     net,
 };
 
-use super::{attach, maps::Maps};
+use super::attach;
 use crate::fragments;
 
-/// Frames injected in one run. More would spare page-pool ids in a flood, but on a busy host packets of such runs got lost
-/// behind native XDP on veth, for a reason that is not found yet.
-const FRAMES_A_RUN: usize = 1;
 /// Largest IP packet of an injected frame: with a tunnel header around it, it fits the page of a test run.
 const MTU: usize = 1500;
 
@@ -79,63 +80,39 @@ fn hardware_address(name: &CString) -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
-/// `xdp_md` of linux/bpf.h, as a test run takes it.
-#[repr(C)]
-struct Context {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
-}
+/// What the stack answers for a packet that it has no room for: netdevice.h of Linux.
+const NET_RX_DROP: i32 = 1;
+/// The first words of `__sk_buff` of linux/bpf.h, as a test run takes them.
+type Context = [u32; IFINDEX + 1];
+/// The word that says at which interface the packet is.
+const IFINDEX: usize = 10;
 
 /// Injects packets in their order, in fragments those that are larger than a frame.
 ///
-/// Each run takes one of the kernel's 65,534 page-pool ids, which it gives back a second later at the earliest.
-pub(super) fn inject(
-    ebpf: &mut Ebpf,
-    maps: &mut Maps,
-    config: &Config,
-    interface: &Interface,
-    packets: &[Vec<u8>],
-) -> Result<()> {
-    let mut frames = Vec::new();
+/// # Errors
+/// The interface is gone or down, or the CPU's backlog is full.
+pub(super) fn inject(ebpf: &mut Ebpf, config: &Config, interface: &Interface, packets: &[Vec<u8>]) -> Result<()> {
+    let program: &mut SchedClassifier = attach::program(ebpf, attach::INJECT)?;
     for packet in packets {
         for part in fragments::split(packet, MTU)? {
-            frames.push(if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part) });
+            let frame = if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part) };
+            run(program, interface, &frame)?;
         }
     }
-    frames.chunks(FRAMES_A_RUN).try_for_each(|frames| run(ebpf, maps, interface, frames))
+    Ok(())
 }
 
-fn run(ebpf: &mut Ebpf, maps: &mut Maps, interface: &Interface, frames: &[Vec<u8>]) -> Result<()> {
-    let program: &mut Xdp = attach::program(ebpf, attach::INJECT)?;
-    // The program makes each frame of the run shorter, which always works.
-    let Some(longest) = frames.iter().max_by_key(|frame| frame.len()) else { return Ok(()) };
-    maps.set_injections(frames, longest.len())?;
-    let context = Context {
-        data: 0,
-        data_end: u32::try_from(longest.len())?,
-        data_meta: 0,
-        ingress_ifindex: interface.ifindex,
-        rx_queue_index: 0,
-        egress_ifindex: 0,
-    };
-    // SAFETY: a struct of six integers without padding, which lives through the run.
+fn run(program: &SchedClassifier, interface: &Interface, frame: &[u8]) -> Result<()> {
+    let mut context = Context::default();
+    context[IFINDEX] = interface.ifindex;
+    // SAFETY: an array of integers, which lives through the run.
     let bytes = unsafe { std::slice::from_raw_parts((&raw const context).cast::<u8>(), size_of::<Context>()) };
-    let count = u32::try_from(frames.len())?;
-    let options = TestRunOptions {
-        data_in: Some(longest),
-        ctx_in: Some(bytes),
-        repeat: count,
-        attrs: TestRunAttrs::new().xdp_live_frames(count),
-        ..TestRunOptions::default()
-    };
-    program.test_run(options).with_context(|| format!("inject {count} packets"))?;
-    match maps.failed_injections()? {
+    let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(bytes), ..TestRunOptions::default() };
+    let doing = || format!("inject a packet at interface {}", interface.ifindex);
+    match program.test_run(options).with_context(doing)?.return_value.cast_signed() {
         0 => Ok(()),
-        failed => bail!("inject {count} packets: {failed} did not fit"),
+        NET_RX_DROP => bail!("{}: this CPU's backlog is full; hint: raise net.core.netdev_max_backlog", doing()),
+        error => Err(io::Error::from_raw_os_error(-error)).with_context(doing),
     }
 }
 

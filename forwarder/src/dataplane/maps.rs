@@ -31,9 +31,6 @@ unsafe impl Pod for Shared<abi::Explained> {}
 // SAFETY: an array of integers.
 unsafe impl Pod for Shared<[u64; SLOTS as usize]> {}
 
-// SAFETY: as above.
-unsafe impl Pod for Shared<abi::Injection> {}
-
 /// The maps that the daemon writes or reads.
 pub(super) struct Maps {
     config: Array<MapData, Shared<abi::Config>>,
@@ -46,8 +43,6 @@ pub(super) struct Maps {
     gather: Array<MapData, u16>,
     takers: Array<MapData, u16>,
     duty: Array<MapData, u64>,
-    injections: Array<MapData, Shared<abi::Injection>>,
-    injected: Array<MapData, u64>,
     /// The claim table's map, to be memory-mapped.
     pub(super) claims: MapData,
 }
@@ -102,8 +97,6 @@ impl Maps {
             gather: take(ebpf, "GATHER")?,
             takers: take(ebpf, "TAKERS")?,
             duty: take(ebpf, "DUTY")?,
-            injections: take(ebpf, "INJECTIONS")?,
-            injected: take(ebpf, "INJECTED")?,
             claims,
         })
     }
@@ -209,29 +202,6 @@ impl Maps {
     /// Writes it.
     pub(super) fn set_duty(&mut self, duty: Duty) -> Result<()> {
         self.duty.set(0, duty.0, 0).context("write map DUTY")
-    }
-
-    /// Writes the frames of the next injection, at most [`abi::INJECTIONS`], whose run has frames of `longest` bytes.
-    pub(super) fn set_injections(&mut self, frames: &[Vec<u8>], longest: usize) -> Result<()> {
-        for (index, frame) in (0..abi::INJECTIONS).zip(frames) {
-            let mut injection = abi::Injection { length: 0, shrink: 0, frame: [0; abi::INJECTION_BYTES] };
-            let Some(room) = injection.frame.get_mut(..frame.len()) else {
-                bail!("inject a frame of {} bytes: it has room for {} at most", frame.len(), abi::INJECTION_BYTES);
-            };
-            room.copy_from_slice(frame);
-            injection.length = u32::try_from(frame.len())?;
-            injection.shrink = u32::try_from(longest.saturating_sub(frame.len()))?;
-            self.injections.set(index, Shared(injection), 0).context("write map INJECTIONS")?;
-        }
-        for entry in [abi::INJECTION_NEXT, abi::INJECTION_FAILED] {
-            self.injected.set(entry, 0, 0).context("write map INJECTED")?;
-        }
-        Ok(())
-    }
-
-    /// Frames of the last injection that failed.
-    pub(super) fn failed_injections(&self) -> Result<u64> {
-        self.injected.get(&abi::INJECTION_FAILED, 0).context("read map INJECTED")
     }
 
     /// The counters, summed over all CPUs.
