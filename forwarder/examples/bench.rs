@@ -17,6 +17,8 @@ mod measure;
 mod report;
 #[path = "bench/rows.rs"]
 mod rows;
+#[path = "bench/yardstick.rs"]
+mod yardstick;
 
 use std::path::PathBuf;
 
@@ -32,6 +34,9 @@ struct Cli {
     /// The yardstick's
     #[arg(long)]
     yardstick: Option<PathBuf>,
+    /// The forwarder's with the kernel's LRU hash in the place of its claim table
+    #[arg(long)]
+    lru: Option<PathBuf>,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -58,7 +63,8 @@ fn main() -> Result<()> {
     pin(cli.cpu.unwrap_or(std::thread::available_parallelism()?.get() - 1))?;
     let rows: Vec<_> = rows::all().into_iter().filter(|row| wanted(&cli.rows, &row.name)).collect();
     let yardstick = cli.yardstick.context("find the yardstick's object; hint: run `cargo xtask bench`")?;
-    let mut machine = measure::Machine::load(&cli.object, &yardstick, &rows)?;
+    let objects = measure::Objects { forwarder: &cli.object, yardstick: &yardstick, lru: cli.lru.as_deref() };
+    let mut machine = measure::Machine::load(&objects, &rows)?;
     let figures = machine.measure(&rows, cli.rounds, |round| eprint!("\rround {} of {} ", round + 1, cli.rounds))?;
     eprintln!();
     let run = report::Run::new(&figures, cli.rounds);

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the yardstick beside the programs, then has `forwarder/examples/bench.rs` measure both; with
+//! `cargo xtask bench`: builds the yardsticks beside the programs, then has `forwarder/examples/bench.rs` measure both; with
 //! `--cluster` first, `forwarder/examples/bench_cluster.rs` measures daemons and links.
 
 use std::ffi::OsString;
@@ -28,8 +28,8 @@ pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
     cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench", "--"]);
     if is_root() && !only_compares {
         let toolchain = build(project, Need::Build)?;
-        let yardstick = ebpf::build_yardstick(project, &toolchain)?;
-        cargo.arg("--yardstick").arg(yardstick);
+        let [yardstick, lru] = ebpf::build_yardsticks(project, &toolchain)?;
+        cargo.arg("--yardstick").arg(yardstick).arg("--lru").arg(lru);
     }
     say("bench");
     Err(become_command(cargo.args(args)))

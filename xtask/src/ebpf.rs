@@ -33,13 +33,15 @@ pub(crate) fn build(project: &Project, toolchain: &Toolchain) -> Result<PathBuf>
     Ok(object)
 }
 
-/// Builds the programs that `bench` measures beside the forwarder's, which nothing else needs.
-pub(crate) fn build_yardstick(project: &Project, toolchain: &Toolchain) -> Result<PathBuf> {
+/// Builds the programs that `bench` measures beside the forwarder's, which nothing else needs: the yardstick, and the forwarder's
+/// ingress over another claim table.
+pub(crate) fn build_yardsticks(project: &Project, toolchain: &Toolchain) -> Result<[PathBuf; 2]> {
     let mut cargo = toolchain.cargo();
-    cargo.args(["build", "--bin", "yardstick", "--features", "yardstick"]);
+    cargo.args(["build", "--bin", "yardstick", "--bin", "lru", "--features", "yardstick"]);
     configure(&mut cargo, project);
-    run("build the yardstick", SEE_ABOVE, &mut cargo)?;
-    Ok(target_dir(project).join(pins::EBPF_TARGET).join("release/yardstick"))
+    run("build the yardsticks", SEE_ABOVE, &mut cargo)?;
+    let built = target_dir(project).join(pins::EBPF_TARGET).join("release");
+    Ok([built.join("yardstick"), built.join("lru")])
 }
 
 /// Lints `forwarder-ebpf`; false where its toolchain has no clippy.

@@ -1,4 +1,4 @@
-//! The forwarder's object and the yardstick's, loaded and filled; nothing is attached or pinned.
+//! Builds of the forwarder's programs, loaded and configured; nothing is pinned.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{Program, ProgramFd, TestRun as _, TestRunOptions},
 };
 use forwarder::dataplane::monotonic_ns;
@@ -21,10 +21,7 @@ use forwarder_common::{
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 
-use crate::{
-    feed::{Feed, Flow, Real, TEMPLATE_BYTES, Template, mixed},
-    frames::{HASH_KEY, ME, PEER, TAG_KEY, VNI, peer, underlay, vip_address},
-};
+use crate::frames::{HASH_KEY, ME, PEER, TAG_KEY, VNI, peer, underlay, vip_address};
 
 /// A layout that aya may copy.
 #[derive(Clone, Copy)]
@@ -37,14 +34,6 @@ unsafe impl Pod for Shared<Config> {}
 unsafe impl Pod for Shared<ServiceSlot> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<abi::Peer> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<Feed> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<Template> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<Flow> {}
-// SAFETY: as above.
-unsafe impl Pod for Shared<Real> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<[u64; OUTCOMES as usize]> {}
 
@@ -59,7 +48,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    fn map(map: &MapData, buckets: u32) -> Result<Self> {
+    pub(crate) fn map(map: &MapData, buckets: u32) -> Result<Self> {
         let entries = buckets as usize * SLOTS;
         let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, map.fd().as_fd().as_raw_fd());
         // SAFETY: a new shared mapping of a map made with BPF_F_MMAPABLE; the kernel checks the length.
@@ -90,7 +79,37 @@ impl Table {
         if let Some((place, old)) =
             table::find(&table, self.mask(), key).or_else(|| table::choose(&mut table, self.mask(), key, now))
         {
-            (&self).exchange(place, old, Entry::new(key, owner, EPOCH, now.after(TICKS)));
+            (&self).exchange(place, old, entry(key, owner));
+        }
+    }
+}
+
+fn entry(key: u64, owner: u16) -> Entry {
+    Entry::new(key, owner, EPOCH, Tick::at(monotonic_ns()).after(TICKS))
+}
+
+/// Where a build has its claims.
+pub(crate) enum Claims {
+    /// As it is shipped.
+    Table(Table),
+    /// In the kernel's hash, in the build that does without the table.
+    Lru(HashMap<MapData, u64, u64>),
+}
+
+impl Claims {
+    /// Claims a key.
+    pub(crate) fn claim(&mut self, key: u64, owner: u16) -> Result<()> {
+        match self {
+            Self::Table(table) => table.claim(key, owner),
+            Self::Lru(lru) => lru.insert(key, entry(key, owner).0, 0).context("fill the LRU hash")?,
+        }
+        Ok(())
+    }
+
+    /// Empties the table.
+    pub(crate) fn clear(&self) {
+        if let Self::Table(table) = self {
+            table.clear();
         }
     }
 }
@@ -123,7 +142,7 @@ pub(crate) const fn buckets(claims: u32) -> u32 {
     claims.next_power_of_two() * 2 / SLOTS as u32
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T>
+pub(crate) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T>
 where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
@@ -131,14 +150,14 @@ where
     T::try_from(map).with_context(|| format!("open map {name}"))
 }
 
-fn take_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
+pub(crate) fn take_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
     match ebpf.take_map(name) {
         Some(Map::Array(data)) => Ok(data),
         _ => bail!("find array {name}"),
     }
 }
 
-fn load_all(ebpf: &mut Ebpf, only: impl Fn(&str) -> bool) -> Result<()> {
+pub(crate) fn load_all(ebpf: &mut Ebpf, only: impl Fn(&str) -> bool) -> Result<()> {
     for (name, program) in ebpf.programs_mut().filter(|(name, _)| only(name)) {
         match program {
             Program::Xdp(program) => program.load().map_err(|error| short(&error)),
@@ -162,25 +181,41 @@ fn short(error: &aya::programs::ProgramError) -> anyhow::Error {
 
 /// One build of the forwarder's programs.
 pub(crate) struct Forwarder {
-    ebpf: Ebpf,
-    pub(crate) table: Table,
-    events: RingBuf<MapData>,
+    pub(crate) ebpf: Ebpf,
+    pub(crate) claims: Claims,
+    /// Of a build with the egress program.
+    pub(crate) events: Option<RingBuf<MapData>>,
     statistics: PerCpuArray<MapData, Shared<[u64; OUTCOMES as usize]>>,
     /// Kept open: programs hold them as well.
     _config: Array<MapData, Shared<Config>>,
 }
 
+/// What a build is loaded for.
+#[derive(Clone, Copy)]
+pub(crate) struct Loading {
+    /// Claims that it has room for; half of that in the table's slots.
+    pub(crate) claims: u32,
+    /// The peer's underlay.
+    pub(crate) v6: bool,
+    /// Interface that leads to the peer.
+    pub(crate) ifindex: u32,
+}
+
 impl Forwarder {
-    /// Loads an object and gives it a service at port 5060 and one peer, reached over `v6` or IPv4.
-    pub(crate) fn load(object: &Path, claims: u32, v6: bool) -> Result<Self> {
+    /// Loads an object and gives it a service at port 5060 and one peer.
+    pub(crate) fn load(object: &Path, loading: Loading) -> Result<Self> {
+        let Loading { claims, v6, ifindex } = loading;
         let buckets = buckets(claims);
-        let mut loader = EbpfLoader::new();
-        let mut ebpf = loader
+        let mut ebpf = EbpfLoader::new()
             .map_max_entries("CLAIMS", buckets)
+            .map_max_entries("LRU", buckets * SLOTS as u32)
             .load_file(object)
             .with_context(|| format!("load {}", object.display()))?;
         load_all(&mut ebpf, |name| name == "forwarder_ingress" || name == "forwarder_egress")?;
-        let table = Table::map(&take_array(&mut ebpf, "CLAIMS")?, buckets)?;
+        let claims = match ebpf.take_map("LRU") {
+            Some(lru) => Claims::Lru(HashMap::try_from(lru).context("open map LRU")?),
+            None => Claims::Table(Table::map(&take_array(&mut ebpf, "CLAIMS")?, buckets)?),
+        };
         let config = Config {
             hash_key: [HASH_KEY, [0; 2]],
             tag_key: [TAG_KEY, [0; 2]],
@@ -204,19 +239,20 @@ impl Forwarder {
         let mut ports: Array<_, u64> = take(&mut ebpf, "PORTS")?;
         ports.set(5060 / 64, 1 << (5060 % 64), 0)?;
         let mut peers: Array<_, Shared<abi::Peer>> = take(&mut ebpf, "PEERS")?;
-        peers.set(u32::from(PEER), Shared(peer(v6)), 0)?;
+        peers.set(u32::from(PEER), Shared(abi::Peer { ifindex, ..peer(v6) }), 0)?;
         let mut nodes: Array<_, u64> = take(&mut ebpf, "NODES")?;
         nodes.set(u32::from(PEER), Node::new(true, EPOCH, Some(0)).0, 0)?;
         let mut configs: Array<_, Shared<Config>> = take(&mut ebpf, "CONFIG")?;
         configs.set(0, Shared(config), 0)?;
-        let (events, statistics) = (take(&mut ebpf, "EVENTS")?, take(&mut ebpf, "STATISTICS")?);
-        Ok(Self { ebpf, table, events, statistics, _config: configs })
+        let events = ebpf.take_map("EVENTS").map(RingBuf::try_from).transpose().context("open map EVENTS")?;
+        let statistics = take(&mut ebpf, "STATISTICS")?;
+        Ok(Self { ebpf, claims, events, statistics, _config: configs })
     }
 
     /// Events of claims since the last call.
     pub(crate) fn drain(&mut self) -> usize {
         let mut events = 0;
-        while self.events.next().is_some() {
+        while self.events.as_mut().is_some_and(|ring| ring.next().is_some()) {
             events += 1;
         }
         events
@@ -240,13 +276,13 @@ impl Forwarder {
     }
 }
 
-fn fd(ebpf: &Ebpf, name: &str) -> Result<ProgramFd> {
+pub(crate) fn fd(ebpf: &Ebpf, name: &str) -> Result<ProgramFd> {
     let program = ebpf.program(name).with_context(|| format!("find program {name}"))?;
     Ok(program.fd().with_context(|| format!("take the descriptor of {name}"))?.try_clone()?)
 }
 
 /// Nanoseconds a run, by the kernel's account, and what the last one returned.
-fn run(ebpf: &Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
+pub(crate) fn run(ebpf: &Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
     let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
     let program = ebpf.program(name).with_context(|| format!("find program {name}"))?;
     let ran = match program {
@@ -256,104 +292,4 @@ fn run(ebpf: &Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)>
     }
     .with_context(|| format!("run {name}"))?;
     Ok((ran.duration.as_nanos() as f64, ran.return_value))
-}
-
-/// The yardstick's object.
-pub(crate) struct Yardstick {
-    ebpf: Ebpf,
-    feed: Array<MapData, Shared<Feed>>,
-    templates: Array<MapData, Shared<Template>>,
-    next_xdp: ProgramArray<MapData>,
-    next_tc: ProgramArray<MapData>,
-    pub(crate) table: Table,
-    lru: HashMap<MapData, u64, u64>,
-    hash: HashMap<MapData, u64, u64>,
-    flows: HashMap<MapData, Shared<Flow>, u32>,
-    filled: u32,
-}
-
-impl Yardstick {
-    /// Loads it with tables of `slots` entries.
-    pub(crate) fn load(object: &Path, slots: u32, flows: u32) -> Result<Self> {
-        let buckets = slots / SLOTS as u32;
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("TABLE", buckets)
-            .map_max_entries("LRU", slots)
-            .map_max_entries("HASH", slots)
-            .map_max_entries("FLOWS", flows)
-            .load_file(object)
-            .with_context(|| format!("load {}", object.display()))?;
-        load_all(&mut ebpf, |_| true)?;
-        let table = Table::map(&take_array(&mut ebpf, "TABLE")?, buckets)?;
-        let mut mask: Array<_, u32> = take(&mut ebpf, "TABLE_MASK")?;
-        mask.set(0, buckets - 1, 0)?;
-        let mut reals: Array<_, Shared<Real>> = take(&mut ebpf, "REALS")?;
-        for real in 0..crate::feed::REALS {
-            let macs = [0x0202_0202, 0x0404_0202, 0x0404_0404, 0];
-            reals.set(real, Shared(Real { address: 0x0a00_000a + real, source: 0x0a00_0009, macs }), 0)?;
-        }
-        Ok(Self {
-            feed: take(&mut ebpf, "FEED")?,
-            templates: take(&mut ebpf, "TEMPLATES")?,
-            next_xdp: take(&mut ebpf, "NEXT_XDP")?,
-            next_tc: take(&mut ebpf, "NEXT_TC")?,
-            lru: take(&mut ebpf, "LRU")?,
-            hash: take(&mut ebpf, "HASH")?,
-            flows: take(&mut ebpf, "FLOWS")?,
-            table,
-            filled: 0,
-            ebpf,
-        })
-    }
-
-    /// Puts the keys of all indices below `count` into all tables.
-    pub(crate) fn fill(&mut self, count: u32) -> Result<()> {
-        for index in self.filled..count {
-            let key = mixed(index);
-            self.table.claim(key, ME);
-            self.lru.insert(key, key, 0).context("fill the LRU hash")?;
-            self.hash.insert(key, key, 0).context("fill the hash")?;
-        }
-        self.filled = self.filled.max(count);
-        Ok(())
-    }
-
-    /// Adds flows of the balancer, by their source addresses.
-    pub(crate) fn add_flows(&mut self, flow: Flow, sources: impl Iterator<Item = u32>) -> Result<()> {
-        for source in sources {
-            let Flow([_, destination, ports, protocol]) = flow;
-            let flow = Flow([source, destination, ports, protocol]);
-            self.flows.insert(Shared(flow), source % crate::feed::REALS, 0).context("fill the balancer's flows")?;
-        }
-        Ok(())
-    }
-
-    /// Writes what the feeding programs do.
-    pub(crate) fn set_feed(&mut self, feed: Feed, texts: &[(Vec<u8>, usize)]) -> Result<()> {
-        self.feed.set(0, Shared(feed), 0).context("write map FEED")?;
-        for (index, (bytes, patch_at)) in (0..).zip(texts) {
-            let mut template = Template { patch_at: *patch_at as u32, pad: 0, bytes: [0; TEMPLATE_BYTES] };
-            for (to, from) in template.bytes.iter_mut().zip(bytes) {
-                *to = *from;
-            }
-            self.templates.set(index, Shared(template), 0).context("write map TEMPLATES")?;
-        }
-        Ok(())
-    }
-
-    /// The program that the feeding program calls.
-    pub(crate) fn set_next(&mut self, feeder: &str, program: &ProgramFd) -> Result<()> {
-        let next = if feeder == "feed_xdp" { &mut self.next_xdp } else { &mut self.next_tc };
-        next.set(0, program, 0).context("write map of the measured program")
-    }
-
-    /// A program of it.
-    pub(crate) fn fd(&self, name: &str) -> Result<ProgramFd> {
-        fd(&self.ebpf, name)
-    }
-
-    /// Runs a program.
-    pub(crate) fn run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
-        run(&self.ebpf, name, frame, repeat)
-    }
 }

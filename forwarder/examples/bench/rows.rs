@@ -5,7 +5,8 @@ use anyhow::Result;
 use crate::{
     feed::{Feed, Flow, LETTERS, RANDOM, RAW, TEMPLATES},
     frames::{Frame, Kind, ME, Message, PEER, datagram, syn, tunnelled},
-    kernel::{Forwarder, Yardstick},
+    kernel::Forwarder,
+    yardstick::Yardstick,
 };
 
 /// Calls in the claim table, each with a request key and a reply key; the first half is this node's.
@@ -31,6 +32,22 @@ pub(crate) enum Which {
     Six,
     /// The same as `Four`, with a claim table that is filled anew before each round.
     Fresh,
+    /// The yardstick with its tables filled so far, in percent of their slots.
+    Tables(u8),
+    /// The forwarder with its claim table filled so far.
+    Filled(u8),
+    /// The forwarder with an LRU hash of as many slots in the place of its claim table, filled as far.
+    Lru(u8),
+}
+
+impl Which {
+    /// Keys in the tables.
+    pub(crate) const fn filled(self) -> u32 {
+        match self {
+            Self::Tables(percent) | Self::Filled(percent) | Self::Lru(percent) => SLOTS / 100 * percent as u32,
+            _ => 0,
+        }
+    }
 }
 
 /// One row.
@@ -47,8 +64,6 @@ pub(crate) struct Row {
     pub(crate) limit: Option<f64>,
     /// Runs in a round; 0 for as many as take a few milliseconds.
     pub(crate) repeat: u32,
-    /// The yardstick's tables are to hold so many keys.
-    pub(crate) fill: Option<u32>,
 }
 
 /// How frames are fed to a program.
@@ -61,8 +76,8 @@ pub(crate) struct Feeding {
 impl Row {
     fn new(name: impl Into<String>, which: Which, program: &'static str, frame: &[u8]) -> Self {
         let frame = frame.to_vec();
-        let (feeding, outcome, limit, fill) = (None, None, None, None);
-        Self { name: name.into(), which, program, frame, feeding, outcome, limit, repeat: 0, fill }
+        let (feeding, outcome, limit) = (None, None, None);
+        Self { name: name.into(), which, program, frame, feeding, outcome, limit, repeat: 0 }
     }
 
     fn outcome(mut self, outcome: &'static str) -> Self {
@@ -90,6 +105,11 @@ impl Row {
     /// It runs at egress.
     pub(crate) fn is_tc(&self) -> bool {
         matches!(self.program, "forwarder_egress" | "empty_tc")
+    }
+
+    /// It draws its keys itself.
+    pub(crate) fn draws(&self) -> bool {
+        matches!(self.which, Which::Tables(_))
     }
 
     /// The same feeding with nothing fed: what is taken off.
@@ -126,6 +146,7 @@ pub(crate) fn all() -> Vec<Row> {
     egress(&mut rows);
     balancer(&mut rows);
     tables(&mut rows);
+    stores(&mut rows);
     rows
 }
 
@@ -194,10 +215,7 @@ fn varied(rows: &mut Vec<Row>) {
         for (what, first, count, outcome, limit) in ways {
             let name = format!("{name}, {what}, random keys, varied text");
             let mut row = Row::new(name, Which::Four, "forwarder_ingress", &frame).outcome(outcome);
-            let length = frame.len() as u32;
-            let feed =
-                Feed { length, restore: length, first, count, templates: TEXTS - 1, patch_at: 1, ..Feed::default() };
-            row.feeding = Some(Feeding { feed, texts: texts.clone() });
+            row.feeding = Some(varying(frame.len(), first, count, &texts));
             row.limit = limit.filter(|_| length < 1300);
             rows.push(row);
         }
@@ -264,11 +282,15 @@ fn balancer(rows: &mut Vec<Row>) {
     rows.push(row);
 }
 
+/// Loads at which tables are compared, in percent of their slots.
+const LOADS: [u8; 3] = [25, 50, 90];
+
 fn tables(rows: &mut Vec<Row>) {
     let empty = datagram(false, false, 5060, &[0; 22]).bytes;
-    for percent in [25, 50, 90] {
-        let filled = (u64::from(SLOTS) * percent / 100) as u32;
-        for (what, first, count) in [("hot hit", 0, 64), ("random hit", 0, filled), ("random miss", 1 << 28, 1 << 28)] {
+    for percent in LOADS {
+        let which = Which::Tables(percent);
+        let kinds = [("hot hit", 0, 64), ("random hit", 0, which.filled()), ("random miss", 1 << 28, 1 << 28)];
+        for (what, first, count) in kinds {
             for (program, table) in
                 [("table_find", "claim table"), ("lru_find", "LRU hash"), ("hash_find", "hash"), ("key_alone", "key")]
             {
@@ -276,37 +298,76 @@ fn tables(rows: &mut Vec<Row>) {
                     "key_alone" => format!("{what}, {percent} %: the key alone"),
                     _ => format!("{what}, {percent} % full: {table}"),
                 };
-                let mut row = Row::new(name, Which::Yardstick, program, &empty);
+                let mut row = Row::new(name, which, program, &empty);
                 let feed = Feed { first, count, patch: LETTERS, ..Feed::default() };
                 row.feeding = Some(Feeding { feed, texts: Vec::new() });
-                row.fill = Some(filled);
                 rows.push(row);
             }
         }
     }
-    let mut row = Row::new("insertion that evicts: LRU hash", Which::Yardstick, "lru_insert", &empty);
+    // In tables of its own: the others' keys must stay.
+    let mut row = Row::new("insertion that evicts: LRU hash", Which::Tables(99), "lru_insert", &empty);
     row.feeding =
         Some(Feeding { feed: Feed { first: 1 << 29, order: 1, count: 1, ..Feed::default() }, texts: Vec::new() });
     row.repeat = 20_000;
-    row.fill = Some(SLOTS / 100 * 90);
     rows.push(row);
 }
 
-/// Fills the claim table of a forwarder.
-pub(crate) fn claim_all(forwarder: &Forwarder) {
+/// The finished program with either table.
+fn stores(rows: &mut Vec<Row>) {
+    let texts = texts(Kind::Invite, 550);
+    let plain = sip(false, false, &Message::plain(Kind::Invite, 550));
+    for percent in LOADS {
+        for (which, store) in [(Which::Filled(percent), "claim table"), (Which::Lru(percent), "LRU hash")] {
+            let name = |what: &str| format!("finished program, {store} {percent} % full: {what}");
+            for (what, index, outcome) in [("hot hit", HOT[0], "local_owner"), ("hot miss", UNKNOWN, "local_new")] {
+                let frame = with_letters(plain.clone(), index);
+                rows.push(Row::new(name(what), which, "forwarder_ingress", &frame).outcome(outcome));
+            }
+            let draws =
+                [("random hit", 0, which.filled(), "local_owner"), ("random miss", UNKNOWN, CALLS, "local_new")];
+            for (what, first, count, outcome) in draws {
+                let Some((frame, _)) = texts.first() else { continue };
+                let mut row = Row::new(name(what), which, "forwarder_ingress", frame).outcome(outcome);
+                row.feeding = Some(varying(frame.len(), first, count, &texts));
+                rows.push(row);
+            }
+        }
+    }
+}
+
+/// Another text and another key, drawn from so many, each time.
+fn varying(length: usize, first: u32, count: u32, texts: &[(Vec<u8>, usize)]) -> Feeding {
+    let length = length as u32;
+    let feed = Feed { length, restore: length, first, count, templates: TEXTS - 1, patch_at: 1, ..Feed::default() };
+    Feeding { feed, texts: texts.to_vec() }
+}
+
+/// Fills the claims of a forwarder: those of both nodes' calls.
+pub(crate) fn claim_all(forwarder: &mut Forwarder) -> Result<()> {
     let messages: Vec<_> = (0..TEXTS).map(|seed| Message::varied(Kind::Invite, 550, seed)).collect();
     for (index, message) in (0..CALLS).zip(messages.iter().cycle()) {
         let owner = if index < CALLS / 2 { ME } else { PEER };
         let (request, reply) = message.keys(index);
-        forwarder.table.claim(request, owner);
-        forwarder.table.claim(reply, owner);
+        forwarder.claims.claim(request, owner)?;
+        forwarder.claims.claim(reply, owner)?;
     }
     let message = Message::plain(Kind::Invite, 550);
     for (index, owner) in HOT.into_iter().zip([ME, PEER]) {
         let (request, reply) = message.keys(index);
-        forwarder.table.claim(request, owner);
-        forwarder.table.claim(reply, owner);
+        forwarder.claims.claim(request, owner)?;
+        forwarder.claims.claim(reply, owner)?;
     }
+    Ok(())
+}
+
+/// Fills them with so many requests of this node's, and the hot one.
+pub(crate) fn claim_requests(forwarder: &mut Forwarder, count: u32) -> Result<()> {
+    let messages: Vec<_> = (0..TEXTS).map(|seed| Message::varied(Kind::Invite, 550, seed)).collect();
+    for (index, message) in (0..count).zip(messages.iter().cycle()) {
+        forwarder.claims.claim(message.keys(index).0, ME)?;
+    }
+    forwarder.claims.claim(Message::plain(Kind::Invite, 550).keys(HOT[0]).0, ME)
 }
 
 /// Fills the balancer's flows.
