@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark reads nobody's input")]
 
+#[path = "bench/bed.rs"]
+mod bed;
 #[path = "../../forwarder-ebpf/src/bin/yardstick/feed.rs"]
 mod feed;
 #[path = "bench/frames.rs"]
@@ -17,6 +19,8 @@ mod measure;
 mod report;
 #[path = "bench/rows.rs"]
 mod rows;
+#[path = "bench/veth.rs"]
+mod veth;
 #[path = "bench/yardstick.rs"]
 mod yardstick;
 
@@ -43,6 +47,9 @@ struct Cli {
     /// Print two such files beside each other and measure nothing
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     compare: Vec<PathBuf>,
+    /// End to end on a veth pair, and a UDP flood, instead of the programs alone
+    #[arg(long)]
+    veth: bool,
     /// Only rows whose name holds this (several: any of them)
     #[arg(long)]
     rows: Vec<String>,
@@ -60,14 +67,21 @@ fn main() -> Result<()> {
         report::Run::read(before)?.compare(&report::Run::read(after)?);
         return Ok(());
     }
-    pin(cli.cpu.unwrap_or(std::thread::available_parallelism()?.get() - 1))?;
-    let rows: Vec<_> = rows::all().into_iter().filter(|row| wanted(&cli.rows, &row.name)).collect();
+    let cpu = cli.cpu.unwrap_or(std::thread::available_parallelism()?.get() - 1);
+    pin(cpu)?;
     let yardstick = cli.yardstick.context("find the yardstick's object; hint: run `cargo xtask bench`")?;
     let objects = measure::Objects { forwarder: &cli.object, yardstick: &yardstick, lru: cli.lru.as_deref() };
-    let mut machine = measure::Machine::load(&objects, &rows)?;
-    let figures = machine.measure(&rows, cli.rounds, |round| eprint!("\rround {} of {} ", round + 1, cli.rounds))?;
+    let progress = |round: usize| eprint!("\rround {} of {} ", round + 1, cli.rounds);
+    let (title, figures) = if cli.veth {
+        let figures = veth::measure(&objects, cpu, cli.rounds, |name| wanted(&cli.rows, name), progress)?;
+        ("one core does all; multiples of the row that the group names", figures)
+    } else {
+        let rows: Vec<_> = rows::all().into_iter().filter(|row| wanted(&cli.rows, &row.name)).collect();
+        let mut machine = measure::Machine::load(&objects, &rows)?;
+        ("multiples of the empty program of the same hook", machine.measure(&rows, cli.rounds, progress)?)
+    };
     eprintln!();
-    let run = report::Run::new(&figures, cli.rounds);
+    let run = report::Run::new(title, &figures, cli.rounds);
     run.print();
     match cli.json {
         Some(path) => run.write(&path),

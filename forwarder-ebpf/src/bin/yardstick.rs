@@ -13,7 +13,7 @@ use core::ptr::{read_unaligned, read_volatile, write_unaligned, write_volatile};
 
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action, xdp_md},
-    helpers::{bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_store_bytes},
+    helpers::{bpf_redirect, bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_store_bytes},
     macros::{classifier, map, xdp},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
@@ -64,6 +64,12 @@ static REALS: Array<Real> = Array::with_max_entries(REAL_COUNT, 0);
 /// Balancer: packets and bytes.
 #[map]
 static COUNTS: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+/// Runner -> `send_xdp`: the interface that frames leave through.
+#[map]
+static SEND: Array<u32> = Array::with_max_entries(1, 0);
+/// `drop_xdp` -> runner: packets.
+#[map]
+static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Look-ups: what was found, so that the compiler keeps the look-up.
 #[map]
 static SINK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -78,6 +84,40 @@ pub fn empty_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// The end of a frame that was sent: counted, and no more.
+#[xdp]
+pub fn drop_xdp(_ctx: XdpContext) -> u32 {
+    if let Some(dropped) = DROPPED.get_ptr_mut(0) {
+        // SAFETY: a per-CPU value.
+        unsafe { *dropped += 1 };
+    }
+    xdp_action::XDP_DROP
+}
+
+/// Sends a frame through an interface, as if this were its sender.
+#[xdp]
+pub fn send_xdp(_ctx: XdpContext) -> u32 {
+    let Some(ifindex) = SEND.get(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the helper takes two numbers.
+    unsafe { bpf_redirect(*ifindex, 0) as u32 }
+}
+
+/// Sends a frame back where it came from with its MAC addresses exchanged: what forwarding costs without any reason for it.
+#[xdp]
+pub fn back_xdp(ctx: XdpContext) -> u32 {
+    let at = ctx.data();
+    if at + 12 > ctx.data_end() {
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: just compared with the end of the frame.
+    unsafe {
+        let [a, b, c] = read_unaligned(at as *const [u32; 3]);
+        let [to, from] = [u64::from(a) | u64::from(b as u16) << 32, u64::from(b >> 16) | u64::from(c) << 16];
+        write_unaligned(at as *mut [u32; 3], [from as u32, (from >> 32) as u32 | (to as u32) << 16, (to >> 16) as u32]);
+    }
+    xdp_action::XDP_TX
 }
 
 /// Makes the next frame and calls the program that is measured.

@@ -24,6 +24,8 @@ const FIRST_RUNS: u32 = 500;
 #[derive(Clone, Debug)]
 pub(crate) struct Figures {
     pub(crate) name: String,
+    /// The row that it is a multiple of.
+    pub(crate) base: String,
     /// Nanoseconds a packet, the feeding taken off: one a round.
     pub(crate) rounds: Vec<f64>,
     /// The smallest of them, each part's smallest taken.
@@ -39,11 +41,16 @@ impl Figures {
 
     /// A quantile of the rounds.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
-        let mut sorted = self.rounds.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
-        sorted.get(at).copied().unwrap_or(f64::NAN)
+        quantile(&self.rounds, part)
     }
+}
+
+/// A quantile of these.
+pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
 struct Measured {
@@ -208,7 +215,9 @@ fn figures(all: &[Measured]) -> Vec<Figures> {
             } else {
                 smallest(&measured.with) - smallest(taken) + smallest(&base)
             };
-            Figures { name: measured.row.name.clone(), rounds: rounds.collect(), minimum, limit: measured.row.limit }
+            let Row { name, limit, .. } = measured.row.clone();
+            let base = if measured.row.is_tc() { "empty TC program" } else { "empty XDP program" }.to_owned();
+            Figures { name, base, rounds: rounds.collect(), minimum, limit }
         })
         .collect()
 }

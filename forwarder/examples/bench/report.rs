@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::Figures;
+use crate::measure::{Figures, quantile};
 
 /// A run as it is kept.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Run {
+    title: String,
     kernel: String,
     processor: String,
     rounds: usize,
@@ -24,6 +25,8 @@ struct Kept {
     minimum_ns: f64,
     quartiles_ns: [f64; 2],
     multiple: f64,
+    /// Of each round, by its own base.
+    multiple_quartiles: [f64; 2],
     minimum_multiple: f64,
     limit: Option<f64>,
 }
@@ -36,26 +39,24 @@ fn first_line(path: &str, begin: &str) -> String {
 
 impl Run {
     /// From the figures of a run.
-    pub(crate) fn new(figures: &[Figures], rounds: usize) -> Self {
-        let empty = |name: &str| {
-            let hook =
-                if name.starts_with("e") && name.contains("TC") || name.starts_with("egress") { "TC" } else { "XDP" };
-            figures.iter().find(|row| row.name == format!("empty {hook} program"))
-        };
+    pub(crate) fn new(title: &str, figures: &[Figures], rounds: usize) -> Self {
         let rows = figures.iter().map(|row| {
-            let (median, minimum) = empty(&row.name).map_or((f64::NAN, f64::NAN), |row| (row.median(), row.minimum));
+            let base = figures.iter().find(|base| base.name == row.base).unwrap_or(row);
+            let ratios = row.rounds.iter().zip(&base.rounds).map(|(ns, base)| ns / base).collect::<Vec<_>>();
             Kept {
                 name: row.name.clone(),
                 median_ns: row.median(),
                 minimum_ns: row.minimum,
                 quartiles_ns: [row.quantile(0.25), row.quantile(0.75)],
-                multiple: row.median() / median,
-                minimum_multiple: row.minimum / minimum,
+                multiple: row.median() / base.median(),
+                multiple_quartiles: [quantile(&ratios, 0.25), quantile(&ratios, 0.75)],
+                minimum_multiple: row.minimum / base.minimum,
                 limit: row.limit,
             }
         });
         let kernel = first_line("/proc/sys/kernel/osrelease", "");
-        Self { kernel, processor: first_line("/proc/cpuinfo", "model name"), rounds, rows: rows.collect() }
+        let processor = first_line("/proc/cpuinfo", "model name");
+        Self { title: title.to_owned(), kernel, processor, rounds, rows: rows.collect() }
     }
 
     /// Reads one from a file.
@@ -73,16 +74,13 @@ impl Run {
 
     /// Prints it.
     pub(crate) fn print(&self) {
+        println!("{}, Linux {}, {} rounds; {}", self.processor, self.kernel, self.rounds, self.title);
         println!(
-            "{}, Linux {}, {} rounds; multiples of the empty program of the same hook",
-            self.processor, self.kernel, self.rounds
-        );
-        println!(
-            "{:<66} {:>7} {:>7} {:>13} {:>7} {:>7} {:>6}",
-            "row", "ns", "min", "quartiles", "times", "min", "limit"
+            "{:<66} {:>7} {:>7} {:>13} {:>6} {:>7} {:>11} {:>7} {:>6}",
+            "row", "ns", "min", "quartiles", "M/s", "times", "quartiles", "min", "limit"
         );
         for row in &self.rows {
-            let [low, high] = row.quartiles_ns;
+            let ([low, high], [less, more]) = (row.quartiles_ns, row.multiple_quartiles);
             let limit = row.limit.map_or(String::new(), |limit| format!("{limit:.1}"));
             let missed = match row.limit {
                 Some(limit) if row.multiple > limit && row.minimum_multiple > limit => " misses",
@@ -90,12 +88,14 @@ impl Run {
                 _ => "",
             };
             println!(
-                "{:<66} {:>7.1} {:>7.1} {:>13} {:>7.2} {:>7.2} {:>6}{missed}",
+                "{:<66} {:>7.1} {:>7.1} {:>13} {:>6.2} {:>7.3} {:>11} {:>7.2} {:>6}{missed}",
                 row.name,
                 row.median_ns,
                 row.minimum_ns,
                 format!("{low:.0}-{high:.0}"),
+                1e3 / row.median_ns,
                 row.multiple,
+                format!("{less:.2}-{more:.2}"),
                 row.minimum_multiple,
                 limit
             );

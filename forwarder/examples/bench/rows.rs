@@ -14,7 +14,7 @@ pub(crate) const CALLS: u32 = 1 << 19;
 /// Texts that are varied.
 const TEXTS: u32 = TEMPLATES;
 /// Indices of the hot calls.
-const HOT: [u32; 2] = [0x0100_0000, 0x0100_0001];
+pub(crate) const HOT: [u32; 2] = [0x0100_0000, 0x0100_0001];
 /// Indices from here on are nobody's.
 const UNKNOWN: u32 = 0x0200_0000;
 /// Indices from here on are claimed by the rows of insertion.
@@ -119,13 +119,13 @@ impl Row {
     }
 }
 
-fn sip(v6: bool, out: bool, message: &Message) -> (Frame, usize) {
+pub(crate) fn sip(v6: bool, out: bool, message: &Message) -> (Frame, usize) {
     let frame = datagram(v6, out, 5060, &message.bytes);
     let at = frame.payload + message.letters_at;
     (frame, at)
 }
 
-fn with_letters((mut frame, at): (Frame, usize), index: u32) -> Vec<u8> {
+pub(crate) fn with_letters((mut frame, at): (Frame, usize), index: u32) -> Vec<u8> {
     for (to, from) in frame.bytes.iter_mut().skip(at).zip(crate::feed::letters(index).to_le_bytes()) {
         *to = from;
     }
@@ -196,7 +196,7 @@ fn hot(rows: &mut Vec<Row>) {
 }
 
 /// Texts of one length; the index of a call chooses its text.
-fn texts(kind: Kind, length: usize) -> Vec<(Vec<u8>, usize)> {
+pub(crate) fn texts(kind: Kind, length: usize) -> Vec<(Vec<u8>, usize)> {
     let texts = (0..TEXTS).map(|seed| sip(false, false, &Message::varied(kind, length, seed)));
     texts.map(|(frame, at)| (frame.bytes, at)).collect()
 }
@@ -337,7 +337,7 @@ fn stores(rows: &mut Vec<Row>) {
 }
 
 /// Another text and another key, drawn from so many, each time.
-fn varying(length: usize, first: u32, count: u32, texts: &[(Vec<u8>, usize)]) -> Feeding {
+pub(crate) fn varying(length: usize, first: u32, count: u32, texts: &[(Vec<u8>, usize)]) -> Feeding {
     let length = length as u32;
     let feed = Feed { length, restore: length, first, count, templates: TEXTS - 1, patch_at: 1, ..Feed::default() };
     Feeding { feed, texts: texts.to_vec() }

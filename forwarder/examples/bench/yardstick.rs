@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, ProgramArray},
-    programs::ProgramFd,
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
 use forwarder_common::table::SLOTS;
 
@@ -36,6 +36,8 @@ pub(crate) struct Yardstick {
     lru: HashMap<MapData, u64, u64>,
     hash: HashMap<MapData, u64, u64>,
     flows: HashMap<MapData, Shared<Flow>, u32>,
+    send: Array<MapData, u32>,
+    dropped: PerCpuArray<MapData, u64>,
 }
 
 impl Yardstick {
@@ -66,6 +68,8 @@ impl Yardstick {
             lru: take(&mut ebpf, "LRU")?,
             hash: take(&mut ebpf, "HASH")?,
             flows: take(&mut ebpf, "FLOWS")?,
+            send: take(&mut ebpf, "SEND")?,
+            dropped: take(&mut ebpf, "DROPPED")?,
             table,
             ebpf,
         })
@@ -119,5 +123,28 @@ impl Yardstick {
     /// Runs a program.
     pub(crate) fn run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
         run(&self.ebpf, name, frame, repeat)
+    }
+
+    /// The interface that `send_xdp` sends through.
+    pub(crate) fn set_send(&mut self, ifindex: u32) -> Result<()> {
+        self.send.set(0, ifindex, 0).context("write map SEND")
+    }
+
+    /// Frames that `drop_xdp` has got.
+    pub(crate) fn dropped(&self) -> Result<u64> {
+        Ok(self.dropped.get(&0, 0).context("read map DROPPED")?.iter().sum())
+    }
+
+    /// Runs a program on live frames in one run: what it does with them is done.
+    pub(crate) fn run_live(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<()> {
+        /// Frames that are made before they are sent on: a NAPI budget.
+        const BATCH: u32 = 64;
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name).with_context(|| format!("find program {name}"))?.try_into()?;
+        let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+        program
+            .test_run(TestRunOptions { data_in: Some(frame), repeat, attrs, ..TestRunOptions::default() })
+            .with_context(|| format!("run {name} on live frames"))?;
+        Ok(())
     }
 }
