@@ -7,6 +7,8 @@
 
 #[path = "bench/bed.rs"]
 mod bed;
+#[path = "bench/daemon.rs"]
+mod daemon;
 #[path = "../../forwarder-ebpf/src/bin/yardstick/feed.rs"]
 mod feed;
 #[path = "bench/frames.rs"]
@@ -15,6 +17,8 @@ mod frames;
 mod kernel;
 #[path = "bench/measure.rs"]
 mod measure;
+#[path = "bench/node.rs"]
+mod node;
 #[path = "bench/report.rs"]
 mod report;
 #[path = "bench/rows.rs"]
@@ -50,12 +54,24 @@ struct Cli {
     /// End to end on a veth pair, and a UDP flood, instead of the programs alone
     #[arg(long)]
     veth: bool,
+    /// Injection, and real daemons with 1 and 4 million claims, instead of the programs alone
+    #[arg(long, conflicts_with = "veth")]
+    daemon: bool,
+    /// Claims that the daemons have in the end
+    #[arg(long, default_values_t = [1_000_000, 4_000_000], value_parser = clap::value_parser!(u32).range(200_000..=16_000_000))]
+    claims: Vec<u32>,
+    /// Seconds of 10,000 transactions each that the daemons are given
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+    seconds: u32,
+    /// The daemon's binary
+    #[arg(long)]
+    forwarder: Option<PathBuf>,
     /// Only rows whose name holds this (several: any of them)
     #[arg(long)]
     rows: Vec<String>,
     /// How often each row is run
-    #[arg(long, default_value_t = 15)]
-    rounds: usize,
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// The CPU to run on; the last one without it
     #[arg(long)]
     cpu: Option<usize>,
@@ -71,17 +87,28 @@ fn main() -> Result<()> {
     pin(cpu)?;
     let yardstick = cli.yardstick.context("find the yardstick's object; hint: run `cargo xtask bench`")?;
     let objects = measure::Objects { forwarder: &cli.object, yardstick: &yardstick, lru: cli.lru.as_deref() };
+    let rounds = cli.rounds as usize;
     let progress = |round: usize| eprint!("\rround {} of {} ", round + 1, cli.rounds);
-    let (title, figures) = if cli.veth {
-        let figures = veth::measure(&objects, cpu, cli.rounds, |name| wanted(&cli.rows, name), progress)?;
+    let mut values = Vec::new();
+    let (title, figures) = if cli.daemon {
+        let binary = cli.forwarder.context("find the daemon; hint: run `cargo xtask bench --daemon`")?;
+        let figures = daemon::injection(&yardstick, cpu, rounds)?;
+        let other = if cpu == 0 { 1 } else { 0 };
+        for claims in cli.claims {
+            values.extend(daemon::scale(&binary, [other, cpu], claims, cli.seconds)?);
+        }
+        ("CPU time of one core; multiples of the other way", figures)
+    } else if cli.veth {
+        let figures = veth::measure(&objects, cpu, rounds, |name| wanted(&cli.rows, name), progress)?;
         ("one core does all; multiples of the row that the group names", figures)
     } else {
         let rows: Vec<_> = rows::all().into_iter().filter(|row| wanted(&cli.rows, &row.name)).collect();
         let mut machine = measure::Machine::load(&objects, &rows)?;
-        ("multiples of the empty program of the same hook", machine.measure(&rows, cli.rounds, progress)?)
+        ("multiples of the empty program of the same hook", machine.measure(&rows, rounds, progress)?)
     };
     eprintln!();
-    let run = report::Run::new(title, &figures, cli.rounds);
+    let mut run = report::Run::new(title, &figures, rounds);
+    run.values = values;
     run.print();
     match cli.json {
         Some(path) => run.write(&path),

@@ -29,7 +29,7 @@ pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
     if is_root() && !only_compares {
         let toolchain = build(project, Need::Build)?;
         let [yardstick, lru] = ebpf::build_yardsticks(project, &toolchain)?;
-        cargo.arg("--yardstick").arg(yardstick).arg("--lru").arg(lru);
+        cargo.arg("--yardstick").arg(yardstick).arg("--lru").arg(lru).arg("--forwarder").arg(project.forwarder());
     }
     say("bench");
     Err(become_command(cargo.args(args)))

@@ -55,7 +55,8 @@ impl Bed {
     }
 }
 
-fn ip(arguments: &str) -> Result<()> {
+/// Runs `ip`.
+pub(crate) fn ip(arguments: &str) -> Result<()> {
     let status = Command::new("ip").args(arguments.split(' ')).status().context("run ip; hint: install iproute2")?;
     ensure!(status.success(), "run ip {arguments}: {status}");
     Ok(())
@@ -129,5 +130,45 @@ impl Work {
         let own = time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned();
         let text = self.schedstat.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
         own + text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default()
+    }
+}
+
+/// Sends so many datagrams, these one after the other and again, as many a call as fit.
+pub(crate) fn pour(socket: &UdpSocket, payloads: &[&[u8]], count: u32) -> Result<()> {
+    const A_CALL: usize = 64;
+    let mut to = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 5060_u16.to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(CLIENT) },
+        sin_zero: [0; 8],
+    };
+    let mut left = payloads
+        .iter()
+        .cycle()
+        .take(count as usize)
+        .map(|payload| libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() });
+    loop {
+        let mut parts: Vec<_> = left.by_ref().take(A_CALL).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let messages = parts.iter_mut().map(|part| {
+            // SAFETY: zeroed bytes are a value of this struct of integers and pointers.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = (&raw mut to).cast();
+            message.msg_hdr.msg_namelen = size_of_val(&to) as libc::socklen_t;
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        });
+        let mut messages: Vec<_> = messages.collect();
+        let mut unsent = &mut messages[..];
+        while !unsent.is_empty() {
+            // SAFETY: the messages and what they point to live through the call, which only reads the payloads.
+            let sent =
+                unsafe { libc::sendmmsg(socket.as_raw_fd(), unsent.as_mut_ptr(), unsent.len() as libc::c_uint, 0) };
+            ensure!(sent > 0, "send datagrams: {}", std::io::Error::last_os_error());
+            unsent = &mut unsent[sent as usize..];
+        }
     }
 }

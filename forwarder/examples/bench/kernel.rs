@@ -65,6 +65,11 @@ impl Table {
         (self.entries.len() / SLOTS) as u32 - 1
     }
 
+    /// Entries of an owner.
+    pub(crate) fn claims_of(&self, owner: u16) -> usize {
+        self.entries.iter().filter(|entry| Entry(entry.load(Ordering::Relaxed)).owner() == owner).count()
+    }
+
     /// Empties it.
     pub(crate) fn clear(&self) {
         for entry in self.entries {

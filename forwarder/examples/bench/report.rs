@@ -15,6 +15,16 @@ pub(crate) struct Run {
     processor: String,
     rounds: usize,
     rows: Vec<Kept>,
+    #[serde(default)]
+    pub(crate) values: Vec<Value>,
+}
+
+/// A figure that is measured once.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Value {
+    pub(crate) name: String,
+    pub(crate) value: f64,
+    pub(crate) unit: String,
 }
 
 /// A row as it is kept: nanoseconds, and multiples of the empty program of the same run.
@@ -56,7 +66,7 @@ impl Run {
         });
         let kernel = first_line("/proc/sys/kernel/osrelease", "");
         let processor = first_line("/proc/cpuinfo", "model name");
-        Self { title: title.to_owned(), kernel, processor, rounds, rows: rows.collect() }
+        Self { title: title.to_owned(), kernel, processor, rounds, rows: rows.collect(), values: Vec::new() }
     }
 
     /// Reads one from a file.
@@ -100,6 +110,9 @@ impl Run {
                 limit
             );
         }
+        for Value { name, value, unit } in &self.values {
+            println!("{name:<80} {value:>12.2} {unit}");
+        }
     }
 
     /// Prints another run beside it.
@@ -119,6 +132,11 @@ impl Run {
                 after.multiple / row.multiple,
                 after.minimum_multiple / row.minimum_multiple
             );
+        }
+        let others: BTreeMap<_, _> = other.values.iter().map(|value| (&value.name, value.value)).collect();
+        for Value { name, value, unit } in &self.values {
+            let Some(after) = others.get(name) else { continue };
+            println!("{name:<80} {value:>12.2} {after:>12.2} {:>8.2} {unit}", after / value);
         }
     }
 }

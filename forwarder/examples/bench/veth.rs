@@ -3,13 +3,11 @@
 //! One CPU does all of it, one batch of 64 frames after the other: sender, driver, program, and what comes after it. So
 //! nothing waits, nothing is lost, and the CPU time of that one thread is what a packet costs.
 
-use std::{net::UdpSocket, os::fd::AsRawFd as _};
-
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
 
 use crate::{
-    bed::{Bed, CLIENT, RECEIVER, SENDER, Work, datagrams, received},
+    bed::{Bed, RECEIVER, SENDER, Work, datagrams, pour, received},
     feed::{Feed, RANDOM, RAW},
     frames::{Kind, Message, datagram},
     kernel::{Forwarder, Loading},
@@ -231,10 +229,10 @@ impl Road {
     }
 
     fn send(&mut self, way: &Way) -> Result<f64> {
-        self.yardstick.run_live("feed_xdp", &way.frame, FIRST)?;
+        self.yardstick.run_live("feed_xdp", &way.frame, FIRST, None)?;
         let before = self.arrived(way)?;
         let start = self.work.ns();
-        self.yardstick.run_live("feed_xdp", &way.frame, PACKETS)?;
+        self.yardstick.run_live("feed_xdp", &way.frame, PACKETS, None)?;
         let ns = self.work.ns() - start;
         let arrived = self.arrived(way)? - before;
         self.forwarder.drain();
@@ -273,10 +271,10 @@ impl Road {
 
     fn pour(&mut self, way: &Way) -> Result<f64> {
         let socket = self.bed.socket(way.name.contains("RTP")).try_clone().context("take a socket")?;
-        pour(&socket, &way.frame, FIRST)?;
+        pour(&socket, &[&way.frame], FIRST)?;
         let before = self.arrived(way)?;
         let start = self.work.ns();
-        pour(&socket, &way.frame, PACKETS)?;
+        pour(&socket, &[&way.frame], PACKETS)?;
         let ns = self.work.ns() - start;
         let arrived = self.arrived(way)? - before;
         self.forwarder.drain();
@@ -296,33 +294,4 @@ fn xdp<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut Xdp> {
 
 fn tc<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
     Ok(ebpf.program_mut(name).with_context(|| format!("find program {name}"))?.try_into()?)
-}
-
-/// Sends so many datagrams, as many a call as the kernel takes.
-fn pour(socket: &UdpSocket, payload: &[u8], count: u32) -> Result<()> {
-    const A_CALL: usize = 64;
-    let mut to = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 5060_u16.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(CLIENT) },
-        sin_zero: [0; 8],
-    };
-    let mut part = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
-    // SAFETY: zeroed bytes are a value of this struct of integers and pointers.
-    let mut messages: [libc::mmsghdr; A_CALL] = unsafe { std::mem::zeroed() };
-    for message in &mut messages {
-        message.msg_hdr.msg_name = (&raw mut to).cast();
-        message.msg_hdr.msg_namelen = size_of_val(&to) as libc::socklen_t;
-        message.msg_hdr.msg_iov = &raw mut part;
-        message.msg_hdr.msg_iovlen = 1;
-    }
-    let mut left = count as usize;
-    while left > 0 {
-        let now = left.min(A_CALL) as u32;
-        // SAFETY: the messages and what they point to live through the call, which only reads the payload.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), now, 0) };
-        ensure!(sent > 0, "send datagrams: {}", std::io::Error::last_os_error());
-        left -= sent as usize;
-    }
-    Ok(())
 }

@@ -135,16 +135,19 @@ impl Yardstick {
         Ok(self.dropped.get(&0, 0).context("read map DROPPED")?.iter().sum())
     }
 
-    /// Runs a program on live frames in one run: what it does with them is done.
-    pub(crate) fn run_live(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<()> {
+    /// Runs a program on live frames in one run, as if they had come `from` an interface: what it does with them is done.
+    pub(crate) fn run_live(&mut self, name: &str, frame: &[u8], repeat: u32, from: Option<u32>) -> Result<()> {
         /// Frames that are made before they are sent on: a NAPI budget.
         const BATCH: u32 = 64;
         let program: &mut Xdp =
             self.ebpf.program_mut(name).with_context(|| format!("find program {name}"))?.try_into()?;
-        let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        program
-            .test_run(TestRunOptions { data_in: Some(frame), repeat, attrs, ..TestRunOptions::default() })
-            .with_context(|| format!("run {name} on live frames"))?;
+        // `struct xdp_md` of linux/bpf.h.
+        let context = [0, frame.len() as u32, 0, from.unwrap_or_default(), 0, 0_u32];
+        let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let attrs = TestRunAttrs::new().xdp_live_frames(BATCH.min(repeat));
+        let ctx_in = from.is_some().then_some(&context[..]);
+        let options = TestRunOptions { data_in: Some(frame), ctx_in, repeat, attrs, ..TestRunOptions::default() };
+        program.test_run(options).with_context(|| format!("run {name} on live frames"))?;
         Ok(())
     }
 }
