@@ -4,7 +4,8 @@
 //! with pad8(branch) and the branch's length. The lengths make it injective; any SipHash library gives the same.
 
 /// The state of a running hash.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub struct SipHash {
     v0: u64,
     v1: u64,

@@ -6,7 +6,10 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
-use crate::abi::Explained;
+use crate::{
+    abi::Explained,
+    hash::{SipHash, padded},
+};
 
 /// Offsets into the frame, 0 while unset, and what was read there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +33,7 @@ pub struct Marks {
     reason: u16,
     number: u32,
     pad2: u32,
-    request_key: u64,
+    hash: SipHash,
     reply_key: u64,
 }
 
@@ -88,13 +91,20 @@ fields! {
     reason, set_reason: u16;
     /// The CSeq number.
     number, set_number: u32;
-    /// The request key `L`.
-    request_key, set_request_key: u64;
+    /// The hash of what both keys begin with.
+    hash, set_hash: SipHash;
     /// The reply key `X`.
     reply_key, set_reply_key: u64;
 }
 
 impl Marks {
+    /// The request key `L`. It is made only here: most replies are found by `X`, and never need it.
+    #[inline(always)] // few places
+    #[must_use]
+    pub fn request_key(&self) -> u64 {
+        self.hash().finish(padded(self.call_id_length() as usize) + 8)
+    }
+
     /// `value` modulo 2^16, as a number that neither optimiser nor verifier knows any more.
     #[inline(always)] // its point is to be two instructions in the loop
     pub fn hide(&mut self, value: usize) -> usize {

@@ -68,7 +68,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
                 return Ok(outcome);
             }
             key::egress(ctx.skb.skb, flags | key::OTHER_KEY)?;
-            messages(marks, from, config)
+            messages(marks, from, config).map(|other| of_two(outcome, other))
         }
         Err(Outcome::EgressOther) => Err(Outcome::EgressOther),
         _ if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
@@ -155,7 +155,8 @@ fn keys(
         Some(service) => service.flags & AFFINITY_CALL != 0,
         None => config.flags & EGRESS_AFFINITY_CALL != 0,
     };
-    let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::REPLY_KEY } else { 0 };
+    // A reply that is sent claims `L` alone.
+    let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::X_OF_REQUEST } else { 0 };
     match key::egress(ctx.skb.skb, flags) {
         Ok(()) => Ok((marks, flags)),
         Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
@@ -174,13 +175,15 @@ fn messages(marks: &mut Marks, from: Option<Service>, config: &Config) -> Result
     let outcome = claim_key(key, lifetime);
     if kind != fast::kind::RESPONSE && from.is_some() && marks.reply_key() != 0 {
         let key = marks.reply_key();
-        let reply = claim_key(key, lifetime);
-        // The first of them decides the packet's outcome, unless only the second did something.
-        if matches!(outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
-            return Ok(reply);
-        }
+        return Ok(of_two(outcome, claim_key(key, lifetime)));
     }
     Ok(outcome)
+}
+
+/// The first claim decides the packet's outcome, unless only the second did something.
+#[inline(always)] // two compares
+const fn of_two(first: Outcome, second: Outcome) -> Outcome {
+    if matches!(first, Outcome::EgressOwner | Outcome::EgressNoClaim) { second } else { first }
 }
 
 #[inline(always)] // a compare

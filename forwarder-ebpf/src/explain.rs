@@ -29,6 +29,6 @@ fn keys(ctx: &XdpContext) -> Result<Explained, Outcome> {
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, end);
-    key::ingress(ctx.ctx, key::REPLY_KEY)?;
+    key::ingress(ctx.ctx, key::X_OF_REQUEST | key::X_OF_REPLY)?;
     Ok(marks.explained())
 }

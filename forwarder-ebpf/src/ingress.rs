@@ -207,7 +207,7 @@ fn message(
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, datagram_end);
-    let flags = if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 };
+    let flags = key::X_OF_REPLY | if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 };
     if let Err(outcome) = key::ingress(ctx.ctx, flags) {
         // Alone, every message is local, whatever it says.
         let alone = config.peers_up == 0 && outcome.punted().is_some();
@@ -221,7 +221,6 @@ fn message(
         fast::kind::RESPONSE => Kind::Response,
         _ => Kind::Request,
     };
-    let request_key = marks.request_key();
     let mut claimed = lookup(marks, config, now, kind);
     if config.flags & BOTH_HASH_KEYS != 0 && matches!(claimed, Found::Nothing | Found::OtherBranch) {
         key::ingress(ctx.ctx, flags | key::OTHER_KEY)?;
@@ -229,7 +228,7 @@ fn message(
         claimed = if matches!(other, Found::Nothing) { claimed } else { other };
     }
     let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now_ns);
-    let taker = if diverts { NodeId::new(maps::taker(request_key as u32)) } else { None };
+    let taker = if diverts { NodeId::new(maps::taker(marks.request_key() as u32)) } else { None };
     Ok(decide(kind, claimed, config.peers_up != 0, taker))
 }
 

@@ -9,10 +9,12 @@ use crate::{maps, packet::Frame};
 
 /// The message belongs to a service of affinity `call`.
 pub const AFFINITY_CALL: u64 = 1;
-/// The reply key is wanted, whatever the kind of message.
-pub const REPLY_KEY: u64 = 2;
+/// The reply key `X` of a request is wanted.
+pub const X_OF_REQUEST: u64 = 2;
+/// The reply key of a reply is wanted.
+pub const X_OF_REPLY: u64 = 4;
 /// The message has been parsed; its keys are wanted under the other key of the hash.
-pub const OTHER_KEY: u64 = 4;
+pub const OTHER_KEY: u64 = 8;
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;
@@ -119,8 +121,9 @@ fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u
     } else {
         epoch ^= 1;
     }
-    let hash = fast::request_key(&frame, marks, config.hash_key[epoch], flags & AFFINITY_CALL != 0)?;
-    if flags & REPLY_KEY != 0 || marks.kind() == fast::kind::RESPONSE {
+    let hash = fast::hash(&frame, marks, config.hash_key[epoch], flags & AFFINITY_CALL != 0)?;
+    let of_this_kind = if marks.kind() == fast::kind::RESPONSE { X_OF_REPLY } else { X_OF_REQUEST };
+    if flags & of_this_kind != 0 {
         fast::reply_key(&frame, marks, hash)?;
     }
     Ok(())

@@ -93,7 +93,7 @@ fn read_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> Result<M
         next = fast::step(&frame, m, off)?;
     }
     fast::cseq(&frame, m)?;
-    let hash = fast::request_key(&frame, m, KEY, affinity_call)?;
+    let hash = fast::hash(&frame, m, KEY, affinity_call)?;
     fast::reply_key(&frame, m, hash)?;
     Ok(*m)
 }

@@ -157,6 +157,13 @@ fn while_the_secret_is_replaced_claims_are_found_and_made_under_both_keys() {
         let expected = [invite.request_key(), invite.reply_key(), other_key(""), other_key("z9hG4bK-b")];
         assert_eq!(claimed, expected);
         bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_owner");
+
+        // What is new under one of the keys is new.
+        let mut bench = Bench::new(ME, V4);
+        bench.replace_secret();
+        bench.claim(ME, other_key(""));
+        bench.claim(ME, other_key("z9hG4bK-b"));
+        bench.send(&Frame::from_vip(v6, &invite.bytes()), "egress_claimed");
     }
 }
 
