@@ -4,7 +4,12 @@
 //! message that it answers, [`super::full`] answers the same. Every offset carried around a loop goes through
 //! [`Marks::hide`]; see there why.
 
-use super::swar::{below, blank, decimal, hit, index, low, maybe, not_digit, text};
+mod cseq;
+mod via;
+
+pub use cseq::cseq;
+
+use super::swar::{below, blank, decimal, hit, index, maybe, not_digit, text};
 use crate::{hash::SipHash, hash::padded, marks::Marks, outcome::Outcome, reader::Reader};
 
 /// Payload bytes within which the key's headers must begin: the last one ends before byte 580 in real captures.
@@ -15,8 +20,6 @@ pub const CHUNK: usize = 16;
 pub const CHUNKS: usize = 8;
 /// Words of a Call-ID or a branch (127 bytes and an end); a longer one is punted.
 const WORDS: usize = 16;
-/// Words and parameters of the top Via up to its branch.
-const VIA_STEPS: usize = 32;
 /// Longest datagram that is a keep-alive if it begins with CR, LF or NUL.
 const KEEP_ALIVE: usize = 8;
 
@@ -35,7 +38,6 @@ pub mod kind {
 const LOW32: u64 = 0xffff_ffff;
 const LOW56: u64 = 0x00ff_ffff_ffff_ffff;
 const RESPONSE: u64 = text(b"SIP/2.0 ");
-const REQUEST_END: u64 = text(b" SIP/2.0");
 const INVITE: u64 = text(b"INVITE \0");
 const CANCEL: u64 = text(b"CANCEL \0");
 const ACK: u64 = text(b"ACK \0\0\0\0");
@@ -45,10 +47,6 @@ const CSEQ: u64 = text(b"cseq\0\0\0\0");
 const CSEQ_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0, 0, 0, 0]);
 const VIA: u64 = text(b"via\0\0\0\0\0");
 const VIA_CASE: u64 = text(&[0x20, 0x20, 0x20, 0, 0, 0, 0, 0]);
-const VERSION: u64 = text(b"SIP/2.0/");
-const OVER_UDP: u64 = text(b"UDP \0\0\0\0");
-const BRANCH: u64 = text(b"branch=\0");
-const BRANCH_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0, 0]);
 const ZEROS: u64 = text(b"00000000");
 const COLON_BLANK: u16 = u16::from_le_bytes(*b": ");
 const STUN_COOKIE: u64 = 0x42a4_1221;
@@ -214,90 +212,6 @@ fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outc
 
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// Checks the start line's end and reads the CSeq, once the scan has ended.
-///
-/// # Errors
-/// A header that the key needs is missing or not in the plain form.
-#[inline(always)] // straight-line code before the hashing
-pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
-    if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
-        return Err(Outcome::PuntIncomplete);
-    }
-    if m.kind() != kind::RESPONSE && !request_line_ends(r, m) {
-        return Err(Outcome::PuntForm);
-    }
-    let name_end = m.cseq() as usize;
-    let at = value(r, m, name_end)?;
-    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
-    let stop = not_digit(w);
-    let (number, digits) = if stop == 0 {
-        let second = r.word(at + 8).ok_or(Outcome::PuntIncomplete)?;
-        let more = index(not_digit(second) | 1 << 63);
-        let (w, second) = (w - ZEROS, second.wrapping_sub(ZEROS));
-        if more == 0 {
-            (decimal(w), 8)
-        } else {
-            // Sixteen digits with zeros before them: the first eight and the last eight.
-            let shift = 8 * (8 - more);
-            let head = decimal(w << shift);
-            let tail = decimal((w >> (64 - shift)) | (second << shift));
-            (head.wrapping_mul(100_000_000).wrapping_add(tail), 8 + more)
-        }
-    } else {
-        let count = index(stop);
-        if count == 0 {
-            return Err(Outcome::PuntForm);
-        }
-        (decimal((w.wrapping_sub(ZEROS)) << (8 * (8 - count))), count)
-    };
-    let end = m.hide(at + digits);
-    if end + 8 > m.end() as usize {
-        return Err(Outcome::PuntIncomplete);
-    }
-    let after = r.word(end).ok_or(Outcome::PuntIncomplete)?;
-    if number > u64::from(u32::MAX) || (after as u8 != b' ' && after as u8 != b'\t') {
-        return Err(Outcome::PuntForm);
-    }
-    m.set_number(number as u32);
-    if m.kind() == kind::RESPONSE {
-        response_method(m, after)?;
-    }
-    Ok(())
-}
-
-/// Whether a response's CSeq names INVITE; `after` begins with the blank behind the number.
-#[inline(always)] // part of the above
-fn response_method(m: &mut Marks, after: u64) -> Result<(), Outcome> {
-    let method = after >> 8;
-    if method as u8 <= 0x20 {
-        return Err(Outcome::PuntForm);
-    }
-    // Six letters of the method and the byte behind them.
-    let invite = method & low(6) == INVITE & low(6) && ((method >> 48) as u8) <= 0x20;
-    m.set_invite(u16::from(invite));
-    Ok(())
-}
-
-/// RFC 3261 §7.1: the request line ends with a blank and the version.
-#[inline(always)] // part of the above
-fn request_line_ends<R: Reader>(r: &R, m: &mut Marks) -> bool {
-    let first = m.first() as usize;
-    let crlf = first.wrapping_sub(10);
-    let start = m.start() as usize;
-    // The shortest line, "A B SIP/2.0" with an LF, has 12 bytes.
-    if first.wrapping_sub(start) < 12 || first < start {
-        return false;
-    }
-    let crlf = m.hide(crlf);
-    let Some(w) = r.word(crlf) else { return false };
-    if w == REQUEST_END {
-        let Some(end) = r.word(crlf + 8) else { return false };
-        return end as u8 == b'\r';
-    }
-    let Some(w) = r.word(crlf + 1) else { return false };
-    w == REQUEST_END
-}
-
 /// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
 #[inline(always)] // the hash stays in registers
 fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, Outcome> {
@@ -363,7 +277,7 @@ pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(
     m.set_reply_key(0);
     let name_end = m.via() as usize;
     let via = value(r, m, name_end)?;
-    let at = branch(r, m, via)?;
+    let at = via::branch(r, m, via)?;
     if at == 0 {
         return Ok(());
     }
@@ -377,63 +291,6 @@ pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(
         m.set_reply_key(hash.finish(padded(m.call_id_length() as usize) + 8 + padded(length) + 8));
     }
     Ok(())
-}
-
-/// Where the value of the parameter `branch` begins in the Via at `at`; 0 if it has none (RFC 3261 §20.42).
-#[inline(always)] // the loop's offset must be hidden
-fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize, Outcome> {
-    // What nearly every Via begins with needs no search.
-    let first = r.word(at).ok_or(Outcome::PuntIncomplete)?;
-    let second = r.word(at + 8).ok_or(Outcome::PuntIncomplete)?;
-    let mut off = m.hide(if first == VERSION && second & LOW32 == OVER_UDP { at + 12 } else { at });
-    for _ in 0..VIA_STEPS {
-        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
-        // Two tests instead of five: `below` also finds a few that mean nothing here and are stepped over.
-        let stop = hit(w, b';') | below(w, b',' + 1);
-        if stop == 0 {
-            off = m.hide(off + 8);
-            continue;
-        }
-        let count = index(stop);
-        let here = m.hide(off + count);
-        match (w >> (8 * (count & 7))) as u8 {
-            b';' => {}
-            b',' => return Ok(0),
-            b'\r' | b'\n' => return line_end(r, here),
-            b' ' | b'!' | b'#'..=b'\'' | b')'..=b'+' => {
-                off = m.hide(here + 1);
-                continue;
-            }
-            _ => return Err(Outcome::PuntForm),
-        }
-        off = m.hide(here + 1);
-        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
-        if (w | BRANCH_CASE) & LOW56 == BRANCH {
-            if (w >> 56) as u8 <= 0x20 {
-                return Err(Outcome::PuntForm);
-            }
-            return Ok(m.hide(off + 7));
-        }
-        let named = (w | BRANCH_CASE) & low(6) == BRANCH & low(6);
-        if w as u8 <= 0x20 || (named && matches!((w >> 48) as u8, b' ' | b'\t' | b'\r' | b'\n')) {
-            return Err(Outcome::PuntForm);
-        }
-    }
-    Err(Outcome::PuntBounds)
-}
-
-/// A Via without a branch on its first line: none, unless the next line goes on with it.
-#[inline(always)] // part of the above
-fn line_end<R: Reader>(r: &R, at: usize) -> Result<usize, Outcome> {
-    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
-    let next = if w as u16 == u16::from_le_bytes(*b"\r\n") {
-        (w >> 16) as u8
-    } else if w as u8 == b'\n' {
-        (w >> 8) as u8
-    } else {
-        return Err(Outcome::PuntForm);
-    };
-    if matches!(next, b' ' | b'\t') { Err(Outcome::PuntForm) } else { Ok(0) }
 }
 
 /// Reads a whole payload on the host, as the kernel does: both keys, with offsets into `payload`.
