@@ -13,6 +13,7 @@ mod interface;
 mod ledger;
 mod packet;
 mod sent;
+mod verdict;
 pub mod whole;
 
 use std::{
@@ -25,7 +26,7 @@ use forwarder_common::{
     ids::NodeId,
     outcome::Outcome,
     sip::full::Unkeyable,
-    verdict::{Found, Verdict, decide},
+    verdict::Verdict,
 };
 
 pub use interface::{Action, HashKeys, Service, Settings, View};
@@ -35,6 +36,7 @@ pub use sent::Sent;
 use gather::{Arrival, Gather};
 use hold::{Held, Hold};
 use packet::{Fragment, Keys, Message, Packet};
+use verdict::{verdict, without_answer};
 
 /// Whether a wait ends with this look at the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,41 +359,6 @@ impl SlowPath {
     }
 }
 
-/// The verdict by what the table says now: a reply is looked up by `X`, then by `L`.
-fn verdict(message: &Message, view: &dyn View) -> Verdict {
-    let found = match by_reply(message, view) {
-        Some(Found::Nothing) if by_request(message, view) != Found::Nothing => Found::OtherBranch,
-        Some(found) => found,
-        None => by_request(message, view),
-    };
-    decide(message.kind, found, view.peer_up(), view.taker(message.keys.request))
-}
-
-/// The verdict where nobody is left to be asked: if nobody has sent a response's branch, the owner of its transaction is the
-/// best that is known.
-fn without_answer(message: &Message, view: &dyn View) -> Verdict {
-    match verdict(message, view) {
-        Verdict::Ask(Outcome::UnknownBranch) => decide(message.kind, by_request(message, view), view.peer_up(), None),
-        verdict => verdict,
-    }
-}
-
-/// What the table says of a response's branch; `None` if it has none that could be known.
-fn by_reply(message: &Message, view: &dyn View) -> Option<Found> {
-    let keys: Vec<u64> = message.all_keys().filter_map(|keys| keys.reply).collect();
-    let has_any = !keys.is_empty();
-    has_any.then(|| first(keys, view))
-}
-
-fn by_request(message: &Message, view: &dyn View) -> Found {
-    first(message.all_keys().map(|keys| keys.request), view)
-}
-
-fn first(keys: impl IntoIterator<Item = u64>, view: &dyn View) -> Found {
-    let found = keys.into_iter().map(|key| view.owner(key));
-    found.into_iter().find(|found| *found != Found::Nothing).unwrap_or(Found::Nothing)
-}
-
 const fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(ip) => Address::v4(ip.octets()),
@@ -400,52 +367,4 @@ const fn address(ip: IpAddr) -> Address {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    /// Names of things that would make the slow path depend on more than its arguments.
-    const FORBIDDEN: [&str; 13] = [
-        "tokio",
-        "aya",
-        "quinn",
-        "Instant",
-        "SystemTime",
-        "HashMap",
-        "HashSet",
-        "RandomState",
-        "std::thread",
-        "libc",
-        "UdpSocket",
-        "rand",
-        "async",
-    ];
-    const SANS_IO: [&str; 9] = [
-        "slowpath.rs",
-        "slowpath/gather.rs",
-        "slowpath/gather/datagram.rs",
-        "slowpath/hold.rs",
-        "slowpath/interface.rs",
-        "slowpath/ledger.rs",
-        "slowpath/packet.rs",
-        "slowpath/sent.rs",
-        "slowpath/whole.rs",
-    ];
-
-    #[test]
-    fn the_slow_path_knows_no_clock_no_task_and_no_chance() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        for file in SANS_IO {
-            let text = std::fs::read_to_string(source.join(file)).unwrap();
-            let shipped = text.split("#[cfg(test)]").next().unwrap();
-            for line in shipped.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                let words = FORBIDDEN.iter().filter(|word| line.contains(**word));
-                assert_eq!(words.count(), 0, "{file}: {line}");
-            }
-        }
-        let files = |folder: &str| {
-            let entries = std::fs::read_dir(source.join(folder)).unwrap();
-            entries.filter(|entry| entry.as_ref().unwrap().path().is_file()).count()
-        };
-        assert_eq!(files("slowpath") + files("slowpath/gather") + 1, SANS_IO.len(), "list every file of the slow path");
-    }
-}
+mod tests;
