@@ -7,11 +7,16 @@
 
 #[path = "bench_cluster/alone.rs"]
 mod alone;
+#[path = "bench_cluster/many.rs"]
+mod many;
 #[path = "bench_cluster/peer.rs"]
 mod peer;
+#[path = "bench_cluster/way.rs"]
+mod way;
 
 use std::{
     net::UdpSocket,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc,
@@ -37,18 +42,46 @@ struct Cli {
     /// Leave out what one core does alone
     #[arg(long)]
     no_alone: bool,
+    /// Milliseconds from one daemon to the other and back
+    #[arg(long, default_value_t = 0)]
+    rtt_ms: u64,
+    /// Measure one daemon with so many linked peers instead
+    #[arg(long, value_name = "PEERS", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    links: Option<u16>,
+    /// Play those peers, with the certificates in this folder: what the measurement starts
+    #[arg(long, hide = true, requires = "links")]
+    peers: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let (Some(links), Some(folder)) = (cli.links, &cli.peers) {
+        return many::play(folder, links);
+    }
     own_namespace()?;
+    if let Some(links) = cli.links {
+        return many::measure(links, &cli.rate, cli.seconds);
+    }
     if !cli.no_alone {
         alone::run()?;
     }
-    println!("\nclaim to the peer's map, two daemons on the loopback, microseconds");
+    let rtt = Duration::from_millis(cli.rtt_ms);
+    println!("\nclaim to the peer's map, two daemons, {} ms there and back, microseconds", cli.rtt_ms);
     println!(
-        "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>12} {:>12} {:>10}",
-        "", "delivered", "p50", "p99", "p99.9", "most", "CPU sender", "CPU peer", "longest"
+        "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>12} {:>12} {:>10} {:>8} {:>8} {:>11} {:>7}",
+        "",
+        "delivered",
+        "p50",
+        "p99",
+        "p99.9",
+        "most",
+        "CPU sender",
+        "CPU peer",
+        "longest",
+        "messages",
+        "packets",
+        "wire bytes",
+        "dropped"
     );
     for loss in [false, true] {
         if loss {
@@ -56,10 +89,10 @@ fn main() -> Result<()> {
         }
         ping_pong(if loss { "UDP ping-pong, 10 % loss" } else { "UDP ping-pong, one way" })?;
         for rate in &cli.rate {
-            load(*rate, cli.seconds, loss)?;
+            load(*rate, cli.seconds, loss, rtt)?;
         }
     }
-    late_joiner()
+    late_joiner(rtt)
 }
 
 /// Nothing of this is to reach the host's network.
@@ -72,7 +105,9 @@ fn own_namespace() -> Result<()> {
 fn lose_a_tenth() -> Result<()> {
     command("nft", &["add", "table", "ip", "loss"])?;
     command("nft", &["add", "chain", "ip", "loss", "in", "{ type filter hook input priority 0; }"])?;
-    command("nft", &["add", "rule", "ip", "loss", "in", "meta l4proto udp numgen random mod 10 == 0 drop"])
+    let ends = way::ENDS.map(|port| port.to_string()).join(", ");
+    let rule = format!("udp dport != {{ {ends} }} numgen random mod 10 == 0 drop");
+    command("nft", &["add", "rule", "ip", "loss", "in", &rule])
 }
 
 fn command(program: &str, args: &[&str]) -> Result<()> {
@@ -132,19 +167,19 @@ fn ping_pong(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn load(rate: u64, seconds: u64, loss: bool) -> Result<()> {
+fn load(rate: u64, seconds: u64, loss: bool, rtt: Duration) -> Result<()> {
     let claims = (rate * seconds) as usize;
     let sent: Arc<Vec<AtomicU64>> = Arc::new((0..claims).map(|_| AtomicU64::new(0)).collect());
     let arrived: Arc<Vec<AtomicU64>> = Arc::new((0..claims).map(|_| AtomicU64::new(0)).collect());
-    let (one, two) = peer::pair(0)?;
+    let (one, two, _way) = peer::pair(0, rtt)?;
     let receiver = Peer::start(two, 1, Load::Receive { arrived: Arc::clone(&arrived) });
-    let sender = Peer::start(one, 0, Load::Send { rate, sent: Arc::clone(&sent) });
+    let sender = Peer::start(one, 0, Load::Send { rate, sent: Arc::clone(&sent), peers: 1 });
     sender.wait_done(Duration::from_secs(seconds + 30));
     let deadline = Instant::now() + Duration::from_secs(20);
     while arrived.iter().any(|at| at.load(Ordering::Relaxed) == 0) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
     }
-    let (sender, receiver) = (sender.stop(), receiver.stop());
+    let [sender, receiver] = Peer::stop([sender, receiver]);
     let times: Vec<_> = sent
         .iter()
         .zip(arrived.iter())
@@ -156,22 +191,27 @@ fn load(rate: u64, seconds: u64, loss: bool) -> Result<()> {
     let [p50, p99, p999, most] = quantiles(times);
     let name = format!("{rate} claims/s{}", if loss { ", 10 % loss" } else { "" });
     let cpu = |ns: u64| format!("{:.2} us", ns as f64 / claims as f64 / 1000.0);
+    let per_claim = |sum: u64| sum as f64 / claims as f64;
     println!(
-        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} {:>7.1} ms",
+        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} {:>7.1} ms {:>8.3} {:>8.3} {:>11.1} {:>7}",
         cpu(sender.cpu_ns),
         cpu(receiver.cpu_ns),
-        sender.longest_ns.max(receiver.longest_ns) as f64 / 1e6
+        sender.longest_ns.max(receiver.longest_ns) as f64 / 1e6,
+        per_claim(sender.batches),
+        per_claim(sender.sent.packets + receiver.sent.packets),
+        per_claim(sender.sent.bytes + receiver.sent.bytes),
+        sender.dropped + receiver.dropped
     );
     Ok(())
 }
 
 /// A daemon with a million claims, and another one that comes late.
-fn late_joiner() -> Result<()> {
+fn late_joiner(rtt: Duration) -> Result<()> {
     const CLAIMS: usize = 1_000_000;
     command("nft", &["flush", "ruleset"])?;
-    let (one, two) = peer::pair(CLAIMS)?;
+    let (one, two, _way) = peer::pair(CLAIMS, rtt)?;
     let sent: Arc<Vec<AtomicU64>> = Arc::new(Vec::new());
-    let first = Peer::start(one, 0, Load::Send { rate: 0, sent });
+    let first = Peer::start(one, 0, Load::Send { rate: 0, sent, peers: 1 });
     let arrived: Arc<Vec<AtomicU64>> = Arc::new((0..CLAIMS).map(|_| AtomicU64::new(0)).collect());
     let start = Instant::now();
     let second = Peer::start(two, 1, Load::Receive { arrived: Arc::clone(&arrived) });
@@ -181,7 +221,7 @@ fn late_joiner() -> Result<()> {
     {
         thread::sleep(Duration::from_millis(5));
     }
-    let (first, second) = (first.stop(), second.stop());
+    let [first, second] = Peer::stop([first, second]);
     let times = arrived.iter().map(|at| at.load(Ordering::Relaxed));
     let (have, last) = (times.clone().filter(|at| *at != 0).count(), times.max().unwrap_or(0));
     println!(

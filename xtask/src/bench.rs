@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds the yardsticks beside the programs, then has `forwarder/examples/bench.rs` measure both; with
-//! `--cluster` first, `forwarder/examples/bench_cluster.rs` measures daemons and links.
+//! `--cluster` first, `forwarder/examples/bench_cluster.rs` measures two daemons and their link, and with `--links 300` one daemon
+//! with so many linked peers.
 
 use std::ffi::OsString;
 
@@ -12,13 +13,14 @@ use crate::{build, ebpf, need_root};
 
 /// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by anyone.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
-    if let Some((_, args)) = args.split_first().filter(|(first, _)| *first == "--cluster") {
+    let is_of_links = args.first().is_some_and(|first| first == "--cluster" || first == "--links");
+    if is_of_links {
         need_root("make a network namespace")?;
         build(project, Need::Build)?;
         say("bench of daemons and links");
         let mut cargo = project.cargo();
         cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench_cluster", "--"]);
-        return Err(become_command(cargo.args(args)));
+        return Err(become_command(cargo.args(args.iter().filter(|arg| *arg != "--cluster"))));
     }
     let only_compares = args.iter().any(|arg| arg == "--compare" || arg == "--help");
     if !only_compares || !project.ebpf_object().is_file() {

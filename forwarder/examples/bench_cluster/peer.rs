@@ -4,8 +4,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use forwarder::{
     cluster::{
         core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output},
-        links::{self, Command, Event, Settings},
+        links::{self, Command, Event, Handle, Settings},
     },
     config::Deny,
     dataplane::{self, Dataplane, monotonic_ns},
@@ -31,12 +31,14 @@ use rustls::{
 };
 use tokio::sync::mpsc;
 
+use crate::way::Way;
+
 /// Claims that cores and tables are made for.
 pub(crate) const CLAIMS: usize = 1 << 22;
 /// Lifetime of the claims in milliseconds: longer than any run.
 pub(crate) const LIFETIME_MS: u64 = 240_000;
 /// As in the daemon.
-const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 1024;
 
 /// The key of an index: any bijection will do, and this one's lower bits are mixed.
 pub(crate) const fn key(index: usize) -> u64 {
@@ -44,7 +46,7 @@ pub(crate) const fn key(index: usize) -> u64 {
 }
 
 /// The index of a key (the multiplier's inverse modulo 2^64).
-const fn index(key: u64) -> usize {
+pub(crate) const fn index(key: u64) -> usize {
     key.wrapping_mul(0xf1de_83e1_9937_733d) as usize - 1
 }
 
@@ -85,29 +87,33 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
 
 /// What a peer needs before it starts.
 pub(crate) struct Prepared {
-    node: Node,
-    identity: Arc<Identity>,
-    listen: SocketAddr,
-    seeds: Vec<SocketAddr>,
-    table: Dataplane,
+    pub(crate) node: Node,
+    pub(crate) settings: Settings,
+    pub(crate) table: Dataplane,
+    /// Gossip goes out.
+    pub(crate) gossips: bool,
+    /// Where those that are linked wait for each other before they end: with a link go its figures.
+    pub(crate) together: Arc<Barrier>,
 }
 
-/// Two of one cluster; the first one has so many claims already.
-pub(crate) fn pair(claims: usize) -> Result<(Prepared, Prepared)> {
+/// Two of one cluster, with so long a way from one to the other and back; the first one has so many claims already.
+pub(crate) fn pair(claims: usize, rtt: Duration) -> Result<(Prepared, Prepared, Option<Way>)> {
     let folder = tempfile::tempdir().context("make a folder for certificates")?;
     init(folder.path(), "bench")?;
     let free = || UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let (first, second) = (free()?, free()?);
-    let prepare = |node: u16, listen: SocketAddr, seed: SocketAddr| {
-        anyhow::Ok(Prepared {
-            node: core(node, listen),
-            identity: identity(folder.path(), node)?,
-            listen,
-            seeds: vec![seed],
-            table: table(node, CLAIMS as u32)?,
-        })
+    let way = if rtt.is_zero() { None } else { Some(Way::open(first, rtt / 2)?) };
+    let together = Arc::new(Barrier::new(2));
+    let prepare = |node: u16, listen: SocketAddr, seeds: Vec<SocketAddr>| {
+        issue(folder.path(), id(node), listen.ip())?;
+        let identity = identity(folder.path(), node)?;
+        let (node, table) = (core(node, listen), table(node, CLAIMS as u32)?);
+        let (settings, together) = (Settings { listen, seeds, identity }, Arc::clone(&together));
+        anyhow::Ok(Prepared { node, settings, table, gossips: true, together })
     };
-    let (mut one, two) = (prepare(1, first, second)?, prepare(2, second, first)?);
+    let seeds = if way.is_some() { Vec::new() } else { vec![second] };
+    let mut one = prepare(1, first, seeds)?;
+    let two = prepare(2, second, vec![way.as_ref().map_or(first, |way| way.address)])?;
     for index in 0..claims {
         let now = now();
         let claim = LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
@@ -115,11 +121,11 @@ pub(crate) fn pair(claims: usize) -> Result<(Prepared, Prepared)> {
     }
     one.node.handle_timeout(now());
     while one.node.poll_output().is_some() {}
-    Ok((one, two))
+    Ok((one, two, way))
 }
 
-fn identity(folder: &Path, node: u16) -> Result<Arc<Identity>> {
-    issue(folder, id(node), IpAddr::V4(Ipv4Addr::LOCALHOST))?;
+/// The identity of a node whose certificate lies in that folder.
+pub(crate) fn identity(folder: &Path, node: u16) -> Result<Arc<Identity>> {
     let certificates = |name: String| -> Result<Vec<CertificateDer<'static>>> {
         Ok(CertificateDer::pem_file_iter(folder.join(name))?.collect::<Result<_, _>>()?)
     };
@@ -141,8 +147,8 @@ fn identity(folder: &Path, node: u16) -> Result<Arc<Identity>> {
 
 /// What a peer does.
 pub(crate) enum Load {
-    /// Makes so many claims a second, as its egress program would, and notes when.
-    Send { rate: u64, sent: Arc<Vec<AtomicU64>> },
+    /// Makes so many claims a second, as its egress program would, once so many peers are up, and notes when.
+    Send { rate: u64, sent: Arc<Vec<AtomicU64>>, peers: usize },
     /// Notes when it has written each claim.
     Receive { arrived: Arc<Vec<AtomicU64>> },
 }
@@ -150,18 +156,51 @@ pub(crate) enum Load {
 /// What became of it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ended {
-    /// CPU time of its thread, system calls included, since the link stood.
+    /// CPU time of its thread, system calls included, since it began to make claims, or since its last link stood.
     pub(crate) cpu_ns: u64,
+    /// The time since then.
+    pub(crate) lasted_ns: u64,
     /// The longest turn of its loop.
     pub(crate) longest_ns: u64,
-    /// When the link stood.
+    /// When the last link stood.
     pub(crate) linked_ns: u64,
+    /// What went out over its links in that time.
+    pub(crate) sent: Traffic,
+    /// Messages that its links did not send.
+    pub(crate) dropped: u64,
+    /// Messages of new claims that it sent.
+    pub(crate) batches: u64,
+}
+
+/// What goes over links.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// UDP datagrams.
+    pub(crate) packets: u64,
+    /// Their bytes with the headers of UDP and IPv4.
+    pub(crate) bytes: u64,
+}
+
+impl Traffic {
+    /// What all links of a node sent.
+    fn of(handle: &Handle) -> Self {
+        handle.links().iter().fold(Self::default(), |sum, link| Self {
+            packets: sum.packets + link.sent_packets,
+            bytes: sum.bytes + link.sent_bytes + 28 * link.sent_packets,
+        })
+    }
+
+    fn since(self, start: Self) -> Self {
+        let less = |now: u64, before: u64| now.saturating_sub(before);
+        Self { packets: less(self.packets, start.packets), bytes: less(self.bytes, start.bytes) }
+    }
 }
 
 /// A running peer.
 pub(crate) struct Peer {
     end: Arc<AtomicBool>,
     done: Arc<AtomicBool>,
+    links: Arc<AtomicUsize>,
     thread: JoinHandle<Result<Ended>>,
 }
 
@@ -169,13 +208,19 @@ impl Peer {
     /// Starts it on this CPU.
     pub(crate) fn start(prepared: Prepared, cpu: usize, load: Load) -> Self {
         let (end, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (ended, finished) = (Arc::clone(&end), Arc::clone(&done));
+        let links = Arc::new(AtomicUsize::new(0));
+        let (ended, finished, linked) = (Arc::clone(&end), Arc::clone(&done), Arc::clone(&links));
         let thread = thread::spawn(move || {
             crate::pin(cpu);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(prepared, load, &ended, &finished))
+            runtime.block_on(run(prepared, load, &ended, &finished, &linked))
         });
-        Self { end, done, thread }
+        Self { end, done, links, thread }
+    }
+
+    /// Links that have come up so far.
+    pub(crate) fn links(&self) -> usize {
+        self.links.load(Ordering::Acquire)
     }
 
     /// Waits until it has made all its claims.
@@ -186,66 +231,119 @@ impl Peer {
         }
     }
 
-    /// Ends it.
-    pub(crate) fn stop(self) -> Ended {
-        self.end.store(true, Ordering::Release);
-        self.thread.join().unwrap().unwrap()
+    /// Ends it, and all that it is linked to.
+    pub(crate) fn stop<const N: usize>(peers: [Self; N]) -> [Ended; N] {
+        peers.iter().for_each(|peer| peer.end.store(true, Ordering::Release));
+        peers.map(|peer| peer.thread.join().unwrap().unwrap())
     }
 }
 
-fn cpu_ns() -> u64 {
+/// CPU time of this thread.
+pub(crate) fn cpu_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a local of the right type; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-async fn run(prepared: Prepared, load: Load, end: &AtomicBool, done: &AtomicBool) -> Result<Ended> {
-    let Prepared { mut node, identity, listen, seeds, table } = prepared;
+async fn run(
+    prepared: Prepared,
+    load: Load,
+    end: &AtomicBool,
+    done: &AtomicBool,
+    linked: &AtomicUsize,
+) -> Result<Ended> {
+    let Prepared { mut node, settings, table, gossips, together } = prepared;
     let (commands, commanded) = mpsc::channel(QUEUE);
     let (events, mut happened) = mpsc::channel(QUEUE);
-    let handle = links::spawn(Settings { listen, seeds, identity }, commanded, events)?;
-    let (mut ended, mut cpu, mut made, mut start) = (Ended::default(), 0, 0, 0);
+    let handle = links::spawn(settings, commanded, events)?;
+    let (mut ended, mut start, mut maker) = (Ended::default(), Start::default(), Maker::default());
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !end.load(Ordering::Acquire) {
         tokio::select! {
             event = happened.recv() => {
                 if let Some(Event::LinkUp { .. }) = &event {
-                    (cpu, ended.linked_ns, ended.longest_ns) = (cpu_ns(), monotonic_ns(), 0);
+                    (ended.linked_ns, ended.longest_ns) = (monotonic_ns(), 0);
+                    start = Start::now(&handle);
+                    linked.fetch_add(1, Ordering::AcqRel);
                 }
                 take(&mut node, event);
             }
             _ = ticks.tick() => {}
         }
         let turn = monotonic_ns();
-        if let Load::Send { rate, sent } = &load {
-            start = if start == 0 && is_up(&node) { turn + 500_000_000 } else { start };
-            let due =
-                if start == 0 { 0 } else { turn.saturating_sub(start) as u128 * u128::from(*rate) / 1_000_000_000 };
-            while made < sent.len().min(due as usize) {
-                let now = now();
-                sent[made].store(monotonic_ns(), Ordering::Relaxed);
-                let claim = LocalClaim { key: key(made), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
-                node.handle_local(claim, now);
-                made += 1;
+        if let Load::Send { rate, sent, peers } = &load {
+            if maker.begins(&node, turn, *peers) {
+                start = Start::now(&handle);
             }
-            done.store(made == sent.len(), Ordering::Release);
+            done.store(maker.make(&mut node, turn, *rate, sent), Ordering::Release);
         }
         node.handle_timeout(now());
-        carry_out(&mut node, &commands, &table, &load).await?;
+        carry_out(&mut node, &commands, &table, &load, gossips).await?;
         ended.longest_ns = ended.longest_ns.max(monotonic_ns() - turn);
     }
-    ended.cpu_ns = cpu_ns() - cpu;
+    (ended.cpu_ns, ended.lasted_ns) = (cpu_ns() - start.cpu_ns, monotonic_ns() - start.at_ns);
+    ended.sent = Traffic::of(&handle).since(start.sent);
+    ended.batches = node.counters().batches_sent;
+    ended.dropped = handle.counters().dropped_messages;
+    together.wait();
     handle.shutdown().await;
     Ok(ended)
 }
 
-fn is_up(node: &Node) -> bool {
-    node.peers().any(|peer| peer.up)
+/// What is not counted.
+#[derive(Clone, Copy, Default)]
+struct Start {
+    at_ns: u64,
+    cpu_ns: u64,
+    sent: Traffic,
 }
 
-fn take(node: &mut Node, event: Option<Event>) {
+impl Start {
+    fn now(handle: &Handle) -> Self {
+        Self { at_ns: monotonic_ns(), cpu_ns: cpu_ns(), sent: Traffic::of(handle) }
+    }
+}
+
+/// Makes claims.
+#[derive(Default)]
+struct Maker {
+    /// When it begins; 0 while its peers are not up.
+    start: u64,
+    has_begun: bool,
+    made: usize,
+}
+
+impl Maker {
+    /// Whether it begins now: half a second after so many peers are up.
+    fn begins(&mut self, node: &Node, turn: u64, peers: usize) -> bool {
+        if self.start == 0 && node.peers().filter(|peer| peer.up).count() >= peers {
+            self.start = turn + 500_000_000;
+        }
+        let begins = !self.has_begun && self.start != 0 && turn >= self.start;
+        self.has_begun |= begins;
+        begins
+    }
+
+    /// Makes those that are due; whether it has made all.
+    fn make(&mut self, node: &mut Node, turn: u64, rate: u64, sent: &[AtomicU64]) -> bool {
+        if !self.has_begun {
+            return false;
+        }
+        let due = turn.saturating_sub(self.start) as u128 * u128::from(rate) / 1_000_000_000;
+        while self.made < sent.len().min(due as usize) {
+            let now = now();
+            sent[self.made].store(monotonic_ns(), Ordering::Relaxed);
+            let claim = LocalClaim { key: key(self.made), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
+            node.handle_local(claim, now);
+            self.made += 1;
+        }
+        self.made == sent.len()
+    }
+}
+
+pub(crate) fn take(node: &mut Node, event: Option<Event>) {
     match event {
         Some(Event::LinkUp { peer, .. }) => node.handle_link_up(peer, now()),
         Some(Event::LinkDown { peer, .. }) => node.handle_link_down(peer, now()),
@@ -255,14 +353,20 @@ fn take(node: &mut Node, event: Option<Event>) {
     }
 }
 
-async fn carry_out(node: &mut Node, commands: &mpsc::Sender<Command>, table: &Dataplane, load: &Load) -> Result<()> {
+async fn carry_out(
+    node: &mut Node,
+    commands: &mpsc::Sender<Command>,
+    table: &Dataplane,
+    load: &Load,
+    gossips: bool,
+) -> Result<()> {
     while let Some(output) = node.poll_output() {
         let command = match output {
             Output::Send { to, message, kind } => Command::Send { to, message, kind },
-            Output::Datagram { to, bytes } => Command::Datagram { to, bytes },
+            Output::Datagram { to, bytes } if gossips => Command::Datagram { to, bytes },
             Output::Call { peer, address } => Command::Call { peer, address },
             Output::Forget { peer } => Command::Forget { peer },
-            Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
+            Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, .. }) => {
                 table.set_claim(key, owner, epoch, remaining_ms);
                 if let Load::Receive { arrived } = load
                     && let Some(at) = arrived.get(index(key))
@@ -275,7 +379,7 @@ async fn carry_out(node: &mut Node, commands: &mpsc::Sender<Command>, table: &Da
                 node.handle_looked_up(ticket, &[], now());
                 continue;
             }
-            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } => continue,
+            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } | Output::Datagram { .. } => continue,
         };
         commands.send(command).await.context("hand a command to the links")?;
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forwarder_common::ids::NodeId;
-use quinn::Connection;
+use quinn::{Connection, ConnectionStats};
 use serde::Serialize;
 
 /// What the links counted since they were started.
@@ -47,6 +47,12 @@ pub struct LinkView {
     pub address: SocketAddr,
     /// Estimated round-trip time in microseconds.
     pub rtt_us: u64,
+    /// UDP datagrams sent to it over this link: claims, acknowledgements, and what was sent again.
+    pub sent_packets: u64,
+    /// Their bytes, without the headers of UDP and IP.
+    pub sent_bytes: u64,
+    /// Packets to it that were taken for lost, whose messages were sent again.
+    pub lost_packets: u64,
     /// Messages that wait for it.
     pub queued_messages: u64,
     /// Messages to it that were not sent since this daemon started: a full queue, or too old. The digest repairs them.
@@ -84,13 +90,19 @@ impl Shared {
     }
 
     pub(super) fn views(&self) -> Vec<LinkView> {
-        let view = |(node, link): (&NodeId, &Linked)| LinkView {
-            node: node.number(),
-            address: link.connection.remote_address(),
-            rtt_us: u64::try_from(link.connection.rtt().as_micros()).unwrap_or(u64::MAX),
-            queued_messages: link.traffic.queued.load(Ordering::Relaxed),
-            dropped_messages: link.traffic.dropped.load(Ordering::Relaxed),
-            expires_s: link.expires_s,
+        let view = |(node, link): (&NodeId, &Linked)| {
+            let ConnectionStats { udp_tx: sent, path, .. } = link.connection.stats();
+            LinkView {
+                node: node.number(),
+                address: link.connection.remote_address(),
+                rtt_us: u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX),
+                sent_packets: sent.datagrams,
+                sent_bytes: sent.bytes,
+                lost_packets: path.lost_packets,
+                queued_messages: link.traffic.queued.load(Ordering::Relaxed),
+                dropped_messages: link.traffic.dropped.load(Ordering::Relaxed),
+                expires_s: link.expires_s,
+            }
         };
         self.linked().iter().map(view).collect()
     }
