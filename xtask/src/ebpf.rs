@@ -40,8 +40,12 @@ pub(crate) fn build_yardsticks(project: &Project, toolchain: &Toolchain) -> Resu
     cargo.args(["build", "--bin", "yardstick", "--bin", "lru", "--features", "yardstick"]);
     configure(&mut cargo, project);
     run("build the yardsticks", SEE_ABOVE, &mut cargo)?;
-    let built = target_dir(project).join(pins::EBPF_TARGET).join("release");
-    Ok([built.join("yardstick"), built.join("lru")])
+    Ok(["yardstick", "lru"].map(|name| yardsticks(project).join(name)))
+}
+
+/// Where they are.
+pub(crate) fn yardsticks(project: &Project) -> PathBuf {
+    target_dir(project).join(pins::EBPF_TARGET).join("release")
 }
 
 /// Lints `forwarder-ebpf`; false where its toolchain has no clippy.

@@ -113,7 +113,8 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
         Verb::Build => build(project, Need::Build).map(drop),
         Verb::Test { filter, no_lab } => {
             let lab = !no_lab;
-            build(project, need(lab))?;
+            let toolchain = build(project, need(lab))?;
+            ebpf::build_yardsticks(project, &toolchain)?;
             testing::test(project, filter.as_deref(), lab)
         }
         Verb::Demo { args } => demo(project, &args),

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::ebpf;
 use crate::project::{Project, is_root};
 use crate::run::{run_seen, say};
 
@@ -82,6 +83,7 @@ pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool) -> Result
 fn cargo_test(project: &Project) -> Command {
     let mut cargo = project.cargo();
     cargo.args(["test", "--no-fail-fast"]).env("FORWARDER_BIN", project.forwarder());
+    cargo.env("FORWARDER_YARDSTICKS", ebpf::yardsticks(project));
     cargo
 }
 

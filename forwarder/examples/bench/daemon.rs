@@ -162,10 +162,12 @@ pub(crate) fn scale(binary: &Path, cpus: [usize; 2], claims: u32, seconds: u32) 
     let two = start(2, RECEIVER)?;
     one.wait_linked()?;
     let all = (claims / 2).saturating_sub(10_000 * seconds + proxy.calls);
+    let waited = one.waited_ns()?;
     let fullest = proxy.talk(&one, 50_000, all, false)?;
     let share = 100.0 * fullest as f64 / f64::from(EVENT_BYTES);
     add("ring buffer at 100,000 claims/s, at its fullest", share, "% of its room");
     add("pause that this is", share / 100.0 * ROOM_S * 1e3, "ms");
+    add("the daemon had no CPU meanwhile, all in all", (one.waited_ns()? - waited) as f64 / 1e6, "ms");
 
     let cpu = [one.cpu_ns()?, two.cpu_ns()?];
     let began = Instant::now();

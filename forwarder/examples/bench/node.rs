@@ -198,10 +198,19 @@ impl Node {
 
     /// CPU time of all its threads, in nanoseconds.
     pub(crate) fn cpu_ns(&self) -> Result<u64> {
+        self.schedstat(0)
+    }
+
+    /// How long its threads were ready to run and had no CPU, in nanoseconds.
+    pub(crate) fn waited_ns(&self) -> Result<u64> {
+        self.schedstat(1)
+    }
+
+    fn schedstat(&self, column: usize) -> Result<u64> {
         let path = format!("/proc/{}/task", self.process.id());
         let threads = fs::read_dir(&path).with_context(|| format!("read {path}"))?.flatten();
-        let times = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
-        Ok(times.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum())
+        let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+        Ok(texts.filter_map(|text| text.split(' ').nth(column)?.parse::<u64>().ok()).sum())
     }
 
     /// Bytes of memory that it holds by itself; the mapped table is none of them.
