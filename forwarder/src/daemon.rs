@@ -116,8 +116,6 @@ struct Daemon {
     link_events: mpsc::Receiver<Event>,
     calls: mpsc::Receiver<control::Call>,
     next_hops: mpsc::Receiver<routes::NextHops>,
-    /// When the daemon began, in microseconds of Unix time.
-    began_unix_us: u64,
     /// The programs hand this daemon what they cannot finish.
     is_handed_over: bool,
     /// Served as long as they are kept.
@@ -191,7 +189,6 @@ impl Daemon {
             link_events,
             calls,
             next_hops,
-            began_unix_us: now().unix_us,
             is_handed_over: false,
             _servers: servers,
         })
@@ -236,6 +233,8 @@ impl Daemon {
                 Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
                 ready = self.punts.readable_mut() => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
+                    // What the program said of a claim before comes first.
+                    take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
                     let around = &mut around!(self);
                     if self.slow.take_punts(ready.get_inner_mut(), around) {
                         ready.clear_ready();

@@ -30,3 +30,5 @@ mod repair_in_virtual_time;
 mod schedules;
 #[path = "cluster/strangers.rs"]
 mod strangers;
+#[path = "cluster/words.rs"]
+mod words_in_virtual_time;

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
-use forwarder::cluster::core::{LocalClaim, Now, Output, State};
+use forwarder::cluster::core::{LocalClaim, MapWrite, Now, Output, State};
 use forwarder_common::abi::Lifetimes;
 
 use self::counts::Counts;
@@ -255,7 +255,8 @@ impl Simulation {
             }
             for output in outputs.drain(..) {
                 // Slow path or core get something to do.
-                goes_on |= matches!(output, Output::Answer { .. } | Output::LookUp { .. });
+                goes_on |= matches!(output, Output::Answer { .. } | Output::LookUp { .. })
+                    || matches!(output, Output::Map(MapWrite::Claim { is_new: true, .. }));
                 self.carry_out(host, output, now);
             }
             self.outputs = outputs;
@@ -281,7 +282,7 @@ impl Simulation {
                     self.send(host, to, None, bytes);
                 }
             }
-            Output::Map(write) => self.hosts[host].kernel.write(write, now),
+            Output::Map(write) => self.write(host, write, now),
             Output::Answer { ticket, owned } => {
                 let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
                 daemon.slow.handle_answer(ticket, owned, &Host::sight(kernel, now), now.monotonic_us);
@@ -302,14 +303,23 @@ impl Simulation {
         }
     }
 
+    /// Writes into the kernel's maps, but over no claim of this host that the daemon does not know.
+    fn write(&mut self, host: usize, write: MapWrite, now: Now) {
+        let Host { kernel, daemon, .. } = &mut self.hosts[host];
+        if let (MapWrite::Claim { key, is_new: true, .. }, Some(daemon)) = (write, daemon)
+            && let Some(own) = kernel.own_claim(key, now)
+        {
+            daemon.node.handle_found(own, now);
+            self.counts.found += 1;
+        } else {
+            kernel.write(write, now);
+        }
+    }
+
     /// What the kernel's table has of this host's own claims that the daemon does not know.
     fn look_up(&mut self, host: usize, ticket: u64, keys: [u64; 2], now: Now) {
         let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
-        let own = keys.into_iter().filter(|key| *key != 0).filter_map(|key| {
-            let ticks = u16::try_from(kernel.own_remaining(key, now)).ok().filter(|ticks| *ticks != 0)?;
-            let remaining_ms = forwarder_common::ids::Tick::milliseconds(ticks);
-            Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
-        });
+        let own = keys.into_iter().filter(|key| *key != 0).filter_map(|key| kernel.own_claim(key, now));
         let found: Vec<LocalClaim> = own.collect();
         daemon.node.handle_looked_up(ticket, &found, now);
     }

@@ -94,9 +94,13 @@ fn hosts_restarted_one_after_another_cost_no_message() {
 
 #[test]
 fn nodes_agree_after_cuts_of_all_lengths_killed_daemons_and_restarted_proxies() {
-    for report in agree("flapping", 50..55) {
+    let reports = agree("flapping", 50..55);
+    for report in &reports {
         assert!(report.links[1] > 10, "nothing flapped: {report}");
     }
+    // Keys that two nodes claim and of which one's daemon has forgotten it are among what is compared.
+    assert!(reports.iter().any(|report| report.found > 0), "nothing was forgotten");
+    assert!(reports.iter().any(|report| report.agreement.forgotten > 0), "nothing of it is left at the end");
 }
 
 #[test]

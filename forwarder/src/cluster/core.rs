@@ -9,6 +9,7 @@ mod beaten;
 mod budget;
 mod inbox;
 mod interface;
+mod local;
 mod log;
 mod outbox;
 mod ranges;
@@ -29,8 +30,8 @@ use self::outbox::{Outbox, Sender};
 use self::repair::Digests;
 use super::ages::Ages;
 use super::members::Members;
-use super::store::{Entry, Merged, Store};
-use super::wire::{Hello, LIFETIME_MS, Message, WireError};
+use super::store::{Entry, Merged, Store, Word};
+use super::wire::{Hello, Message, WireError};
 
 pub use self::interface::{
     CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError, State,
@@ -45,10 +46,6 @@ const SWEEP_US: u64 = 2_000_000;
 const SWEEP_STEP_US: u64 = 10_000;
 /// Claims looked at in one step: about 100 µs.
 const SWEEP_CLAIMS: usize = 16_384;
-/// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
-const LOG_FACTOR: usize = 4;
-/// How often that is looked at, in claims.
-const LOG_CHECK: u64 = 4096;
 
 #[derive(Debug)]
 struct Peer {
@@ -58,6 +55,8 @@ struct Peer {
     linked: bool,
     /// The sequence of the last hello to it.
     greeting: u32,
+    /// Counts its links, see [`Word`].
+    session: u8,
     /// The present link has brought its hello.
     introduced: bool,
     /// The map says that the peer is up.
@@ -116,44 +115,6 @@ impl Node {
         }
     }
 
-    /// Takes a claim of this host. It goes to the peers at the next [`Self::handle_timeout`] that is due: at once when nothing
-    /// was sent for a while, so hand over all waiting claims first.
-    pub fn handle_local(&mut self, claim: LocalClaim, now: Now) {
-        let remaining_ms = claim.remaining_ms.min(LIFETIME_MS);
-        if remaining_ms == 0 {
-            return;
-        }
-        self.counters.claims_local += 1;
-        let me = self.settings.node;
-        let entry = Entry {
-            owner: me,
-            epoch: self.settings.epoch,
-            claimed_at_unix_us: claim.claimed_at_unix_us.min(now.unix_us),
-            expires_us: now.monotonic_us.saturating_add(remaining_ms * 1000),
-            mark: 0,
-            lengthened: false,
-        };
-        let merged = self.merge(claim.key, entry, now);
-        self.keep_loser(claim.key, entry, merged, now);
-        match merged {
-            Merged::New | Merged::Known => self.replicate(claim.key, now),
-            // Of an earlier epoch.
-            Merged::Won(loser) if loser.owner == me => self.replicate(claim.key, now),
-            Merged::Won(_) => {
-                // The peer's claim may have been written over this one before its event was read.
-                self.counters.conflicts_won += 1;
-                self.write_claim(claim.key, now);
-                self.replicate(claim.key, now);
-            }
-            Merged::Lost(_) => {
-                self.counters.conflicts_lost += 1;
-                self.write_claim(claim.key, now);
-            }
-            Merged::Refused => self.counters.claims_refused += 1,
-        }
-        self.end_asks_for(claim.key, now);
-    }
-
     /// A link to `peer` stands, or a new one replaced the old one: introduces this node.
     pub fn handle_link_up(&mut self, peer: NodeId, now: Now) {
         if peer == self.settings.node {
@@ -161,6 +122,7 @@ impl Node {
         }
         let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
         (state.linked, state.introduced) = (true, false);
+        state.session = Word::next_session(state.session);
         self.count_introduced();
         self.forget(peer);
         self.sequence = self.sequence.wrapping_add(1);
@@ -316,31 +278,6 @@ impl Node {
         is_void(&self.settings, &self.peers, owner, epoch)
     }
 
-    /// Logs a claim of this node for the peers.
-    fn replicate(&mut self, key: u64, now: Now) {
-        self.log_claim(key, now);
-        if self.log.next().is_multiple_of(LOG_CHECK) && self.log.held() > LOG_FACTOR * self.settings.claims {
-            for (number, key) in self.log.take_oldest() {
-                if self.store.live(key, now.monotonic_us).is_some_and(|held| self.is_own(&held) && held.mark == number)
-                {
-                    self.log_claim(key, now);
-                }
-            }
-        }
-        self.counters.claims_dropped += self.outbox.push(&self.log, now, self.introduced);
-    }
-
-    fn log_claim(&mut self, key: u64, now: Now) {
-        if let Some(held) = self.store.live(key, now.monotonic_us) {
-            let number = self.log.append(key, held.expires_us);
-            self.store.set_mark(key, number);
-        }
-    }
-
-    fn is_own(&self, entry: &Entry) -> bool {
-        entry.owner == self.settings.node && entry.epoch == self.settings.epoch
-    }
-
     /// Drops what was meant for the present link of a peer.
     fn forget(&mut self, peer: NodeId) {
         self.outbox.forget(peer);
@@ -354,22 +291,12 @@ impl Node {
     fn count_introduced(&mut self) {
         self.introduced = self.peers.values().filter(|peer| peer.introduced).count();
     }
-
-    fn write_claim(&mut self, key: u64, now: Now) {
-        let Some(held) = self.store.live(key, now.monotonic_us) else { return };
-        let remaining_ms = (held.expires_us - now.monotonic_us).div_ceil(1000);
-        let write = MapWrite::Claim { key, owner: held.owner, epoch: held.epoch, remaining_ms };
-        self.outputs.push_back(Output::Map(write));
-        if held.owner != self.settings.node {
-            self.store.set_mark(key, held.expires_us);
-        }
-    }
 }
 
 impl Peer {
     fn new(now: Now) -> Self {
         let (inbox, budget) = (Inbox::default(), Budget::new(now));
-        Self { hello: None, linked: false, greeting: 0, introduced: false, up: false, inbox, budget }
+        Self { hello: None, linked: false, greeting: 0, session: 0, introduced: false, up: false, inbox, budget }
     }
 }
 

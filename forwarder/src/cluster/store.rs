@@ -5,16 +5,23 @@
 //! grows for longer than a few microseconds; nothing depends on the order in which they are walked but who makes room.
 
 mod held;
+mod word;
+
+use std::cmp::Ordering;
 
 use forwarder_common::ids::{Epoch, NodeId};
 use hashbrown::HashTable;
 
 use self::held::Held;
+pub use self::word::Word;
 
 /// Claims in one table when the store is full: three quarters of the 256 places that it has then.
 const TABLE_CLAIMS: usize = 192;
 /// Tables looked at for a claim that makes room; with more than one, that is because all before were empty.
 const EVICTION_TABLES: usize = 64;
+/// How long a claim that has ended is kept, in microseconds: copies of it end later by the way that they took, and until then its
+/// owner must go on with its words' numbers if it claims the key again.
+const LINGER_US: u64 = 1_000_000;
 
 /// One claim as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +36,29 @@ pub struct Entry {
     pub expires_us: u64,
     /// Of a claim of this node its number in the log, of a peer's the end that the kernel's map has been told.
     pub mark: u64,
-    /// It was made longer since it was made.
-    pub lengthened: bool,
+    /// Which of its owner's words about it this is.
+    pub word: Word,
+}
+
+impl Entry {
+    /// What is known of a claim after another word about it has arrived: the later word counts, of two equal ones that which lets it
+    /// last longer. The time of the claim is the earliest that was ever said.
+    #[must_use]
+    pub fn after(self, arrives: Self) -> Self {
+        let (expires_us, word) = match arrives.word.order(self.word) {
+            Ordering::Greater => (arrives.expires_us, arrives.word),
+            Ordering::Equal => (arrives.expires_us.max(self.expires_us), self.word),
+            Ordering::Less => (self.expires_us, self.word),
+        };
+        let claimed_at_unix_us = arrives.claimed_at_unix_us.min(self.claimed_at_unix_us);
+        Self { claimed_at_unix_us, expires_us, word, ..self }
+    }
+
+    /// Whether both are one claim: of one owner in one epoch.
+    #[must_use]
+    pub fn is_same_claim(&self, other: &Self) -> bool {
+        (self.owner, self.epoch) == (other.owner, other.epoch)
+    }
 }
 
 /// What became of a claim that was merged into the store.
@@ -38,7 +66,7 @@ pub struct Entry {
 pub enum Merged {
     /// Nobody held the key.
     New,
-    /// The owner held the key already; its claim lasts at least as long as before.
+    /// The owner held the key already; the later of its words counts.
     Known,
     /// It stands in place of this one.
     Won(Entry),
@@ -100,9 +128,14 @@ impl Store {
     /// The claim of `key` that is alive at `now_us`.
     #[must_use]
     pub fn live(&self, key: u64, now_us: u64) -> Option<Entry> {
+        self.last(key).filter(|entry| entry.expires_us > now_us)
+    }
+
+    /// The claim of `key`, also one that ended a moment ago.
+    #[must_use]
+    pub fn last(&self, key: u64) -> Option<Entry> {
         let hash = self.hash(key);
-        let held = self.tables.get(self.table_of(hash))?.find(hash, |held| held.key == key)?;
-        held.entry().filter(|entry| entry.expires_us > now_us)
+        self.tables.get(self.table_of(hash))?.find(hash, |held| held.key == key)?.entry()
     }
 
     /// Notes a mark on `key`'s claim.
@@ -112,18 +145,12 @@ impl Store {
 
     /// Merges a claim: the earlier one stands, ties go to the lower node id, a void one stands against nobody.
     ///
-    /// A second claim of the same owner in the same epoch keeps the earlier time and the later end. `void` tells whether a
+    /// Of two words of one owner about its claim the later one counts, see [`Entry::after`]. `void` tells whether a
     /// claim of that owner and epoch is void; it must give both claims of one call the same answer for the same arguments.
     pub fn merge(&mut self, key: u64, claim: Entry, void: impl Fn(NodeId, Epoch) -> bool, now_us: u64) -> Merged {
         let Some(held) = self.live(key, now_us) else { return self.insert(key, claim) };
-        if held.owner == claim.owner && held.epoch == claim.epoch {
-            let merged = Entry {
-                claimed_at_unix_us: held.claimed_at_unix_us.min(claim.claimed_at_unix_us),
-                expires_us: held.expires_us.max(claim.expires_us),
-                lengthened: true,
-                ..held
-            };
-            self.change(key, |_| merged);
+        if held.is_same_claim(&claim) {
+            self.change(key, |held| held.after(claim));
             return Merged::Known;
         }
         let rank = |entry: &Entry| {
@@ -136,7 +163,7 @@ impl Store {
         Merged::Won(held)
     }
 
-    /// Removes claims whose end has passed from the next tables, looking at about `budget` claims; whether all tables have had
+    /// Removes claims whose end has passed a while ago from the next tables, looking at about `budget` claims; whether all tables have had
     /// their turn.
     pub fn sweep(&mut self, now_us: u64, budget: usize) -> bool {
         let mut looks = 0;
@@ -150,7 +177,7 @@ impl Store {
             looks += before + 1;
             let held = &mut self.held;
             table.retain(|claim| {
-                let stays = claim.expires_us() > now_us;
+                let stays = claim.expires_us().saturating_add(LINGER_US) > now_us;
                 if !stays {
                     take_one(held, claim.owner());
                 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::ClaimEvent,
+    abi::{ClaimEvent, EVENT_NEW},
     ids::{Epoch, NodeId, Tick},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         core::{LocalClaim, MapWrite, Node, Output, ProtocolError},
         links::{Command, Event},
     },
-    dataplane,
+    dataplane::{self, Dataplane},
     identity::{Change, Identity},
 };
 
@@ -124,7 +124,13 @@ impl Daemon {
                 Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
                 Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
                 Output::Forget { peer } => self.command(Command::Forget { peer }).await,
-                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
+                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, is_new }) => {
+                    if is_new && let Some(own) = own_claim(&self.dataplane, self.config.node, key) {
+                        // It may wait in the ring buffer, or be one of which an earlier daemon knew.
+                        while !take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch()) {}
+                        self.node.handle_found(own, now());
+                        continue;
+                    }
                     self.dataplane.set_claim(key, owner, epoch, remaining_ms);
                     log::trace!(
                         target: "forwarder::claims",
@@ -138,8 +144,9 @@ impl Daemon {
                     self.slow.answered(ticket, owned, &around!(self));
                 }
                 Output::LookUp { ticket, request_key, reply_key } => {
-                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)];
-                    let found: Vec<_> = keys.into_iter().flatten().filter_map(|key| self.own_claim(key)).collect();
+                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)].into_iter().flatten();
+                    let own = |key| own_claim(&self.dataplane, self.config.node, key);
+                    let found: Vec<_> = keys.filter_map(own).collect();
                     self.node.handle_looked_up(ticket, &found, now());
                 }
             }
@@ -152,16 +159,15 @@ impl Daemon {
             log::error!("the cluster's links have ended: nothing reaches the peers any more");
         }
     }
+}
 
-    /// This node's live claim of a key, as the kernel's table has it.
-    fn own_claim(&self, key: u64) -> Option<LocalClaim> {
-        let entry = self.dataplane.claim(key)?;
-        let is_own = entry.owner() == self.config.node.number() && entry.epoch() == self.dataplane.epoch();
-        let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
-        let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
-        // When it was made the table does not tell; it was before the daemon began, or the core would know it.
-        is_own.then_some(LocalClaim { key, claimed_at_unix_us: self.began_unix_us, remaining_ms })
-    }
+/// The live claim of a key by this host in its present epoch, as the kernel's table has it; when it was made that does not tell.
+pub(super) fn own_claim(dataplane: &Dataplane, node: NodeId, key: u64) -> Option<LocalClaim> {
+    let entry = dataplane.claim(key)?;
+    let is_own = entry.owner() == node.number() && entry.epoch() == dataplane.epoch();
+    let ticks = entry.remaining(Tick::at(dataplane::monotonic_ns()));
+    let remaining_ms = Tick::milliseconds(u16::try_from(ticks).ok()?);
+    (is_own && remaining_ms != 0).then_some(LocalClaim { key, claimed_at_unix_us: now().unix_us, remaining_ms })
 }
 
 /// Gives the ring buffer's claims to the core; whether it was emptied.
@@ -180,15 +186,13 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch:
             continue;
         }
         let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
-        node.handle_local(
-            LocalClaim {
-                key: event.key,
-                claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
-                // The event may be old: the ring buffer outlives daemons.
-                remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
-            },
-            now,
-        );
+        let claim = LocalClaim {
+            key: event.key,
+            claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
+            // The event may be old: the ring buffer outlives daemons.
+            remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
+        };
+        if event.flags & EVENT_NEW != 0 { node.handle_local(claim, now) } else { node.handle_change(claim, now) }
     }
     false
 }

@@ -8,7 +8,7 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::{peers::address, slow::Around};
+use super::{mesh::own_claim, peers::address, slow::Around};
 use crate::{cluster::core::LocalClaim, config::Affinity, slowpath::HashKeys};
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
@@ -51,9 +51,14 @@ fn claim_ip(hash_keys: HashKeys, frame: &[u8], ip: Ip, segment: u32, around: &mu
             [Some(request_key), is_reply_key.then_some(reply_key)]
         });
         for key in keys.flatten() {
+            let is_change = own_claim(around.dataplane, config.node, key).is_some();
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
             let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };
-            around.node.handle_local(claim, around.now);
+            if is_change {
+                around.node.handle_change(claim, around.now);
+            } else {
+                around.node.handle_local(claim, around.now);
+            }
         }
     }
 }

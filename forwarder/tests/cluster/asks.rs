@@ -28,7 +28,7 @@ fn answer_of(epoch: u64, number: u64, claims: Vec<Claim>) -> Vec<u8> {
 }
 
 fn claim(key: u64, at_us: u64) -> Claim {
-    Claim { key, claimed_at_unix_us: START_UNIX_US + at_us, remaining_ms: LIFETIME_MS as u32, refresh: true }
+    Claim { key, claimed_at_unix_us: START_UNIX_US + at_us, remaining_ms: LIFETIME_MS as u32, word: 1 }
 }
 
 #[test]

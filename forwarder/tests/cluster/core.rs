@@ -174,7 +174,7 @@ fn a_refresh_lengthens_the_claim_on_the_peers_and_keeps_its_time() {
     assert_eq!(after.expires_us - before.expires_us, 5_000_000);
     assert_eq!(mesh.kernels[&id(2)].claim_writes, 2);
     assert_eq!(mesh.nodes[&id(2)].ages().count, 1, "a refresh is no new claim");
-    mesh.run_for(12_000_000);
+    mesh.run_for(14_000_000);
     assert_eq!(mesh.nodes[&id(2)].claim(7, mesh.now(id(2))), None);
     assert_eq!(mesh.nodes[&id(2)].claims(), 0, "what has ended is swept");
 }
@@ -215,7 +215,7 @@ fn a_clock_an_hour_off_loses_no_claim() {
 
 #[test]
 fn a_peer_that_breaks_the_protocol_is_found_out_and_changes_nothing() {
-    let claim = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 1000, refresh: false };
+    let claim = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 1000, word: 0 };
     let batch = Message::Batch(stretch(0, 0, vec![claim])).encode();
     let mut mesh = Mesh::new(2, 1);
     mesh.nodes.get_mut(&id(1)).unwrap().handle_link_up(id(2), Now { monotonic_us: 0, unix_us: START_UNIX_US });

@@ -1,7 +1,7 @@
 //! Asks for keys that only the owner's kernel knows, in virtual time.
 
-use forwarder::cluster::core::{Now, Output};
-use forwarder::cluster::wire::{Ask, Message};
+use forwarder::cluster::core::{LocalClaim, MapWrite, Node, Now, Output};
+use forwarder::cluster::wire::{Ask, Claim, Message};
 use forwarder_common::ids::Epoch;
 
 use super::mesh::{self, Mesh, START_UNIX_US, id};
@@ -22,6 +22,92 @@ fn a_claim_that_only_the_owners_kernel_knows_is_found_by_asking_and_then_known_t
     mesh.run_for(10_000);
     assert_eq!(mesh.answers(id(1), start), [(5, true, ROUND_TRIP_US)]);
     assert_eq!([7, 8].map(|key| mesh.owners(key)), [[Some(2); 3], [Some(2); 3]]);
+}
+
+/// Node 2 has claimed 7, then its daemon is another one; a peer that has never heard of the claim has made one of its own, before
+/// or after that.
+fn contested(is_before: bool) -> Mesh {
+    let mut mesh = Mesh::linked(3, 1);
+    mesh.unlink(id(2), id(3));
+    mesh.claim(id(2), 7, LIFETIME_MS);
+    mesh.run_for(1000);
+    mesh.unlink(id(1), id(2));
+    mesh.unlink(id(1), id(3));
+    if is_before {
+        mesh.claim(id(3), 7, LIFETIME_MS);
+    }
+    mesh.start(id(2), Epoch::new(0), 1000);
+    mesh.run_for(1000);
+    if !is_before {
+        mesh.claim(id(3), 7, LIFETIME_MS);
+    }
+    mesh
+}
+
+#[test]
+fn a_claim_that_only_the_kernel_knows_stands_against_a_peers_and_is_known_to_all_from_then_on() {
+    for is_before in [true, false] {
+        let mut mesh = contested(is_before);
+        [(1, 2), (2, 3), (1, 3)].iter().for_each(|(a, b)| mesh.link(id(*a), id(*b)));
+        mesh.run_for(1_000_000);
+        assert_eq!(mesh.owners(7), [Some(2); 3]);
+        assert!(mesh.nodes.values().all(|node| node.claim(7, mesh.now(id(1))).unwrap().owner == id(2)));
+        assert_eq!(mesh.nodes[&id(2)].counters().conflicts_won, 1);
+    }
+}
+
+#[test]
+fn a_claim_that_has_lost_is_written_over_although_the_kernel_holds_it() {
+    let mut mesh = contested(true);
+    // The new daemon learns of its own claim first, as one that is made now, and then of the earlier one.
+    mesh.kernels.get_mut(&id(2)).unwrap().claims.clear();
+    mesh.claim(id(2), 7, LIFETIME_MS);
+    mesh.link(id(2), id(3));
+    mesh.run_for(1_000_000);
+    assert_eq!(mesh.owners(7)[1..], [Some(3), Some(3)]);
+    assert_eq!(mesh.nodes[&id(2)].counters().conflicts_lost, 1);
+}
+
+#[test]
+fn a_daemon_that_is_restarted_in_order_tells_of_a_claim_that_one_peer_has_not_heard_of() {
+    let mut mesh = Mesh::linked(3, 1);
+    mesh.unlink(id(1), id(2));
+    mesh.claim(id(2), 7, LIFETIME_MS);
+    mesh.claim(id(3), 7, LIFETIME_MS);
+    mesh.run_for(1000);
+    assert_eq!(mesh.owners(7), [Some(3), Some(2), Some(2)], "node 3 has given way, and node 1 does not know why");
+    // It counts as up meanwhile: no link goes down in order.
+    mesh.start(id(2), Epoch::new(0), 1000);
+    mesh.link(id(1), id(2));
+    mesh.link(id(2), id(3));
+    mesh.run_for(1_000_000);
+    assert_eq!(mesh.owners(7), [Some(2); 3]);
+    assert_eq!(mesh.nodes[&id(3)].counters().asks_sent, 1);
+}
+
+#[test]
+fn a_daemon_that_knows_its_claim_is_not_told_of_it_once_more() {
+    let mut node = mesh::alone(id(1));
+    let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
+    let peers = Claim { key: 7, claimed_at_unix_us: START_UNIX_US - 5, remaining_ms: 37_000, word: 0 };
+    node.handle_link_up(id(2), now);
+    node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
+    node.handle_message(id(2), &Message::Batch(mesh::stretch(0, 0, vec![peers])).encode(), now).unwrap();
+    let writes = |node: &mut Node| {
+        let outputs = std::iter::from_fn(|| node.poll_output());
+        let claims = outputs.filter_map(|output| match output {
+            Output::Map(MapWrite::Claim { owner, is_new, .. }) => Some((owner.number(), is_new)),
+            _ => None,
+        });
+        claims.collect::<Vec<_>>()
+    };
+    assert_eq!(writes(&mut node), [(2, true)]);
+    // The kernel has a claim of this host, of which the ring buffer tells in the same moment: it was made later.
+    let own = LocalClaim { key: 7, claimed_at_unix_us: START_UNIX_US, remaining_ms: LIFETIME_MS };
+    node.handle_local(own, now);
+    node.handle_found(own, now);
+    assert_eq!(writes(&mut node), [(2, false), (2, false)]);
+    assert_eq!(node.claim(7, now).unwrap().owner, id(2));
 }
 
 #[test]

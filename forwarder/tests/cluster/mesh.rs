@@ -1,5 +1,8 @@
 //! Nodes and a network in virtual time: latencies and losses from a seed, a model of each node's kernel map.
 
+#[path = "mesh/kernel.rs"]
+mod kernel;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,6 +11,8 @@ use forwarder::cluster::core::{
 };
 use forwarder::cluster::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 use forwarder_common::ids::{Epoch, NodeId};
+
+pub(crate) use self::kernel::Kernel;
 
 /// Unix time of the start, in microseconds.
 pub(crate) const START_UNIX_US: u64 = 1_800_000_000_000_000;
@@ -57,16 +62,6 @@ struct Parcel {
     to: NodeId,
     bytes: Vec<u8>,
     is_datagram: bool,
-}
-
-/// What the kernel of one host has been told.
-#[derive(Default)]
-pub(crate) struct Kernel {
-    pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
-    pub(crate) up: BTreeMap<NodeId, (bool, Epoch)>,
-    pub(crate) claim_writes: usize,
-    /// Every answer: its ticket, whether it said owned, and when.
-    pub(crate) answers: Vec<(u64, bool, u64)>,
 }
 
 /// A message as the network saw it.
@@ -198,10 +193,14 @@ impl Mesh {
     /// The host claims a key now, as its egress program would: the kernel's map has it first.
     pub(crate) fn claim(&mut self, node: NodeId, key: u64, remaining_ms: u64) {
         let now = self.now(node);
-        let epoch = Epoch::new(0);
-        self.kernels.get_mut(&node).unwrap().claims.insert(key, (node, epoch, remaining_ms));
+        let state = self.nodes.get_mut(&node).unwrap();
+        let kernel = self.kernels.get_mut(&node).unwrap();
         let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
-        self.nodes.get_mut(&node).unwrap().handle_local(claim, now);
+        if kernel.claim(key, node, state.epoch(), remaining_ms, self.now_us) {
+            state.handle_local(claim, now);
+        } else {
+            state.handle_change(claim, now);
+        }
         self.drain(node);
     }
 
@@ -310,13 +309,15 @@ impl Mesh {
 
     /// What this host's own claims are by its kernel's table, which may know more than the daemon.
     fn look_up(&mut self, node: NodeId, ticket: u64, keys: [u64; 2]) {
-        let (now, kernel) = (self.now(node), self.kernels.get(&node).unwrap());
-        let own = |key: &u64| {
-            let (_, _, remaining_ms) = *kernel.claims.get(key).filter(|(owner, ..)| *owner == node)?;
-            Some(LocalClaim { key: *key, claimed_at_unix_us: now.unix_us, remaining_ms })
-        };
-        let found: Vec<LocalClaim> = keys.iter().filter(|key| **key != 0).filter_map(own).collect();
+        let own = keys.iter().filter(|key| **key != 0).filter_map(|key| self.own_claim(node, *key));
+        let (now, found) = (self.now(node), own.collect::<Vec<_>>());
         self.nodes.get_mut(&node).unwrap().handle_looked_up(ticket, &found, now);
+    }
+
+    fn own_claim(&self, node: NodeId, key: u64) -> Option<LocalClaim> {
+        let (epoch, kernel) = (self.nodes.get(&node)?.epoch(), self.kernels.get(&node)?);
+        let remaining_ms = kernel.remaining_ms(key, node, epoch, self.now_us)?;
+        Some(LocalClaim { key, claimed_at_unix_us: self.now(node).unix_us, remaining_ms })
     }
 
     /// Every ask is answered once, and after the kernel has what the answer speaks of.
@@ -364,19 +365,15 @@ impl Mesh {
         self.flying.insert((self.now_us + latency, self.sequence), parcel);
     }
 
+    /// As the shell does: what the daemon does not know its kernel may.
     fn write(&mut self, node: NodeId, write: MapWrite) {
-        let kernel = self.kernels.get_mut(&node).unwrap();
-        match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
-                assert!(remaining_ms > 0);
-                kernel.claims.insert(key, (owner, epoch, remaining_ms));
-                kernel.claim_writes += 1;
-            }
-            MapWrite::Peer { node: peer, up, epoch, underlay: address, .. } => {
-                assert_eq!(address, underlay(peer));
-                kernel.up.insert(peer, (up, epoch));
-            }
+        if let MapWrite::Claim { key, is_new: true, .. } = write
+            && let Some(own) = self.own_claim(node, key)
+        {
+            let now = self.now(node);
+            return self.nodes.get_mut(&node).unwrap().handle_found(own, now);
         }
+        self.kernels.get_mut(&node).unwrap().write(write, self.now_us);
     }
 }
 

@@ -162,7 +162,7 @@ fn a_new_epoch_voids_all_claims_at_once_and_everywhere_without_a_new_link() {
 fn claims_that_overtake_the_hello_of_their_epoch_wait_for_it() {
     for hello_comes in [true, false] {
         let mut mesh = Mesh::linked(2, 1);
-        let claim = Claim { key: 7, claimed_at_unix_us: START_UNIX_US, remaining_ms: 37_000, refresh: false };
+        let claim = Claim { key: 7, claimed_at_unix_us: START_UNIX_US, remaining_ms: 37_000, word: 0 };
         mesh.deliver(id(1), id(2), &Message::Batch(stretch(0, 1, vec![claim])).encode());
         assert_eq!(mesh.owners(7), [None, None]);
         if hello_comes {
@@ -230,7 +230,7 @@ fn claims_of_hours_among_claims_of_seconds_stay_known_to_late_joiners() {
 #[test]
 fn a_peer_that_floods_is_dropped_and_the_others_are_not_disturbed() {
     let batch = Message::Batch(stretch(0, 0, Vec::new())).encode();
-    let claim = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 1000, refresh: false };
+    let claim = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 1000, word: 0 };
     let full: Vec<Claim> = (0..389).map(|key| Claim { key, ..claim }).collect();
     let snapshot = Message::Snapshot(stretch(0, 0, full)).encode();
     for (flood, least, most) in [(batch, 90_000, 140_000), (snapshot, 5_000_000 / 389, 5_500_000 / 389)] {
@@ -252,7 +252,7 @@ fn a_peer_that_floods_is_dropped_and_the_others_are_not_disturbed() {
 #[test]
 fn repeated_and_invented_numbers_harm_nobody_but_their_sender() {
     let mut mesh = Mesh::linked(3, 1);
-    let claim = |key| Claim { key, claimed_at_unix_us: 1, remaining_ms: 37_000, refresh: false };
+    let claim = |key| Claim { key, claimed_at_unix_us: 1, remaining_ms: 37_000, word: 0 };
     for first in [0, 5, 5, u64::MAX - 1, 1 << 40] {
         mesh.deliver(id(2), id(1), &Message::Batch(stretch(first, 0, vec![claim(first)])).encode());
     }

@@ -4,6 +4,7 @@ use forwarder::cluster::core::{LocalClaim, State};
 use forwarder_common::ids::Epoch;
 
 use super::host::Host;
+use super::kernel::Told;
 use super::{ALONE_US, Event, Fault, Simulation};
 
 impl Simulation {
@@ -69,9 +70,9 @@ impl Simulation {
         self.queue.push(self.now_us + ALONE_US, Event::Joined { host, life });
         let Host { ring, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
         // The ring buffer is pinned: the next daemon reads what nobody read.
-        for (at_us, claim) in ring.drain(..) {
+        for (at_us, Told { claim, is_new }) in ring.drain(..) {
             let remaining_ms = claim.remaining_ms.saturating_sub((self.now_us - at_us) / 1000);
-            daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
+            daemon.take(Told { claim: LocalClaim { remaining_ms, ..claim }, is_new }, now);
         }
         for seed in self.seeds.clone() {
             self.want(host, seed);

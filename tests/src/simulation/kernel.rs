@@ -32,6 +32,13 @@ pub(super) struct Peer {
     pub(super) state: State,
 }
 
+/// What the egress program says of a claim that it made or changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) claim: LocalClaim,
+    pub(super) is_new: bool,
+}
+
 #[derive(Debug)]
 struct Memory(Vec<[Cell<u64>; SLOTS]>);
 
@@ -105,7 +112,7 @@ impl Kernel {
     /// What the core has decided.
     pub(super) fn write(&mut self, write: MapWrite, now: Now) {
         match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
+            MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
                 let tick = tick(now);
                 let expires = tick.after(Tick::covering_ms(remaining_ms));
                 self.put(key, Entry::new(key, owner.number(), epoch.number(), expires), tick);
@@ -130,10 +137,17 @@ impl Kernel {
         }
     }
 
-    /// Remaining lifetime in ticks of this node's own claim of a key; 0 for none.
-    pub(super) fn own_remaining(&self, key: u64, now: Now) -> u64 {
-        let found = table::find(&&self.memory, self.mask, key).map(|(_, entry)| entry);
-        found.filter(|entry| self.is_own(*entry)).map_or(0, |entry| entry.remaining(tick(now)))
+    /// This node's own live claim of a key; when it was made the table does not tell.
+    pub(super) fn own_claim(&self, key: u64, now: Now) -> Option<LocalClaim> {
+        let (_, entry) = table::find(&&self.memory, self.mask, key).filter(|(_, entry)| self.is_own(*entry))?;
+        let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
+        Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms: Tick::milliseconds(ticks) })
+    }
+
+    /// What is left of the claim that the table has for a key, in microseconds, rounded up to ticks; 0 for none.
+    pub(super) fn remaining_us(&self, key: u64, now: Now) -> u64 {
+        let found = table::find(&&self.memory, self.mask, key);
+        found.map_or(0, |(_, entry)| Tick::milliseconds(entry.remaining(tick(now)) as u16) * 1000)
     }
 
     /// Whether any peer is up.
@@ -173,10 +187,11 @@ impl Kernel {
     }
 
     /// The egress program for one key; what goes into the ring buffer.
-    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<LocalClaim> {
+    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<Told> {
         let tick = tick(now);
         let known = table::find(&&self.memory, self.mask, key).map(|(_, entry)| entry);
-        match known.filter(|entry| self.is_live(*entry, tick)) {
+        let standing = known.filter(|entry| self.is_live(*entry, tick));
+        match standing {
             // A live claim of a live peer is not overwritten.
             Some(entry) if entry.owner() != self.node.number() => return None,
             Some(entry) if !lifetime.changes(entry.remaining(tick) as u16) => return None,
@@ -186,7 +201,8 @@ impl Kernel {
         let expires = tick.after(lifetime.ticks);
         self.put(key, Entry::new(key, self.node.number(), self.epoch.number(), expires), tick);
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
+        Some(Told { claim, is_new: standing.is_none() })
     }
 
     fn is_own(&self, entry: Entry) -> bool {

@@ -222,11 +222,11 @@ impl Simulation {
             };
             let reply_key = reply_key.filter(|_| *message_kind != kind::RESPONSE);
             for key in [Some(request_key), reply_key].into_iter().flatten() {
-                if let Some(claim) = owner.kernel.claim(key, lifetime, now) {
-                    self.reference.take(owner, claim, self.now_us);
+                if let Some(told) = owner.kernel.claim(key, lifetime, now) {
+                    self.reference.take(owner, told, self.now_us);
                     match &mut owner.daemon {
-                        Some(daemon) => daemon.node.handle_local(claim, now),
-                        None => owner.ring.push((self.now_us, claim)),
+                        Some(daemon) => daemon.take(told, now),
+                        None => owner.ring.push((self.now_us, told)),
                     }
                 }
             }

@@ -1,11 +1,12 @@
 //! The reference: somebody who sees everything at once, and what every node must agree on when all has come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use forwarder::cluster::core::{LocalClaim, Now};
+use forwarder::cluster::core::Now;
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
 
 use super::host::{Host, host_of};
+use super::kernel::Told;
 
 /// Claims nearer to their end than this, in microseconds, may be gone at one node and not yet at another: a tick of the
 /// kernel's table is 4.3 s.
@@ -14,6 +15,8 @@ const MARGIN_US: u64 = 6_000_000;
 const EXAMPLES: usize = 2;
 /// How much longer than its owner says a claim may last elsewhere, in microseconds: the way there, lost packets included.
 const TRANSIT_US: u64 = 3_000_000;
+/// How much longer yet in a kernel, in microseconds: two ticks by which lifetimes are rounded up, and the present one.
+const TICKS_US: u64 = 12_900_000;
 /// Most looks at single claims in one comparison: beyond it every so-manieth key is looked at.
 const LOOKS: usize = 8_000_000;
 
@@ -22,9 +25,9 @@ const LOOKS: usize = 8_000_000;
 struct Said {
     host: usize,
     epoch: Epoch,
-    /// Of which daemon's life the last word is.
+    /// The life of the daemon that got the last word.
     daemon_life: u32,
-    /// By the owner's clock.
+    /// By the owner's clock; 0 if the daemon does not know.
     claimed_at_unix_us: u64,
     /// When it ends, in virtual microseconds, by its owner's last word, and at the latest by any.
     end_us: u64,
@@ -35,16 +38,19 @@ struct Said {
 #[derive(Debug, Default)]
 pub(super) struct Reference(BTreeMap<u64, Vec<Said>>);
 
-/// What came of a comparison; from `missing` to `outlive` all must be zero.
+/// What came of a comparison; from `missing` on all must be zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agreement {
     /// Live claims, each compared at every node.
     pub keys: usize,
     /// Keys that more than one living owner claims.
     pub contested: usize,
-    /// Keys that were won by a claim that is void or over since, or forgotten by a daemon's restart: the others' claims, or
-    /// that one, come back with their proxies' next messages only. Not compared.
+    /// Keys that were won by a claim that is void or over since, or of which two owners have forgotten that they claimed them: the
+    /// others' claims, or those, come back with their proxies' next messages only. Not compared.
     pub overtaken: usize,
+    /// Keys that more than one living owner claims, of which one has forgotten when by its daemon's restart. It stands if another
+    /// claim comes to its daemon while it lasts in the kernel, so all nodes are compared with each other.
+    pub forgotten: usize,
     /// Claims that a node does not have.
     pub missing: usize,
     /// Claims of which a node holds another owner than the merge rule gives.
@@ -55,8 +61,12 @@ pub struct Agreement {
     pub void_believed: usize,
     /// Claims that last longer at a node than their owner ever said.
     pub outlive: usize,
-    /// Claims that last longer at a node than their owner said last, because it ended them earlier.
+    /// Claims that last longer in a node's core or kernel than their owner said last, because it ended them earlier.
     pub not_shortened: usize,
+    /// Claims that end earlier at a node than their owner said last.
+    pub cut_short: usize,
+    /// Of the forgotten ones, such of which two nodes hold different owners.
+    pub split: usize,
     /// The first disagreements in words.
     pub examples: Vec<String>,
 }
@@ -65,27 +75,32 @@ impl Agreement {
     /// Whether all nodes agree with the reference.
     #[must_use]
     pub const fn holds(&self) -> bool {
-        self.missing + self.wrong + self.kernel_differs + self.void_believed + self.outlive == 0
+        let owners = self.missing + self.wrong + self.kernel_differs + self.void_believed + self.split;
+        owners + self.outlive + self.not_shortened + self.cut_short == 0
     }
 }
 
 impl Reference {
     /// Takes what a host's egress program said.
-    pub(super) fn take(&mut self, host: &Host, claim: LocalClaim, at_us: u64) {
-        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
+    pub(super) fn take(&mut self, host: &Host, told: Told, at_us: u64) {
+        let (claim, index, epoch) = (told.claim, host_of(host.node), host.kernel.epoch);
+        // What nobody reads now the next daemon does.
+        let daemon_life = host.daemon_life + u32::from(host.daemon.is_none());
         let end_us = at_us + claim.remaining_ms * 1000;
         let all = self.0.entry(claim.key).or_default();
         let known = all.iter_mut().find(|said| said.host == index && said.epoch == epoch && said.end_us > at_us);
         if let Some(said) = known {
             said.end_us = end_us;
             said.longest_us = said.longest_us.max(end_us);
-            said.daemon_life = host.daemon_life;
+            if said.daemon_life != daemon_life {
+                (said.daemon_life, said.claimed_at_unix_us) = (daemon_life, 0);
+            }
         } else {
             all.retain(|said| said.longest_us > at_us);
             all.push(Said {
                 host: index,
                 epoch,
-                daemon_life: host.daemon_life,
+                daemon_life,
                 claimed_at_unix_us: claim.claimed_at_unix_us,
                 end_us,
                 longest_us: end_us,
@@ -109,6 +124,11 @@ impl Reference {
             agreement.contested += usize::from(living.len() > 1);
             agreement.overtaken += usize::from(is_overtaken);
             if is_overtaken {
+                continue;
+            }
+            if living.len() > 1 && living.iter().any(|said| is_forgotten(hosts, said)) {
+                agreement.forgotten += 1;
+                agreement.look_among(hosts, *key, all, at_us);
                 continue;
             }
             for host in hosts.iter().filter(|host| host.daemon.is_some()) {
@@ -136,13 +156,38 @@ impl Agreement {
             broken.extend(self.look_at_living(hosts, host, key, owner, placed, at_us));
         }
         for sort in broken {
-            if self.examples.iter().filter(|example| example.starts_with(sort)).count() < EXAMPLES {
+            self.example(sort, || {
                 let held = host.daemon.as_ref().and_then(|daemon| daemon.node.claim(key, now));
                 let place = host_of(host.node);
-                self.examples.push(format!(
-                    "{sort}: {key:016x} at host {place}: core {held:?}, kernel {placed:?}, reference {owner:?} of {all:?}"
-                ));
-            }
+                format!("{key:016x} at host {place}: core {held:?}, kernel {placed:?}, reference {owner:?} of {all:?}")
+            });
+        }
+    }
+
+    /// Compares all nodes with each other.
+    fn look_among(&mut self, hosts: &[Host], key: u64, all: &[Said], at_us: u64) {
+        let nodes = hosts.iter().filter(|host| host.daemon.is_some());
+        let placed = |host: &Host| match host.kernel.owner(key, host.now(at_us)) {
+            Found::Nothing | Found::OtherBranch => None,
+            Found::Own => Some(host_of(host.node)),
+            Found::Peer(peer) => Some(host_of(peer)),
+        };
+        let cores = nodes.clone().filter_map(|host| Some(belief(host, key, at_us)?.0));
+        let believed: BTreeSet<usize> = nodes.clone().filter_map(placed).chain(cores).collect();
+        if believed.len() > 1 {
+            self.split += 1;
+            self.example("split", || {
+                let views = nodes.map(|host| {
+                    (host_of(host.node), host.daemon_life, belief(host, key, at_us).map(|b| b.0), placed(host))
+                });
+                format!("{key:016x}: {:?} of {all:?}", views.collect::<Vec<_>>())
+            });
+        }
+    }
+
+    fn example(&mut self, sort: &str, describe: impl FnOnce() -> String) {
+        if self.examples.iter().filter(|example| example.starts_with(sort)).count() < EXAMPLES {
+            self.examples.push(format!("{sort}: {}", describe()));
         }
     }
 
@@ -155,9 +200,9 @@ impl Agreement {
         placed: Option<usize>,
         at_us: u64,
     ) -> Option<&'static str> {
+        // A daemon that took over a running kernel does not know what was claimed before, nor what was said of it; the kernel does.
+        let orphaned = is_forgotten(hosts, &owner);
         let Some((held, expires_us)) = belief(host, key, at_us) else {
-            // A daemon that took over a running kernel does not know what was claimed before; the kernel does.
-            let orphaned = owner.daemon_life != hosts[owner.host].daemon_life;
             if orphaned || host.daemon_life > 1 && placed == Some(owner.host) {
                 return None;
             }
@@ -168,7 +213,15 @@ impl Agreement {
             self.wrong += 1;
             return Some("wrong");
         }
-        self.not_shortened += usize::from(expires_us > owner.end_us + TRANSIT_US);
+        let kernel_us = at_us + host.kernel.remaining_us(key, host.now(at_us));
+        if !orphaned && (expires_us > owner.end_us + TRANSIT_US || kernel_us > owner.end_us + TRANSIT_US + TICKS_US) {
+            self.not_shortened += 1;
+            return Some("not shortened");
+        }
+        if !orphaned && expires_us + TRANSIT_US < owner.end_us {
+            self.cut_short += 1;
+            return Some("cut short");
+        }
         if placed != Some(held) {
             self.kernel_differs += 1;
             return Some("kernel differs");
@@ -181,16 +234,21 @@ impl Agreement {
     }
 }
 
-/// Whether the key was won by a claim that is void now, that its owner has ended since, or that only its owner's kernel knows
-/// because the daemon was restarted.
+/// Whether an owner's daemon was restarted after the last word about its claim.
+fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
+    said.daemon_life != hosts[said.host].daemon_life
+}
+
+/// Whether the key was won by a claim that is void now or that its owner has ended since, or claimed by two owners that have
+/// forgotten it.
 fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
         let host = &hosts[said.host];
         !host.is_powered || host.kernel.epoch != said.epoch || said.end_us <= at_us + MARGIN_US
     };
-    let is_forgotten = |said: &Said| said.daemon_life != hosts[said.host].daemon_life;
-    let earlier = |said: &&Said| said.claimed_at_unix_us < first.claimed_at_unix_us;
-    all.iter().filter(earlier).any(|said| is_gone(said) || is_forgotten(said)) || all.len() > 1 && is_forgotten(&first)
+    let forgotten = all.iter().filter(|said| is_forgotten(hosts, said)).count();
+    let earlier = |said: &&Said| said.claimed_at_unix_us < first.claimed_at_unix_us || forgotten > 0;
+    all.iter().filter(earlier).any(is_gone) || all.len() > 1 && forgotten > 1
 }
 
 /// Whom a node's core holds to be a key's owner, and until when in virtual time.

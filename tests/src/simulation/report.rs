@@ -36,6 +36,8 @@ pub struct Report {
     pub harmed: u64,
     /// Messages that were sent again because they came to nothing.
     pub repeated: u64,
+    /// Claims that a daemon did not know until a peer claimed the same key.
+    pub found: u64,
     /// How long held messages waited in microseconds.
     pub waits: AgeSummary,
     /// How much later than they landed forwarded messages reached their owner.
@@ -89,6 +91,7 @@ impl Report {
             transactions: 0,
             harmed: 0,
             repeated: 0,
+            found: 0,
             waits: AgeSummary::default(),
             forwards: AgeSummary::default(),
             ages: ages.unwrap_or_default(),
@@ -117,7 +120,7 @@ impl Report {
         self.phases.clone_from(&counts.phases);
         self.transactions = counts.transactions;
         self.harmed = simulation.transactions.iter().filter(|transaction| transaction.is_harmed).count() as u64;
-        self.repeated = counts.repeated;
+        (self.repeated, self.found) = (counts.repeated, counts.found);
         (self.waits, self.forwards) = (counts.waits.summary(), counts.forwards.summary());
         self.evicted = simulation.hosts.iter().map(|host| host.kernel.evicted).sum();
         self.links = [counts.links_up, counts.links_down];
@@ -185,21 +188,29 @@ impl Display for Report {
             keys,
             contested,
             overtaken,
+            forgotten,
             missing,
             wrong,
             kernel_differs,
             void_believed,
             outlive,
             not_shortened,
+            cut_short,
+            split,
             examples,
         } = &self.agreement;
         writeln!(
             f,
-            "                  {keys} live claims, {contested} contested, {overtaken} overtaken; missing {missing}, wrong {wrong}, kernel differs {kernel_differs},"
+            "                  {keys} live claims, {contested} contested, {overtaken} overtaken, {forgotten} forgotten; {} found in kernels;",
+            self.found
         )?;
         writeln!(
             f,
-            "                  void believed {void_believed}, longer than said {outlive}, not shortened {not_shortened}"
+            "                  missing {missing}, wrong {wrong}, kernel differs {kernel_differs}, void believed {void_believed}, split {split},"
+        )?;
+        writeln!(
+            f,
+            "                  longer than said {outlive}, not shortened {not_shortened}, cut short {cut_short}"
         )?;
         examples.iter().try_for_each(|example| writeln!(f, "DISAGREEMENT      {example}"))?;
         for error in self.protocol_errors.iter().take(5) {

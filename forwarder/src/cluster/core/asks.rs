@@ -242,14 +242,14 @@ impl Node {
     }
 
     /// Takes what the kernel's table has for an [`Output::LookUp`]: the live claims of this host in its present epoch, none if
-    /// there is none. They are claims like any other from then on, and the peer that asked gets its answer. When a claim was made
-    /// is not in the table; the daemon's start, or now, is the latest that it can be.
+    /// there is none. They are claims like any other from then on, as by [`Self::handle_change`], and the peer that asked gets its
+    /// answer.
     pub fn handle_looked_up(&mut self, ticket: u64, found: &[LocalClaim], now: Now) {
         let Some(LookUp { peer, ask, .. }) = self.asks.look_ups.remove(&ticket) else { return };
         for claim in found {
             // What the core knows it knows to the microsecond, and the table to the tick.
             if self.store.live(claim.key, now.monotonic_us).is_none() {
-                self.handle_local(*claim, now);
+                self.handle_change(*claim, now);
             }
         }
         self.answer_peer(peer, &ask, now);
@@ -258,7 +258,7 @@ impl Node {
     fn answer_peer(&mut self, peer: NodeId, ask: &Ask, now: Now) {
         let own = |key: u64| {
             let entry = self.store.live(key, now.monotonic_us)?;
-            own_claim(&self.settings, key, &entry, true, now)
+            own_claim(&self.settings, key, &entry, now)
         };
         let claims = keys(ask.request_key, ask.reply_key).filter_map(own).collect();
         self.asks.answers.entry(peer).or_default().push(Answer {
@@ -346,7 +346,7 @@ fn keys(request_key: u64, reply_key: u64) -> impl Iterator<Item = u64> {
     reply_key.into_iter().chain([request_key])
 }
 
-fn send_asks(asks: &[Ask], peers: &[NodeId], outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
+pub(super) fn send_asks(asks: &[Ask], peers: &[NodeId], outputs: &mut VecDeque<Output>, counters: &mut CoreCounters) {
     counters.asks_sent += (asks.len() * peers.len()) as u64;
     for chunk in asks.chunks(MESSAGE_ASKS) {
         let message = Message::Ask(chunk.to_vec()).encode();

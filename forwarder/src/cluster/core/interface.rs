@@ -62,7 +62,7 @@ pub struct NodeSettings {
     pub seed: u64,
 }
 
-/// A claim that this host's egress program made, or made longer.
+/// A claim that this host's egress program made, or changed the end of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalClaim {
     /// The key.
@@ -157,6 +157,9 @@ pub enum MapWrite {
         epoch: Epoch,
         /// Lifetime left in milliseconds, 1..=[`LIFETIME_MS`].
         remaining_ms: u64,
+        /// A peer's claim of a key of which this daemon knew nothing. The kernel may know more: if it has a live claim of this host's
+        /// present epoch for the key, call [`super::Node::handle_found`] with that, and do not write this.
+        is_new: bool,
     },
     /// A peer came up, changed its state, epoch or address, or went down.
     Peer {
@@ -208,7 +211,7 @@ impl std::error::Error for ProtocolError {}
 /// What the core counted since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CoreCounters {
-    /// Claims of this node, new or lengthened.
+    /// Claims of this node, new or changed.
     pub claims_local: u64,
     /// Copies of claims sent to peers, snapshots and answers included.
     pub claims_sent: u64,

@@ -254,7 +254,7 @@ impl Sender<'_> {
             if at >= most {
                 break;
             }
-            claims.extend(self.claim(at).map(|claim| Claim { refresh: true, ..claim }));
+            claims.extend(self.claim(at));
             at += 1;
             looks += 1;
         }
@@ -273,15 +273,15 @@ impl Sender<'_> {
     fn claim(&self, number: u64) -> Option<Claim> {
         let key = self.log.key(number)?;
         let entry = self.store.live(key, self.now.monotonic_us).filter(|entry| entry.mark == number)?;
-        own_claim(self.settings, key, &entry, entry.lengthened, self.now)
+        own_claim(self.settings, key, &entry, self.now)
     }
 }
 
 /// A claim as it travels, if it is this node's.
-pub(super) fn own_claim(settings: &NodeSettings, key: u64, entry: &Entry, refresh: bool, now: Now) -> Option<Claim> {
+pub(super) fn own_claim(settings: &NodeSettings, key: u64, entry: &Entry, now: Now) -> Option<Claim> {
     if entry.owner != settings.node || entry.epoch != settings.epoch {
         return None;
     }
     let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
-    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, refresh })
+    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, word: entry.word.number })
 }

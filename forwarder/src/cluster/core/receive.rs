@@ -4,12 +4,12 @@
 use forwarder_common::ids::{Epoch, NodeId};
 
 use super::{Node, Now, ProtocolError, is_void, peer_write};
-use crate::cluster::store::{Entry, Merged};
+use crate::cluster::store::{Entry, Merged, Word};
 use crate::cluster::wire::{Claim, Claims, Hello, Message};
 
-/// A longer end than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks in 4.3 s; what is
-/// shorter is the jitter of the way here.
-const EXTENSION_US: u64 = 500_000;
+/// An end that moves by more than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks in 4.3 s; what
+/// is less is the jitter of the way here.
+const MOVE_US: u64 = 500_000;
 
 impl Node {
     pub(super) fn take(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
@@ -56,6 +56,7 @@ impl Node {
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
         let changed = !state.up || !state.hello.is_some_and(same);
+        let forgets = state.hello.is_some_and(|held| held.life != hello.life && held.epoch == hello.epoch);
         if let (None, Some(epoch)) = (state.hello, hello.your_epoch) {
             // It has not heard of this life yet when it says its first word.
             self.earlier_epochs |= 1 << epoch.number();
@@ -75,6 +76,9 @@ impl Node {
         if first {
             self.ask_again(peer);
             self.members.introduced(peer, hello.listen, now);
+            if forgets {
+                self.remind(peer, now);
+            }
         }
         // It is to be confirmed, by a digest if nothing else is said.
         self.digests.schedule(now);
@@ -90,7 +94,7 @@ impl Node {
             return;
         }
         for claim in &claims.claims {
-            self.take_claim(peer, claims.epoch, claim, !claim.refresh, now);
+            self.take_claim(peer, claims.epoch, claim, claim.word == 0, now);
         }
         self.got(peer, &claims);
     }
@@ -122,6 +126,7 @@ impl Node {
             return;
         }
         self.counters.claims_from_the_future += u64::from(claim.claimed_at_unix_us > now.unix_us);
+        let session = self.peers.get(&peer).map_or(0, |state| state.session);
         let entry = Entry {
             owner: peer,
             epoch,
@@ -129,7 +134,7 @@ impl Node {
             claimed_at_unix_us: claim.claimed_at_unix_us,
             expires_us: now.monotonic_us.saturating_add(u64::from(claim.remaining_ms) * 1000),
             mark: 0,
-            lengthened: false,
+            word: Word { session, number: claim.word },
         };
         let me = self.settings.node;
         let merged = self.merge(claim.key, entry, now);
@@ -139,10 +144,10 @@ impl Node {
                 if fresh {
                     self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
                 }
-                self.write_claim(claim.key, now);
+                self.write(claim.key, true, now);
             }
             Merged::Known => {
-                let worth_it = |held: Entry| held.expires_us > held.mark.saturating_add(EXTENSION_US);
+                let worth_it = |held: Entry| held.expires_us.abs_diff(held.mark) > MOVE_US;
                 if self.store.live(claim.key, now.monotonic_us).is_some_and(worth_it) {
                     self.write_claim(claim.key, now);
                 }

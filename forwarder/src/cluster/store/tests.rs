@@ -14,7 +14,7 @@ fn node(id: u16) -> NodeId {
 
 fn entry(owner: u16, claimed_at_unix_us: u64, expires_us: u64) -> Entry {
     let epoch = Epoch::new(0);
-    Entry { owner: node(owner), epoch, claimed_at_unix_us, expires_us, mark: 0, lengthened: false }
+    Entry { owner: node(owner), epoch, claimed_at_unix_us, expires_us, mark: 0, word: Word::default() }
 }
 
 fn nobody_void(_: NodeId, _: Epoch) -> bool {
@@ -31,20 +31,40 @@ fn merged(claims: &[Entry]) -> Option<Entry> {
     for claim in claims {
         store.merge(1, *claim, void, 0);
     }
-    // Whether it was lengthened is no part of the rule.
-    store.live(1, 0).map(|entry| Entry { lengthened: false, ..entry })
+    store.live(1, 0)
 }
 
-/// Claims as owners make them: one time for each owner and epoch, whatever their ends.
+/// Claims as owners make them: one time for each owner and epoch, and any end with each of their words.
 fn claims() -> impl Strategy<Value = Vec<Entry>> {
-    let claim = (1..=4_u16, 0..3_u64, 1..1000_u64);
-    (proptest::collection::vec(claim, 1..8), proptest::collection::vec(0..4_u64, 12)).prop_map(|(claims, times)| {
+    let claim = (1..=4_u16, 0..3_u64, 0..100_u8, 1..1000_u64);
+    let claims = proptest::collection::vec(claim, 1..12);
+    (claims, proptest::collection::vec(0..4_u64, 12), any::<u8>()).prop_map(|(claims, times, first)| {
         let time = |owner: u16, epoch: u64| times[usize::from(owner - 1) * 3 + epoch as usize];
-        claims
-            .into_iter()
-            .map(|(owner, epoch, end)| Entry { epoch: Epoch::new(epoch), ..entry(owner, time(owner, epoch), end) })
-            .collect()
+        let entry = |(owner, epoch, words, end)| Entry {
+            epoch: Epoch::new(epoch),
+            word: word_after(Word { session: 5, number: first }, words),
+            ..entry(owner, time(owner, epoch), end)
+        };
+        claims.into_iter().map(entry).collect()
     })
+}
+
+fn word_after(first: Word, words: u8) -> Word {
+    (0..words).fold(first, |word, _| word.next())
+}
+
+/// What an owner says of one claim over links that follow each other: the ends, and in which order they arrive, some more than once
+/// and some not at all, but the last one does.
+fn sessions() -> impl Strategy<Value = Vec<(u8, Vec<u64>, Vec<usize>)>> {
+    let session = (any::<u8>(), proptest::collection::vec(1000..2000_u64, 1..100)).prop_flat_map(|(first, ends)| {
+        let count = ends.len();
+        let arrivals = proptest::collection::vec(0..count, 0..2 * count).prop_map(move |mut arrivals| {
+            arrivals.push(count - 1);
+            arrivals
+        });
+        (Just(first), Just(ends), arrivals.prop_shuffle())
+    });
+    proptest::collection::vec(session, 1..5)
 }
 
 proptest! {
@@ -78,26 +98,44 @@ proptest! {
     }
 
     #[test]
+    fn the_last_word_about_a_claim_counts_whatever_the_order_of_arrival(sessions in sessions(), of_another in 0..3_u64) {
+        let mut store = Store::new(8, 1);
+        store.merge(1, entry(2, of_another, 5000), nobody_void, 0);
+        for (session, (first, ends, arrivals)) in (0_u8..).zip(&sessions) {
+            for at in arrivals {
+                let word = word_after(Word { session, number: *first }, *at as u8);
+                store.merge(1, Entry { word, ..entry(1, 1, ends[*at]) }, nobody_void, 0);
+            }
+        }
+        let held = store.live(1, 0).unwrap();
+        let last = *sessions.last().unwrap().1.last().unwrap();
+        prop_assert_eq!((held.owner, held.expires_us), if of_another == 0 { (node(2), 5000) } else { (node(1), last) });
+    }
+
+    #[test]
     fn the_store_is_a_map_of_what_has_not_ended(
         steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600), salt in any::<u64>()
     ) {
         let (mut store, mut model, mut now) = (Store::new(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
+        let mut words = BTreeMap::<(u64, u16), Word>::new();
         for (key, owner, at, seconds, pause) in steps {
             now += pause * SECOND_US;
-            let claim = entry(owner, at, now + seconds * SECOND_US);
+            let word = words.entry((key, owner)).or_default();
+            *word = word.next();
+            let claim = Entry { word: *word, ..entry(owner, at, now + seconds * SECOND_US) };
             store.merge(key, claim, nobody_void, now);
             model.retain(|_, held| held.expires_us > now);
             let held = model.entry(key).or_insert(claim);
             if held.owner == claim.owner {
                 let claimed_at_unix_us = held.claimed_at_unix_us.min(at);
-                *held = Entry { claimed_at_unix_us, expires_us: held.expires_us.max(claim.expires_us), ..*held };
+                *held = Entry { claimed_at_unix_us, ..claim };
             } else if (claim.claimed_at_unix_us, claim.owner) < (held.claimed_at_unix_us, held.owner) {
                 *held = claim;
             }
-            while !store.sweep(now, 4) {}
+            while !store.sweep(now + LINGER_US, 4) {}
             prop_assert_eq!(store.len(), model.len());
             for (key, held) in &model {
-                prop_assert_eq!(store.live(*key, now).map(|entry| Entry { lengthened: false, ..entry }), Some(*held));
+                prop_assert_eq!(store.live(*key, now), Some(*held));
             }
             for owner in 1..=3 {
                 let count = model.values().filter(|held| held.owner == node(owner)).count();
@@ -137,6 +175,27 @@ fn an_ended_claim_stands_against_nobody() {
 }
 
 #[test]
+fn a_claim_that_ends_earlier_than_said_at_first_ends_then() {
+    let mut store = Store::new(8, 1);
+    let word = |number, end| Entry { word: Word { session: 0, number }, ..entry(1, 1, end) };
+    for (number, end, ends) in [(0, 240, 240), (1, 40, 40), (0, 240, 40), (1, 41, 41), (2, 100, 100), (1, 41, 100)] {
+        store.merge(1, word(number, end), nobody_void, 0);
+        assert_eq!(store.live(1, 0).unwrap().expires_us, ends, "word {number}");
+    }
+    assert_eq!(store.live(1, 100), None);
+}
+
+#[test]
+fn a_claim_that_has_ended_is_kept_for_a_moment_so_that_its_owner_can_go_on_with_it() {
+    let mut store = Store::new(8, 1);
+    store.merge(1, Entry { word: Word { session: 0, number: 7 }, ..entry(1, 1, 100) }, nobody_void, 0);
+    while !store.sweep(LINGER_US + 99, 9) {}
+    assert_eq!((store.live(1, 100), store.last(1).unwrap().word.number), (None, 7));
+    while !store.sweep(LINGER_US + 100, 9) {}
+    assert_eq!(store.last(1), None);
+}
+
+#[test]
 fn a_full_store_drops_the_claim_nearest_to_its_end() {
     let mut store = Store::new(2, 1);
     for (key, seconds) in [(1, 3), (2, 2), (1, 9), (2, 10), (3, 5)] {
@@ -171,11 +230,11 @@ fn a_claim_takes_32_bytes_and_keeps_its_fields() {
         epoch: Epoch::new(15),
         claimed_at_unix_us: u64::MAX,
         expires_us: (1 << 49) - 1,
-        mark: u64::MAX,
-        lengthened: true,
+        mark: (1 << 49) - 1,
+        word: Word { session: 127, number: 255 },
     };
     assert_eq!(Held::new(5, &full).entry(), Some(full));
-    let least = Entry { owner: node(1), epoch: Epoch::new(0), expires_us: 1, mark: 0, lengthened: false, ..full };
+    let least = Entry { owner: node(1), epoch: Epoch::new(0), expires_us: 1, mark: 0, word: Word::default(), ..full };
     assert_eq!(Held::new(5, &least).entry(), Some(least));
     assert_eq!(Held::new(5, &Entry { expires_us: u64::MAX, ..least }).entry().unwrap().expires_us, (1 << 49) - 1);
 }

@@ -26,7 +26,6 @@ const ASK: u8 = 4;
 const ANSWER: u8 = 5;
 const DIGEST: u8 = 6;
 const REPAIR: u8 = 7;
-const REFRESH: u8 = 1;
 const MUST_ANSWER: u8 = 1;
 
 pub(super) fn encode(message: &Message) -> Vec<u8> {
@@ -135,7 +134,7 @@ fn encode_claim(out: &mut Vec<u8>, claim: &Claim) {
     out.extend(claim.key.to_be_bytes());
     out.extend(claim.claimed_at_unix_us.to_be_bytes());
     out.extend(claim.remaining_ms.to_be_bytes());
-    out.push(if claim.refresh { REFRESH } else { 0 });
+    out.push(claim.word);
 }
 
 fn encode_asks(asks: &[Ask]) -> Vec<u8> {
@@ -212,7 +211,7 @@ fn decode_claim(reader: &mut Reader<'_>) -> Result<Claim, WireError> {
     if remaining_ms == 0 || u64::from(remaining_ms) > LIFETIME_MS {
         return Err(WireError::Lifetime(remaining_ms));
     }
-    Ok(Claim { key, claimed_at_unix_us, remaining_ms, refresh: reader.flag(REFRESH)? })
+    Ok(Claim { key, claimed_at_unix_us, remaining_ms, word: reader.byte()? })
 }
 
 fn decode_asks(reader: &mut Reader<'_>) -> Result<Vec<Ask>, WireError> {

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 fn claims(most: usize) -> impl Strategy<Value = Vec<Claim>> {
-    let claim = (any::<u64>(), any::<u64>(), 1..=LIFETIME_MS as u32, any::<bool>()).prop_map(
-        |(key, claimed_at_unix_us, remaining_ms, refresh)| Claim { key, claimed_at_unix_us, remaining_ms, refresh },
+    let claim = (any::<u64>(), any::<u64>(), 1..=LIFETIME_MS as u32, any::<u8>()).prop_map(
+        |(key, claimed_at_unix_us, remaining_ms, word)| Claim { key, claimed_at_unix_us, remaining_ms, word },
     );
     proptest::collection::vec(claim, 0..=most)
 }
@@ -114,11 +114,11 @@ fn a_batch_looks_as_documented() {
         key: 0x0102_0304_0506_0708,
         claimed_at_unix_us: 0x0a0b_0c0d_0e0f_1011,
         remaining_ms: 0x1000,
-        refresh: true,
+        word: 0x12,
     };
     let claims = Claims { first: 0x0902, span: 0x0304, epoch: Epoch::new(7), claims: vec![claim] };
     let head = [2, 2, 0, 0, 0, 0, 0, 0, 9, 2, 0, 0, 3, 4, 7, 0, 1];
-    let body = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 0, 0, 16, 0, 1];
+    let body = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 0, 0, 16, 0, 18];
     assert_eq!(Message::Batch(claims).encode(), [&head[..], &body].concat());
 }
 
@@ -147,7 +147,7 @@ fn an_ask_and_its_answers_look_as_documented() {
     let ask = Ask { number: 0x0102, request_key: 3 << 56, reply_key: 4 };
     let expected = [2, 4, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
     assert_eq!(Message::Ask(vec![ask]).encode(), expected);
-    let claim = Claim { key: 5, claimed_at_unix_us: 6, remaining_ms: 7, refresh: true };
+    let claim = Claim { key: 5, claimed_at_unix_us: 6, remaining_ms: 7, word: 1 };
     let answers = vec![
         Answer { number: 9, epoch: Epoch::new(8), claims: vec![claim] },
         Answer { number: 10, epoch: Epoch::new(8), claims: Vec::new() },
@@ -170,7 +170,7 @@ fn a_digest_and_a_repair_look_as_documented() {
 #[test]
 fn bad_fields_are_named() {
     let error = |bytes: &[u8]| Message::decode(bytes).unwrap_err();
-    let claim = Claim { key: 1, claimed_at_unix_us: 1, remaining_ms: 1, refresh: false };
+    let claim = Claim { key: 1, claimed_at_unix_us: 1, remaining_ms: 1, word: 0 };
     let batch = |first: u64, span: u32, claim: Claim| {
         error(&Message::Batch(Claims { first, span, epoch: Epoch::new(0), claims: vec![claim] }).encode())
     };
