@@ -175,7 +175,7 @@ fn make_xdp(ctx: &XdpContext, feed: *mut Feed) -> Option<()> {
     let index = draw(feed);
     if restore != 0 {
         let template = TEMPLATES.get_ptr(index & templates & (TEMPLATE_COUNT - 1))?;
-        let bytes = (restore - 1 & 0x7ff) + 1;
+        let bytes = ((restore - 1) & 0x7ff) + 1;
         // SAFETY: a template has room for 2048 bytes.
         unsafe {
             bpf_xdp_store_bytes(ctx.ctx, 0, (&raw mut (*template.cast_mut()).bytes).cast(), bytes);
@@ -208,7 +208,7 @@ fn make_tc(ctx: &TcContext, feed: *mut Feed) -> Option<()> {
     let skb = ctx.skb.skb;
     if restore != 0 {
         let template = TEMPLATES.get_ptr(index & templates & (TEMPLATE_COUNT - 1))?;
-        let bytes = (restore - 1 & 0x7ff) + 1;
+        let bytes = ((restore - 1) & 0x7ff) + 1;
         // SAFETY: a template has room for 2048 bytes.
         unsafe {
             bpf_skb_store_bytes(skb, 0, (&raw const (*template).bytes).cast(), bytes, 0);
@@ -256,21 +256,21 @@ pub fn table_find(_ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn lru_find(_ctx: XdpContext) -> u32 {
     // SAFETY: the value is read at once.
-    keep(unsafe { LRU.get(&key()) }.copied().unwrap_or(0))
+    keep(unsafe { LRU.get(key()) }.copied().unwrap_or(0))
 }
 
 /// The same key in the kernel's hash.
 #[xdp]
 pub fn hash_find(_ctx: XdpContext) -> u32 {
     // SAFETY: as above.
-    keep(unsafe { HASH.get(&key()) }.copied().unwrap_or(0))
+    keep(unsafe { HASH.get(key()) }.copied().unwrap_or(0))
 }
 
 /// A new key for the LRU hash, which evicts where it is full.
 #[xdp]
 pub fn lru_insert(_ctx: XdpContext) -> u32 {
     let key = key();
-    keep(u64::from(LRU.insert(&key, &key, 0).is_ok()))
+    keep(u64::from(LRU.insert(key, key, 0).is_ok()))
 }
 
 /// Global, as in the finished program.
@@ -336,7 +336,7 @@ fn balance(ctx: &XdpContext) -> Option<u32> {
         return None;
     }
     // SAFETY: the value is read at once.
-    let real = unsafe { FLOWS.get(&Flow([source, destination, ports, u32::from(protocol)])) }.copied()?;
+    let real = unsafe { FLOWS.get(Flow([source, destination, ports, u32::from(protocol)])) }.copied()?;
     let real = REALS.get(real & (REAL_COUNT - 1))?;
     let counts = COUNTS.get_ptr_mut(0)?;
     let total = ((first >> 16) as u16).swap_bytes().wrapping_add(20);
