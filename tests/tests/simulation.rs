@@ -69,6 +69,7 @@ fn a_region_that_was_cut_off_agrees_with_the_others_again_and_nothing_goes_astra
         assert_eq!(report.fates(Some("before")).wrong, 0, "{report}");
         assert_eq!(report.fates(Some("after")).wrong, 0, "{report}");
         assert!(report.fates(Some("cut")).wrong > 0, "the cut did nothing: {report}");
+        assert_eq!(report.found, 0, "all daemons know their claims: {report}");
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forwarder_common::ids::NodeId;
 
+use super::local::ROUNDED_MS;
 use super::outbox::own_claim;
 use super::{CoreCounters, Kind, LocalClaim, Node, Now, Output};
 use crate::cluster::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
@@ -248,7 +249,7 @@ impl Node {
         let Some(LookUp { peer, ask, .. }) = self.asks.look_ups.remove(&ticket) else { return };
         for claim in found {
             // What the core knows it knows to the microsecond, and the table to the tick.
-            if self.store.live(claim.key, now.monotonic_us).is_none() {
+            if self.store.live(claim.key, now.monotonic_us).is_none() && claim.remaining_ms > ROUNDED_MS {
                 self.handle_change(*claim, now);
             }
         }

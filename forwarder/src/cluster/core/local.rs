@@ -4,12 +4,16 @@
 //! host's claims, without their keys; so a claim is known again when the egress program changes it, when a peer asks for it, or when
 //! a peer claims the same key.
 
+use forwarder_common::ids::Tick;
+
 use super::{Entry, LocalClaim, MapWrite, Merged, Node, Now, Output, Word};
 use crate::cluster::wire::LIFETIME_MS;
 
 /// When a claim was made that this daemon did not know, in microseconds of Unix time: before all that it knows. Had another's
 /// claim stood against it, that one would be in the kernel's table.
 const FORGOTTEN_UNIX_US: u64 = 0;
+/// What may be left in the kernel's table, in milliseconds, of a claim that has ended here: its ends are rounded up to ticks.
+pub(super) const ROUNDED_MS: u64 = Tick::milliseconds(2);
 /// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
 const LOG_FACTOR: usize = 4;
 /// How often that is looked at, in claims.
@@ -30,11 +34,12 @@ impl Node {
     }
 
     /// Takes what the kernel's table has instead of a claim that [`MapWrite::Claim`] calls new: a live claim of this host in its present
-    /// epoch. If this daemon did not know of it, it stands, as by [`Self::handle_change`]. If it has lost, it is written over.
+    /// epoch. If this daemon did not know of it, it stands, as by [`Self::handle_change`]. If it has lost or ended, it is written over.
     pub fn handle_found(&mut self, claim: LocalClaim, now: Now) {
-        match self.last_own(claim.key) {
-            Some(_) => self.write_claim(claim.key, now),
-            None => self.take_own(claim, true, now),
+        if self.last_own(claim.key).is_none() && claim.remaining_ms > ROUNDED_MS {
+            self.take_own(claim, true, now);
+        } else {
+            self.write_claim(claim.key, now);
         }
     }
 
