@@ -1,11 +1,15 @@
 //! Members that the links are told of, beside the seeds.
 
 use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use forwarder::cluster::links::{Command, Event};
 
 use super::daemon::{Authority, Daemon, Seen, free};
 use super::mesh::id;
+
+/// The higher id of two waits at least so long for the call of the lower one.
+const SHORTEST_GRACE: Duration = Duration::from_millis(500);
 
 fn ups(seen: &Seen) -> usize {
     seen.events.iter().filter(|event| matches!(event, Event::LinkUp { .. })).count()
@@ -18,18 +22,26 @@ fn call(daemon: &Daemon, peer: u16, address: std::net::SocketAddr) {
 #[test]
 fn two_members_that_know_each_other_are_linked_once_and_by_the_lower_id() {
     let authority = Authority::new("edge");
-    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
-    let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
-    let two = Daemon::start(&authority.identity(2, "edge"), b, &[]);
-    call(&two, 1, a);
-    call(&one, 2, b);
-    for (daemon, other) in [(&one, 2), (&two, 1)] {
-        daemon.poll_until("the other comes up", |seen| seen.is_up(other));
-        let seen = daemon.seen.lock().unwrap();
-        assert_eq!((ups(&seen), seen.downs()), (1, 0), "{:?}", seen.events);
-    }
-    assert_eq!(one.seen.lock().unwrap().counters.links.calls, 1);
-    assert_eq!(two.seen.lock().unwrap().counters.links.calls, 0);
+    let judged = (0..20).any(|_| {
+        let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+        let one = Daemon::start(&authority.identity(1, "edge"), a, &[]);
+        let two = Daemon::start(&authority.identity(2, "edge"), b, &[]);
+        let told = Instant::now();
+        call(&two, 1, a);
+        call(&one, 2, b);
+        one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+        two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+        let (one, two) = (one.seen.lock().unwrap(), two.seen.lock().unwrap());
+        assert_eq!((one.downs(), two.downs()), (0, 0), "{:?}, {:?}", one.events, two.events);
+        // On a machine that stalls the higher id may have waited long enough to call as well.
+        let in_time = told.elapsed() < SHORTEST_GRACE;
+        if in_time {
+            assert_eq!((ups(&one), ups(&two)), (1, 1), "{:?}, {:?}", one.events, two.events);
+            assert_eq!((one.counters.links.calls, two.counters.links.calls), (1, 0));
+        }
+        in_time
+    });
+    assert!(judged, "each of twenty links took longer than the higher id waits");
 }
 
 #[test]

@@ -113,6 +113,14 @@ impl Seen {
         self.up.get(&node) == Some(&true)
     }
 
+    /// Why the first link that ended has done so, and whether its peer had said that it leaves.
+    pub(crate) fn end(&self) -> Option<(String, bool)> {
+        self.events.iter().find_map(|event| match event {
+            Event::LinkDown { reason, leaving, .. } => Some((reason.clone(), *leaving)),
+            _ => None,
+        })
+    }
+
     pub(crate) fn downs(&self) -> usize {
         self.events.iter().filter(|event| matches!(event, Event::LinkDown { .. })).count()
     }
@@ -135,6 +143,25 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(identity: &Arc<Identity>, listen: SocketAddr, seeds: &[SocketAddr]) -> Self {
+        Self::start_that(true, identity, listen, seeds)
+    }
+
+    /// Calls its seeds alone, whomever gossip tells it of.
+    pub(crate) fn start_aloof(identity: &Arc<Identity>, listen: SocketAddr, seeds: &[SocketAddr]) -> Self {
+        Self::start_that(false, identity, listen, seeds)
+    }
+
+    /// Nodes 1 and 2 of one cluster, which call each other, linked.
+    pub(crate) fn pair(authority: &Authority) -> (Self, Self) {
+        let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+        let one = Self::start(&authority.identity(1, "edge"), a, &[b]);
+        let two = Self::start(&authority.identity(2, "edge"), b, &[a]);
+        one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+        two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+        (one, two)
+    }
+
+    fn start_that(calls_members: bool, identity: &Arc<Identity>, listen: SocketAddr, seeds: &[SocketAddr]) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (claims, local) = mpsc::unbounded_channel();
         let (asks, asked) = mpsc::unbounded_channel();
@@ -142,7 +169,8 @@ impl Daemon {
         let (identities, renewed) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
         let settings = Settings { listen, seeds: seeds.to_vec(), identity: Arc::clone(identity) };
-        let body = run(settings, Arc::clone(&seen), (local, asked), (commands.clone(), commanded), renewed, ended);
+        let links = (settings, calls_members);
+        let body = run(links, Arc::clone(&seen), (local, asked), (commands.clone(), commanded), renewed, ended);
         let thread = std::thread::spawn(move || {
             // Dropped with all its tasks in mid-flight unless the body says farewell: that is what a kill looks like.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -191,7 +219,7 @@ impl Drop for Daemon {
 }
 
 async fn run(
-    settings: Settings,
+    (settings, calls_members): (Settings, bool),
     seen: Arc<Mutex<Seen>>,
     (mut local, mut asked): (mpsc::UnboundedReceiver<u64>, mpsc::UnboundedReceiver<u64>),
     (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
@@ -246,6 +274,7 @@ async fn run(
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
                 Output::LookUp { ticket, .. } => node.handle_looked_up(ticket, &[], now()),
                 Output::Datagram { to, bytes } => commands.send(Command::Datagram { to, bytes }).await.unwrap(),
+                Output::Call { .. } if !calls_members => {}
                 Output::Call { peer, address } => commands.send(Command::Call { peer, address }).await.unwrap(),
                 Output::Forget { peer } => commands.send(Command::Forget { peer }).await.unwrap(),
             }
