@@ -59,7 +59,7 @@ impl Dataplane {
         self.set_duty(drains, self.duty.lease_ns())
     }
 
-    /// Says that a daemon lives at `now_ns` of [`monotonic_ns`] and the maps of peers are right: to be called several times a
+    /// Says that a daemon lives at `now_ns` of [`super::monotonic_ns`] and the maps of peers are right: to be called several times a
     /// second, for after a second and a half the programs take the daemon for dead.
     ///
     /// # Errors

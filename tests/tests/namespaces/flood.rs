@@ -7,7 +7,7 @@ use tests::flood::Flood;
 use tests::forwarder::Cluster;
 use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::kamailio::Kamailio;
-use tests::lab::{Family, Host, Lab, Spray};
+use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
 use tests::sipp::{Kind, Shape, Sipp};
 
