@@ -32,7 +32,7 @@ fn two_members_that_know_each_other_are_linked_once_and_by_the_lower_id() {
         one.poll_until("node 2 comes up", |seen| seen.is_up(2));
         two.poll_until("node 1 comes up", |seen| seen.is_up(1));
         let (one, two) = (one.seen.lock().unwrap(), two.seen.lock().unwrap());
-        assert_eq!((one.downs(), two.downs()), (0, 0), "{:?}, {:?}", one.events, two.events);
+        assert_eq!((one.ended(), two.ended()), (0, 0), "{:?}, {:?}", one.events, two.events);
         // On a machine that stalls the higher id may have waited long enough to call as well.
         let in_time = told.elapsed() < SHORTEST_GRACE;
         if in_time {

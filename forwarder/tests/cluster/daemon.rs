@@ -124,6 +124,13 @@ impl Seen {
     pub(crate) fn downs(&self) -> usize {
         self.events.iter().filter(|event| matches!(event, Event::LinkDown { .. })).count()
     }
+
+    /// Links that were ended. Not counted are those that fell silent: a machine that stalls for a second makes them so.
+    pub(crate) fn ended(&self) -> usize {
+        let is_silence = |reason: &str| ["timed out", "reset by peer"].iter().any(|why| reason.contains(why));
+        let is_ended = |event: &&Event| matches!(event, Event::LinkDown { reason, .. } if !is_silence(reason));
+        self.events.iter().filter(is_ended).count()
+    }
 }
 
 /// The daemon's loop of `cluster.rs`, without a kernel.

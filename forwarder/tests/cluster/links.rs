@@ -74,7 +74,7 @@ fn of_two_calls_at_once_exactly_one_link_remains() {
         for daemon in [&one, &two] {
             let one_link = |seen: &Seen| seen.counters.links.links_up - seen.counters.links.links_down == 1;
             daemon.poll_until("one link remains", one_link);
-            assert_eq!(daemon.seen.lock().unwrap().downs(), 0, "the peer never seemed to be down");
+            assert_eq!(daemon.seen.lock().unwrap().ended(), 0, "the peer never seemed to be down");
         }
         one.shut_down();
     }
@@ -250,7 +250,7 @@ fn a_node_with_24_peers_has_all_their_claims_and_they_have_all_of_its() {
         (2..2 + PEERS).all(|node| seen.claims.get(&(CLAIMS + u64::from(node))) == Some(&node))
     });
     let seen = hub.seen.lock().unwrap();
-    assert_eq!((seen.downs(), seen.links.len()), (0, usize::from(PEERS)), "{:?}", seen.events);
+    assert_eq!((seen.ended(), seen.links.len()), (0, usize::from(PEERS)), "{:?}", seen.events);
     assert!(seen.links.iter().all(|link| link.sent_bytes > CLAIMS * 21 && link.sent_packets > CLAIMS / 100));
 }
 

@@ -28,7 +28,7 @@ fn a_new_certificate_is_shown_to_peers_without_a_link_going_down() {
     }
     for daemon in [&one, &two] {
         let seen = daemon.seen.lock().unwrap();
-        assert_eq!(seen.downs(), 0, "links are replaced, not ended: {:?}", seen.events);
+        assert_eq!(seen.ended(), 0, "links are replaced, not ended: {:?}", seen.events);
     }
 }
 
@@ -53,7 +53,7 @@ fn an_authority_takes_the_place_of_another_without_a_link_going_down() {
     let three = Daemon::start(&new.identity(3, "edge"), free("127.0.0.1"), &[one.address, two.address]);
     for daemon in [&one, &two] {
         daemon.poll_until("a node of the new authority comes up", |seen| seen.is_up(3));
-        assert_eq!(daemon.seen.lock().unwrap().downs(), 0);
+        assert_eq!(daemon.seen.lock().unwrap().ended(), 0);
     }
     // It trusts the new one, so it is not the one that refuses.
     let stranger = Arc::new(old.trusting(&new, old.own(4, "edge")));
@@ -75,7 +75,7 @@ fn a_denied_peer_loses_its_link_at_once_and_stays_out() {
     });
     let seen = one.seen.lock().unwrap();
     assert!(seen.refusals()[0].contains("node 2 is denied by this node's configuration"), "{:?}", seen.refusals());
-    assert!(seen.is_up(3) && seen.downs() == 1, "nobody else is disturbed: {:?}", seen.events);
+    assert!(seen.is_up(3) && seen.ended() == 1, "nobody else is disturbed: {:?}", seen.events);
     assert_eq!(seen.counters.links.links_dropped, 0, "it has broken no protocol");
     drop((two, three));
 }

@@ -169,7 +169,7 @@ fn packets_that_come_twice_or_much_later_change_nothing() {
     undisturbed(&one, &two, 99);
     let seen = one.seen.lock().unwrap();
     assert!(seen.counters.core.batches_received <= sent + 1, "{:?}", seen.counters);
-    assert_eq!((seen.counters.core.protocol_errors, seen.downs()), (0, 0));
+    assert_eq!((seen.counters.core.protocol_errors, seen.ended()), (0, 0));
 }
 
 /// Passes packets on, each of them twice, and all that it has seen once more when told to.
