@@ -8,6 +8,8 @@ mod daemon;
 #[path = "golden/frames.rs"]
 #[expect(dead_code, reason = "golden packets need more of it")]
 mod frames;
+#[path = "attach/injection.rs"]
+mod injection;
 #[path = "attach/wire.rs"]
 mod wire;
 

@@ -1,5 +1,4 @@
-//! Packets that the daemon puts into the host's own stack: by the real program, to a real socket on the loopback. Needs root.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+//! Packets that the daemon puts into the host's own stack: by the real program, to a real socket on the loopback.
 
 use std::{
     net::{Ipv6Addr, UdpSocket},
@@ -12,6 +11,8 @@ use forwarder::{
     identity::Secrets,
 };
 use forwarder_common::{abi, checksum};
+
+use crate::wire::in_a_namespace;
 
 /// The loopback of any namespace.
 const LOOPBACK: Interface = Interface { ifindex: 1, mac: [0; 6], generic: false };
@@ -61,27 +62,34 @@ fn expect_all(lengths: &[usize]) {
 }
 
 #[test]
-fn packets_of_one_run_arrive_as_they_are_and_in_their_order() {
-    expect_all(&[100]);
-    expect_all(&[100, 100, 100]);
-    expect_all(&[10, 1400, 300, 0, 1400, 1]);
-    expect_all(&[0; 130]);
+fn packets_that_are_injected_arrive_as_they_are_and_in_their_order() {
+    in_a_namespace(|_| {
+        expect_all(&[100]);
+        expect_all(&[10, 1400, 300, 0, 1400, 1]);
+        expect_all(&[0; 130]);
+    });
 }
 
 #[test]
-fn packets_larger_than_a_frame_arrive_whole() {
-    expect_all(&[3000]);
-    expect_all(&[20, 3000, 60_000, 5, 20_000]);
+fn injected_packets_larger_than_a_frame_arrive_whole() {
+    in_a_namespace(|_| {
+        expect_all(&[3000]);
+        expect_all(&[20, 3000, 60_000, 5, 20_000]);
+    });
 }
 
 #[test]
-fn a_flood_of_packets_does_not_use_anything_up() {
-    // More than the machine has page-pool ids, which a test run with live frames takes one of each time.
-    let mut dataplane = dataplane();
-    let packets = vec![packet(9, &[0; 100]); 1000];
-    for thousand in 0..70 {
-        dataplane.inject(&LOOPBACK, &packets).unwrap_or_else(|error| panic!("after {thousand} thousand: {error:#}"));
-    }
+fn a_flood_of_injected_packets_does_not_use_anything_up() {
+    in_a_namespace(|_| {
+        // More than the machine has page-pool ids, of which a test run with live frames takes one each time.
+        let mut dataplane = dataplane();
+        let packets = vec![packet(9, &[0; 100]); 1000];
+        for thousand in 0..70 {
+            dataplane
+                .inject(&LOOPBACK, &packets)
+                .unwrap_or_else(|error| panic!("after {thousand} thousand: {error:#}"));
+        }
+    });
 }
 
 #[test]
