@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::project::{Project, is_root};
+use crate::project::{Project, ROOM_MIB, is_root};
 use crate::run::{SEE_ABOVE, become_command, run, say};
 use crate::setup::{Need, Toolchain, setup};
 
@@ -139,6 +139,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             let toolchain = build(project, need(lab))?;
             setup::try_clippy(project, &toolchain);
             ci::lint(project, &toolchain)?;
+            ebpf::build_yardsticks(project, &toolchain)?;
             testing::test(project, None, lab)
         }
     }
@@ -151,6 +152,10 @@ fn need(lab: bool) -> Need {
 /// Builds the eBPF programs, then the daemon that embeds them.
 fn build(project: &Project, need: Need) -> Result<Toolchain> {
     ebpf::check_architecture()?;
+    if let Some(room) = project.little_room() {
+        let place = project.target().display();
+        say(format_args!("WARNING: {room} MiB are free for {place}, and a first build and test write {ROOM_MIB}"));
+    }
     let toolchain = setup(project, need)?;
     ebpf::build(project, &toolchain)?;
     run("build the daemon", SEE_ABOVE, project.cargo().args(["build", "--release", "--package", "forwarder"]))?;

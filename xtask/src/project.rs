@@ -8,8 +8,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::run::output;
+
 /// How variables begin that cargo sets for the program that it runs.
 const OURS_ALONE: [&str; 5] = ["CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_MANIFEST_", "CARGO_PKG_", "LD_LIBRARY_PATH"];
+
+/// What a first build and test write into the target directory, in MiB.
+pub(crate) const ROOM_MIB: u64 = 4500;
 
 /// The places of one working tree.
 pub(crate) struct Project {
@@ -38,6 +43,17 @@ impl Project {
     /// The target directory, absolute, so that every cargo started from here uses the same one.
     pub(crate) fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// The MiB that are free for the target directory, if a first build may run out of them.
+    pub(crate) fn little_room(&self) -> Option<u64> {
+        if self.forwarder().exists() {
+            return None;
+        }
+        let place = self.target.ancestors().find(|folder| folder.exists())?;
+        let told = output(Command::new("df").args(["-Pm", "--"]).arg(place))?;
+        let free = told.lines().last()?.split_whitespace().nth(3)?.parse().ok()?;
+        (free < ROOM_MIB).then_some(free)
     }
 
     /// The cargo that started this program, in the project's root.
