@@ -51,8 +51,8 @@ const ALONE_US: u64 = 5_000_000;
 const JOIN_US: u64 = 1_500_000;
 /// Every so-manieth turn of a core is timed.
 const TIMED: u64 = 64;
-/// Live claims per transaction and second of lifetime, at most, for the size of the tables: two keys, four minutes.
-const CLAIMS_PER_TRANSACTION: usize = 2;
+/// Keys of a transaction, for the size of the tables: two, and those of another owner where its request was sent again.
+const CLAIMS_PER_TRANSACTION: usize = 3;
 
 /// Something that happens.
 #[derive(Debug)]

@@ -24,6 +24,8 @@ struct Options {
     rate: Option<u64>,
     traffic_s: Option<u64>,
     hold_ms: Option<u64>,
+    t1_ms: Option<u64>,
+    timer_c_ms: Option<u64>,
     elsewhere_percent: Option<u32>,
     loss_percent: Option<f64>,
 }
@@ -43,7 +45,7 @@ fn usage() -> String {
     let scenarios: String = NAMES.iter().map(|(name, what)| format!("  {name:<12}{what}\n")).collect();
     format!(
         "usage: simulate [--scenario NAME]... [--nodes N] [--seed N] [--seeds N] [--rate N] [--seconds N] [--hold-ms N]\n\
-         \x20               [--elsewhere PERCENT] [--loss PERCENT]\nscenarios:\n{scenarios}"
+         \x20               [--t1-ms N] [--timer-c-ms N] [--elsewhere PERCENT] [--loss PERCENT]\nscenarios:\n{scenarios}"
     )
 }
 
@@ -60,6 +62,8 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
             "--rate" => options.rate = Some(value()?.parse().with_context(bad)?),
             "--seconds" => options.traffic_s = Some(value()?.parse().with_context(bad)?),
             "--hold-ms" => options.hold_ms = Some(value()?.parse().with_context(bad)?),
+            "--t1-ms" => options.t1_ms = Some(value()?.parse().with_context(bad)?),
+            "--timer-c-ms" => options.timer_c_ms = Some(value()?.parse().with_context(bad)?),
             "--elsewhere" => options.elsewhere_percent = Some(value()?.parse().with_context(bad)?),
             "--loss" => options.loss_percent = Some(value()?.parse().with_context(bad)?),
             _ => bail!("what is {argument}?"),
@@ -83,6 +87,8 @@ fn simulate(options: &Options) -> Result<bool> {
         scenario.seeds = options.seeds.map_or(scenario.seeds, |seeds| seeds.clamp(1, nodes));
         scenario.traffic_s = options.traffic_s.unwrap_or(scenario.traffic_s);
         scenario.hold_ms = options.hold_ms.unwrap_or(scenario.hold_ms);
+        scenario.t1_ms = options.t1_ms.unwrap_or(scenario.t1_ms);
+        scenario.timer_c_ms = options.timer_c_ms.unwrap_or(scenario.timer_c_ms);
         scenario.elsewhere_percent = options.elsewhere_percent.unwrap_or(scenario.elsewhere_percent);
         scenario.loss = options.loss_percent.map_or(scenario.loss, |percent| percent / 100.0);
         let report = run(&scenario)?;
