@@ -187,6 +187,13 @@ impl Duty {
         Self(flags | (lease_ns & !(Self::DIVERTS | Self::DRAINS)))
     }
 
+    /// Whether the daemon lives, and can be given what only a daemon finishes.
+    #[must_use]
+    #[inline(always)] // one compare
+    pub const fn has_daemon(self, now_ns: u64) -> bool {
+        now_ns < self.lease_ns()
+    }
+
     /// Whether the peers are as the maps say, as far as one can know at `now_ns`.
     #[must_use]
     #[inline(always)] // a few instructions
@@ -198,7 +205,7 @@ impl Duty {
     #[must_use]
     #[inline(always)] // as above
     pub const fn diverts(self, now_ns: u64) -> bool {
-        self.knows_peers(now_ns) && (self.0 & Self::DIVERTS != 0 || now_ns >= self.lease_ns())
+        self.knows_peers(now_ns) && (self.0 & Self::DIVERTS != 0 || !self.has_daemon(now_ns))
     }
 
     /// Whether only claims of INVITE transactions are made longer.

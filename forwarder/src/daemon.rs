@@ -24,11 +24,13 @@ mod mesh;
 mod own;
 mod peers;
 mod probe;
+mod rejoin;
 mod report;
 mod settings;
 mod slow;
 mod standing;
 mod state;
+mod sweep;
 
 use std::{
     collections::BTreeMap,
@@ -50,9 +52,11 @@ use self::{
     interfaces::Interfaces,
     mesh::{REJOIN, take_claims},
     peers::Peers,
+    rejoin::Rejoin,
     settings::{kernel_settings, seed},
     slow::Slow,
     standing::Standing,
+    sweep::Sweep,
 };
 use crate::{
     cluster::{
@@ -109,6 +113,7 @@ struct Daemon {
     standing: Standing,
     drain: Drain,
     peers: Peers,
+    sweep: Sweep,
     /// Peers whose daemons have ended in order, and until when they count as up.
     leaving: BTreeMap<NodeId, Instant>,
     links: Handle,
@@ -118,6 +123,10 @@ struct Daemon {
     next_hops: mpsc::Receiver<routes::NextHops>,
     /// The programs hand this daemon what they cannot finish.
     is_handed_over: bool,
+    /// When the programs were last told that the daemon lives, or would have been.
+    renewed: Instant,
+    /// It stood still, and has not found its peers again.
+    rejoin: Option<Rejoin>,
     /// Served as long as they are kept.
     _servers: (control::Server, Option<metrics::Server>),
 }
@@ -183,6 +192,7 @@ impl Daemon {
             standing,
             drain: Drain::default(),
             peers,
+            sweep: Sweep::default(),
             leaving: BTreeMap::new(),
             links,
             commands,
@@ -190,6 +200,8 @@ impl Daemon {
             calls,
             next_hops,
             is_handed_over: false,
+            renewed: started,
+            rejoin: None,
             _servers: servers,
         })
     }
@@ -208,7 +220,7 @@ impl Daemon {
         let mut is_rejoined = false;
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewed = Instant::now();
+        self.renewed = Instant::now();
         let mut lease = tokio::time::interval(LEASE_RENEWAL);
         lease.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -231,7 +243,7 @@ impl Daemon {
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
                 Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
-                ready = self.punts.readable_mut() => {
+                ready = self.punts.readable_mut(), if self.rejoin.is_none() => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
                     take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
@@ -254,12 +266,15 @@ impl Daemon {
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
             }
-            if renewed.elapsed() >= LEASE_RENEWAL {
+            self.notice_a_stand()?;
+            if self.renewed.elapsed() >= LEASE_RENEWAL {
                 // However much there is to do: without it the programs take this daemon for dead.
                 self.renew_lease()?;
-                renewed = Instant::now();
+                self.renewed = Instant::now();
             }
-            self.slow.timeout(&around!(self));
+            if self.rejoin.is_none() {
+                self.slow.timeout(&around!(self));
+            }
             self.turn().await?;
         }
         log::info!(
@@ -271,6 +286,7 @@ impl Daemon {
     /// Looks at what nobody tells of.
     fn check(&mut self) -> Result<()> {
         self.give_up_leaving();
+        self.sweep();
         self.take_up_files()?;
         if self.interfaces.check(&mut self.dataplane) {
             self.slow.set_interfaces(&self.interfaces);
@@ -281,6 +297,22 @@ impl Daemon {
     /// Tells the programs that this daemon lives, once it knows its peers.
     fn renew_lease(&mut self) -> Result<()> {
         if self.is_handed_over { self.dataplane.renew_lease(dataplane::monotonic_ns()) } else { Ok(()) }
+    }
+
+    /// If this daemon stood still for so long that all others have taken it for dead, it is as good as started anew.
+    fn notice_a_stand(&mut self) -> Result<()> {
+        let stood = self.renewed.elapsed();
+        if !self.is_handed_over || stood < dataplane::LEASE {
+            return Ok(());
+        }
+        log::warn!("this daemon stood still for {} ms: its programs and its peers took it for dead", stood.as_millis());
+        let linked = self.peers.linked_ones();
+        if !linked.is_empty() {
+            self.dataplane.close_hand_over()?;
+            self.is_handed_over = false;
+            self.rejoin = Some(Rejoin::begin(linked, Instant::now()));
+        }
+        Ok(())
     }
 
     /// New transactions go to the peers from now on; until when the claims of the last ones are waited for.
@@ -306,8 +338,12 @@ impl Daemon {
     async fn turn(&mut self) -> Result<()> {
         // Without a peer that is up there is nobody yet to know anything of.
         let is_synchronised = self.peers.any_up() && self.node.is_synchronised();
+        let is_back = is_synchronised && self.leaving.is_empty();
+        self.rejoin.take_if(|rejoin| rejoin.is_over(is_back, Instant::now()));
+        self.standing.set_rejoins(self.rejoin.is_some());
         self.standing.carry_out(is_synchronised, &mut self.node, &mut self.dataplane, now())?;
-        if !self.is_handed_over && (self.standing.is_joined() || !self.dataplane.resumes()) {
+        let knows_peers = self.rejoin.is_none() && (self.standing.is_joined() || !self.dataplane.resumes());
+        if !self.is_handed_over && knows_peers {
             // Until now a peer's daemon has finished what this node's programs could not.
             self.dataplane.open_hand_over()?;
             self.is_handed_over = true;
@@ -320,7 +356,9 @@ impl Daemon {
     }
 
     fn until_timeout(&self) -> Duration {
-        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).chain(self.standing.due_us()).min() {
+        // What is held waits for the peers, as they are to be asked.
+        let slow = self.slow.due_us().filter(|_| self.rejoin.is_none());
+        match self.node.poll_timeout().into_iter().chain(slow).chain(self.standing.due_us()).min() {
             Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
             None => Duration::from_secs(3600),
         }

@@ -36,6 +36,7 @@ use crate::identity::Secrets;
 pub use self::{
     attach::Attached,
     claims::Table,
+    duty::LEASE,
     explain::Explainer,
     inject::Interface,
     pins::{Detached, detach},
@@ -132,7 +133,8 @@ impl Dataplane {
         maps::punts(&mut self.ebpf)
     }
 
-    /// From now on the programs hand packets to the daemon, which must be ready to take them.
+    /// From now on the programs hand packets to the daemon, which must be ready to take them, as long as it renews its lease: the
+    /// first one begins here.
     ///
     /// However the daemon ends, the kernel then empties the map that is written here, and such packets pass again.
     ///
@@ -140,6 +142,7 @@ impl Dataplane {
     /// The kernel refuses the write.
     pub fn open_hand_over(&mut self) -> Result<()> {
         let program = attach::punt(&mut self.ebpf)?;
+        self.renew_lease(monotonic_ns())?;
         self.maps.open_hand_over(&program)
     }
 

@@ -132,6 +132,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
         bench.expect_punt(&reply, "punted_branch");
         // With no daemon anywhere the transaction's owner has to do.
         bench.daemon(false);
+        bench.lived(13_000);
         if owner == PEER {
             let sent = bench.expect_changed(&reply, TX, &["forwarded"]);
             bench.check_tunnel(&sent, &reply, PEER);

@@ -250,3 +250,28 @@ fn with_half_of_the_slots_taken_no_live_claim_gives_way_and_beyond_that_few_do()
     // Full is full: each new claim takes the place of the one nearest to its end.
     assert!((slots * 99 / 100..=slots + shares[3].1).contains(&shares[4].1), "{shares:?}");
 }
+
+#[test]
+fn claims_of_epochs_that_are_over_are_freed_while_the_kernel_claims_and_no_others() {
+    let pins = Pins::new("freed");
+    let (mut kernel, daemon) = (load(&pins.0), load(&pins.0));
+    let over = Epoch::new(u64::from(EPOCH.number()) + 1);
+    let mine: Vec<_> = (0..KEYS / 2).map(|n| reply("mine", n)).collect();
+    let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
+    let (kept, freed) = others.split_at(KEYS / 2);
+    kept.iter().for_each(|key| daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS));
+    freed.iter().for_each(|key| daemon.set_claim(*key, peer(), over, LIFETIME_MS));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            send_all(&mut kernel, &mine, |_| {});
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            daemon.claims().clear(0..daemon.claims().slots(), |owner, epoch| owner == PEER && epoch == over);
+        }
+    });
+    let owned = kept.iter().map(|key| (*key, [PEER].as_slice()));
+    let owned = owned.chain(mine.iter().map(|sip| (sip.request_key(), [ME].as_slice())));
+    check(&daemon, &owned.collect());
+}

@@ -94,12 +94,14 @@ impl Node {
     /// A node that knows nobody yet.
     #[must_use]
     pub fn new(settings: NodeSettings) -> Self {
+        let mut store = Store::new(settings.claims, settings.seed);
+        store.set_epoch(settings.node, settings.epoch);
         Self {
             settings,
             state: State::Joining,
             earlier_epochs: 0,
             sequence: 0,
-            store: Store::new(settings.claims, settings.seed),
+            store,
             log: Log::default(),
             peers: BTreeMap::new(),
             introduced: 0,
@@ -141,6 +143,7 @@ impl Node {
     pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
         if self.settings.epoch != epoch {
             self.settings.epoch = epoch;
+            self.store.set_epoch(self.settings.node, epoch);
             self.greet_all(now);
             self.revive_beaten(self.settings.node, now);
         }

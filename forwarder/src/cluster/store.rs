@@ -82,6 +82,8 @@ pub struct Store {
     tables: Vec<HashTable<Held>>,
     /// Claims by their owner's id.
     held: Vec<u32>,
+    /// The owners' present epochs by their ids, as far as they are known.
+    epochs: Vec<Option<Epoch>>,
     len: usize,
     capacity: usize,
     /// Against peers that choose keys which fall together.
@@ -97,8 +99,17 @@ impl Store {
     pub fn new(capacity: usize, salt: u64) -> Self {
         let capacity = capacity.max(1);
         let tables = (0..capacity.div_ceil(TABLE_CLAIMS)).map(|_| HashTable::new()).collect();
-        let held = vec![0; usize::from(NodeId::MAX) + 1];
-        Self { tables, held, len: 0, capacity, salt, swept: 0, evicted: 0 }
+        let ids = usize::from(NodeId::MAX) + 1;
+        let (held, epochs) = (vec![0; ids], vec![None; ids]);
+        Self { tables, held, epochs, len: 0, capacity, salt, swept: 0, evicted: 0 }
+    }
+
+    /// An owner has begun this epoch: the next walk removes its claims of others, so that none is there any more when the epochs'
+    /// sixteen numbers come round again.
+    pub fn set_epoch(&mut self, owner: NodeId, epoch: Epoch) {
+        if let Some(present) = self.epochs.get_mut(usize::from(owner.number())) {
+            *present = Some(epoch);
+        }
     }
 
     /// The claims held, with those whose end has passed but that are not swept yet.
@@ -163,8 +174,8 @@ impl Store {
         Merged::Won(held)
     }
 
-    /// Removes claims whose end has passed a while ago from the next tables, looking at about `budget` claims; whether all tables have had
-    /// their turn.
+    /// Removes claims whose end has passed a while ago, and those of epochs that are over, from the next tables, looking at about
+    /// `budget` claims; whether all tables have had their turn.
     pub fn sweep(&mut self, now_us: u64, budget: usize) -> bool {
         let mut looks = 0;
         while looks < budget {
@@ -175,9 +186,11 @@ impl Store {
             self.swept += 1;
             let before = table.len();
             looks += before + 1;
-            let held = &mut self.held;
+            let Self { held, epochs, .. } = self;
             table.retain(|claim| {
-                let stays = claim.expires_us().saturating_add(LINGER_US) > now_us;
+                let present = epochs.get(usize::from(claim.owner())).copied().flatten();
+                let is_present = present.is_none_or(|epoch| epoch == claim.epoch());
+                let stays = is_present && claim.expires_us().saturating_add(LINGER_US) > now_us;
                 if !stays {
                     take_one(held, claim.owner());
                 }

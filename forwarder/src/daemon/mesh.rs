@@ -40,6 +40,15 @@ impl Daemon {
         });
     }
 
+    /// Frees a part of the kernel's table of claims whose owners have begun other epochs.
+    pub(super) fn sweep(&mut self) {
+        let mut epochs = self.peers.epochs();
+        if let Some(own) = epochs.get_mut(usize::from(self.config.node.number())) {
+            *own = Some(self.dataplane.epoch());
+        }
+        self.sweep.step(epochs, self.dataplane.claims());
+    }
+
     /// Takes up certificates and secrets that have changed; those that are of no use are said and left.
     pub(super) fn take_up_files(&mut self) -> Result<()> {
         for change in self.files.look() {
@@ -70,6 +79,8 @@ impl Daemon {
     }
 
     pub(super) fn link_event(&mut self, event: Event) -> Result<()> {
+        // Before anything is concluded from a link's end.
+        self.notice_a_stand()?;
         match event {
             Event::LinkUp { peer, address, again } => {
                 if !again {
@@ -81,9 +92,13 @@ impl Daemon {
             }
             Event::LinkDown { peer, reason, leaving } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
-                self.peers.unlinked(peer, reason, &mut self.dataplane)?;
-                if leaving {
-                    // Its programs and its proxy go on without the daemon: packets still find their owner there.
+                self.peers.unlinked(peer, reason);
+                let is_own_fault = self.rejoin.as_mut().is_some_and(|rejoin| rejoin.ended(peer));
+                if !is_own_fault {
+                    self.peers.choose(&mut self.dataplane)?;
+                }
+                if leaving || is_own_fault {
+                    // Its programs and its proxy go on, with or without its daemon: packets still find their owner there.
                     self.leaving.insert(peer, Instant::now() + REJOIN);
                 } else {
                     self.node.handle_link_down(peer, now());
@@ -92,8 +107,10 @@ impl Daemon {
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                // Or in the other one, where the program could not read the message.
-                self.slow.take_punts(self.punts.get_mut(), &mut around!(self));
+                if self.rejoin.is_none() {
+                    // Or in the other one, where the program could not read the message.
+                    self.slow.take_punts(self.punts.get_mut(), &mut around!(self));
+                }
                 let result = self.node.handle_message(peer, &bytes, now());
                 self.drop_unless_ok(peer, result);
             }

@@ -1,7 +1,7 @@
 //! What the daemon knows of its peers, from links, core and routes, and the one place that writes it into the maps.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
@@ -102,13 +102,18 @@ impl Peers {
         peer.since = Instant::now();
     }
 
-    /// A link is gone: its daemon gathers and takes nothing from now on, though its node may count as up for a while.
-    pub(super) fn unlinked(&mut self, id: NodeId, reason: String, dataplane: &mut Dataplane) -> Result<()> {
+    /// A link is gone: its daemon gathers and takes nothing from the next [`Self::choose`] on, though its node may count as up for a
+    /// while.
+    pub(super) fn unlinked(&mut self, id: NodeId, reason: String) {
         let peer = self.entry(id);
         peer.linked = false;
         peer.reason = Some(reason);
         peer.since = Instant::now();
-        self.choose(dataplane)
+    }
+
+    /// The peers whose links stand.
+    pub(super) fn linked_ones(&self) -> BTreeSet<NodeId> {
+        self.known.iter().filter(|(_, peer)| peer.linked).map(|(id, _)| *id).collect()
     }
 
     /// The core says what a peer is now.
@@ -192,7 +197,7 @@ impl Peers {
     }
 
     /// Chooses anew who gathers which fragments, and who takes which new transactions, if the peers have changed.
-    fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
+    pub(super) fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
         let linked = || self.known.iter().filter(|(_, peer)| peer.up && peer.linked);
         let with_self: Vec<_> = linked().map(|(id, _)| id.number()).chain([self.node.number()]).collect();
         let healthy: Vec<_> = linked().filter(|(_, peer)| peer.state == State::Up).map(|(id, _)| id.number()).collect();
@@ -211,6 +216,17 @@ impl Peers {
     /// Whether any peer is up.
     pub(super) fn any_up(&self) -> bool {
         self.known.values().any(|peer| peer.up)
+    }
+
+    /// The epochs that the peers have said are theirs, by node id.
+    pub(super) fn epochs(&self) -> Vec<Option<Epoch>> {
+        let mut epochs = vec![None; usize::from(NodeId::MAX) + 1];
+        for (id, peer) in self.known.iter().filter(|(_, peer)| peer.underlay.is_some()) {
+            if let Some(epoch) = epochs.get_mut(usize::from(id.number())) {
+                *epoch = Some(peer.epoch);
+            }
+        }
+        epochs
     }
 
     /// Whether a node with this id is up.

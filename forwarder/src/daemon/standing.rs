@@ -31,6 +31,8 @@ pub(super) struct Standing {
     services: Vec<SocketAddr>,
     /// The daemon is about to end.
     stops: bool,
+    /// The daemon stood still and does not know its peers again yet.
+    rejoins: bool,
 }
 
 impl Standing {
@@ -57,7 +59,7 @@ impl Standing {
             let (node, cluster) = (config.node, config.cluster.name.clone());
             Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster })
         });
-        Ok(Self { states, seen, hooks, lives, services, stops: false })
+        Ok(Self { states, seen, hooks, lives, services, stops: false, rejoins: false })
     }
 
     /// Waits until something is seen of a proxy.
@@ -94,6 +96,11 @@ impl Standing {
         self.stops = true;
     }
 
+    /// Whether the daemon looks for its peers again: until then, new transactions are left to them.
+    pub(super) const fn set_rejoins(&mut self, rejoins: bool) {
+        self.rejoins = rejoins;
+    }
+
     /// Whether the node knows of its peers what it can.
     pub(super) const fn is_joined(&self) -> bool {
         self.states.is_joined()
@@ -125,7 +132,7 @@ impl Standing {
         self.states.handle_timeout(now.monotonic_us);
         // The programs first: a peer that hears of a drain may look at once whether it is one.
         // Without a daemon, or while it does not know its peers again, nobody would hear of a claim that is made here.
-        let is_cut_off = self.stops || (dataplane.resumes() && !self.states.is_joined());
+        let is_cut_off = self.stops || self.rejoins || (dataplane.resumes() && !self.states.is_joined());
         let diverts = self.states.diverts() || is_cut_off;
         if diverts != dataplane.diverts() {
             dataplane.set_divert(diverts)?;

@@ -1,6 +1,7 @@
 //! The claim table's memory: mapped into the daemon, shared with the kernel, touched by atomic accesses only.
 
 use std::{
+    ops::Range,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr,
     sync::atomic::{AtomicU64, Ordering},
@@ -70,6 +71,17 @@ impl Table {
         let entries = self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed))).enumerate();
         let is_own = move |entry: &Entry| entry.owner() == node.number() && entry.epoch() == epoch;
         entries.filter(move |(_, entry)| is_own(entry) && entry.remaining(now) != 0)
+    }
+
+    /// Frees those of these slots whose claims are void, by their owner and epoch.
+    pub fn clear(&self, slots: Range<usize>, is_void: impl Fn(u16, Epoch) -> bool) {
+        for slot in self.entries.get(slots).unwrap_or_default() {
+            let entry = Entry(slot.load(Ordering::Relaxed));
+            if entry.owner() != 0 && is_void(entry.owner(), entry.epoch()) {
+                // One that was written meanwhile stays.
+                let _ = slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Writes `entry` for `key` over what the table has for it, else into the place that gives way.

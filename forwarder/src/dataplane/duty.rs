@@ -1,13 +1,15 @@
 //! What the programs are told while they run: what this node takes and hands out, that a daemon lives, epoch and secrets.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use forwarder_common::{abi, ids::Epoch};
 
 use super::Dataplane;
 use crate::identity::Secrets;
 
-/// How long a daemon counts as alive after it has said so, in nanoseconds: as long as a peer that falls silent, and a half.
-const LEASE_NS: u64 = 1_500_000_000;
+/// How long a daemon counts as alive after it has said so: as long as a peer that falls silent, and a half.
+pub const LEASE: Duration = Duration::from_millis(1500);
 
 impl Dataplane {
     /// Writes which healthy peer takes the new transactions of each slot of [`abi::TAKER_SLOTS`]; 0 for nobody.
@@ -65,7 +67,7 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the write.
     pub fn renew_lease(&mut self, now_ns: u64) -> Result<()> {
-        self.set_duty(self.duty.drains(), now_ns + LEASE_NS)
+        self.set_duty(self.duty.drains(), now_ns + LEASE.as_nanos() as u64)
     }
 
     fn set_duty(&mut self, drains: bool, lease_ns: u64) -> Result<()> {

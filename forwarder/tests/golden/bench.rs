@@ -161,9 +161,14 @@ impl Bench {
         events
     }
 
-    /// The daemon lives, or not.
+    /// The daemon takes what is handed to it, and lives, or it takes nothing.
     pub(crate) fn daemon(&mut self, lives: bool) {
-        if lives { self.dataplane.open_hand_over().unwrap() } else { self.dataplane.close_hand_over().unwrap() }
+        if lives {
+            self.dataplane.open_hand_over().unwrap();
+            self.lives();
+        } else {
+            self.dataplane.close_hand_over().unwrap();
+        }
     }
 
     /// This node takes all new transactions that another does not take; 0 for nobody.

@@ -112,6 +112,32 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
 }
 
 #[test]
+fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
+    let mut bench = with_taker(V4);
+    let reply = Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes());
+    let fragment = Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0);
+    bench.daemon(true);
+    bench.expect_dropped(&reply);
+    bench.lived(3_000);
+    let sent = bench.expect_changed(&reply, TX, &["handed_over"]);
+    bench.check_tunnel_with(&sent, &reply, PEER, HAND_OVER);
+    bench.expect_changed(&fragment, TX, &["fragment_forwarded"]);
+    // By now the peers may be gone as well.
+    bench.lived(13_000);
+    bench.expect(&reply, PASS, &["unknown_response"]);
+    bench.expect(&fragment, PASS, &["fragment"]);
+    // It can do no more for its peers either.
+    let mut helper = Bench::new(PEER, V4);
+    helper.peer(ME, true);
+    helper.daemon(true);
+    helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_handed_over");
+    helper.lived(3_000);
+    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+    bench.lives();
+    bench.expect_dropped(&reply);
+}
+
+#[test]
 fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
     let mut bench = with_taker(V4);
     bench.lives();

@@ -11,6 +11,9 @@ pub struct Shape {
     pub answer: Option<Padding>,
     /// Whether the caller cancels without a pause.
     pub at_once: bool,
+    /// Whether the callee takes no notice of an INVITE that comes again after its final answer, as RFC 6026 §7.1 asks. sipp itself ends
+    /// such a call.
+    pub absorbs: bool,
     /// How both ends write their messages, where not plainly.
     pub form: Option<Form>,
 }
@@ -55,8 +58,11 @@ impl Shape {
     /// The callee's scenario in this shape.
     #[must_use]
     pub fn callee(self, scenario: &str) -> String {
-        let Some(padding) = self.answer else { return scenario.to_owned() };
-        padded(scenario, padding, |start| start.starts_with("SIP/2.0 "))
+        const ACK: &str = "<recv request=\"ACK\"/>";
+        let absorbing = || format!("<label id=\"1\"/><recv request=\"INVITE\" optional=\"true\" next=\"1\"/>{ACK}");
+        let scenario = if self.absorbs { scenario.replace(ACK, &absorbing()) } else { scenario.to_owned() };
+        let Some(padding) = self.answer else { return scenario };
+        padded(&scenario, padding, |start| start.starts_with("SIP/2.0 "))
     }
 }
 

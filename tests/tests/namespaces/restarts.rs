@@ -28,7 +28,7 @@ fn all_daemons_stopped_for_three_seconds_lose_no_call_before_or_after_v6() -> Re
 
 fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     // Ten seconds of calls with daemons beside those without.
-    under_load(family, (10 + dead_s) * RATE, |cluster| {
+    under_load(family, (10 + dead_s) * RATE, Shape::default(), |cluster| {
         let from = now()?;
         // All hear of it before the first has ended.
         cluster.daemons.iter_mut().for_each(|daemon| daemon.process().signal(signal));
@@ -56,6 +56,7 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
 pub(crate) fn under_load(
     family: Family,
     count: u32,
+    shape: Shape,
     disturb: impl FnOnce(&mut Cluster) -> Result<[u64; 2]>,
 ) -> Result<[Tally; 3]> {
     let mut result = None;
@@ -63,8 +64,8 @@ pub(crate) fn under_load(
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
         let mut capture = Capture::router(lab, "restart", "udp and not port 7470")?;
-        let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
-        let mut caller = Sipp::caller(lab, Kind::Call, family, (count, RATE), Shape::default())?;
+        let mut callee = Sipp::callee(lab, Kind::Call, family, shape)?;
+        let mut caller = Sipp::caller(lab, Kind::Call, family, (count, RATE), shape)?;
         let first = u64::from(RATE) * 4;
         poll_until_true("the first calls have begun", Duration::from_secs(20), || Ok(caller.begun() >= first))?;
         let borders = disturb(&mut cluster)?;

@@ -2,12 +2,13 @@
 
 use anyhow::{Result, ensure};
 use tests::lab::{EDGES, Family};
+use tests::sipp::Shape;
 
 use crate::restarts::{RATE, now, under_load};
 
 #[test]
 fn daemons_restarted_one_after_the_other_lose_no_call() -> Result<()> {
-    let tallies = under_load(Family::V4, 12 * RATE, |cluster| {
+    let tallies = under_load(Family::V4, 12 * RATE, Shape::default(), |cluster| {
         let from = now()?;
         for edge in 1..=EDGES {
             let daemon = cluster.edge(edge)?;

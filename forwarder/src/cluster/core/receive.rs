@@ -62,6 +62,7 @@ impl Node {
             self.earlier_epochs |= 1 << epoch.number();
         }
         (state.hello, state.introduced, state.up) = (Some(hello), true, true);
+        self.store.set_epoch(peer, hello.epoch);
         if first {
             state.inbox.begin(hello.life, hello.next);
             self.outbox.begin(peer, if hello.your_life == life { hello.have } else { 0 }, now);

@@ -38,7 +38,7 @@ impl Held {
     pub(super) fn entry(&self) -> Option<Entry> {
         Some(Entry {
             owner: NodeId::new(self.owner())?,
-            epoch: Epoch::new(self.end),
+            epoch: self.epoch(),
             claimed_at_unix_us: self.claimed_at_unix_us,
             expires_us: self.expires_us(),
             mark: self.mark >> SHIFT,
@@ -48,6 +48,10 @@ impl Held {
 
     pub(super) const fn owner(&self) -> u16 {
         (self.end >> EPOCH_BITS) as u16 & ((1 << OWNER_BITS) - 1)
+    }
+
+    pub(super) const fn epoch(&self) -> Epoch {
+        Epoch::new(self.end)
     }
 
     pub(super) const fn expires_us(&self) -> u64 {

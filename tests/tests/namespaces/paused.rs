@@ -1,0 +1,71 @@
+//! Daemons that stand still and go on, as on a virtual machine that is moved: shorter than a link lives, and longer.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use tests::forwarder::Cluster;
+use tests::lab::Family;
+use tests::poll::poll_until_true;
+use tests::sipp::Shape;
+
+use crate::restarts::{RATE, now, under_load};
+
+/// Less than the second after which a silent link ends.
+const SHORT: Duration = Duration::from_millis(700);
+/// Longer than that, and than the programs' patience with their daemon.
+const LONG: Duration = Duration::from_secs(4);
+/// From then on, after a daemon has come to a stand, every new call completes; in microseconds.
+const SOON_US: u64 = 1_500_000;
+/// What comes late is sent again, as UDP asks: sipp's callee is told to bear that.
+const SHAPE: Shape = Shape { request: None, answer: None, at_once: false, absorbs: true, form: None };
+
+#[test]
+fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Result<()> {
+    let tallies = under_load(Family::V4, 12 * RATE, SHAPE, |cluster| {
+        let from = now()?;
+        for _ in 0..3 {
+            stand_still(cluster, SHORT)?;
+            wait("it has gone on for a while", SHORT)?;
+        }
+        cluster.wait_until_linked()?;
+        Ok([from, now()?])
+    })?;
+    eprintln!("before, meanwhile and after: {tallies:?}");
+    ensure!(tallies.iter().all(|tally| tally.begun > 80), "the pauses were not in the middle");
+    ensure!(tallies.iter().all(|tally| tally.lost() == 0), "calls were lost: {tallies:?}");
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_back_by_itself() -> Result<()> {
+    let [before, meanwhile, after] = under_load(Family::V6, 14 * RATE, SHAPE, |cluster| {
+        let (from, before) = (now()?, cluster.edge(2)?.outcomes()?);
+        stand_still(cluster, LONG)?;
+        cluster.wait_until_linked()?;
+        wait("it has gone on for a while", SHORT)?;
+        let after = cluster.edge(2)?.outcomes()?;
+        let moved = |outcome: &str| after.of(outcome) - before.of(outcome);
+        ensure!(moved("handed_over") > 0, "what needs a daemon waited for the one that stood still");
+        ensure!(moved("local_alone") == 0, "for a moment the other edges counted as down");
+        Ok([from, from + SOON_US])
+    })?;
+    eprintln!("before {before:?}, in the first moment {meanwhile:?}, from then on {after:?}");
+    ensure!(before.begun > 100 && meanwhile.begun > 40 && after.begun > 200, "the pause was not in the middle");
+    ensure!(before.lost() == 0, "{} calls that began before the pause were lost", before.lost());
+    ensure!(after.lost() == 0, "{} calls that began long after it had begun were lost", after.lost());
+    Ok(())
+}
+
+/// Stops the daemon of edge 2 as the kernel sees it, and lets it go on.
+fn stand_still(cluster: &mut Cluster, pause: Duration) -> Result<()> {
+    let daemon = cluster.edge(2)?.process();
+    daemon.signal(libc::SIGSTOP);
+    wait("the daemon has stood still for a while", pause)?;
+    daemon.signal(libc::SIGCONT);
+    Ok(())
+}
+
+fn wait(what: &str, pause: Duration) -> Result<()> {
+    let start = Instant::now();
+    poll_until_true(what, pause * 2, || Ok(start.elapsed() >= pause))
+}
