@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use peer::{Load, Peer};
+use peer::{Between, Load, Peer};
 
 #[derive(Parser)]
 #[command(about = "Measures two daemons' cores and links, and one core alone")]
@@ -45,6 +45,9 @@ struct Cli {
     /// Milliseconds from one daemon to the other and back
     #[arg(long, default_value_t = 0)]
     rtt_ms: u64,
+    /// Milliseconds of every three seconds in which nothing gets from one to the other, as to a peer that is stopped and goes on
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..3000))]
+    stop_ms: u64,
     /// Measure one daemon with so many linked peers instead
     #[arg(long, value_name = "PEERS", value_parser = clap::value_parser!(u16).range(1..=1000))]
     links: Option<u16>,
@@ -65,10 +68,13 @@ fn main() -> Result<()> {
     if !cli.no_alone {
         alone::run()?;
     }
-    let rtt = Duration::from_millis(cli.rtt_ms);
+    let between = Between { rtt: Duration::from_millis(cli.rtt_ms), stop: Duration::from_millis(cli.stop_ms) };
     println!("\nclaim to the peer's map, two daemons, {} ms there and back, microseconds", cli.rtt_ms);
+    if cli.stop_ms > 0 {
+        println!("for {} ms of every 3 s nothing gets through", cli.stop_ms);
+    }
     println!(
-        "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>12} {:>12} {:>10} {:>8} {:>8} {:>11} {:>7}",
+        "{:<28} {:>9} {:>8} {:>8} {:>8} {:>9} {:>12} {:>12} {:>10} {:>8} {:>8} {:>11} {:>7} {:>7}",
         "",
         "delivered",
         "p50",
@@ -81,7 +87,8 @@ fn main() -> Result<()> {
         "messages",
         "packets",
         "wire bytes",
-        "dropped"
+        "dropped",
+        "queued"
     );
     for loss in [false, true] {
         if loss {
@@ -89,10 +96,10 @@ fn main() -> Result<()> {
         }
         ping_pong(if loss { "UDP ping-pong, 10 % loss" } else { "UDP ping-pong, one way" })?;
         for rate in &cli.rate {
-            load(*rate, cli.seconds, loss, rtt)?;
+            load(*rate, cli.seconds, loss, between)?;
         }
     }
-    late_joiner(rtt)
+    late_joiner(Between { stop: Duration::ZERO, ..between })
 }
 
 /// Nothing of this is to reach the host's network.
@@ -167,11 +174,11 @@ fn ping_pong(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn load(rate: u64, seconds: u64, loss: bool, rtt: Duration) -> Result<()> {
+fn load(rate: u64, seconds: u64, loss: bool, between: Between) -> Result<()> {
     let claims = (rate * seconds) as usize;
     let sent: Arc<Vec<AtomicU64>> = Arc::new((0..claims).map(|_| AtomicU64::new(0)).collect());
     let arrived: Arc<Vec<AtomicU64>> = Arc::new((0..claims).map(|_| AtomicU64::new(0)).collect());
-    let (one, two, _way) = peer::pair(0, rtt)?;
+    let (one, two, _way) = peer::pair(0, between)?;
     let receiver = Peer::start(two, 1, Load::Receive { arrived: Arc::clone(&arrived) });
     let sender = Peer::start(one, 0, Load::Send { rate, sent: Arc::clone(&sent), peers: 1 });
     sender.wait_done(Duration::from_secs(seconds + 30));
@@ -193,23 +200,24 @@ fn load(rate: u64, seconds: u64, loss: bool, rtt: Duration) -> Result<()> {
     let cpu = |ns: u64| format!("{:.2} us", ns as f64 / claims as f64 / 1000.0);
     let per_claim = |sum: u64| sum as f64 / claims as f64;
     println!(
-        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} {:>7.1} ms {:>8.3} {:>8.3} {:>11.1} {:>7}",
+        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} {:>7.1} ms {:>8.3} {:>8.3} {:>11.1} {:>7} {:>7}",
         cpu(sender.cpu_ns),
         cpu(receiver.cpu_ns),
         sender.longest_ns.max(receiver.longest_ns) as f64 / 1e6,
         per_claim(sender.batches),
         per_claim(sender.sent.packets + receiver.sent.packets),
         per_claim(sender.sent.bytes + receiver.sent.bytes),
-        sender.dropped + receiver.dropped
+        sender.dropped + receiver.dropped,
+        sender.queued
     );
     Ok(())
 }
 
 /// A daemon with a million claims, and another one that comes late.
-fn late_joiner(rtt: Duration) -> Result<()> {
+fn late_joiner(between: Between) -> Result<()> {
     const CLAIMS: usize = 1_000_000;
     command("nft", &["flush", "ruleset"])?;
-    let (one, two, _way) = peer::pair(CLAIMS, rtt)?;
+    let (one, two, _way) = peer::pair(CLAIMS, between)?;
     let sent: Arc<Vec<AtomicU64>> = Arc::new(Vec::new());
     let first = Peer::start(one, 0, Load::Send { rate: 0, sent, peers: 1 });
     let arrived: Arc<Vec<AtomicU64>> = Arc::new((0..CLAIMS).map(|_| AtomicU64::new(0)).collect());

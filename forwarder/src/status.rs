@@ -139,6 +139,15 @@ pub struct Peer {
     /// Messages to it that were not sent since the daemon started; their claims are repaired.
     #[serde(default)]
     pub dropped_messages: u64,
+    /// UDP datagrams sent to it since its link came up: claims, acknowledgements, and what was sent again.
+    #[serde(default)]
+    pub sent_packets: u64,
+    /// Their bytes, without the headers of UDP and IP.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Those of them that were taken for lost; what was in them was sent again.
+    #[serde(default)]
+    pub lost_packets: u64,
     /// When its certificate ends, RFC 3339; `None` while it is not linked.
     #[serde(default)]
     pub certificate_expires: Option<String>,

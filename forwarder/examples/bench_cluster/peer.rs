@@ -96,13 +96,23 @@ pub(crate) struct Prepared {
     pub(crate) together: Arc<Barrier>,
 }
 
-/// Two of one cluster, with so long a way from one to the other and back; the first one has so many claims already.
-pub(crate) fn pair(claims: usize, rtt: Duration) -> Result<(Prepared, Prepared, Option<Way>)> {
+/// What is between two.
+#[derive(Clone, Copy)]
+pub(crate) struct Between {
+    /// The time from one to the other and back.
+    pub(crate) rtt: Duration,
+    /// How long nothing gets through, again and again.
+    pub(crate) stop: Duration,
+}
+
+/// Two of one cluster; the first one has so many claims already.
+pub(crate) fn pair(claims: usize, between: Between) -> Result<(Prepared, Prepared, Option<Way>)> {
     let folder = tempfile::tempdir().context("make a folder for certificates")?;
     init(folder.path(), "bench")?;
     let free = || UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
     let (first, second) = (free()?, free()?);
-    let way = if rtt.is_zero() { None } else { Some(Way::open(first, rtt / 2)?) };
+    let Between { rtt, stop } = between;
+    let way = if rtt.is_zero() && stop.is_zero() { None } else { Some(Way::open(first, rtt / 2, stop)?) };
     let together = Arc::new(Barrier::new(2));
     let prepare = |node: u16, listen: SocketAddr, seeds: Vec<SocketAddr>| {
         issue(folder.path(), id(node), listen.ip())?;
@@ -168,6 +178,8 @@ pub(crate) struct Ended {
     pub(crate) sent: Traffic,
     /// Messages that its links did not send.
     pub(crate) dropped: u64,
+    /// The most messages that waited for its links.
+    pub(crate) queued: u64,
     /// Messages of new claims that it sent.
     pub(crate) batches: u64,
 }
@@ -282,6 +294,7 @@ async fn run(
         node.handle_timeout(now());
         carry_out(&mut node, &commands, &table, &load, gossips).await?;
         ended.longest_ns = ended.longest_ns.max(monotonic_ns() - turn);
+        ended.queued = ended.queued.max(handle.counters().queued_messages);
     }
     (ended.cpu_ns, ended.lasted_ns) = (cpu_ns() - start.cpu_ns, monotonic_ns() - start.at_ns);
     ended.sent = Traffic::of(&handle).since(start.sent);

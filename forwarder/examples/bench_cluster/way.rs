@@ -1,4 +1,4 @@
-//! A way between two hosts that takes its time, as between continents.
+//! A way between two hosts that takes its time, as between continents, or stands still, as a peer does that is stopped.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +18,8 @@ use anyhow::{Context as _, Result};
 pub(crate) const ENDS: [u16; 2] = [7471, 7472];
 /// How often the way looks for packets; the delay is longer by half of it.
 const LOOK: Duration = Duration::from_micros(200);
+/// How often it stands still, if it does.
+const STOP_EVERY: Duration = Duration::from_secs(3);
 
 /// Keeps each packet for a while, and then passes it on.
 pub(crate) struct Way {
@@ -28,8 +30,8 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// A way to `server` that takes `delay` there, and as long back.
-    pub(crate) fn open(server: SocketAddr, delay: Duration) -> Result<Self> {
+    /// A way to `server` that takes `delay` there, and as long back, and takes and gives nothing for the last `stop` of every three seconds.
+    pub(crate) fn open(server: SocketAddr, delay: Duration, stop: Duration) -> Result<Self> {
         let bind = |port: u16| -> Result<UdpSocket> {
             let socket = UdpSocket::bind(("127.0.0.1", port)).with_context(|| format!("bind port {port}"))?;
             socket.set_nonblocking(true)?;
@@ -41,8 +43,13 @@ impl Way {
         let over = Arc::clone(&end);
         let thread = thread::spawn(move || {
             let (mut there, mut here) = (VecDeque::new(), VecDeque::new());
-            let mut client = None;
+            let (mut client, start) = (None, Instant::now());
             while !over.load(Ordering::Acquire) {
+                let in_turn = start.elapsed().as_nanos() % STOP_EVERY.as_nanos();
+                if in_turn + stop.as_nanos() > STOP_EVERY.as_nanos() {
+                    thread::sleep(LOOK);
+                    continue;
+                }
                 client = take(&front, &mut there).or(client);
                 take(&back, &mut here);
                 give(&back, &mut there, Some(server), delay);

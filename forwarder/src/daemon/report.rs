@@ -96,6 +96,8 @@ fn status(daemon: &Daemon) -> Result<Status> {
     for peer in &mut reported {
         let Some(link) = links.iter().find(|link| link.node == peer.node) else { continue };
         (peer.queued_messages, peer.dropped_messages) = (link.queued_messages, link.dropped_messages);
+        (peer.sent_packets, peer.sent_bytes, peer.lost_packets) =
+            (link.sent_packets, link.sent_bytes, link.lost_packets);
         peer.certificate_expires = Some(identity::rfc3339(link.expires_s));
     }
     let mut outcomes = daemon.dataplane.outcomes()?;

@@ -68,6 +68,12 @@ fn peers(page: &mut Page, peers: &[Peer]) {
     let dropped = labelled().map(|(peer, labels)| (labels, peer.dropped_messages));
     let help = "Messages to a peer that were not sent; their claims are repaired.";
     page.family("forwarder_peer_dropped_messages_total", "counter", help, dropped);
+    let sent = labelled().map(|(peer, labels)| (labels, peer.sent_packets));
+    page.family("forwarder_peer_sent_packets_total", "counter", "UDP datagrams sent over the link to a peer.", sent);
+    let bytes = labelled().map(|(peer, labels)| (labels, peer.sent_bytes));
+    page.family("forwarder_peer_sent_bytes_total", "counter", "Their bytes, without UDP's and IP's headers.", bytes);
+    let lost = labelled().map(|(peer, labels)| (labels, peer.lost_packets));
+    page.family("forwarder_peer_lost_packets_total", "counter", "Those of them that were lost and sent again.", lost);
     let mtu = labelled().filter_map(|(peer, labels)| Some((labels, peer.next_hop.as_ref()?.mtu)));
     page.family("forwarder_peer_mtu_bytes", "gauge", "Largest outer packet to a peer.", mtu);
 }
@@ -165,6 +171,7 @@ mod tests {
         let peer = Peer { node: 2, address: "10.9.3.2".into(), link: "up".into(), ..Peer::default() };
         status.peers =
             vec![Peer { rtt_us: Some(215), next_hop: Some(hop), state: "draining".into(), ..peer.clone() }, peer];
+        status.peers[0].lost_packets = 201;
         let service = |port, proxy: &str| Service {
             vip: "192.0.2.10".parse().unwrap(),
             port,
@@ -184,6 +191,7 @@ mod tests {
             r#"forwarder_packets_total{hook="decap",outcome="decapsulated"} 0"#,
             r#"forwarder_peer_rtt_seconds{node="2",address="10.9.3.2"} 0.000215"#,
             r#"forwarder_peer_mtu_bytes{node="2",address="10.9.3.2"} 1500"#,
+            r#"forwarder_peer_lost_packets_total{node="2",address="10.9.3.2"} 201"#,
             r#"forwarder_claim_age_seconds{of="max"} 12.345678"#,
             "forwarder_certificate_days_left -1",
             r#"forwarder_peer_state{node="2",address="10.9.3.2",state="draining"} 1"#,

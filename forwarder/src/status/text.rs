@@ -40,6 +40,7 @@ pub fn render(status: &Status) -> String {
     line(&mut out, "certificate", &format!("until {expires} ({days} days left){authorities}"));
     peer_table(&mut out, &status.peers, status.members);
     replication(&mut out, &status.replication);
+    rows(&mut out, "", status.peers.iter().filter_map(congestion));
     packets(&mut out, status);
     out
 }
@@ -128,6 +129,23 @@ fn replication(out: &mut String, counts: &Replication) {
         (counts.protocol_errors, "links dropped for protocol errors"),
     ];
     rows(out, "", odd.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{what}: {}", grouped(*n))));
+}
+
+/// Losses up to one packet in so many are a healthy network's.
+const HEALTHY: u64 = 100;
+
+/// What a peer does not get, or not at once.
+fn congestion(peer: &Peer) -> Option<String> {
+    let is_lossy = peer.lost_packets.saturating_mul(HEALTHY) > peer.sent_packets;
+    let losses = || format!("{} of {} packets lost", grouped(peer.lost_packets), grouped(peer.sent_packets));
+    let parts = [
+        (peer.queued_messages > 0).then(|| format!("{} messages wait", grouped(peer.queued_messages))),
+        (peer.dropped_messages > 0)
+            .then(|| format!("{} not sent, their claims repaired", grouped(peer.dropped_messages))),
+        is_lossy.then(losses),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("to node {}: {}", peer.node, parts.join(", ")))
 }
 
 fn packets(out: &mut String, status: &Status) {
@@ -228,6 +246,10 @@ mod tests {
                     next_hop: Some(hop),
                     reason: None,
                     state: "draining".into(),
+                    queued_messages: 8192,
+                    dropped_messages: 12,
+                    sent_packets: 2000,
+                    lost_packets: 201,
                     ..Peer::default()
                 },
                 Peer {
@@ -281,6 +303,7 @@ peers         1 of 2 up, 2 members alive
 replication   2,468 claims sent in 99 batches, 1,000 received in 50
               claims stood here after 0.21 ms (median), 2.60 ms (p99), 12.34 ms (max) of 1,000
               peers refused for their certificate: 1
+              to node 2: 8,192 messages wait, 12 not sent, their claims repaired, 201 of 2,000 packets lost
 packets
   ingress  local_owner               41,000,000
            forwarded                          7
