@@ -114,8 +114,8 @@ struct Daemon {
     drain: Drain,
     peers: Peers,
     sweep: Sweep,
-    /// Peers whose daemons have ended in order, and until when they count as up.
-    leaving: BTreeMap<NodeId, Instant>,
+    /// Peers that seem to be well though their links have ended, and until when they count as up without one.
+    parted: BTreeMap<NodeId, Instant>,
     links: Handle,
     commands: mpsc::Sender<Command>,
     link_events: mpsc::Receiver<Event>,
@@ -193,7 +193,7 @@ impl Daemon {
             drain: Drain::default(),
             peers,
             sweep: Sweep::default(),
-            leaving: BTreeMap::new(),
+            parted: BTreeMap::new(),
             links,
             commands,
             link_events,
@@ -285,7 +285,7 @@ impl Daemon {
 
     /// Looks at what nobody tells of.
     fn check(&mut self) -> Result<()> {
-        self.give_up_leaving();
+        self.give_up_parted();
         self.sweep();
         self.take_up_files()?;
         if self.interfaces.check(&mut self.dataplane) {
@@ -338,7 +338,7 @@ impl Daemon {
     async fn turn(&mut self) -> Result<()> {
         // Without a peer that is up there is nobody yet to know anything of.
         let is_synchronised = self.peers.any_up() && self.node.is_synchronised();
-        let is_back = is_synchronised && self.leaving.is_empty();
+        let is_back = is_synchronised && self.parted.is_empty();
         self.rejoin.take_if(|rejoin| rejoin.is_over(is_back, Instant::now()));
         self.standing.set_rejoins(self.rejoin.is_some());
         self.standing.carry_out(is_synchronised, &mut self.node, &mut self.dataplane, now())?;

@@ -93,6 +93,18 @@ pub enum Command {
     },
 }
 
+/// What the end of a link says of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerIs {
+    /// Dead, cut off, or kept out.
+    Gone,
+    /// Without a daemon in a moment: it closed the link in order, as one does that is stopped or restarted. Its host may be well.
+    Leaving,
+    /// Well, daemon and all: it has forgotten the link and says so (RFC 9000 §10.3), as it does when it has not heard of this host for
+    /// a second. Whoever restarts cannot say that.
+    Well,
+}
+
 /// What the links tell the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -111,8 +123,8 @@ pub enum Event {
         peer: NodeId,
         /// Why, for people.
         reason: String,
-        /// The peer closed it in order, as a daemon does that is stopped or restarted: its host may be well.
-        leaving: bool,
+        /// What that says of the peer.
+        peer_is: PeerIs,
     },
     /// A message of a linked peer.
     Message {

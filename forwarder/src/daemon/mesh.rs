@@ -16,7 +16,7 @@ use super::{Daemon, now};
 use crate::{
     cluster::{
         core::{LocalClaim, MapWrite, Node, Output, ProtocolError},
-        links::{Command, Event},
+        links::{Command, Event, PeerIs},
     },
     dataplane::{self, Dataplane},
     identity::{Change, Identity},
@@ -28,10 +28,10 @@ const EVENTS_A_TURN: usize = 4096;
 pub(super) const REJOIN: Duration = Duration::from_secs(5);
 
 impl Daemon {
-    /// Marks down the peers whose daemons have ended and not come back in time.
-    pub(super) fn give_up_leaving(&mut self) {
+    /// Marks down the peers whose links have not come back in time.
+    pub(super) fn give_up_parted(&mut self) {
         let (over, node) = (Instant::now(), &mut self.node);
-        self.leaving.retain(|peer, due| {
+        self.parted.retain(|peer, due| {
             let waits = *due > over;
             if !waits {
                 node.handle_link_down(*peer, now());
@@ -86,20 +86,21 @@ impl Daemon {
                 if !again {
                     log::info!("node {}: link up, {address}", peer.number());
                 }
-                self.leaving.remove(&peer);
+                self.parted.remove(&peer);
                 self.peers.linked(peer, address);
                 self.node.handle_link_up(peer, now());
             }
-            Event::LinkDown { peer, reason, leaving } => {
+            Event::LinkDown { peer, reason, peer_is } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
                 self.peers.unlinked(peer, reason);
-                let is_own_fault = self.rejoin.as_mut().is_some_and(|rejoin| rejoin.ended(peer));
-                if !is_own_fault {
+                // It was this host that was away.
+                let is_well = self.rejoin.as_mut().is_some_and(|rejoin| rejoin.ended(peer)) || peer_is == PeerIs::Well;
+                if !is_well {
                     self.peers.choose(&mut self.dataplane)?;
                 }
-                if leaving || is_own_fault {
+                if is_well || peer_is == PeerIs::Leaving {
                     // Its programs and its proxy go on, with or without its daemon: packets still find their owner there.
-                    self.leaving.insert(peer, Instant::now() + REJOIN);
+                    self.parted.insert(peer, Instant::now() + REJOIN);
                 } else {
                     self.node.handle_link_down(peer, now());
                 }

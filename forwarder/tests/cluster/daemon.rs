@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use forwarder::cluster::Counters;
 use forwarder::cluster::core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
-use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
+use forwarder::cluster::links::{self, Command, Event, LinkView, PeerIs, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::Epoch;
@@ -113,10 +113,19 @@ impl Seen {
         self.up.get(&node) == Some(&true)
     }
 
-    /// Why the first link that ended has done so, and whether its peer had said that it leaves.
-    pub(crate) fn end(&self) -> Option<(String, bool)> {
-        self.events.iter().find_map(|event| match event {
-            Event::LinkDown { reason, leaving, .. } => Some((reason.clone(), *leaving)),
+    /// Why the first link that ended has done so, and what that says of its peer.
+    pub(crate) fn end(&self) -> Option<(String, PeerIs)> {
+        self.ends().next()
+    }
+
+    /// The same of the last one.
+    pub(crate) fn last_end(&self) -> Option<(String, PeerIs)> {
+        self.ends().last()
+    }
+
+    fn ends(&self) -> impl Iterator<Item = (String, PeerIs)> {
+        self.events.iter().filter_map(|event| match event {
+            Event::LinkDown { reason, peer_is, .. } => Some((reason.clone(), *peer_is)),
             _ => None,
         })
     }

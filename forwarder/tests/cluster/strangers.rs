@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forwarder::cluster::links::{DATAGRAM_BYTES, Event};
+use forwarder::cluster::links::{DATAGRAM_BYTES, Event, PeerIs};
 use quinn::Connection;
 
 use super::daemon::{Authority, Daemon, free};
@@ -172,10 +172,36 @@ fn packets_that_come_twice_or_much_later_change_nothing() {
     assert_eq!((seen.counters.core.protocol_errors, seen.ended()), (0, 0));
 }
 
+#[test]
+fn a_peer_that_has_forgotten_a_link_is_well_and_one_that_is_silent_may_not_be() {
+    let authority = Authority::new("edge");
+    let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));
+    let one = Daemon::start_aloof(&authority.identity(1, "edge"), a, &[]);
+    let relay = Relay::start(a);
+    let two = Daemon::start(&authority.identity(2, "edge"), b, &[relay.address]);
+    // On a machine that stalls for a second both ends fall silent: then once more.
+    for round in 1..=10 {
+        one.poll_until("node 2 comes up", |seen| seen.is_up(2));
+        two.poll_until("node 1 comes up", |seen| seen.is_up(1));
+        relay.mute.store(true, Ordering::Release);
+        one.poll_until("node 2 goes down", |seen| !seen.is_up(2));
+        relay.mute.store(false, Ordering::Release);
+        two.poll_until("the link of node 2 ends", |seen| seen.downs() >= round);
+        let (reason, peer_is) = two.seen.lock().unwrap().last_end().unwrap();
+        assert_eq!(peer_is == PeerIs::Well, reason == "reset by peer", "{reason}");
+        if peer_is == PeerIs::Well {
+            return;
+        }
+    }
+    panic!("node 2 was never told that its link is forgotten");
+}
+
 /// Passes packets on, each of them twice, and all that it has seen once more when told to.
 struct Relay {
     address: SocketAddr,
     replay: Arc<AtomicBool>,
+    /// Nothing goes to the server.
+    mute: Arc<AtomicBool>,
     end: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -187,14 +213,17 @@ impl Relay {
             socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         }
         let address = front.local_addr().unwrap();
-        let (replay, end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (again, over) = (Arc::clone(&replay), Arc::clone(&end));
+        let [replay, mute, end] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let (again, is_mute, over) = (Arc::clone(&replay), Arc::clone(&mute), Arc::clone(&end));
         let thread = std::thread::spawn(move || {
             let (mut client, mut seen, mut buffer) = (None, Vec::new(), [0; 65_536]);
             while !over.load(Ordering::Acquire) {
                 if let Ok((length, from)) = front.recv_from(&mut buffer) {
                     client = Some(from);
                     let packet = buffer.get(..length).unwrap();
+                    if is_mute.load(Ordering::Acquire) {
+                        continue;
+                    }
                     seen.push(packet.to_vec());
                     (0..2).for_each(|_| drop(back.send_to(packet, server)));
                 }
@@ -208,7 +237,7 @@ impl Relay {
                 }
             }
         });
-        Self { address, replay, end, thread: Some(thread) }
+        Self { address, replay, mute, end, thread: Some(thread) }
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::counts::{Linked, Shared, Traffic, count};
 use super::handshake::{Close, HANDSHAKE};
-use super::{DATAGRAM_BYTES, Event, queue, read};
+use super::{DATAGRAM_BYTES, Event, PeerIs, queue, read};
 use crate::cluster::wire::MESSAGE_BYTES;
 
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
@@ -132,7 +132,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     }
     if announced || inherited {
         // An error is the daemon's end: nobody is left to tell.
-        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), leaving: is_leaving(&end) }).await;
+        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), peer_is: peer_is(&end) }).await;
     }
     let _ = ended.send(Ended { peer, id, end, announced });
     false
@@ -163,10 +163,13 @@ fn closed_as_replaced(end: &End) -> bool {
     matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == replaced)
 }
 
-/// The peer's daemon has said that it ends.
-fn is_leaving(end: &End) -> bool {
+fn peer_is(end: &End) -> PeerIs {
     let ended = VarInt::from_u32(Close::Ended as u32);
-    matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended)
+    match end {
+        End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => PeerIs::Leaving,
+        End::Closed(ConnectionError::Reset) => PeerIs::Well,
+        _ => PeerIs::Gone,
+    }
 }
 
 /// Waits for the connection that takes this one's place, so that the peer does not seem to be down in between.
