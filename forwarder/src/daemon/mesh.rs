@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::{ClaimEvent, EVENT_NEW},
+    abi::{ClaimEvent, EVENT_BYTES, EVENT_NEW},
     ids::{Epoch, NodeId, Tick},
 };
 
@@ -24,6 +24,8 @@ use crate::{
 
 /// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
 const EVENTS_A_TURN: usize = 4096;
+/// Turns in which all is taken that a full ring buffer holds, each event with its header of eight bytes.
+const RING_TURNS: usize = EVENT_BYTES as usize / (size_of::<ClaimEvent>() + 8) / EVENTS_A_TURN + 1;
 /// How long a peer counts as up without a link, after this daemon's or its own restart.
 pub(super) const REJOIN: Duration = Duration::from_secs(5);
 
@@ -145,7 +147,8 @@ impl Daemon {
                 Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, is_new }) => {
                     if is_new && let Some(own) = own_claim(&self.dataplane, self.config.node, key) {
                         // It may wait in the ring buffer, or be one of which an earlier daemon knew.
-                        while !take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch()) {}
+                        let (events, epoch) = (self.events.get_mut(), self.dataplane.epoch());
+                        let _ = (0..RING_TURNS).any(|_| take_claims(events, &mut self.node, epoch));
                         self.node.handle_found(own, now());
                         continue;
                     }
