@@ -24,10 +24,10 @@ mod mesh;
 mod own;
 mod peers;
 mod probe;
-mod rejoin;
 mod report;
 mod settings;
 mod slow;
+mod stand;
 mod standing;
 mod state;
 mod sweep;
@@ -52,9 +52,9 @@ use self::{
     interfaces::Interfaces,
     mesh::{REJOIN, take_claims},
     peers::Peers,
-    rejoin::Rejoin,
     settings::{kernel_settings, seed},
     slow::Slow,
+    stand::Stand,
     standing::Standing,
     sweep::Sweep,
 };
@@ -125,8 +125,8 @@ struct Daemon {
     is_handed_over: bool,
     /// When the programs were last told that the daemon lives, or would have been.
     renewed: Instant,
-    /// It stood still, and has not found its peers again.
-    rejoin: Option<Rejoin>,
+    /// It stood still a moment ago, or has not found its peers again since.
+    stand: Option<Stand>,
     /// Served as long as they are kept.
     _servers: (control::Server, Option<metrics::Server>),
 }
@@ -201,7 +201,7 @@ impl Daemon {
             next_hops,
             is_handed_over: false,
             renewed: started,
-            rejoin: None,
+            stand: None,
             _servers: servers,
         })
     }
@@ -243,12 +243,13 @@ impl Daemon {
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
                 Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
-                ready = self.punts.readable_mut(), if self.rejoin.is_none() => {
+                ready = self.punts.readable_mut() => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
                     take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                    let rejoins = self.stand.as_ref().is_some_and(Stand::is_death);
                     let around = &mut around!(self);
-                    if self.slow.take_punts(ready.get_inner_mut(), around) {
+                    if self.slow.take_punts(ready.get_inner_mut(), rejoins, around) {
                         ready.clear_ready();
                     }
                 }
@@ -266,15 +267,9 @@ impl Daemon {
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
             }
-            self.notice_a_stand()?;
-            if self.renewed.elapsed() >= LEASE_RENEWAL {
-                // However much there is to do: without it the programs take this daemon for dead.
-                self.renew_lease()?;
-                self.renewed = Instant::now();
-            }
-            if self.rejoin.is_none() {
-                self.slow.timeout(&around!(self));
-            }
+            // However much there is to do: without it the programs take this daemon for dead.
+            self.keep_lease()?;
+            self.slow.timeout(&around!(self));
             self.turn().await?;
         }
         log::info!(
@@ -285,6 +280,7 @@ impl Daemon {
 
     /// Looks at what nobody tells of.
     fn check(&mut self) -> Result<()> {
+        self.keep_lease()?;
         self.give_up_parted();
         self.sweep();
         self.take_up_files()?;
@@ -294,25 +290,45 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells the programs that this daemon lives, once it knows its peers.
-    fn renew_lease(&mut self) -> Result<()> {
+    /// Tells the programs that this daemon lives, once it knows its peers, and notices if it has not done so in time.
+    fn keep_lease(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let stood = now.saturating_duration_since(self.renewed);
+        if stood < LEASE_RENEWAL {
+            return Ok(());
+        }
+        self.renewed = now;
+        if stood >= stand::SHORT {
+            self.stood_still(stood, now)?;
+        }
         if self.is_handed_over { self.dataplane.renew_lease(dataplane::monotonic_ns()) } else { Ok(()) }
     }
 
-    /// If this daemon stood still for so long that all others have taken it for dead, it is as good as started anew.
-    fn notice_a_stand(&mut self) -> Result<()> {
-        let stood = self.renewed.elapsed();
-        if !self.is_handed_over || stood < dataplane::LEASE {
+    fn stood_still(&mut self, stood: Duration, now: Instant) -> Result<()> {
+        let is_death = stood >= dataplane::LEASE;
+        let what = if is_death { ": its programs and its peers took it for dead" } else { "" };
+        log::warn!("this daemon stood still for {} ms{what}", stood.as_millis());
+        let linked = self.peers.linked_ones();
+        if linked.is_empty() && self.parted.is_empty() {
             return Ok(());
         }
-        log::warn!("this daemon stood still for {} ms: its programs and its peers took it for dead", stood.as_millis());
-        let linked = self.peers.linked_ones();
-        if !linked.is_empty() {
-            self.dataplane.close_hand_over()?;
-            self.is_handed_over = false;
-            self.rejoin = Some(Rejoin::begin(linked, Instant::now()));
+        self.parted.values_mut().for_each(|due| *due = now + REJOIN);
+        match &mut self.stand {
+            Some(stand) => stand.again(linked, is_death, now),
+            None => self.stand = Some(Stand::new(linked, is_death, now)),
         }
-        Ok(())
+        if is_death { self.leave_to_peers() } else { Ok(()) }
+    }
+
+    /// Until this daemon knows its peers again they look after this node.
+    fn leave_to_peers(&mut self) -> Result<()> {
+        self.is_handed_over = false;
+        self.dataplane.close_hand_over()
+    }
+
+    /// Whether this daemon was dead for all others and has not found them again.
+    fn rejoins(&self) -> bool {
+        self.stand.as_ref().is_some_and(Stand::is_death)
     }
 
     /// New transactions go to the peers from now on; until when the claims of the last ones are waited for.
@@ -324,7 +340,8 @@ impl Daemon {
     /// Packets pass from now on; what the daemon has in hand goes on its way.
     async fn stop(mut self) -> Result<()> {
         self.dataplane.close_hand_over()?;
-        while !self.slow.take_punts(self.punts.get_mut(), &mut around!(self)) {
+        self.slow.take_late(&around!(self));
+        while !self.slow.take_punts(self.punts.get_mut(), false, &mut around!(self)) {
             self.turn().await?;
         }
         self.slow.drain();
@@ -339,14 +356,15 @@ impl Daemon {
         // Without a peer that is up there is nobody yet to know anything of.
         let is_synchronised = self.peers.any_up() && self.node.is_synchronised();
         let is_back = is_synchronised && self.parted.is_empty();
-        self.rejoin.take_if(|rejoin| rejoin.is_over(is_back, Instant::now()));
-        self.standing.set_rejoins(self.rejoin.is_some());
+        self.stand.take_if(|stand| stand.is_past(is_back, Instant::now()));
+        self.standing.set_rejoins(self.rejoins());
         self.standing.carry_out(is_synchronised, &mut self.node, &mut self.dataplane, now())?;
-        let knows_peers = self.rejoin.is_none() && (self.standing.is_joined() || !self.dataplane.resumes());
-        if !self.is_handed_over && knows_peers {
+        let knows_peers = !self.rejoins() && (self.standing.is_joined() || !self.dataplane.resumes());
+        if !self.is_handed_over && knows_peers && !self.standing.stops() {
             // Until now a peer's daemon has finished what this node's programs could not.
             self.dataplane.open_hand_over()?;
             self.is_handed_over = true;
+            self.slow.take_late(&around!(self));
         }
         self.slow.carry_out(&mut around!(self));
         self.node.handle_timeout(now());
@@ -356,9 +374,7 @@ impl Daemon {
     }
 
     fn until_timeout(&self) -> Duration {
-        // What is held waits for the peers, as they are to be asked.
-        let slow = self.slow.due_us().filter(|_| self.rejoin.is_none());
-        match self.node.poll_timeout().into_iter().chain(slow).chain(self.standing.due_us()).min() {
+        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).chain(self.standing.due_us()).min() {
             Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
             None => Duration::from_secs(3600),
         }

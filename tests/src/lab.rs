@@ -138,7 +138,10 @@ impl Lab {
     /// Not root, a program is missing, or the kernel refuses.
     pub fn new() -> Result<Self> {
         needs::check()?;
-        let slot = Slot::take()?;
+        Self::make(Slot::take()?)
+    }
+
+    fn make(slot: Slot) -> Result<Self> {
         remove_stale();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("{FAMILY}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -156,7 +159,20 @@ impl Lab {
     /// # Errors
     /// The lab cannot be made, or the body's own error.
     pub fn run(body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let lab = Self::new()?;
+        Self::new()?.test(body)
+    }
+
+    /// As [`Self::run`], while there is no other lab on the machine: for a test that needs all of its processors.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_alone(body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        needs::check()?;
+        Self::make(Slot::take_all()?)?.test(body)
+    }
+
+    fn test(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let lab = self;
         let result = body(&lab);
         if result.is_err() {
             lab.keep.set(true);

@@ -222,7 +222,7 @@ impl Node {
         if due(self.sweep_at_us) {
             let is_over = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
             self.log.trim(now.monotonic_us);
-            self.beaten.trim(now.monotonic_us);
+            self.beaten.trim(now.monotonic_us, |owner, epoch| self.store.is_over(owner, epoch));
             let pause = if is_over { SWEEP_US } else { SWEEP_STEP_US };
             let again = now.monotonic_us.saturating_add(pause);
             self.sweep_at_us = if self.store.is_empty() { None } else { Some(again) };

@@ -96,12 +96,14 @@ pub enum Command {
 /// What the end of a link says of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerIs {
-    /// Dead, cut off, or kept out.
+    /// Kept out, or at fault.
     Gone,
+    /// Dead or cut off, or this host was: nothing was heard of it for a second.
+    Silent,
     /// Without a daemon in a moment: it closed the link in order, as one does that is stopped or restarted. Its host may be well.
     Leaving,
     /// Well, daemon and all: it has forgotten the link and says so (RFC 9000 §10.3), as it does when it has not heard of this host for
-    /// a second. Whoever restarts cannot say that.
+    /// a second. A daemon that was restarted cannot say that; one that has closed the link, and whose word of that was lost, can.
     Well,
 }
 

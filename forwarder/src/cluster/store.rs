@@ -112,6 +112,12 @@ impl Store {
         }
     }
 
+    /// Whether the owner is known to have begun another epoch.
+    #[must_use]
+    pub fn is_over(&self, owner: NodeId, epoch: Epoch) -> bool {
+        is_over(&self.epochs, owner.number(), epoch)
+    }
+
     /// The claims held, with those whose end has passed but that are not swept yet.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -188,9 +194,8 @@ impl Store {
             looks += before + 1;
             let Self { held, epochs, .. } = self;
             table.retain(|claim| {
-                let present = epochs.get(usize::from(claim.owner())).copied().flatten();
-                let is_present = present.is_none_or(|epoch| epoch == claim.epoch());
-                let stays = is_present && claim.expires_us().saturating_add(LINGER_US) > now_us;
+                let has_ended = claim.expires_us().saturating_add(LINGER_US) <= now_us;
+                let stays = !has_ended && !is_over(epochs, claim.owner(), claim.epoch());
                 if !stays {
                     take_one(held, claim.owner());
                 }
@@ -279,6 +284,11 @@ impl Store {
 const fn hash(key: u64, salt: u64) -> u64 {
     let wide = (key ^ salt) as u128 * 0x9e37_79b9_7f4a_7c15;
     ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
+}
+
+fn is_over(epochs: &[Option<Epoch>], owner: u16, epoch: Epoch) -> bool {
+    let present = epochs.get(usize::from(owner)).copied().flatten();
+    present.is_some_and(|present| present != epoch)
 }
 
 fn add_one(held: &mut [u32], owner: u16) {

@@ -1,6 +1,7 @@
 //! Between the kernel's ring buffer, the cluster's core and its links: what comes in, and what the core wants done.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use forwarder_common::{
     ids::{Epoch, NodeId, Tick},
 };
 
-use super::{Daemon, now};
+use super::{Daemon, Stand, now};
 use crate::{
     cluster::{
         core::{LocalClaim, MapWrite, Node, Output, ProtocolError},
@@ -82,11 +83,13 @@ impl Daemon {
 
     pub(super) fn link_event(&mut self, event: Event) -> Result<()> {
         // Before anything is concluded from a link's end.
-        self.notice_a_stand()?;
+        self.keep_lease()?;
         match event {
             Event::LinkUp { peer, address, again } => {
                 if !again {
                     log::info!("node {}: link up, {address}", peer.number());
+                } else if let Some(stand) = &mut self.stand {
+                    stand.ended(peer);
                 }
                 self.parted.remove(&peer);
                 self.peers.linked(peer, address);
@@ -95,10 +98,15 @@ impl Daemon {
             Event::LinkDown { peer, reason, peer_is } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
                 self.peers.unlinked(peer, reason);
+                let stood = self.stand.as_mut().is_some_and(|stand| stand.ended(peer));
                 // It was this host that was away.
-                let is_well = self.rejoin.as_mut().is_some_and(|rejoin| rejoin.ended(peer)) || peer_is == PeerIs::Well;
+                let is_well = peer_is == PeerIs::Well || (peer_is == PeerIs::Silent && stood);
                 if !is_well {
                     self.peers.choose(&mut self.dataplane)?;
+                } else if self.stand.is_none() && self.peers.linked_ones().is_empty() {
+                    log::warn!("all peers have forgotten this host: it was away");
+                    self.stand = Some(Stand::new(BTreeSet::new(), true, Instant::now()));
+                    self.leave_to_peers()?;
                 }
                 if is_well || peer_is == PeerIs::Leaving {
                     // Its programs and its proxy go on, with or without its daemon: packets still find their owner there.
@@ -110,10 +118,9 @@ impl Daemon {
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                if self.rejoin.is_none() {
-                    // Or in the other one, where the program could not read the message.
-                    self.slow.take_punts(self.punts.get_mut(), &mut around!(self));
-                }
+                // Or in the other one, where the program could not read the message.
+                let rejoins = self.rejoins();
+                self.slow.take_punts(self.punts.get_mut(), rejoins, &mut around!(self));
                 let result = self.node.handle_message(peer, &bytes, now());
                 self.drop_unless_ok(peer, result);
             }

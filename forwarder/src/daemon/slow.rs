@@ -40,6 +40,8 @@ pub(super) struct Slow {
     /// Where packets arrive that came through the socket.
     main: u32,
     buffer: Vec<u8>,
+    /// What waits until the daemon knows its peers again.
+    late: Vec<(Punt, Vec<u8>)>,
 }
 
 /// What the daemon lends to the slow path for one turn.
@@ -117,6 +119,7 @@ impl Slow {
             interfaces: BTreeMap::new(),
             main: 0,
             buffer: vec![0; DATAGRAM],
+            late: Vec::new(),
         };
         slow.set_interfaces(interfaces);
         Ok(slow)
@@ -135,8 +138,9 @@ impl Slow {
         self.interfaces = interfaces.attached().map(|interface| (interface.ifindex, interface.clone())).collect();
     }
 
-    /// Takes punted packets out of the ring buffer; whether it was emptied.
-    pub(super) fn take_punts(&mut self, punts: &mut RingBuf<MapData>, around: &mut Around<'_>) -> bool {
+    /// Takes punted packets out of the ring buffer; whether it was emptied. While the daemon `rejoins` and cannot ask for their owners,
+    /// those that have arrived are only laid aside: as many as were in the ring buffer, since no more are handed over.
+    pub(super) fn take_punts(&mut self, punts: &mut RingBuf<MapData>, rejoins: bool, around: &mut Around<'_>) -> bool {
         for _ in 0..PUNTS_A_TURN {
             let Some(item) = punts.next() else { return true };
             let Some((head, frame)) = item.split_at_checked(size_of::<Punt>()) else {
@@ -151,11 +155,20 @@ impl Slow {
                 if let Some(packet) = self.sent.put(frame, around.now.monotonic_us) {
                     own::claim_packet(self.hash_keys, &packet, around);
                 }
+            } else if rejoins {
+                self.late.push((head, frame.to_vec()));
             } else {
                 self.path.handle_punt(head, frame, &around.sight(), around.now.monotonic_us);
             }
         }
         false
+    }
+
+    /// Takes what was laid aside.
+    pub(super) fn take_late(&mut self, around: &Around<'_>) {
+        for (head, frame) in std::mem::take(&mut self.late) {
+            self.path.handle_punt(head, &frame, &around.sight(), around.now.monotonic_us);
+        }
     }
 
     /// Takes a datagram that has arrived and all that wait behind it.

@@ -96,6 +96,11 @@ impl Standing {
         self.stops = true;
     }
 
+    /// Whether the daemon is about to end.
+    pub(super) const fn stops(&self) -> bool {
+        self.stops
+    }
+
     /// Whether the daemon looks for its peers again: until then, new transactions are left to them.
     pub(super) const fn set_rejoins(&mut self, rejoins: bool) {
         self.rejoins = rejoins;

@@ -88,7 +88,7 @@ fn a_killed_peer_is_noticed_by_its_silence_and_comes_back() {
     two.kill();
     one.poll_until("the link goes down", |seen| !seen.is_up(2));
     let end = one.seen.lock().unwrap().end();
-    assert_eq!(end, Some(("timed out".to_owned(), PeerIs::Gone)), "by its silence alone: it has said no goodbye");
+    assert_eq!(end, Some(("timed out".to_owned(), PeerIs::Silent)), "by its silence alone: it has said no goodbye");
     let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
     one.poll_until("node 2 comes up again", |seen| seen.is_up(2));
     claims_flow(&one, 1, &two, 11);

@@ -101,6 +101,14 @@ impl Lab {
         ))
     }
 
+    /// Lets no packet of an edge's daemon through to the others; theirs still reach it.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn mute_links(&self, edge: u8) -> Result<()> {
+        self.links(&format!("iifname \"{}\" udp dport {CLUSTER_PORT} drop", Host::Edge(edge).name()))
+    }
+
     fn links(&self, rules: &str) -> Result<()> {
         let text = format!(
             "table inet links {{\n chain forward {{\n  type filter hook forward priority filter; policy accept;\n  \

@@ -47,7 +47,7 @@ fn a_flood_of_unknown_replies_leaves_calls_and_memory_alone_v6() -> Result<()> {
 
 /// The flood lasts as long as so many calls.
 fn flood_harms_nothing(family: Family, count: u32) -> Result<()> {
-    Lab::run(|lab| {
+    Lab::run_alone(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
         lab.spray(&Spray::FromPort { port: PORT, edge: 1 })?;

@@ -1,19 +1,25 @@
-//! Daemons that stand still and go on, as on a virtual machine that is moved: shorter than a link lives, and longer.
+//! Daemons that stand still and go on, or that nobody hears for a while, as on a virtual machine that is moved: shorter than a link
+//! lives, and longer.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tests::forwarder::Cluster;
-use tests::lab::Family;
+use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
 use tests::sipp::Shape;
+use tests::traffic::{Endpoint, Sip, vip};
 
 use crate::restarts::{RATE, now, under_load};
 
-/// Less than the second after which a silent link ends.
-const SHORT: Duration = Duration::from_millis(700);
+/// Less than the second after which a silent link ends, with the pause between two keep-alives.
+const SHORT: Duration = Duration::from_millis(600);
+/// Longer than that, and less than the programs' patience with their daemon.
+const MEDIUM: Duration = Duration::from_millis(1200);
 /// Longer than that, and than the programs' patience with their daemon.
 const LONG: Duration = Duration::from_secs(4);
+/// Tries to be heard again before oneself misses the others.
+const MUTED: usize = 5;
 /// From then on, after a daemon has come to a stand, every new call completes; in microseconds.
 const SOON_US: u64 = 1_500_000;
 /// What comes late is sent again, as UDP asks: sipp's callee is told to bear that.
@@ -54,6 +60,62 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
     ensure!(before.lost() == 0, "{} calls that began before the pause were lost", before.lost());
     ensure!(after.lost() == 0, "{} calls that began long after it had begun were lost", after.lost());
     Ok(())
+}
+
+#[test]
+fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<()> {
+    let [before, _, after] = under_load(Family::V4, 16 * RATE, SHAPE, |cluster| {
+        let (from, before) = (now()?, cluster.edge(2)?.outcomes()?);
+        for pause in [MEDIUM, LONG / 2, MEDIUM, LONG / 2] {
+            stand_still(cluster, pause)?;
+            // Not always long enough to find all peers again.
+            wait("it has gone on for a moment", SHORT / 4)?;
+        }
+        cluster.wait_until_linked()?;
+        wait("it has gone on for a while", SHORT)?;
+        let alone = cluster.edge(2)?.outcomes()?.of("local_alone") - before.of("local_alone");
+        ensure!(alone == 0, "for a moment the other edges counted as down");
+        Ok([from, now()?])
+    })?;
+    eprintln!("before {before:?}, after {after:?}");
+    ensure!(before.begun > 100 && after.begun > 80, "the pauses were not in the middle");
+    ensure!(before.lost() + after.lost() == 0, "calls were lost");
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_nobody_has_heard_for_a_second_takes_nobody_for_dead_and_is_looked_after() -> Result<()> {
+    let family = Family::V4;
+    Lab::run(|lab| {
+        let mut cluster = Cluster::start(lab, family)?;
+        let client = Endpoint::client(lab, family)?;
+        let (proxy, owner) = (Endpoint::proxy(lab, 2, family)?, Endpoint::proxy(lab, 1, family)?);
+        let call = Sip { call_id: "muted@lab", cseq: 1, method: "INVITE", branch: "z9hG4bKm", via: client.address()? };
+        owner.send(&call.response("180 Ringing"), client.address()?)?;
+        cluster.wait_for_owner(call.call_id, call.cseq, None, 1)?;
+        lab.spray(&Spray::To(2))?;
+        for _ in 0..MUTED {
+            lab.mute_links(2)?;
+            cluster.edge(1)?.wait_for_peers(1)?;
+            cluster.edge(3)?.wait_for_peers(1)?;
+            lab.mend_links()?;
+            poll_until_true("the others have edge 2 again", LONG, || {
+                for _ in 0..20 {
+                    client.send(&call.request(), vip(family))?;
+                }
+                Ok(cluster.edge(1)?.peers_up()? == 2 && cluster.edge(3)?.peers_up()? == 2)
+            })?;
+            if cluster.edge(2)?.log().contains("all peers have forgotten this host") {
+                ensure!(proxy.is_empty()?, "what edge 1 owns went to the proxy of edge 2");
+                return cluster.stop();
+            }
+            // The machine was so slow that edge 2 was the first to miss the others. Then they were down for it.
+            while !proxy.is_empty()? {
+                proxy.receive()?;
+            }
+        }
+        bail!("edge 2 was never told that its links are forgotten")
+    })
 }
 
 /// Stops the daemon of edge 2 as the kernel sees it, and lets it go on.

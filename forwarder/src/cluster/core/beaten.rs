@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use forwarder_common::ids::NodeId;
+use forwarder_common::ids::{Epoch, NodeId};
 
 use super::asks::send_asks;
 use super::{Node, Now};
@@ -39,10 +39,10 @@ impl Beaten {
         claims.find(|(held, other)| *held == key && other.owner == owner).map(|(_, claim)| *claim)
     }
 
-    /// Frees what has ended.
-    pub(super) fn trim(&mut self, now_us: u64) {
+    /// Frees what has ended, and what is of an epoch that is over.
+    pub(super) fn trim(&mut self, now_us: u64, is_over: impl Fn(NodeId, Epoch) -> bool) {
         for claims in self.0.values_mut() {
-            claims.retain(|(_, claim)| claim.expires_us > now_us);
+            claims.retain(|(_, claim)| claim.expires_us > now_us && !is_over(claim.owner, claim.epoch));
         }
         self.0.retain(|_, claims| !claims.is_empty());
     }

@@ -55,7 +55,7 @@ impl Node {
             (held.state, held.epoch, held.underlay, held.listen)
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
-        let changed = !state.up || !state.hello.is_some_and(same);
+        let changed = first || !state.up || !state.hello.is_some_and(same);
         let forgets = state.hello.is_some_and(|held| held.life != hello.life && held.epoch == hello.epoch);
         if let (None, Some(epoch)) = (state.hello, hello.your_epoch) {
             // It has not heard of this life yet when it says its first word.
@@ -83,7 +83,14 @@ impl Node {
         }
         // It is to be confirmed, by a digest if nothing else is said.
         self.digests.schedule(now);
-        early.into_iter().for_each(|claims| self.take_batch(peer, claims, now));
+        for claims in early {
+            if self.is_void(peer, claims.epoch) {
+                // It was not early but late, and would seem valid when the epoch's number comes round.
+                self.counters.batches_dropped += 1;
+            } else {
+                self.take_batch(peer, claims, now);
+            }
+        }
         Ok(())
     }
 

@@ -168,6 +168,7 @@ fn peer_is(end: &End) -> PeerIs {
     match end {
         End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => PeerIs::Leaving,
         End::Closed(ConnectionError::Reset) => PeerIs::Well,
+        End::Closed(ConnectionError::TimedOut) => PeerIs::Silent,
         _ => PeerIs::Gone,
     }
 }
