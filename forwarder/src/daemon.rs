@@ -243,7 +243,8 @@ impl Daemon {
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
                 Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
-                ready = self.punts.readable_mut() => {
+                // After a stand they are only laid aside, but it is not noticed yet.
+                ready = self.punts.readable_mut(), if !self.may_have_stood() => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
                     take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
@@ -260,8 +261,13 @@ impl Daemon {
                     let _ = answer.send(self.answer(request));
                 }
                 () = &mut rejoined, if !is_rejoined => {
-                    is_rejoined = true;
-                    self.peers.settle(&mut self.dataplane)?;
+                    if self.may_have_stood() {
+                        // No peer could come back meanwhile.
+                        rejoined.as_mut().reset(tokio::time::Instant::now() + REJOIN);
+                    } else {
+                        is_rejoined = true;
+                        self.peers.settle(&mut self.dataplane)?;
+                    }
                 }
                 _ = lease.tick() => {}
                 _ = checks.tick() => self.check()?,
@@ -304,6 +310,10 @@ impl Daemon {
         if self.is_handed_over { self.dataplane.renew_lease(dataplane::monotonic_ns()) } else { Ok(()) }
     }
 
+    fn may_have_stood(&self) -> bool {
+        self.renewed.elapsed() >= stand::SHORT
+    }
+
     fn stood_still(&mut self, stood: Duration, now: Instant) -> Result<()> {
         let is_death = stood >= dataplane::LEASE;
         let what = if is_death { ": its programs and its peers took it for dead" } else { "" };
@@ -312,9 +322,10 @@ impl Daemon {
         if linked.is_empty() && self.parted.is_empty() {
             return Ok(());
         }
-        self.parted.values_mut().for_each(|due| *due = now + REJOIN);
+        // Nobody could come back meanwhile.
+        self.parted.values_mut().for_each(|due| *due += stood);
         match &mut self.stand {
-            Some(stand) => stand.again(linked, is_death, now),
+            Some(stand) => stand.again(linked, is_death, stood),
             None => self.stand = Some(Stand::new(linked, is_death, now)),
         }
         if is_death { self.leave_to_peers() } else { Ok(()) }
@@ -323,7 +334,8 @@ impl Daemon {
     /// Until this daemon knows its peers again they look after this node.
     fn leave_to_peers(&mut self) -> Result<()> {
         self.is_handed_over = false;
-        self.dataplane.close_hand_over()
+        self.dataplane.close_hand_over()?;
+        self.dataplane.end_lease(dataplane::monotonic_ns())
     }
 
     /// Whether this daemon was dead for all others and has not found them again.

@@ -146,7 +146,7 @@ impl Dataplane {
         self.maps.open_hand_over(&program)
     }
 
-    /// From now on packets that would be handed over pass.
+    /// From now on packets that would be handed over pass; harmless where none are.
     ///
     /// # Errors
     /// The kernel refuses the write.

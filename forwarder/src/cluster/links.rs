@@ -102,8 +102,8 @@ pub enum PeerIs {
     Silent,
     /// Without a daemon in a moment: it closed the link in order, as one does that is stopped or restarted. Its host may be well.
     Leaving,
-    /// Well, daemon and all: it has forgotten the link and says so (RFC 9000 §10.3), as it does when it has not heard of this host for
-    /// a second. A daemon that was restarted cannot say that; one that has closed the link, and whose word of that was lost, can.
+    /// Well, daemon and all: it has another link to this node, or it has forgotten this one and says so (RFC 9000 §10.3), as it does
+    /// when it has not heard of this host for a second. A daemon that was restarted cannot say that; one that has closed the link, and whose word of that was lost, can.
     Well,
 }
 

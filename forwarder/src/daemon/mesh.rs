@@ -97,22 +97,22 @@ impl Daemon {
             }
             Event::LinkDown { peer, reason, peer_is } => {
                 log::warn!("node {}: link down: {reason}", peer.number());
-                self.peers.unlinked(peer, reason);
                 let stood = self.stand.as_mut().is_some_and(|stand| stand.ended(peer));
                 // It was this host that was away.
                 let is_well = peer_is == PeerIs::Well || (peer_is == PeerIs::Silent && stood);
-                if !is_well {
-                    self.peers.choose(&mut self.dataplane)?;
-                } else if self.stand.is_none() && self.peers.linked_ones().is_empty() {
-                    log::warn!("all peers have forgotten this host: it was away");
-                    self.stand = Some(Stand::new(BTreeSet::new(), true, Instant::now()));
-                    self.leave_to_peers()?;
-                }
+                self.peers.unlinked(peer, reason, is_well, &mut self.dataplane)?;
                 if is_well || peer_is == PeerIs::Leaving {
                     // Its programs and its proxy go on, with or without its daemon: packets still find their owner there.
                     self.parted.insert(peer, Instant::now() + REJOIN);
                 } else {
                     self.node.handle_link_down(peer, now());
+                }
+                // Of two that have lost each other, either may be the one that was away.
+                let is_alone = self.parted.len() > 1 && self.peers.linked_ones().is_empty();
+                if is_well && is_alone && self.stand.is_none() {
+                    log::warn!("all peers have forgotten this host: it was away");
+                    self.stand = Some(Stand::new(BTreeSet::new(), true, Instant::now()));
+                    self.leave_to_peers()?;
                 }
             }
             Event::Message { peer, bytes } => {

@@ -40,6 +40,8 @@ struct Known {
     link: Option<SocketAddr>,
     /// The link stands now.
     linked: bool,
+    /// Without a link: the peer's daemon is well all the same.
+    is_well: bool,
     state: State,
     reason: Option<String>,
     since: Instant,
@@ -58,6 +60,8 @@ pub(super) struct Peers {
     known: BTreeMap<NodeId, Known>,
     hops: NextHops,
     wanted: watch::Sender<Vec<IpAddr>>,
+    /// Who may gather, and who may take new transactions, as last chosen from.
+    choice: (Vec<u16>, Vec<u16>),
     /// By slot, as the kernel has it.
     gatherers: Vec<u16>,
     /// As above.
@@ -74,6 +78,7 @@ impl Peers {
             known: BTreeMap::new(),
             hops: NextHops::new(),
             wanted,
+            choice: (Vec::new(), Vec::new()),
             gatherers: Vec::new(),
             takers: Vec::new(),
         }
@@ -83,6 +88,7 @@ impl Peers {
         self.known.entry(id).or_insert_with(|| Known {
             link: None,
             linked: false,
+            is_well: false,
             state: State::Joining,
             reason: None,
             since: Instant::now(),
@@ -102,13 +108,21 @@ impl Peers {
         peer.since = Instant::now();
     }
 
-    /// A link is gone: its daemon gathers and takes nothing from the next [`Self::choose`] on, though its node may count as up for a
-    /// while.
-    pub(super) fn unlinked(&mut self, id: NodeId, reason: String) {
+    /// A link is gone. Unless the peer's daemon is well and it was this host that was away, it gathers and takes nothing from now on, though
+    /// its node may count as up for a while.
+    pub(super) fn unlinked(
+        &mut self,
+        id: NodeId,
+        reason: String,
+        is_well: bool,
+        dataplane: &mut Dataplane,
+    ) -> Result<()> {
         let peer = self.entry(id);
         peer.linked = false;
+        peer.is_well = is_well;
         peer.reason = Some(reason);
         peer.since = Instant::now();
+        self.choose(dataplane)
     }
 
     /// The peers whose links stand.
@@ -127,6 +141,9 @@ impl Peers {
         dataplane: &mut Dataplane,
     ) -> Result<()> {
         let peer = self.entry(id);
+        if peer.up && !up {
+            log::info!("node {} counts as down: its transactions are served where their packets land", id.number());
+        }
         (peer.up, peer.state, peer.epoch, peer.underlay) = (up, state, epoch, Some(underlay));
         self.choose(dataplane)?;
         let mut wanted: Vec<_> = self.known.values().filter_map(|peer| peer.underlay).collect();
@@ -197,11 +214,16 @@ impl Peers {
     }
 
     /// Chooses anew who gathers which fragments, and who takes which new transactions, if the peers have changed.
-    pub(super) fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
-        let linked = || self.known.iter().filter(|(_, peer)| peer.up && peer.linked);
-        let with_self: Vec<_> = linked().map(|(id, _)| id.number()).chain([self.node.number()]).collect();
-        let healthy: Vec<_> = linked().filter(|(_, peer)| peer.state == State::Up).map(|(id, _)| id.number()).collect();
-        let (gatherers, takers) = (by_rendezvous(&with_self), by_rendezvous(&healthy));
+    fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
+        let able = || self.known.iter().filter(|(_, peer)| peer.up && (peer.linked || peer.is_well));
+        let with_self: Vec<_> = able().map(|(id, _)| id.number()).chain([self.node.number()]).collect();
+        let healthy: Vec<_> = able().filter(|(_, peer)| peer.state == State::Up).map(|(id, _)| id.number()).collect();
+        let choice = (with_self, healthy);
+        if choice == self.choice {
+            return Ok(());
+        }
+        let (gatherers, takers) = (by_rendezvous(&choice.0), by_rendezvous(&choice.1));
+        self.choice = choice;
         if gatherers != self.gatherers {
             dataplane.set_gatherers(&gatherers)?;
             self.gatherers = gatherers;

@@ -33,11 +33,11 @@ impl Stand {
         Self { over: now, linked, is_death }
     }
 
-    /// It stood still once more, before all was well again.
-    pub(super) fn again(&mut self, linked: BTreeSet<NodeId>, is_death: bool, now: Instant) {
+    /// It stood still once more, for so long, before all was well again: that time does not count.
+    pub(super) fn again(&mut self, linked: BTreeSet<NodeId>, is_death: bool, stood: Duration) {
         self.linked.extend(linked);
         self.is_death |= is_death;
-        self.over = now;
+        self.over += stood;
     }
 
     /// The link to a peer has ended, or another has taken its place; whether it stood when the daemon did.
@@ -88,12 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn a_second_stand_begins_the_wait_anew_and_excuses_the_links_that_stood_by_then() {
-        let start = Instant::now();
+    fn a_second_stand_lengthens_the_wait_by_itself_and_excuses_the_links_that_stood_by_then() {
+        let (start, stood) = (Instant::now(), 2 * REJOIN);
         let mut stand = Stand::new([peer(2), peer(3)].into(), true, start);
         assert!(stand.ended(peer(2)));
-        stand.again([peer(2)].into(), false, start + REJOIN);
-        assert!(stand.is_death() && !stand.is_past(true, start + REJOIN));
-        assert!(stand.ended(peer(2)) && stand.ended(peer(3)) && stand.is_past(true, start + REJOIN));
+        stand.again([peer(2)].into(), false, stood);
+        assert!(stand.is_death() && !stand.is_past(true, start + stood));
+        assert!(stand.ended(peer(2)) && stand.ended(peer(3)) && stand.is_past(true, start + stood));
+        assert!(!stand.is_past(false, start + stood) && stand.is_past(false, start + stood + REJOIN), "not for ever");
     }
 }

@@ -70,6 +70,15 @@ impl Dataplane {
         self.set_duty(self.duty.drains(), now_ns + LEASE.as_nanos() as u64)
     }
 
+    /// Says that the daemon, which lives, cannot look after this node: as if its lease were over by now, so peers do for as long as they
+    /// would after a death at this moment.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn end_lease(&mut self, now_ns: u64) -> Result<()> {
+        self.set_duty(self.duty.drains(), now_ns)
+    }
+
     fn set_duty(&mut self, drains: bool, lease_ns: u64) -> Result<()> {
         self.duty = abi::Duty::new(self.diverts, drains, lease_ns);
         self.maps.set_duty(self.duty)

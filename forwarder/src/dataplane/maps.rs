@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, MapData, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     programs::ProgramFd,
 };
 use forwarder_common::{
@@ -50,7 +50,7 @@ pub(super) struct Maps {
 /// Takes a map out of the object.
 pub(super) fn take<T>(ebpf: &mut Ebpf, name: &str) -> Result<T>
 where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    T: TryFrom<aya::maps::Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).with_context(|| format!("find map {name} in the kernel programs"))?;
     T::try_from(map).with_context(|| format!("open map {name}"))
@@ -175,7 +175,10 @@ impl Maps {
 
     /// From now on packets that would be handed to the daemon pass.
     pub(super) fn close_hand_over(&mut self) -> Result<()> {
-        self.daemon.clear_index(&0).context("clear map DAEMON")
+        match self.daemon.clear_index(&0) {
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            cleared => cleared.context("clear map DAEMON"),
+        }
     }
 
     /// Writes who gathers the fragments of each slot, 0 for nobody.

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result};
 use crate::poll::poll_until;
 
 /// Labs at a time.
-const SLOTS: u8 = 2;
+const SLOTS: [&str; 2] = ["slot-1", "slot-2"];
+/// Held by whoever chooses a slot, so that one who waits for all is not overtaken for ever.
+const DOOR: &str = "door";
 /// How long a lab waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -26,7 +28,8 @@ impl Slot {
     /// None is free within ten minutes, or the lock files cannot be written.
     pub fn take() -> Result<Self> {
         let lock = poll_until("one of the two lab slots is free", PATIENCE, || {
-            (1..=SLOTS).find_map(|slot| lock(slot).transpose()).transpose()
+            let Some(_door) = lock(DOOR)? else { return Ok(None) };
+            SLOTS.iter().find_map(|slot| lock(slot).transpose()).transpose()
         })?;
         Ok(Self { _locks: vec![lock] })
     }
@@ -36,18 +39,38 @@ impl Slot {
     /// # Errors
     /// As [`Self::take`].
     pub fn take_all() -> Result<Self> {
-        // One after the other, and all who want all in the same order, so that no two hold what the other waits for.
-        let wait = |slot| poll_until(&format!("lab slot {slot} is free"), PATIENCE, || lock(slot));
-        Ok(Self { _locks: (1..=SLOTS).map(wait).collect::<Result<_>>()? })
+        let wait = |name| poll_until(&format!("the lab's {name} is free"), PATIENCE, || lock(name));
+        let _door = wait(DOOR)?;
+        Ok(Self { _locks: SLOTS.into_iter().map(wait).collect::<Result<_>>()? })
     }
 }
 
-/// Locks a slot, if it is free.
-fn lock(slot: u8) -> Result<Option<File>> {
-    let path = std::env::temp_dir().join(format!("siplab-slot-{slot}"));
+/// Takes a lock, if it is free.
+fn lock(name: &str) -> Result<Option<File>> {
+    let path = std::env::temp_dir().join(format!("siplab-{name}"));
     let file = File::options().create(true).append(true).open(&path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
     // SAFETY: flock takes an open descriptor; the lock ends when it is closed.
     let status = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     Ok((status == 0).then_some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_all_slots_is_not_overtaken() -> Result<()> {
+        let (one, other) = (Slot::take()?, Slot::take()?);
+        drop(one);
+        std::thread::scope(|scope| {
+            let all = scope.spawn(|| Slot::take_all().map(drop));
+            let is_waiting = || Ok(lock(DOOR)?.is_none());
+            crate::poll::poll_until_true("somebody waits for all slots", PATIENCE, is_waiting)?;
+            let one_more = scope.spawn(|| Slot::take().map(drop));
+            drop(other);
+            all.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            one_more.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }

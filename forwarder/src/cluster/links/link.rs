@@ -168,6 +168,8 @@ fn peer_is(end: &End) -> PeerIs {
     match end {
         End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => PeerIs::Leaving,
         End::Closed(ConnectionError::Reset) => PeerIs::Well,
+        // It has another link to this node, of which this side has not heard in time.
+        end if closed_as_replaced(end) => PeerIs::Well,
         End::Closed(ConnectionError::TimedOut) => PeerIs::Silent,
         _ => PeerIs::Gone,
     }
