@@ -92,7 +92,7 @@ impl Daemon {
                     stand.ended(peer);
                 }
                 self.parted.remove(&peer);
-                self.peers.linked(peer, address);
+                self.peers.linked(peer, address, &mut self.dataplane)?;
                 self.node.handle_link_up(peer, now());
             }
             Event::LinkDown { peer, reason, peer_is } => {

@@ -100,7 +100,13 @@ impl Peers {
     }
 
     /// A link stands.
-    pub(super) fn linked(&mut self, id: NodeId, address: SocketAddr) {
+    pub(super) fn linked(&mut self, id: NodeId, address: SocketAddr, dataplane: &mut Dataplane) -> Result<()> {
+        self.note_linked(id, address);
+        // It may have counted as up all the time, so that nothing else would be said of it.
+        self.choose(dataplane)
+    }
+
+    fn note_linked(&mut self, id: NodeId, address: SocketAddr) {
         let peer = self.entry(id);
         peer.link = Some(address);
         peer.linked = true;
@@ -117,12 +123,26 @@ impl Peers {
         is_well: bool,
         dataplane: &mut Dataplane,
     ) -> Result<()> {
+        self.note_unlinked(id, reason, is_well);
+        self.choose(dataplane)
+    }
+
+    fn note_unlinked(&mut self, id: NodeId, reason: String, is_well: bool) {
         let peer = self.entry(id);
         peer.linked = false;
         peer.is_well = is_well;
         peer.reason = Some(reason);
         peer.since = Instant::now();
-        self.choose(dataplane)
+    }
+
+    /// Who may gather fragments, and who may take new transactions.
+    fn able(&self) -> (Vec<u16>, Vec<u16>) {
+        let able = || self.known.iter().filter(|(_, peer)| peer.up && (peer.linked || peer.is_well));
+        let healthy = able().filter(|(_, peer)| peer.state == State::Up);
+        (
+            able().map(|(id, _)| id.number()).chain([self.node.number()]).collect(),
+            healthy.map(|(id, _)| id.number()).collect(),
+        )
     }
 
     /// The peers whose links stand.
@@ -215,10 +235,7 @@ impl Peers {
 
     /// Chooses anew who gathers which fragments, and who takes which new transactions, if the peers have changed.
     fn choose(&mut self, dataplane: &mut Dataplane) -> Result<()> {
-        let able = || self.known.iter().filter(|(_, peer)| peer.up && (peer.linked || peer.is_well));
-        let with_self: Vec<_> = able().map(|(id, _)| id.number()).chain([self.node.number()]).collect();
-        let healthy: Vec<_> = able().filter(|(_, peer)| peer.state == State::Up).map(|(id, _)| id.number()).collect();
-        let choice = (with_self, healthy);
+        let choice = self.able();
         if choice == self.choice {
             return Ok(());
         }
@@ -332,4 +349,30 @@ const fn weight(slot: u64, node: u16) -> u64 {
 fn next_hop(hop: &NextHop) -> status::NextHop {
     let mac: Vec<_> = hop.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     status::NextHop { interface: hop.interface.clone(), mac: mac.join(":"), mtu: hop.mtu }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_gathers_and_takes_with_a_link_or_where_this_host_was_away() {
+        let (id, address) = (|number| NodeId::new(number).unwrap(), "10.9.3.2:7470".parse().unwrap());
+        let mut peers = Peers::new(id(1), "10.9.2.2".parse().unwrap(), watch::channel(Vec::new()).0);
+        for number in [2, 3] {
+            peers.note_linked(id(number), address);
+            let peer = peers.entry(id(number));
+            (peer.up, peer.state) = (true, State::Up);
+        }
+        peers.entry(id(3)).state = State::Draining;
+        assert_eq!(peers.able(), (vec![2, 3, 1], vec![2]));
+        peers.note_unlinked(id(2), "reset by peer".to_owned(), true);
+        assert_eq!(peers.able(), (vec![2, 3, 1], vec![2]), "it is well");
+        peers.note_unlinked(id(2), "the daemon ends".to_owned(), false);
+        assert_eq!(peers.able(), (vec![3, 1], vec![]), "its node is up for a while, without a daemon");
+        peers.note_linked(id(2), address);
+        assert_eq!(peers.able(), (vec![2, 3, 1], vec![2]), "and back, though the core had nothing to say of it");
+        peers.entry(id(2)).up = false;
+        assert_eq!(peers.able(), (vec![3, 1], vec![]));
+    }
 }

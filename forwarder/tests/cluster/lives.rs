@@ -47,16 +47,6 @@ fn a_claim_of_an_epoch_that_is_over_does_not_come_back_with_the_epochs_number() 
 }
 
 #[test]
-fn every_link_says_anew_what_its_peer_is_though_nothing_has_changed() {
-    let mut mesh = Mesh::linked(2, 1);
-    // The shell looks at who is linked when it is told of a peer.
-    mesh.kernels.get_mut(&id(1)).unwrap().up.clear();
-    mesh.link(id(1), id(2));
-    mesh.run_for(1_000_000);
-    assert_eq!(mesh.kernels[&id(1)].up[&id(2)], (true, Epoch::new(0)));
-}
-
-#[test]
 fn a_claim_that_has_lost_does_not_come_back_with_its_epochs_number_either() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(2), 7, 240_000);

@@ -55,7 +55,7 @@ impl Node {
             (held.state, held.epoch, held.underlay, held.listen)
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
-        let changed = first || !state.up || !state.hello.is_some_and(same);
+        let changed = !state.up || !state.hello.is_some_and(same);
         let forgets = state.hello.is_some_and(|held| held.life != hello.life && held.epoch == hello.epoch);
         if let (None, Some(epoch)) = (state.hello, hello.your_epoch) {
             // It has not heard of this life yet when it says its first word.
