@@ -173,6 +173,42 @@ fn packets_that_come_twice_or_much_later_change_nothing() {
 }
 
 #[test]
+fn a_link_that_ends_before_its_hello_is_no_breach() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.connect(one.address).unwrap();
+    raw.runtime.block_on(send(&connection, &[]));
+    one.poll_until("the link of node 3 ends", |seen| seen.downs() == 1);
+    let seen = one.seen.lock().unwrap();
+    assert_eq!(seen.end(), Some(("no hello".to_owned(), PeerIs::Gone)));
+    assert_eq!((seen.counters.links.links_dropped, seen.counters.core.protocol_errors), (0, 0));
+    drop(seen);
+    drop(two);
+}
+
+#[test]
+fn a_link_that_ends_leaves_no_message_that_looks_whole_and_is_not() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let first = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    // It takes the place of the first one, on which a stream waits for its message.
+    let second = raw.link(one.address, 1);
+    let lengths = raw.runtime.block_on(async {
+        let mut lengths = Vec::new();
+        while let Ok(mut stream) = first.accept_uni().await {
+            lengths.extend(stream.read_to_end(1 << 20).await.map(|message| message.len()));
+        }
+        lengths
+    });
+    assert!(!lengths.is_empty() && !lengths.contains(&0), "{lengths:?}");
+    undisturbed(&one, &two, 5);
+    drop(second);
+}
+
+#[test]
 fn a_peer_that_has_forgotten_a_link_is_well_and_one_that_is_silent_may_not_be() {
     let authority = Authority::new("edge");
     let (a, b) = (free("127.0.0.1"), free("127.0.0.1"));

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use quinn::{Connection, ConnectionError, VarInt, WriteError};
+use quinn::{Connection, ConnectionError, SendStream, VarInt, WriteError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -228,13 +228,27 @@ async fn drive(
 async fn write_all(connection: &Connection, queue: &mut queue::Receiver) -> Result<(), End> {
     loop {
         // The stream first: while the peer takes no more, messages wait where they grow old and are counted.
-        let mut stream = connection.open_uni().await.map_err(End::Closed)?;
+        let mut stream = Unfinished(Some(connection.open_uni().await.map_err(End::Closed)?));
         // A queue without a sender is the mesh's doing, which says why by itself.
         let Some(message) = queue.pop().await else { return std::future::pending().await };
-        match stream.write_chunk(message.into()).await {
+        let Some(writer) = &mut stream.0 else { continue };
+        match writer.write_chunk(message.into()).await {
             Err(WriteError::ConnectionLost(error)) => return Err(End::Closed(error)),
             // The peer gives it up, or the stream is at its end already: either way nothing is left to do for it.
-            _ => drop(stream.finish()),
+            _ => drop(stream.0.take().map(|mut whole| whole.finish())),
+        }
+    }
+}
+
+/// A stream whose message is not written yet. Where the link ends before it is, the peer must not take what there is for the whole, as a
+/// stream would say that is only dropped.
+struct Unfinished(Option<SendStream>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            // An error is a stream that has ended already.
+            let _ = stream.reset(VarInt::from_u32(0));
         }
     }
 }
