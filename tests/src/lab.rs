@@ -172,12 +172,11 @@ impl Lab {
     }
 
     fn test(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let lab = self;
-        let result = body(&lab);
+        let result = body(&self);
         if result.is_err() {
-            lab.keep.set(true);
+            self.keep.set(true);
         }
-        result.with_context(|| format!("captures, logs and status are in {}", lab.folder.display()))
+        result.with_context(|| format!("captures, logs and status are in {}", self.folder.display()))
     }
 
     /// How its names begin.

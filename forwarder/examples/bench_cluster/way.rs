@@ -46,14 +46,12 @@ impl Way {
             let (mut client, start) = (None, Instant::now());
             while !over.load(Ordering::Acquire) {
                 let in_turn = start.elapsed().as_nanos() % STOP_EVERY.as_nanos();
-                if in_turn + stop.as_nanos() > STOP_EVERY.as_nanos() {
-                    thread::sleep(LOOK);
-                    continue;
+                if in_turn + stop.as_nanos() <= STOP_EVERY.as_nanos() {
+                    client = take(&front, &mut there).or(client);
+                    take(&back, &mut here);
+                    give(&back, &mut there, Some(server), delay);
+                    give(&front, &mut here, client, delay);
                 }
-                client = take(&front, &mut there).or(client);
-                take(&back, &mut here);
-                give(&back, &mut there, Some(server), delay);
-                give(&front, &mut here, client, delay);
                 thread::sleep(LOOK);
             }
         });

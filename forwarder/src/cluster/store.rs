@@ -112,6 +112,12 @@ impl Store {
         }
     }
 
+    /// The owners' present epochs by their ids, as far as they are known.
+    #[must_use]
+    pub fn epochs(&self) -> &[Option<Epoch>] {
+        &self.epochs
+    }
+
     /// Whether the owner is known to have begun another epoch.
     #[must_use]
     pub fn is_over(&self, owner: NodeId, epoch: Epoch) -> bool {

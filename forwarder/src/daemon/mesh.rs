@@ -45,11 +45,7 @@ impl Daemon {
 
     /// Frees a part of the kernel's table of claims whose owners have begun other epochs.
     pub(super) fn sweep(&mut self) {
-        let mut epochs = self.peers.epochs();
-        if let Some(own) = epochs.get_mut(usize::from(self.config.node.number())) {
-            *own = Some(self.dataplane.epoch());
-        }
-        self.sweep.step(epochs, self.dataplane.claims());
+        self.sweep.step(&self.node, self.dataplane.claims());
     }
 
     /// Takes up certificates and secrets that have changed; those that are of no use are said and left.

@@ -257,17 +257,6 @@ impl Peers {
         self.known.values().any(|peer| peer.up)
     }
 
-    /// The epochs that the peers have said are theirs, by node id.
-    pub(super) fn epochs(&self) -> Vec<Option<Epoch>> {
-        let mut epochs = vec![None; usize::from(NodeId::MAX) + 1];
-        for (id, peer) in self.known.iter().filter(|(_, peer)| peer.underlay.is_some()) {
-            if let Some(epoch) = epochs.get_mut(usize::from(id.number())) {
-                *epoch = Some(peer.epoch);
-            }
-        }
-        epochs
-    }
-
     /// Whether a node with this id is up.
     pub(super) fn is_live(&self, id: NodeId, epoch: Epoch) -> Option<bool> {
         self.known.get(&id).map(|peer| peer.up && peer.epoch == epoch)

@@ -3,9 +3,9 @@
 //! They are void from the moment at which an epoch begins, because the programs compare epochs. But an epoch has one of sixteen numbers:
 //! where a proxy dies again and again, they come round while claims of its first life still last.
 
-use forwarder_common::ids::Epoch;
+use forwarder_common::ids::{Epoch, NodeId};
 
-use crate::dataplane::Table;
+use crate::{cluster::core::Node, dataplane::Table};
 
 /// Slots looked at in one step: 8 MB of memory, some milliseconds. A table for a million claims takes two steps.
 const STEP: usize = 1 << 20;
@@ -21,18 +21,14 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// Looks at the next slots, if there has been another epoch since all were looked at. `epochs` are the present ones of all nodes that
-    /// have said theirs, by node id.
-    pub(super) fn step(&mut self, epochs: Vec<Option<Epoch>>, claims: &Table) {
+    /// Looks at the next slots, if there has been another epoch since all were looked at.
+    pub(super) fn step(&mut self, node: &Node, claims: &Table) {
         let slots = claims.slots();
-        if self.epochs != epochs {
-            (self.epochs, self.left) = (epochs, slots);
+        if self.epochs != node.epochs() {
+            (self.epochs, self.left) = (node.epochs().to_vec(), slots);
         }
         let to = slots.min(self.next + self.left.min(STEP));
-        let is_over = |owner: u16, epoch: Epoch| {
-            let present = self.epochs.get(usize::from(owner)).copied().flatten();
-            present.is_some_and(|present| present != epoch)
-        };
+        let is_over = |owner, epoch| NodeId::new(owner).is_some_and(|owner| node.is_over(owner, epoch));
         claims.clear(self.next..to, is_over);
         self.left -= to - self.next;
         self.next = if to == slots { 0 } else { to };

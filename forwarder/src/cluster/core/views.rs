@@ -1,6 +1,6 @@
 //! What can be asked of a node: for `status`, the metrics, the slow path and the tests.
 
-use forwarder_common::ids::Epoch;
+use forwarder_common::ids::{Epoch, NodeId};
 
 use super::{CoreCounters, Node, Now, PeerView};
 use crate::cluster::ages::AgeSummary;
@@ -18,6 +18,18 @@ impl Node {
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.settings.epoch
+    }
+
+    /// The present epochs of all nodes, by their ids, as far as they are known.
+    #[must_use]
+    pub fn epochs(&self) -> &[Option<Epoch>] {
+        self.store.epochs()
+    }
+
+    /// Whether a node is known to have begun another epoch.
+    #[must_use]
+    pub fn is_over(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.store.is_over(owner, epoch)
     }
 
     /// Claims held, those of peers included; some seconds of ended ones may be among them.
