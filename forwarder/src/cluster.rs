@@ -1,7 +1,8 @@
-//! The cluster: what the nodes tell each other about claims, and how.
+//! How the nodes tell each other about claims.
 //!
-//! [`core`] decides and does no I/O, [`links`] moves bytes over mutual TLS and decides nothing, [`wire`] is what they say. The
-//! daemon owns the [`core::Node`] and stands between them and the kernel's maps:
+//! [`forwarder_core::node`] decides and does no I/O, [`links`] moves bytes over mutual TLS and decides nothing,
+//! [`forwarder_core::wire`] is what they say. The daemon owns the [`forwarder_core::node::Node`] and stands between them and
+//! the kernel's maps:
 //!
 //! ```text
 //! loop {
@@ -34,74 +35,18 @@
 //! The links never wait for the daemon before they take a command, so those sends end. When `events` ends, the links are
 //! broken; the daemon says so and goes on with the claims it has.
 
+use forwarder_core::node::CoreCounters;
 use serde::Serialize;
 
-pub mod ages;
-pub mod core;
 pub mod links;
-mod members;
-pub mod store;
-pub mod wire;
 
 /// What core and links counted, for `status` and the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Claims, batches, conflicts.
     #[serde(flatten)]
-    pub core: core::CoreCounters,
+    pub core: CoreCounters,
     /// Links, refusals, queues.
     #[serde(flatten)]
     pub links: links::LinkCounters,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    /// Names of things that would make the core depend on more than its arguments.
-    const FORBIDDEN: [&str; 10] =
-        ["tokio", "aya", "quinn", "Instant", "SystemTime", "HashMap", "HashSet", "RandomState", "std::thread", "libc"];
-    const SANS_IO: [&str; 24] = [
-        "ages.rs",
-        "core.rs",
-        "core/asks.rs",
-        "core/beaten.rs",
-        "core/budget.rs",
-        "core/inbox.rs",
-        "core/interface.rs",
-        "core/local.rs",
-        "core/log.rs",
-        "core/outbox.rs",
-        "core/ranges.rs",
-        "core/receive.rs",
-        "core/repair.rs",
-        "core/views.rs",
-        "members.rs",
-        "members/identity.rs",
-        "store.rs",
-        "store/held.rs",
-        "store/tests.rs",
-        "store/word.rs",
-        "wire.rs",
-        "wire/codec.rs",
-        "wire/error.rs",
-        "wire/tests.rs",
-    ];
-
-    #[test]
-    fn the_core_knows_no_clock_no_task_and_no_chance() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster");
-        for file in SANS_IO {
-            let text = std::fs::read_to_string(folder.join(file)).unwrap();
-            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                let words = FORBIDDEN.iter().filter(|word| line.contains(**word));
-                assert_eq!(words.count(), 0, "{file}: {line}");
-            }
-        }
-        for part in ["core", "members", "store", "wire"] {
-            let files = std::fs::read_dir(folder.join(part)).map_or(0, Iterator::count);
-            let listed = SANS_IO.iter().filter(|file| file.starts_with(&format!("{part}/"))).count();
-            assert_eq!(files, listed, "list every file of {part}");
-        }
-    }
 }

@@ -59,16 +59,14 @@ use self::{
     sweep::Sweep,
 };
 use crate::{
-    cluster::{
-        core::{Node, NodeSettings, Now},
-        links::{self, Command, Event, Handle},
-    },
+    cluster::links::{self, Command, Event, Handle},
     config::Config,
     control,
     dataplane::{self, Dataplane, preflight},
     identity::{self, Identity, Secrets, Watch},
     metrics, routes,
 };
+use forwarder_core::node::{Node, NodeSettings, Now};
 
 /// Messages that wait between the loop and the links: about 40,000 claims.
 const LINK_QUEUE: usize = 1024;

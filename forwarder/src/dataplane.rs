@@ -43,6 +43,8 @@ pub use self::{
     verify::{VERIFIER_LIMIT, Verified, stacks, verify},
 };
 
+/// Where the build found the object with the kernel programs, for what measures or tests beside it.
+pub const OBJECT_PATH: &str = env!("FORWARDER_EBPF");
 /// The object with the kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 

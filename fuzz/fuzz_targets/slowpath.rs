@@ -5,19 +5,17 @@
 //! arguments.
 #![no_main]
 
-extern crate forwarder_fuzz as forwarder;
-
 use std::collections::BTreeMap;
 
-use forwarder::slowpath::{Action, gather, hold, whole};
+use forwarder_core::slowpath::{Action, gather, hold, whole};
 use forwarder_common::{abi::Punt, geneve, net, outcome::Outcome, verdict::Found};
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code, reason = "the slow path's tests use the rest")]
-#[path = "../../forwarder/tests/slowpath/packets.rs"]
+#[path = "../../forwarder-core/tests/slowpath/packets.rs"]
 mod packets;
 #[allow(dead_code, reason = "as above")]
-#[path = "../../forwarder/tests/slowpath/world.rs"]
+#[path = "../../forwarder-core/tests/slowpath/world.rs"]
 mod world;
 
 use packets::{HASH_KEY, cut, datagram, frame, tunnel, with_id};

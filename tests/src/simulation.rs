@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
-use forwarder::cluster::core::{LocalClaim, MapWrite, Now, Output, State};
 use forwarder_common::abi::Lifetimes;
+use forwarder_core::node::{LocalClaim, MapWrite, Now, Output, State};
 
 use self::counts::Counts;
 use self::host::{Daemon, Host, Limits, host_at};

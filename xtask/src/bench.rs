@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: builds the yardsticks beside the programs, then has `forwarder/examples/bench.rs` measure both; with
-//! `--cluster` first, `forwarder/examples/bench_cluster.rs` measures two daemons and their link, and with `--links 300` one daemon
-//! with so many linked peers.
+//! `cargo xtask bench`: builds the yardsticks beside the programs, then has the crate `bench` measure both; with
+//! `--cluster` first, its `bench_cluster` measures two daemons and their link, and with `--links 300` one daemon with so many
+//! linked peers.
 
 use std::ffi::OsString;
 
@@ -19,7 +19,7 @@ pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
         build(project, Need::Build)?;
         say("bench of daemons and links");
         let mut cargo = project.cargo();
-        cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench_cluster", "--"]);
+        cargo.args(["run", "--quiet", "--release", "--package", "bench", "--bin", "bench_cluster", "--"]);
         return Err(become_command(cargo.args(args.iter().filter(|arg| *arg != "--cluster"))));
     }
     let only_compares = args.iter().any(|arg| arg == "--compare" || arg == "--help");
@@ -27,7 +27,7 @@ pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
         need_root("load programs into the kernel")?;
     }
     let mut cargo = project.cargo();
-    cargo.args(["run", "--quiet", "--release", "--package", "forwarder", "--example", "bench", "--"]);
+    cargo.args(["run", "--quiet", "--release", "--package", "bench", "--bin", "bench", "--"]);
     if is_root() && !only_compares {
         let toolchain = build(project, Need::Build)?;
         let [yardstick, lru] = ebpf::build_yardsticks(project, &toolchain)?;

@@ -33,8 +33,8 @@ use self::{
     counts::Shared,
     mesh::{Mesh, Trust},
 };
-use super::core::Kind;
 use crate::identity::Identity;
+use forwarder_core::node::Kind;
 
 /// Longest datagram in bytes: what fits every path that QUIC works on (RFC 9000 §14), with room for its headers.
 pub const DATAGRAM_BYTES: usize = 1100;

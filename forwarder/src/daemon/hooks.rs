@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::cluster::core::State;
+use forwarder_core::node::State;
 
 /// How long the last words of a hook that has ended are waited for: a program that it has started may keep its output open.
 const LAST_WORDS: Duration = Duration::from_millis(100);

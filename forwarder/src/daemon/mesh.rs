@@ -15,13 +15,11 @@ use forwarder_common::{
 
 use super::{Daemon, Stand, now};
 use crate::{
-    cluster::{
-        core::{LocalClaim, MapWrite, Node, Output, ProtocolError},
-        links::{Command, Event, PeerIs},
-    },
+    cluster::links::{Command, Event, PeerIs},
     dataplane::{self, Dataplane},
     identity::{Change, Identity},
 };
+use forwarder_core::node::{LocalClaim, MapWrite, Node, Output, ProtocolError};
 
 /// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
 const EVENTS_A_TURN: usize = 4096;

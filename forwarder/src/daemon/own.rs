@@ -9,7 +9,8 @@ use forwarder_common::{
 };
 
 use super::{mesh::own_claim, peers::address, slow::Around};
-use crate::{cluster::core::LocalClaim, config::Affinity, slowpath::HashKeys};
+use crate::config::Affinity;
+use forwarder_core::{node::LocalClaim, slowpath::HashKeys};
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
 pub(super) fn claim(hash_keys: HashKeys, frame: &[u8], segment: u32, around: &mut Around<'_>) {

@@ -16,11 +16,11 @@ use forwarder_common::{
 use tokio::sync::watch;
 
 use crate::{
-    cluster::core::State,
     dataplane::Dataplane,
     routes::{NextHop, NextHops, Unreachable},
     status,
 };
+use forwarder_core::node::State;
 
 /// An address in the form of the maps.
 #[must_use]

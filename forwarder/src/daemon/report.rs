@@ -15,15 +15,13 @@ use forwarder_common::{
 
 use super::{Daemon, drain::Drain, hooks::Run, now, state::Proxy};
 use crate::{
-    cluster::{
-        Counters,
-        core::{Node, State},
-    },
+    cluster::Counters,
     config::{self, Affinity},
     control::{self, Owner, Request, Response},
-    dataplane, identity, status,
-    status::Status,
+    dataplane, identity,
+    status::{self, Status},
 };
+use forwarder_core::node::{Node, State};
 
 impl Daemon {
     /// Answers a question; an error is an answer as well.

@@ -17,12 +17,14 @@ use forwarder_common::{
 
 use super::{interfaces::Interfaces, own, peers::Peers};
 use crate::{
-    cluster::core::{Node, Now},
     config::{Affinity, Config},
     dataplane::{self, Dataplane, Interface},
     identity::{self, Secrets},
-    slowpath::{self, Action, HashKeys, Sent, SlowPath, View},
     tunnel::{DATAGRAM, Tunnel},
+};
+use forwarder_core::{
+    node::{Node, Now},
+    slowpath::{self, Action, HashKeys, Sent, SlowPath, View},
 };
 
 /// Punted packets taken in one turn: claims must not wait for a flood to end.

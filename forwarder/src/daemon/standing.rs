@@ -13,11 +13,8 @@ use super::{
     probe::{self, Seen},
     state::{Evidence, Output, Proxy, States},
 };
-use crate::{
-    cluster::core::{Node, Now, State},
-    config::Config,
-    dataplane::Dataplane,
-};
+use crate::{config::Config, dataplane::Dataplane};
+use forwarder_core::node::{Node, Now, State};
 
 /// What is seen of proxies and waits for the loop.
 const SEEN: usize = 256;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use self::proxy::Health;
 pub(super) use self::proxy::{Evidence, Proxy};
-use crate::cluster::core::State;
+use forwarder_core::node::State;
 
 /// How long a node waits at its start for what its peers know, in microseconds: then it is alone, or they are too slow.
 pub(super) const JOIN_US: u64 = 5_000_000;

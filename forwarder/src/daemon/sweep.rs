@@ -5,7 +5,8 @@
 
 use forwarder_common::ids::{Epoch, NodeId};
 
-use crate::{cluster::core::Node, dataplane::Table};
+use crate::dataplane::Table;
+use forwarder_core::node::Node;
 
 /// Slots looked at in one step: 8 MB of memory, some milliseconds. A table for a million claims takes two steps.
 const STEP: usize = 1 << 20;

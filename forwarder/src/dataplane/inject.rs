@@ -23,7 +23,7 @@ use forwarder_common::{
 };
 
 use super::attach;
-use crate::fragments;
+use forwarder_core::fragments;
 
 /// Largest IP packet of an injected frame: with a tunnel header around it, it fits the page of a test run.
 const MTU: usize = 1500;

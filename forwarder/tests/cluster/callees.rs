@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forwarder::cluster::links::{Command, Event};
 
 use super::daemon::{Authority, Daemon, Seen, free};
-use super::mesh::id;
+use super::names::id;
 
 /// The higher id of two waits at least so long for the call of the lower one.
 const SHORTEST_GRACE: Duration = Duration::from_millis(500);

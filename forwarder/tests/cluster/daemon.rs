@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use forwarder::cluster::Counters;
-use forwarder::cluster::core::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use forwarder::cluster::links::{self, Command, Event, LinkView, PeerIs, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::Epoch;
+use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::mesh::{id, underlay};
+use super::names::{id, underlay};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -3,13 +3,13 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use forwarder::cluster::core::Kind;
 use forwarder::cluster::links::{self, Command, DATAGRAM_BYTES, Event, PeerIs, Settings};
-use forwarder::cluster::wire::MESSAGE_BYTES;
+use forwarder_core::node::Kind;
+use forwarder_core::wire::MESSAGE_BYTES;
 use tokio::sync::mpsc;
 
 use super::daemon::{Authority, Daemon, Seen, free};
-use super::mesh::id;
+use super::names::id;
 
 #[track_caller]
 fn claims_flow(from: &Daemon, owner: u16, to: &Daemon, key: u64) {

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use forwarder::cluster::core::{Node, NodeSettings, Now, Output};
 use forwarder::identity::Identity;
 use forwarder_common::ids::Epoch;
+use forwarder_core::node::{Node, NodeSettings, Now, Output};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::runtime::Runtime;
 
-use super::mesh::{id, underlay};
+use super::names::{id, underlay};
 
 pub(crate) struct Raw {
     pub(crate) runtime: Runtime,

@@ -1,7 +1,7 @@
 //! What is counted while a simulation runs.
 
-use forwarder::cluster::ages::Ages;
-use forwarder::cluster::core::Kind;
+use forwarder_core::ages::Ages;
+use forwarder_core::node::Kind;
 
 use super::traffic::Class;
 

@@ -1,7 +1,7 @@
 //! What a scenario does to hosts and network.
 
-use forwarder::cluster::core::{LocalClaim, State};
 use forwarder_common::ids::Epoch;
+use forwarder_core::node::{LocalClaim, State};
 
 use super::host::Host;
 use super::kernel::Told;

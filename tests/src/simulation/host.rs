@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use forwarder::cluster::core::{Node, NodeSettings, Now, State};
-use forwarder::slowpath::{self, HashKeys, SlowPath, View};
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
+use forwarder_core::node::{Node, NodeSettings, Now, State};
+use forwarder_core::slowpath::{self, HashKeys, SlowPath, View};
 
 use super::kernel::{Kernel, Told};
 use super::traffic::{HASH_KEY, PORT, VIP};

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use forwarder::cluster::core::{LocalClaim, MapWrite, Now, State};
 use forwarder_common::{
     abi::Lifetimes,
     ids::{Epoch, NodeId, Tick},
@@ -10,6 +9,7 @@ use forwarder_common::{
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Kind, Verdict, decide},
 };
+use forwarder_core::node::{LocalClaim, MapWrite, Now, State};
 
 /// T4 of RFC 3261 §17.1.1.2 in milliseconds.
 const T4_MS: u64 = 5000;

@@ -3,7 +3,7 @@
 //! Instead of keep-alives there is one event a second after a host or a path falls silent. A message that the network loses
 //! arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what arrives during it.
 
-use forwarder::cluster::core::Kind;
+use forwarder_core::node::Kind;
 
 use super::host::{Wanted, host_of};
 use super::{Event, JOIN_US, Simulation};

@@ -1,11 +1,11 @@
 //! Packets of transactions: where they land, what kernel and slow path do with them, and what the proxies make of them.
 
-use forwarder::cluster::core::Now;
-use forwarder::slowpath::Action;
 use forwarder_common::abi::Punt;
 use forwarder_common::lifetime;
 use forwarder_common::sip::fast::kind;
 use forwarder_common::verdict::Verdict;
+use forwarder_core::node::Now;
+use forwarder_core::slowpath::Action;
 
 use super::host::Host;
 use super::traffic::{self, Leg, Message, Step, Transaction};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forwarder::cluster::core::Now;
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
+use forwarder_core::node::Now;
 
 use super::host::{Host, host_of};
 use super::kernel::Told;

@@ -4,8 +4,8 @@ use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::Duration;
 
-use forwarder::cluster::ages::AgeSummary;
-use forwarder::cluster::core::CoreCounters;
+use forwarder_core::ages::AgeSummary;
+use forwarder_core::node::CoreCounters;
 
 use super::counts::{Fates, Traffic};
 use super::reference::Agreement;

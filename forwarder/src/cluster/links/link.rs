@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::counts::{Linked, Shared, Traffic, count};
 use super::handshake::{Close, HANDSHAKE};
 use super::{DATAGRAM_BYTES, Event, PeerIs, queue, read};
-use crate::cluster::wire::MESSAGE_BYTES;
+use forwarder_core::wire::MESSAGE_BYTES;
 
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
 const SUCCESSOR: Duration = Duration::from_secs(1);

@@ -25,7 +25,7 @@ use super::handshake::{Close, Verified};
 use super::handshakes::{Answer, Handshakes, Outcome};
 use super::link::{self, End, Ended, Setup, Stop};
 use super::{Command, DATAGRAM_BYTES, Event, queue};
-use crate::cluster::core::Kind;
+use forwarder_core::node::Kind;
 
 /// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the first.
 const SIMULTANEOUS: Duration = Duration::from_secs(2);

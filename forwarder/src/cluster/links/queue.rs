@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::counts::{Shared, Traffic, count};
-use crate::cluster::core::Kind;
+use forwarder_core::node::Kind;
 
 /// Most messages waiting for one peer, snapshots aside: 390,000 claims, 9 MB.
 const QUEUE_MESSAGES: usize = 8192;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::link::End;
 use super::{DATAGRAM_BYTES, Event, tls};
-use crate::cluster::wire::MESSAGE_BYTES;
+use forwarder_core::wire::MESSAGE_BYTES;
 
 /// Messages a second for as long as one likes: five times the batches of 100,000 claims/s at the shortest pause.
 const MESSAGES_A_SECOND: u32 = 50_000;

@@ -19,8 +19,8 @@ use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme};
 
-use crate::cluster::wire::MESSAGE_BYTES;
 use crate::identity::Identity;
+use forwarder_core::wire::MESSAGE_BYTES;
 
 /// A silent peer is gone after this: the direct signal of a failure.
 const IDLE_MS: u32 = 1000;

@@ -1,0 +1,367 @@
+//! The slow path: the job of the XDP program for the packets that it cannot finish, with the same verdicts.
+//!
+//! Sans-IO: packets, answers, claims and the time go in by `handle_*`, what is to be done comes out of
+//! [`SlowPath::poll_action`]. It never alters what it delivers, never sends on what came through the tunnel whole, and
+//! loses nothing silently: with [`Ledger`] every packet is accounted for.
+//!
+//! A punted packet is located again (`packet`), a fragment waits for its datagram (`gather`, `whole`), an unknown reply
+//! or CANCEL for its owner (`hold`).
+
+pub mod gather;
+pub mod hold;
+mod interface;
+mod ledger;
+mod packet;
+mod sent;
+mod verdict;
+pub mod whole;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+};
+
+use forwarder_common::{
+    abi::{Address, Punt},
+    ids::NodeId,
+    outcome::Outcome,
+    sip::full::Unkeyable,
+    verdict::Verdict,
+};
+
+pub use interface::{Action, HashKeys, Service, Settings, View};
+pub use ledger::Ledger;
+pub use sent::Sent;
+
+use gather::{Arrival, Gather};
+use hold::{Held, Hold};
+use packet::{Fragment, Keys, Message, Packet};
+use verdict::{verdict, without_answer};
+
+/// Whether a wait ends with this look at the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    Ends,
+}
+
+/// The slow path of one node. After each `handle_*`, poll the actions until there is none.
+#[derive(Debug)]
+pub struct SlowPath {
+    node: NodeId,
+    hash_keys: HashKeys,
+    hold_us: u64,
+    /// Affinity `call` by VIP and port.
+    services: BTreeMap<([u32; 4], u16), bool>,
+    vips: BTreeSet<[u32; 4]>,
+    hold: Hold,
+    gather: Gather,
+    actions: VecDeque<Action>,
+    ledger: Ledger,
+}
+
+impl SlowPath {
+    /// A slow path that has seen nothing yet.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let services: BTreeMap<_, _> = settings
+            .services
+            .iter()
+            .map(|service| ((address(service.address.ip()).0, service.address.port()), service.affinity_call))
+            .collect();
+        Self {
+            node: settings.node,
+            hash_keys: settings.hash_keys,
+            hold_us: settings.hold_us,
+            vips: services.keys().map(|(vip, _)| *vip).collect(),
+            services,
+            hold: Hold::new(),
+            gather: Gather::default(),
+            actions: VecDeque::new(),
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// A frame that the kernel punted. Its reason does not matter: the packet is read anew, and the table may say more by now.
+    pub fn handle_punt(&mut self, head: Punt, frame: &[u8], view: &dyn View, now_us: u64) {
+        self.ledger.came();
+        let frame = frame.get(..head.length as usize).unwrap_or(frame);
+        let Some(packet) = Packet::of_frame(frame) else { return self.count(Outcome::SlowRefused) };
+        if head.reason == Outcome::DecapFragment.number() {
+            match packet.inside() {
+                Some((from, gather, inner)) => self.tunnelled(from, gather, &inner, head.ifindex, view, now_us),
+                None => self.count(Outcome::SlowRefused),
+            }
+        } else if packet.ip.fragment {
+            self.fragment(&packet, head.ifindex, view, now_us);
+        } else {
+            self.judge(packet.bytes.to_vec(), head.ifindex, view, now_us);
+        }
+    }
+
+    /// A tunnel packet that reached the daemon's socket: the IP packet inside, whose tag the caller has verified, and
+    /// whether it carries the mark of a fragment to be gathered. A local proxy gets it at `ifindex`.
+    pub fn handle_tunnel(
+        &mut self,
+        from: NodeId,
+        gather: bool,
+        packet: &[u8],
+        ifindex: u32,
+        view: &dyn View,
+        now_us: u64,
+    ) {
+        self.ledger.came();
+        match Packet::read(packet) {
+            Some(packet) => self.tunnelled(from, gather, &packet, ifindex, view, now_us),
+            None => self.count(Outcome::SlowRefused),
+        }
+    }
+
+    /// The peers' answer to one question: somebody owns the transaction, so that its claim is on its way; or nobody does, and
+    /// where that was the last question of the packet, it waits no longer.
+    pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
+        let is_last = self.hold.answered(ticket);
+        self.settle(ticket, if owned || !is_last { Patience::Waits } else { Patience::Ends }, view);
+        if is_last {
+            self.ask_for_branch(ticket, view);
+        }
+    }
+
+    /// Lets go what has waited long enough.
+    pub fn handle_timeout(&mut self, view: &dyn View, now_us: u64) {
+        self.gather.expire(now_us);
+        while let Some((ticket, _)) = self.hold.first().filter(|(_, due_us)| *due_us <= now_us) {
+            self.settle(ticket, Patience::Ends, view);
+        }
+    }
+
+    /// The daemon stops: all that waits is delivered locally, fragments as they came.
+    pub fn drain_all(&mut self) {
+        while let Some(held) = self.hold.first().and_then(|(ticket, _)| self.hold.take(ticket)) {
+            self.inject(held.ifindex, held.packet, Outcome::SlowReleased);
+        }
+        for fragment in self.gather.drain() {
+            self.inject(fragment.ifindex, fragment.packet, Outcome::SlowReleased);
+        }
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let held = self.hold.first().map(|(_, due_us)| due_us);
+        held.into_iter().chain(self.gather.due_us()).min()
+    }
+
+    /// The kernel refused an action of this slow path: its packet is lost, after it was counted as what it was to be.
+    pub fn handle_failure(&mut self) {
+        self.count(Outcome::SlowFailed);
+    }
+
+    /// A packet on the daemon's socket that is no tunnel packet of a peer.
+    pub fn handle_refused(&mut self) {
+        self.ledger.came();
+        self.count(Outcome::SlowRefused);
+    }
+
+    /// From now on keys are made with these; what waits goes by the old ones.
+    pub const fn set_hash_keys(&mut self, hash_keys: HashKeys) {
+        self.hash_keys = hash_keys;
+    }
+
+    /// How often each outcome of the slow path was reached.
+    pub fn counts(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.ledger().outcomes()
+    }
+
+    /// The whole account.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.with(&self.hold, &self.gather)
+    }
+
+    fn tunnelled(
+        &mut self,
+        from: NodeId,
+        gather: bool,
+        packet: &Packet<'_>,
+        ifindex: u32,
+        view: &dyn View,
+        now_us: u64,
+    ) {
+        let fragment = Fragment::read(packet).filter(|_| packet.ip.fragment && self.is_for_vip(packet));
+        match fragment {
+            Some(fragment) => {
+                let cut_by = (!gather).then_some(from);
+                self.put(&Arrival { packet: *packet, fragment, ifindex, cut_by }, view, now_us);
+            }
+            None if !gather && self.service(packet).is_some() => {
+                self.inject(ifindex, packet.bytes.to_vec(), Outcome::SlowReceived);
+            }
+            None => self.count(Outcome::SlowRefused),
+        }
+    }
+
+    /// A fragment from the wire: to the node that gathers it, or among those that wait here.
+    fn fragment(&mut self, packet: &Packet<'_>, ifindex: u32, view: &dyn View, now_us: u64) {
+        let place = packet.ip.gather_slot(&packet.bytes).zip(Fragment::read(packet));
+        let Some((slot, fragment)) = place else { return self.count(Outcome::SlowRefused) };
+        if !self.is_for_vip(packet) {
+            return self.inject(ifindex, packet.bytes.to_vec(), Outcome::SlowNotSip);
+        }
+        match view.gatherer(slot as usize) {
+            Some(to) if to != self.node => {
+                self.count(Outcome::SlowForwarded);
+                self.actions.push_back(Action::Forward { to, packet: packet.bytes.to_vec(), gather: true });
+            }
+            _ => self.put(&Arrival { packet: *packet, fragment, ifindex, cut_by: None }, view, now_us),
+        }
+    }
+
+    fn put(&mut self, arrival: &Arrival<'_>, view: &dyn View, now_us: u64) {
+        self.count(Outcome::SlowGathering);
+        let Some(whole) = self.gather.put(arrival, now_us) else { return };
+        self.count(Outcome::SlowGathered);
+        if arrival.cut_by.is_none() {
+            return self.judge(whole.packet, whole.ifindex, view, now_us);
+        }
+        // It came through the tunnel for this node: never sent on.
+        let is_service = Packet::read(&whole.packet).is_some_and(|packet| self.service(&packet).is_some());
+        if is_service {
+            self.inject(whole.ifindex, whole.packet, Outcome::SlowReceived);
+        } else {
+            self.count(Outcome::SlowRefused);
+        }
+    }
+
+    /// The ordinary verdict for a whole packet.
+    fn judge(&mut self, packet: Vec<u8>, ifindex: u32, view: &dyn View, now_us: u64) {
+        let message = match self.message(&packet) {
+            Ok(message) => message,
+            Err(outcome) => return self.inject(ifindex, packet, outcome),
+        };
+        match verdict(&message, view) {
+            Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
+            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
+            Verdict::Divert(taker) => self.forward(taker, ifindex, packet, Outcome::SlowDiverted),
+            Verdict::Ask(why) => {
+                let (due_us, questions) = (now_us.saturating_add(self.hold_us), message.all_keys().count());
+                let of_branch = matches!(why, Outcome::UnknownBranch);
+                self.hold(Held { ifindex, packet, message, due_us, questions, of_branch }, view, now_us);
+            }
+        }
+    }
+
+    /// What the packet says, or what it is counted as where it has no key; it is local then.
+    fn message(&self, packet: &[u8]) -> Result<Message, Outcome> {
+        let packet = Packet::read(packet).ok_or(Outcome::SlowNotSip)?;
+        let (payload, affinity_call) = self.service(&packet).ok_or(Outcome::SlowNotSip)?;
+        Message::read(payload, self.hash_keys, affinity_call).map_err(|why| match why {
+            Unkeyable::KeepAlive | Unkeyable::NotSip => Outcome::SlowNotSip,
+            Unkeyable::StartLine
+            | Unkeyable::MissingCallId
+            | Unkeyable::MissingCseq
+            | Unkeyable::CseqForm
+            | Unkeyable::CseqRange => Outcome::SlowLocal,
+        })
+    }
+
+    fn is_for_vip(&self, packet: &Packet<'_>) -> bool {
+        packet.destination().is_some_and(|vip| self.vips.contains(&vip.0))
+    }
+
+    /// The payload of a datagram to a service, and whether that one has affinity `call`.
+    fn service<'a>(&self, packet: &Packet<'a>) -> Option<(&'a [u8], bool)> {
+        let (port, payload) = packet.datagram()?;
+        Some((payload, *self.services.get(&(packet.destination()?.0, port))?))
+    }
+
+    fn hold(&mut self, held: Held, view: &dyn View, now_us: u64) {
+        let (message, of_branch) = (held.message, held.of_branch);
+        match self.hold.put(held, now_us) {
+            Ok(ticket) => {
+                self.count(Outcome::SlowHeld);
+                self.ask(ticket, &message, of_branch);
+            }
+            Err(held) => {
+                let verdict = without_answer(&message, view);
+                self.let_go(held, verdict, Outcome::SlowHoldOverflow);
+            }
+        }
+    }
+
+    fn ask(&mut self, ticket: u64, message: &Message, of_branch: bool) {
+        // Who owns the transaction is known already where only the branch is asked for.
+        let asked = |keys: Keys| if of_branch { keys.reply.unwrap_or(keys.request) } else { keys.request };
+        self.actions.extend(message.all_keys().map(|keys| Action::Ask {
+            ticket,
+            request_key: asked(keys),
+            reply_key: keys.reply.unwrap_or_default(),
+        }));
+    }
+
+    /// Asks for the branch of a packet whose transaction turned out to be owned, once: no claim that comes later ends its wait.
+    fn ask_for_branch(&mut self, ticket: u64, view: &dyn View) {
+        let Some(held) = self.hold.waiting(ticket).filter(|held| !held.of_branch) else { return };
+        let message = held.message;
+        if matches!(verdict(&message, view), Verdict::Ask(Outcome::UnknownBranch)) {
+            (held.of_branch, held.questions) = (true, message.all_keys().count());
+            self.ask(ticket, &message, true);
+        }
+    }
+
+    /// Looks once more for the owner of a packet that waits.
+    fn settle(&mut self, ticket: u64, patience: Patience, view: &dyn View) {
+        let Some(message) = self.hold.message(ticket) else { return };
+        if patience == Patience::Waits && matches!(verdict(&message, view), Verdict::Ask(_)) {
+            return;
+        }
+        if let Some(held) = self.hold.take(ticket) {
+            self.let_go(held, without_answer(&message, view), Outcome::SlowReleased);
+        }
+    }
+
+    /// Sends a packet that waits no longer, or could not, on its way; without an owner it is local under `released`.
+    fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome) {
+        match verdict {
+            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded),
+            Verdict::Divert(taker) => self.forward(taker, held.ifindex, held.packet, Outcome::SlowDiverted),
+            Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
+            // Nobody owns it; or no peer is left that could.
+            Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, released),
+        }
+    }
+
+    fn inject(&mut self, ifindex: u32, packet: Vec<u8>, outcome: Outcome) {
+        self.count(outcome);
+        self.actions.push_back(Action::Inject { ifindex, packet });
+    }
+
+    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome) {
+        if packet.len() <= whole::LONGEST_IN_TUNNEL {
+            self.count(outcome);
+            self.actions.push_back(Action::Forward { to, packet, gather: false });
+            return;
+        }
+        let Some(halves) = Packet::read(&packet).and_then(|whole| whole::halves(&whole)) else {
+            return self.inject(ifindex, packet, Outcome::SlowLocal);
+        };
+        self.count(outcome);
+        self.actions.extend(halves.into_iter().map(|packet| Action::Forward { to, packet, gather: false }));
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        self.ledger.count(outcome);
+    }
+}
+
+const fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}

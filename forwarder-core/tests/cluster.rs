@@ -1,0 +1,22 @@
+//! The cluster's nodes in virtual time.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+#[path = "cluster/asks.rs"]
+mod asks;
+#[path = "cluster/lives.rs"]
+mod lives;
+#[path = "cluster/look_ups.rs"]
+mod look_ups;
+#[path = "cluster/members.rs"]
+mod members;
+#[path = "cluster/mesh.rs"]
+mod mesh;
+#[path = "cluster/node.rs"]
+mod node;
+#[path = "cluster/repair.rs"]
+mod repair;
+#[path = "cluster/schedules.rs"]
+mod schedules;
+#[path = "cluster/words.rs"]
+mod words;

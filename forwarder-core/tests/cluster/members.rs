@@ -1,0 +1,156 @@
+//! Who belongs to the cluster, in virtual time: nobody is told by hand but the seed.
+
+use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_core::node::{Output, ProtocolError};
+use forwarder_core::wire::Message;
+
+use super::mesh::{Mesh, alone, id, pairs};
+
+const LIFETIME_MS: u64 = 37_000;
+/// How long a member that is down is called on.
+const FORGET_US: u64 = 60_000_000;
+
+fn is_up(mesh: &Mesh, node: NodeId, peer: NodeId) -> bool {
+    mesh.kernels.get(&node).unwrap().up.get(&peer).is_some_and(|(up, _)| *up)
+}
+
+fn everybody_sees_everybody(mesh: &Mesh) -> bool {
+    pairs(mesh.nodes.len() as u16).into_iter().all(|(a, b)| is_up(mesh, a, b) && is_up(mesh, b, a))
+}
+
+/// All nodes know one seed, node `seed`, and nothing else.
+fn seeded(nodes: u16, seed: u16, random: u64) -> Mesh {
+    let mut mesh = Mesh::new(nodes, random);
+    mesh.is_calling = true;
+    (1..=nodes).filter(|node| *node != seed).for_each(|node| mesh.link(id(node), id(seed)));
+    mesh
+}
+
+#[test]
+fn nodes_that_know_one_seed_become_a_full_mesh() {
+    for (seed, loss) in [(1, 0), (12, 0), (5, 200)] {
+        let mut mesh = seeded(12, seed, u64::from(seed));
+        mesh.loss = loss;
+        mesh.run_for(if loss == 0 { 3_000_000 } else { 10_000_000 });
+        assert!(everybody_sees_everybody(&mesh), "seed {seed}, loss {loss}");
+        if loss == 0 {
+            assert!(mesh.calls.keys().all(|(from, to)| from < to), "the lower id calls");
+        }
+        assert!(mesh.nodes.values().all(|node| node.members() == 11));
+        assert_eq!(mesh.errors, []);
+    }
+}
+
+#[test]
+fn a_node_that_joins_later_is_known_to_all_within_seconds_and_nobody_is_restarted() {
+    let mut mesh = seeded(8, 3, 1);
+    mesh.run_for(5_000_000);
+    mesh.start(id(9), Epoch::new(0), 1 << 20);
+    mesh.link(id(9), id(3));
+    mesh.run_for(3_000_000);
+    assert!(everybody_sees_everybody(&mesh));
+    mesh.claim(id(9), 7, LIFETIME_MS);
+    mesh.run_for(10_000);
+    assert_eq!(mesh.owners(7), [Some(9); 9]);
+}
+
+/// Cuts all links between the nodes up to `last` and the others, as a partition does; nothing links them until [`heal`].
+fn part(mesh: &mut Mesh, last: u16) -> Vec<(NodeId, NodeId)> {
+    let all = pairs(mesh.nodes.len() as u16);
+    let cut: Vec<_> = all.into_iter().filter(|(a, b)| (a.number() <= last) != (b.number() <= last)).collect();
+    mesh.cut.extend(cut.iter().copied());
+    cut.iter().for_each(|(a, b)| mesh.unlink(*a, *b));
+    cut
+}
+
+#[test]
+fn a_short_partition_heals_by_the_calls_of_the_lower_ids() {
+    let mut mesh = seeded(8, 1, 1);
+    mesh.run_for(3_000_000);
+    part(&mut mesh, 4);
+    mesh.run_for(30_000_000);
+    assert!(!is_up(&mesh, id(1), id(5)) && is_up(&mesh, id(5), id(8)));
+    mesh.cut.clear();
+    mesh.run_for(3_000_000);
+    assert!(everybody_sees_everybody(&mesh));
+    assert_eq!(mesh.errors, []);
+}
+
+#[test]
+fn a_long_partition_is_forgotten_and_heals_by_one_call_of_a_seed() {
+    let mut mesh = seeded(8, 1, 2);
+    mesh.run_for(3_000_000);
+    let cut = part(&mut mesh, 4);
+    mesh.run_for(20_000_000 + FORGET_US + 60_000_000);
+    assert!(cut.iter().all(|pair| !mesh.calls.contains_key(pair)), "all are forgotten");
+    mesh.cut.clear();
+    mesh.run_for(10_000_000);
+    assert!(!is_up(&mesh, id(1), id(5)), "nobody calls");
+    mesh.link(id(1), id(8));
+    // Each side holds the other for down; a member that hears of it comes back under a new identity.
+    mesh.run_for(20_000_000);
+    assert!(everybody_sees_everybody(&mesh));
+    assert!(mesh.nodes.values().all(|node| node.members() == 7));
+    assert_eq!(mesh.errors, []);
+}
+
+#[test]
+fn a_node_that_leaves_is_forgotten_and_one_that_only_lost_its_link_is_called() {
+    for leaves in [true, false] {
+        let mut mesh = seeded(6, 1, 3);
+        mesh.run_for(3_000_000);
+        if leaves {
+            let now = mesh.now(id(6));
+            mesh.nodes.get_mut(&id(6)).unwrap().leave(now);
+            mesh.drain(id(6));
+            mesh.run_for(3_000_000);
+            assert!(
+                (1..=5).all(|node| mesh.nodes[&id(node)].members() == 4),
+                "told by gossip, before any link is gone"
+            );
+            assert!(is_up(&mesh, id(2), id(6)), "gossip takes nobody down that is linked");
+        }
+        for node in 1..=5 {
+            mesh.cut.insert((id(node), id(6)));
+            mesh.unlink(id(node), id(6));
+        }
+        mesh.run_for(FORGET_US / 2);
+        assert!(mesh.calls.contains_key(&(id(2), id(6))), "the grace");
+        mesh.run_for(FORGET_US);
+        assert!(mesh.calls.keys().all(|(_, to)| *to != id(6)), "who is down for good is called no more");
+    }
+}
+
+#[test]
+fn a_restarted_node_takes_its_old_place_also_with_a_clock_set_back() {
+    for off in [0, -600_000_000] {
+        let mut mesh = seeded(5, 1, 4);
+        mesh.run_for(3_000_000);
+        (1..=4).for_each(|node| mesh.unlink(id(node), id(5)));
+        mesh.clock_off_us.insert(id(5), off);
+        mesh.start(id(5), Epoch::new(1), 1 << 20);
+        mesh.link(id(5), id(1));
+        mesh.run_for(60_000_000);
+        assert!(everybody_sees_everybody(&mesh), "{off}");
+        assert!(mesh.nodes.values().all(|node| node.members() == 4), "{off}");
+    }
+}
+
+#[test]
+fn a_peer_gossips_in_its_own_name_only() {
+    let mut mesh = Mesh::linked(3, 1);
+    let now = mesh.now(id(3));
+    let mut liar = alone(id(3));
+    liar.handle_link_up(id(1), now);
+    liar.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
+    let forged = std::iter::from_fn(|| liar.poll_output()).find_map(|output| match output {
+        Output::Datagram { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    mesh.deliver_datagram(id(2), id(1), &forged.unwrap());
+    mesh.deliver_datagram(id(2), id(1), &[0xff; 40]);
+    mesh.deliver_datagram(id(2), id(1), &[0; 1101]);
+    let errors: Vec<ProtocolError> = mesh.errors.iter().map(|(_, error)| *error).collect();
+    assert_eq!(errors[..2], [ProtocolError::Sender, ProtocolError::Gossip]);
+    assert_eq!((errors.len(), mesh.nodes[&id(1)].counters().protocol_errors), (3, 3));
+}

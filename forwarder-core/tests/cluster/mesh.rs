@@ -1,0 +1,382 @@
+//! Nodes and a network in virtual time: latencies and losses from a seed, a model of each node's kernel map.
+
+#[path = "mesh/kernel.rs"]
+mod kernel;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_core::node::{
+    DATAGRAM_BYTES, Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State,
+};
+use forwarder_core::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
+
+pub(crate) use self::kernel::Kernel;
+
+/// Unix time of the start, in microseconds.
+pub(crate) const START_UNIX_US: u64 = 1_800_000_000_000_000;
+
+pub(crate) fn id(number: u16) -> NodeId {
+    NodeId::new(number).unwrap()
+}
+
+pub(crate) fn underlay(node: NodeId) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 9, 0, node.number() as u8))
+}
+
+pub(crate) fn listen(node: NodeId) -> SocketAddr {
+    SocketAddr::new(underlay(node), 7470)
+}
+
+/// What a node of that life says of itself.
+pub(crate) fn hello(node: NodeId, life: u64, epoch: u64) -> Hello {
+    Hello {
+        life,
+        sequence: 1,
+        epoch: Epoch::new(epoch),
+        state: State::Up,
+        underlay: underlay(node),
+        listen: listen(node),
+        next: 0,
+        your_life: 0,
+        your_epoch: None,
+        have: 0,
+    }
+}
+
+/// A stretch of claims from number `first` on.
+pub(crate) fn stretch(first: u64, epoch: u64, claims: Vec<Claim>) -> Claims {
+    Claims { first, span: claims.len() as u32, epoch: Epoch::new(epoch), claims }
+}
+
+/// A node by itself, for tests that are its network.
+pub(crate) fn alone(node: NodeId) -> Node {
+    let (underlay, listen) = (underlay(node), listen(node));
+    Node::new(NodeSettings { node, epoch: Epoch::new(0), underlay, listen, claims: 1 << 20, seed: 1 })
+}
+
+/// Something on its way.
+struct Parcel {
+    from: NodeId,
+    to: NodeId,
+    bytes: Vec<u8>,
+    is_datagram: bool,
+}
+
+/// A message as the network saw it.
+#[derive(Clone)]
+pub(crate) struct Sent {
+    pub(crate) at_us: u64,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) bytes: usize,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) struct Mesh {
+    pub(crate) now_us: u64,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) kernels: BTreeMap<NodeId, Kernel>,
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) errors: Vec<(NodeId, ProtocolError)>,
+    /// How far each node's Unix clock is off, in microseconds.
+    pub(crate) clock_off_us: BTreeMap<NodeId, i64>,
+    /// One-way latency in microseconds: at least the first, less than the second.
+    pub(crate) latency_us: (u64, u64),
+    /// The life of each node's daemon.
+    pub(crate) lives: BTreeMap<NodeId, u64>,
+    /// Messages after the first hello that the network loses, in a thousand.
+    pub(crate) loss: u64,
+    /// How much longer than other messages batches take, in microseconds.
+    pub(crate) batch_delay_us: u64,
+    /// Both keys of the asks that have no answer yet, by the asker and its ticket.
+    pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
+    links: BTreeSet<(NodeId, NodeId)>,
+    /// Links that have carried their first hello.
+    greeted: BTreeSet<(NodeId, NodeId)>,
+    flying: BTreeMap<(u64, u64), Parcel>,
+    /// Whom each node's links were told to call and have not been told to forget.
+    pub(crate) calls: BTreeMap<(NodeId, NodeId), SocketAddr>,
+    /// Whether those calls are made.
+    pub(crate) is_calling: bool,
+    /// Pairs between which no packet gets through.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    sequence: u64,
+    random: u64,
+}
+
+impl Mesh {
+    pub(crate) fn new(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self {
+            now_us: 1_000_000,
+            nodes: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            sent: Vec::new(),
+            errors: Vec::new(),
+            clock_off_us: BTreeMap::new(),
+            latency_us: (100, 101),
+            lives: BTreeMap::new(),
+            loss: 0,
+            batch_delay_us: 0,
+            asked: BTreeMap::new(),
+            links: BTreeSet::new(),
+            greeted: BTreeSet::new(),
+            flying: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            is_calling: false,
+            cut: BTreeSet::new(),
+            sequence: 0,
+            random: seed.wrapping_mul(2).wrapping_add(1),
+        };
+        (1..=nodes).for_each(|node| mesh.start(id(node), Epoch::new(0), 1 << 20));
+        mesh
+    }
+
+    /// All nodes linked and introduced.
+    pub(crate) fn linked(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self::new(nodes, seed);
+        mesh.link_all();
+        mesh
+    }
+
+    /// All nodes linked and introduced; batches take 50 ms longer than all else.
+    pub(crate) fn with_late_batches(nodes: u16, seed: u64) -> Self {
+        let mut mesh = Self::linked(nodes, seed);
+        mesh.batch_delay_us = 50_000;
+        mesh.sent.clear();
+        mesh
+    }
+
+    fn link_all(&mut self) {
+        let nodes = self.nodes.len() as u16;
+        pairs(nodes).into_iter().for_each(|(a, b)| self.link(a, b));
+        self.run_for(1_000_000);
+    }
+
+    /// Starts a node, or starts it anew with nothing but its kernel's map.
+    pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
+        let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
+        let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
+        self.lives.insert(node, seed | 1);
+        self.nodes.insert(node, Node::new(settings));
+        self.kernels.entry(node).or_default();
+    }
+
+    pub(crate) fn now(&self, node: NodeId) -> Now {
+        let off = self.clock_off_us.get(&node).copied().unwrap_or(0);
+        Now { monotonic_us: self.now_us, unix_us: (START_UNIX_US + self.now_us).saturating_add_signed(off) }
+    }
+
+    pub(crate) fn link(&mut self, a: NodeId, b: NodeId) {
+        for (from, to) in [(a, b), (b, a)] {
+            // No message of the link before this one comes after its end.
+            self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
+            self.links.insert((from, to));
+            self.greeted.remove(&(from, to));
+            let now = self.now(from);
+            self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
+            self.drain(from);
+        }
+    }
+
+    pub(crate) fn unlink(&mut self, a: NodeId, b: NodeId) {
+        for (from, to) in [(a, b), (b, a)] {
+            self.links.remove(&(from, to));
+            self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
+            let now = self.now(from);
+            self.nodes.get_mut(&from).unwrap().handle_link_down(to, now);
+            self.drain(from);
+        }
+    }
+
+    /// The host claims a key now, as its egress program would: the kernel's map has it first.
+    pub(crate) fn claim(&mut self, node: NodeId, key: u64, remaining_ms: u64) {
+        let now = self.now(node);
+        let state = self.nodes.get_mut(&node).unwrap();
+        let kernel = self.kernels.get_mut(&node).unwrap();
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
+        if kernel.claim(key, node, state.epoch(), remaining_ms, self.now_us) {
+            state.handle_local(claim, now);
+        } else {
+            state.handle_change(claim, now);
+        }
+        self.drain(node);
+    }
+
+    /// Asks as the slow path does when a packet has neither claim in the kernel's map.
+    pub(crate) fn ask(&mut self, node: NodeId, ticket: u64, request_key: u64, reply_key: u64) {
+        self.ask_in_turn(node, ticket, request_key, reply_key);
+        self.drain(node);
+    }
+
+    /// Asks, and leaves the outputs for later, as when more asks come in the same turn.
+    pub(crate) fn ask_in_turn(&mut self, node: NodeId, ticket: u64, request_key: u64, reply_key: u64) {
+        let now = self.now(node);
+        assert_eq!(self.asked.insert((node, ticket), (request_key, reply_key)), None, "a ticket that is in use");
+        self.nodes.get_mut(&node).unwrap().handle_ask(ticket, request_key, reply_key, now);
+    }
+
+    /// What a node has been answered so far, in order, with the time since `start_us`.
+    pub(crate) fn answers(&self, node: NodeId, start_us: u64) -> Vec<(u64, bool, u64)> {
+        let answers = self.kernels.get(&node).unwrap().answers.iter();
+        answers.map(|(ticket, owned, at_us)| (*ticket, *owned, at_us - start_us)).collect()
+    }
+
+    pub(crate) fn run_for(&mut self, us: u64) {
+        let end = self.now_us + us;
+        loop {
+            let timers = self.nodes.iter().filter_map(|(node, state)| Some((state.poll_timeout()?, *node)));
+            let timer = timers.min();
+            let arrival = self.flying.keys().next().copied();
+            let next = timer.map(|(at, _)| at).into_iter().chain(arrival.map(|(at, _)| at)).min();
+            let Some(at) = next.filter(|at| *at <= end) else { break };
+            self.now_us = self.now_us.max(at);
+            if self.is_calling {
+                self.answer_calls();
+            }
+            if let Some(key) = arrival.filter(|(arrival_at, _)| *arrival_at == at) {
+                let Parcel { from, to, bytes, is_datagram } = self.flying.remove(&key).unwrap();
+                if is_datagram { self.deliver_datagram(from, to, &bytes) } else { self.deliver(from, to, &bytes) }
+            } else if let Some((_, node)) = timer {
+                let now = self.now(node);
+                self.nodes.get_mut(&node).unwrap().handle_timeout(now);
+                self.drain(node);
+            }
+        }
+        self.now_us = end;
+    }
+
+    pub(crate) fn deliver(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
+        let now = self.now(to);
+        if let Err(error) = self.nodes.get_mut(&to).unwrap().handle_message(from, bytes, now) {
+            self.errors.push((to, error));
+        }
+        self.drain(to);
+    }
+
+    /// What a node of this mesh might say of itself.
+    pub(crate) fn hello_of(&self, node: NodeId, epoch: u64, sequence: u32) -> Hello {
+        Hello { sequence, ..hello(node, *self.lives.get(&node).unwrap(), epoch) }
+    }
+
+    pub(crate) fn deliver_datagram(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {
+        let now = self.now(to);
+        if let Err(error) = self.nodes.get_mut(&to).unwrap().handle_datagram(from, bytes, now) {
+            self.errors.push((to, error));
+        }
+        self.drain(to);
+    }
+
+    /// The links do as they are told: who is called and can be reached is linked.
+    fn answer_calls(&mut self) {
+        let open = self.calls.iter().filter(|((from, to), address)| {
+            let reaches = **address == listen(*to) && self.nodes.contains_key(to);
+            reaches && !self.links.contains(&(*from, *to)) && !self.cut.contains(&(*from.min(to), *from.max(to)))
+        });
+        let open: Vec<(NodeId, NodeId)> = open.map(|(pair, _)| *pair).collect();
+        open.into_iter().for_each(|(from, to)| self.link(from, to));
+    }
+
+    /// Whose the key is, by each node's kernel map in the order of the nodes.
+    pub(crate) fn owners(&self, key: u64) -> Vec<Option<u16>> {
+        self.kernels.values().map(|kernel| kernel.claims.get(&key).map(|(owner, ..)| owner.number())).collect()
+    }
+
+    pub(crate) fn random_below(&mut self, bound: u64) -> u64 {
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    pub(crate) fn drain(&mut self, node: NodeId) {
+        while let Some(output) = self.nodes.get_mut(&node).unwrap().poll_output() {
+            match output {
+                Output::Send { to, message, kind } => self.send(node, to, message, kind),
+                Output::Map(write) => self.write(node, write),
+                Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
+                Output::LookUp { ticket, request_key, reply_key } => {
+                    self.look_up(node, ticket, [request_key, reply_key]);
+                }
+                Output::Datagram { to, bytes } => self.send_datagram(node, to, bytes),
+                Output::Call { peer, address } => drop(self.calls.insert((node, peer), address)),
+                Output::Forget { peer } => drop(self.calls.remove(&(node, peer))),
+            }
+        }
+    }
+
+    /// What this host's own claims are by its kernel's table, which may know more than the daemon.
+    fn look_up(&mut self, node: NodeId, ticket: u64, keys: [u64; 2]) {
+        let own = keys.iter().filter(|key| **key != 0).filter_map(|key| self.own_claim(node, *key));
+        let (now, found) = (self.now(node), own.collect::<Vec<_>>());
+        self.nodes.get_mut(&node).unwrap().handle_looked_up(ticket, &found, now);
+    }
+
+    fn own_claim(&self, node: NodeId, key: u64) -> Option<LocalClaim> {
+        let (epoch, kernel) = (self.nodes.get(&node)?.epoch(), self.kernels.get(&node)?);
+        let remaining_ms = kernel.remaining_ms(key, node, epoch, self.now_us)?;
+        Some(LocalClaim { key, claimed_at_unix_us: self.now(node).unix_us, remaining_ms })
+    }
+
+    /// Every ask is answered once, and after the kernel has what the answer speaks of.
+    fn answered(&mut self, node: NodeId, ticket: u64, owned: bool) {
+        let kernel = self.kernels.get_mut(&node).unwrap();
+        let Some((request_key, reply_key)) = self.asked.remove(&(node, ticket)) else {
+            panic!("a second answer to ask {ticket} of node {}", node.number())
+        };
+        let places = |key: &u64| {
+            let claim = kernel.claims.get(key);
+            claim.is_some_and(|(owner, epoch, _)| *owner == node || kernel.up.get(owner) == Some(&(true, *epoch)))
+        };
+        assert!(!owned || [request_key, reply_key].iter().any(places), "the answer comes before the claim");
+        kernel.answers.push((ticket, owned, self.now_us));
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: Vec<u8>, kind: Kind) {
+        let most = if kind == Kind::Snapshot { MESSAGE_BYTES } else { PACKET_BYTES };
+        assert!(message.len() <= most, "all but snapshots must fit into one packet");
+        let is_first = kind == Kind::Hello && self.greeted.insert((from, to));
+        self.sent.push(Sent { at_us: self.now_us, from, to, bytes: message.len(), kind });
+        let lost = !is_first && self.random_below(1000) < self.loss;
+        if lost || !self.links.contains(&(from, to)) {
+            return;
+        }
+        // As on the links, only the first hello keeps its place.
+        let (least, below) = self.latency_us;
+        let latency = if is_first { least / 2 } else { least + self.random_below(below - least) };
+        let late = if kind == Kind::Batch { self.batch_delay_us } else { 0 };
+        self.sequence += 1;
+        let parcel = Parcel { from, to, bytes: message, is_datagram: false };
+        self.flying.insert((self.now_us + latency + late, self.sequence), parcel);
+    }
+
+    fn send_datagram(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
+        assert!(bytes.len() <= DATAGRAM_BYTES, "a datagram must fit into one packet");
+        let lost = self.random_below(1000) < self.loss;
+        if lost || !self.links.contains(&(from, to)) {
+            return;
+        }
+        let (least, below) = self.latency_us;
+        let latency = least + self.random_below(below - least);
+        self.sequence += 1;
+        let parcel = Parcel { from, to, bytes, is_datagram: true };
+        self.flying.insert((self.now_us + latency, self.sequence), parcel);
+    }
+
+    /// As the shell does: what the daemon does not know its kernel may.
+    fn write(&mut self, node: NodeId, write: MapWrite) {
+        if let MapWrite::Claim { key, is_new: true, .. } = write
+            && let Some(own) = self.own_claim(node, key)
+        {
+            let now = self.now(node);
+            return self.nodes.get_mut(&node).unwrap().handle_found(own, now);
+        }
+        self.kernels.get_mut(&node).unwrap().write(write, self.now_us);
+    }
+}
+
+pub(crate) fn pairs(nodes: u16) -> Vec<(NodeId, NodeId)> {
+    (1..=nodes).flat_map(|a| (a + 1..=nodes).map(move |b| (id(a), id(b)))).collect()
+}

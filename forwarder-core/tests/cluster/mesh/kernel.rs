@@ -1,0 +1,61 @@
+//! What the kernel of one host has been told, and what it knows of this host's own claims.
+
+use std::collections::BTreeMap;
+
+use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_core::node::MapWrite;
+
+use super::underlay;
+
+#[derive(Default)]
+pub(crate) struct Kernel {
+    /// Owner, epoch and the lifetime that was left when it was written.
+    pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
+    /// When those end that were written.
+    ends_us: BTreeMap<u64, u64>,
+    pub(crate) up: BTreeMap<NodeId, (bool, Epoch)>,
+    pub(crate) claim_writes: usize,
+    /// Every answer: its ticket, whether it said owned, and when.
+    pub(crate) answers: Vec<(u64, bool, u64)>,
+}
+
+impl Kernel {
+    /// The egress program claims a key; whether the host had no live claim of it.
+    pub(crate) fn claim(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now_us: u64) -> bool {
+        let is_new = self.remaining_ms(key, owner, epoch, now_us).is_none();
+        self.put(key, owner, epoch, remaining_ms, now_us);
+        is_new
+    }
+
+    /// What is left of the live claim of a node in an epoch, in milliseconds.
+    pub(crate) fn remaining_ms(&self, key: u64, of: NodeId, in_epoch: Epoch, now_us: u64) -> Option<u64> {
+        let (_, _, remaining_ms) =
+            self.claims.get(&key).filter(|(owner, epoch, _)| (*owner, *epoch) == (of, in_epoch))?;
+        let left = |end_us: &u64| end_us.saturating_sub(now_us).div_ceil(1000);
+        Some(self.ends_us.get(&key).map_or(*remaining_ms, left)).filter(|left| *left > 0)
+    }
+
+    /// When the claim of a key ends.
+    pub(crate) fn end_us(&self, key: u64) -> Option<u64> {
+        self.ends_us.get(&key).copied()
+    }
+
+    pub(crate) fn write(&mut self, write: MapWrite, now_us: u64) {
+        match write {
+            MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
+                assert!(remaining_ms > 0);
+                self.put(key, owner, epoch, remaining_ms, now_us);
+                self.claim_writes += 1;
+            }
+            MapWrite::Peer { node: peer, up, epoch, underlay: address, .. } => {
+                assert_eq!(address, underlay(peer));
+                self.up.insert(peer, (up, epoch));
+            }
+        }
+    }
+
+    fn put(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now_us: u64) {
+        self.claims.insert(key, (owner, epoch, remaining_ms));
+        self.ends_us.insert(key, now_us + remaining_ms * 1000);
+    }
+}
