@@ -41,6 +41,60 @@ impl Epoch {
     }
 }
 
+/// The live epochs of one node: a claim of any other epoch of that node is ineffective.
+///
+/// Sixteen bits, one for each [`Epoch`]: several proxies of a node each have an epoch of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Epochs(u16);
+
+impl Epochs {
+    /// No epoch is live.
+    pub const EMPTY: Self = Self(0);
+
+    /// From one bit for each epoch, the lowest for epoch 0.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// One bit for each epoch, the lowest for epoch 0.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether `epoch` is live.
+    #[must_use]
+    #[inline(always)] // two instructions
+    pub const fn contains(self, epoch: Epoch) -> bool {
+        self.0 >> epoch.number() & 1 != 0
+    }
+
+    /// These and `epoch`.
+    #[must_use]
+    pub const fn with(self, epoch: Epoch) -> Self {
+        Self(self.0 | 1 << epoch.number())
+    }
+
+    /// These but for `epoch`.
+    #[must_use]
+    pub const fn without(self, epoch: Epoch) -> Self {
+        Self(self.0 & !(1 << epoch.number()))
+    }
+
+    /// The live ones, in the order of their numbers.
+    pub fn iter(self) -> impl Iterator<Item = Epoch> {
+        (0..16).map(Epoch::new).filter(move |epoch| self.contains(*epoch))
+    }
+}
+
+impl FromIterator<Epoch> for Epochs {
+    fn from_iter<I: IntoIterator<Item = Epoch>>(epochs: I) -> Self {
+        epochs.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
 /// `CLOCK_MONOTONIC` in units of 2^32 ns (4.295 s), modulo 2^16 (78 h): the coarse clock of claim lifetimes.
 ///
 /// Kernel and daemon read the same clock, so a tick means the same to both of one host and nothing to another host.
@@ -85,7 +139,7 @@ impl Tick {
         if ahead > Self::LONGEST { 0 } else { ahead }
     }
 
-    /// The ticks that cover `seconds`, rounded up, at least 1, at most [`Self::LONGEST`].
+    /// The ticks that cover `milliseconds`, rounded up, at least 1, at most [`Self::LONGEST`].
     #[must_use]
     pub const fn covering_ms(milliseconds: u64) -> u16 {
         // One more than the quotient: the current tick is already partly over.
@@ -126,4 +180,22 @@ impl IpProtocol {
     pub const UDP: Self = Self(17);
     /// The IPv6 fragment header (RFC 8200 §4.5).
     pub const FRAGMENT: Self = Self(44);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_epochs_has_what_was_put_in_and_not_taken_out() {
+        let epochs = Epochs::EMPTY.with(Epoch::new(0)).with(Epoch::new(15)).with(Epoch::new(7)).without(Epoch::new(7));
+        assert_eq!(epochs.bits(), 0x8001);
+        let live: [Option<Epoch>; 3] = {
+            let mut all = epochs.iter();
+            [all.next(), all.next(), all.next()]
+        };
+        assert_eq!(live, [Some(Epoch::new(0)), Some(Epoch::new(15)), None]);
+        assert!((0..16).map(Epoch::new).all(|epoch| epochs.contains(epoch) == epochs.iter().any(|live| live == epoch)));
+        assert_eq!(epochs.iter().collect::<Epochs>(), epochs);
+    }
 }
