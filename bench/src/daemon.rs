@@ -33,7 +33,7 @@ const OLD_INJECTIONS: usize = 1000;
 /// Injection: by the daemon's own code, and as live frames of an XDP test run each.
 pub(crate) fn injection(yardstick: &Path, cpu: usize, rounds: usize) -> Result<Vec<Figures>> {
     let _bed = Bed::make()?;
-    let secrets = Secrets { hash_key: [1, 2], previous_hash_key: None, tag_key: [[3, 4], [5, 6]], tag_epoch: 0 };
+    let secrets = Secrets { hash_key: [1, 2], tag_key: [[3, 4], [5, 6]], tag_epoch: 0 };
     let config = abi::Config { node: 1, ..abi::Config::default() };
     let mut dataplane = Dataplane::load(&Settings { config, secrets, services: Vec::new(), claims: 1024 }, None)?;
     let mut yardstick = Yardstick::load(yardstick, 8, 1)?;

@@ -222,7 +222,7 @@ impl Forwarder {
             None => Claims::Table(Table::map(&take_array(&mut ebpf, "CLAIMS")?, buckets)?),
         };
         let config = Config {
-            hash_key: [HASH_KEY, [0; 2]],
+            hash_key: HASH_KEY,
             tag_key: [TAG_KEY, [0; 2]],
             underlay: underlay(ME, v6),
             bucket_mask: buckets - 1,

@@ -5,7 +5,7 @@
 use crate::ids::NodeId;
 
 /// The version of the map layouts.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Entries of [`Peer`] next hops: two halves of one per node id, so that the daemon can write the idle half.
 pub const PEER_SLOTS: u32 = 2 * NODES;
@@ -131,9 +131,8 @@ pub const AFFINITY_CALL: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Config {
-    /// Keys of the claim hash: the one of an even and the one of an odd key epoch. That of the epoch that sends is used, and the
-    /// other one as well while [`BOTH_HASH_KEYS`] is set.
-    pub hash_key: [[u64; 2]; 2],
+    /// Key of the claim hash.
+    pub hash_key: [u64; 2],
     /// Keys of the tunnel tag: the one of an even and the one of an odd key epoch.
     pub tag_key: [[u64; 2]; 2],
     /// This node's underlay address.
@@ -152,7 +151,7 @@ pub struct Config {
     pub peers_up: u16,
     /// Lifetimes in ticks, see [`Lifetimes`].
     pub lifetimes: Lifetimes,
-    /// [`EGRESS_AFFINITY_CALL`] and [`BOTH_HASH_KEYS`].
+    /// [`EGRESS_AFFINITY_CALL`].
     pub flags: u32,
     /// Zero.
     pub pad: [u16; 4],
@@ -160,8 +159,6 @@ pub struct Config {
 
 /// Requests that leave from an address that is no service's are keyed by the Call-ID alone.
 pub const EGRESS_AFFINITY_CALL: u32 = 1;
-/// The cluster's secret is being replaced: claims are made and looked up under both hash keys.
-pub const BOTH_HASH_KEYS: u32 = 2;
 
 /// What this node does with what nobody owns: one word, so that it is written at once.
 ///
@@ -376,7 +373,7 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<ServiceSlot>() == 28);
-    assert!(size_of::<Config>() == 112);
+    assert!(size_of::<Config>() == 96);
     assert!(size_of::<Duty>() == 8);
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<ClaimEvent>() == 24);

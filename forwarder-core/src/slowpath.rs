@@ -29,7 +29,7 @@ use forwarder_common::{
     verdict::Verdict,
 };
 
-pub use interface::{Action, HashKeys, Service, Settings, View};
+pub use interface::{Action, Service, Settings, View};
 pub use ledger::Ledger;
 pub use sent::Sent;
 
@@ -49,7 +49,7 @@ enum Patience {
 #[derive(Debug)]
 pub struct SlowPath {
     node: NodeId,
-    hash_keys: HashKeys,
+    hash_key: [u64; 2],
     hold_us: u64,
     /// Affinity `call` by VIP and port.
     services: BTreeMap<([u32; 4], u16), bool>,
@@ -71,7 +71,7 @@ impl SlowPath {
             .collect();
         Self {
             node: settings.node,
-            hash_keys: settings.hash_keys,
+            hash_key: settings.hash_key,
             hold_us: settings.hold_us,
             vips: services.keys().map(|(vip, _)| *vip).collect(),
             services,
@@ -117,14 +117,11 @@ impl SlowPath {
         }
     }
 
-    /// The peers' answer to one question: somebody owns the transaction, so that its claim is on its way; or nobody does, and
-    /// where that was the last question of the packet, it waits no longer.
+    /// The peers' answer to a question: somebody owns the transaction, so that its claim is on its way; or nobody does,
+    /// and the packet waits no longer.
     pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
-        let is_last = self.hold.answered(ticket);
-        self.settle(ticket, if owned || !is_last { Patience::Waits } else { Patience::Ends }, view);
-        if is_last {
-            self.ask_for_branch(ticket, view);
-        }
+        self.settle(ticket, if owned { Patience::Waits } else { Patience::Ends }, view);
+        self.ask_for_branch(ticket, view);
     }
 
     /// Lets go what has waited long enough.
@@ -168,9 +165,9 @@ impl SlowPath {
         self.count(Outcome::SlowRefused);
     }
 
-    /// From now on keys are made with these; what waits goes by the old ones.
-    pub const fn set_hash_keys(&mut self, hash_keys: HashKeys) {
-        self.hash_keys = hash_keys;
+    /// From now on keys are made with this one; what waits goes by the old one.
+    pub const fn set_hash_key(&mut self, hash_key: [u64; 2]) {
+        self.hash_key = hash_key;
     }
 
     /// How often each outcome of the slow path was reached.
@@ -249,9 +246,9 @@ impl SlowPath {
             Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
             Verdict::Divert(taker) => self.forward(taker, ifindex, packet, Outcome::SlowDiverted),
             Verdict::Ask(why) => {
-                let (due_us, questions) = (now_us.saturating_add(self.hold_us), message.all_keys().count());
+                let due_us = now_us.saturating_add(self.hold_us);
                 let of_branch = matches!(why, Outcome::UnknownBranch);
-                self.hold(Held { ifindex, packet, message, due_us, questions, of_branch }, view, now_us);
+                self.hold(Held { ifindex, packet, message, due_us, of_branch }, view, now_us);
             }
         }
     }
@@ -260,7 +257,7 @@ impl SlowPath {
     fn message(&self, packet: &[u8]) -> Result<Message, Outcome> {
         let packet = Packet::read(packet).ok_or(Outcome::SlowNotSip)?;
         let (payload, affinity_call) = self.service(&packet).ok_or(Outcome::SlowNotSip)?;
-        Message::read(payload, self.hash_keys, affinity_call).map_err(|why| match why {
+        Message::read(payload, self.hash_key, affinity_call).map_err(|why| match why {
             Unkeyable::KeepAlive | Unkeyable::NotSip => Outcome::SlowNotSip,
             Unkeyable::StartLine
             | Unkeyable::MissingCallId
@@ -296,12 +293,9 @@ impl SlowPath {
 
     fn ask(&mut self, ticket: u64, message: &Message, of_branch: bool) {
         // Who owns the transaction is known already where only the branch is asked for.
-        let asked = |keys: Keys| if of_branch { keys.reply.unwrap_or(keys.request) } else { keys.request };
-        self.actions.extend(message.all_keys().map(|keys| Action::Ask {
-            ticket,
-            request_key: asked(keys),
-            reply_key: keys.reply.unwrap_or_default(),
-        }));
+        let Keys { request, reply } = message.keys;
+        let request_key = if of_branch { reply.unwrap_or(request) } else { request };
+        self.actions.push_back(Action::Ask { ticket, request_key, reply_key: reply.unwrap_or_default() });
     }
 
     /// Asks for the branch of a packet whose transaction turned out to be owned, once: no claim that comes later ends its wait.
@@ -309,7 +303,7 @@ impl SlowPath {
         let Some(held) = self.hold.waiting(ticket).filter(|held| !held.of_branch) else { return };
         let message = held.message;
         if matches!(verdict(&message, view), Verdict::Ask(Outcome::UnknownBranch)) {
-            (held.of_branch, held.questions) = (true, message.all_keys().count());
+            held.of_branch = true;
             self.ask(ticket, &message, true);
         }
     }

@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
 use forwarder_core::{
     fragments,
-    slowpath::{Action, HashKeys, Service, Settings, SlowPath, View, gather, hold},
+    slowpath::{Action, Service, Settings, SlowPath, View, gather, hold},
 };
 
 /// Counts the bytes that are taken, and their peak.
@@ -79,8 +79,7 @@ fn punt(path: &mut SlowPath, reason: Outcome, frame: &[u8], now_us: u64) {
 /// The most that is taken from the heap while `flood` runs on a slow path of its own.
 fn peak(flood: impl Fn(&mut SlowPath)) -> usize {
     let services = vec![Service { address: "192.0.2.10:5060".parse().unwrap(), affinity_call: false }];
-    let hash_keys = HashKeys { current: [3, 4], other: None };
-    let settings = Settings { node: NodeId::new(1).unwrap(), hash_keys, services, hold_us: 1_000_000 };
+    let settings = Settings { node: NodeId::new(1).unwrap(), hash_key: [3, 4], services, hold_us: 1_000_000 };
     let mut path = SlowPath::new(&settings);
     let before = TAKEN.load(Relaxed);
     PEAK.store(before, Relaxed);

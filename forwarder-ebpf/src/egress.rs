@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{AFFINITY_CALL, BOTH_HASH_KEYS, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
+    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
     ids::Tick,
     lifetime::{self, Lifetime},
     marks::Marks,
@@ -62,14 +62,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let segment = segments(ctx, &udp);
     match keys(ctx, Ip { payload: at, ..ip }, &udp, from, config) {
         // Segments behind the first are the daemon's to claim.
-        Ok((marks, flags)) if segment == 0 => {
-            let outcome = messages(marks, from, config)?;
-            if config.flags & BOTH_HASH_KEYS == 0 {
-                return Ok(outcome);
-            }
-            key::egress(ctx.skb.skb, flags | key::OTHER_KEY)?;
-            messages(marks, from, config).map(|other| of_two(outcome, other))
-        }
+        Ok(marks) if segment == 0 => messages(marks, from, config),
         Err(Outcome::EgressOther) => Err(Outcome::EgressOther),
         _ if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
         _ => {
@@ -135,7 +128,7 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
     Ok(frame)
 }
 
-/// Both keys of the message whose UDP header is at the IP packet's payload, into the marks; with how the key was asked for.
+/// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
 #[inline(always)] // part of the entry program
 fn keys(
     ctx: &TcContext,
@@ -143,7 +136,7 @@ fn keys(
     udp: &Udp,
     from: Option<Service>,
     config: &Config,
-) -> Result<(&'static mut Marks, u64), Outcome> {
+) -> Result<&'static mut Marks, Outcome> {
     let whole = ip.payload + udp.length;
     if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
         return Err(Outcome::EgressOther);
@@ -158,7 +151,7 @@ fn keys(
     // A reply that is sent claims `L` alone.
     let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::X_OF_REQUEST } else { 0 };
     match key::egress(ctx.skb.skb, flags) {
-        Ok(()) => Ok((marks, flags)),
+        Ok(()) => Ok(marks),
         Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
         Err(outcome) => Err(outcome),
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
-    abi::{AFFINITY_CALL, Address, BOTH_HASH_KEYS, Config, Service, ServiceKey},
+    abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
     geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::{IpProtocol, NodeId, Tick},
     marks::Marks,
@@ -221,12 +221,7 @@ fn message(
         fast::kind::RESPONSE => Kind::Response,
         _ => Kind::Request,
     };
-    let mut claimed = lookup(marks, config, now, kind);
-    if config.flags & BOTH_HASH_KEYS != 0 && matches!(claimed, Found::Nothing | Found::OtherBranch) {
-        key::ingress(ctx.ctx, flags | key::OTHER_KEY)?;
-        let other = lookup(marks, config, now, kind);
-        claimed = if matches!(other, Found::Nothing) { claimed } else { other };
-    }
+    let claimed = lookup(marks, config, now, kind);
     let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now_ns);
     let taker = if diverts { NodeId::new(maps::taker(marks.request_key() as u32)) } else { None };
     Ok(decide(kind, claimed, config.peers_up != 0, taker))

@@ -13,8 +13,6 @@ pub const AFFINITY_CALL: u64 = 1;
 pub const X_OF_REQUEST: u64 = 2;
 /// The reply key of a reply is wanted.
 pub const X_OF_REPLY: u64 = 4;
-/// The message has been parsed; its keys are wanted under the other key of the hash.
-pub const OTHER_KEY: u64 = 8;
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;
@@ -113,15 +111,10 @@ const fn code(outcome: Outcome) -> u64 {
 #[inline(always)] // the body of two functions
 fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
     let Some(config) = maps::config() else { return Err(Outcome::PuntForm) };
-    let mut epoch = usize::from(config.tag_epoch & 1);
-    if flags & OTHER_KEY == 0 {
-        fast::start_line(&frame, marks)?;
-        scan(marks, chunk)?;
-        fast::cseq(&frame, marks)?;
-    } else {
-        epoch ^= 1;
-    }
-    let hash = fast::hash(&frame, marks, config.hash_key[epoch], flags & AFFINITY_CALL != 0)?;
+    fast::start_line(&frame, marks)?;
+    scan(marks, chunk)?;
+    fast::cseq(&frame, marks)?;
+    let hash = fast::hash(&frame, marks, config.hash_key, flags & AFFINITY_CALL != 0)?;
     let of_this_kind = if marks.kind() == fast::kind::RESPONSE { X_OF_REPLY } else { X_OF_REQUEST };
     if flags & of_this_kind != 0 {
         fast::reply_key(&frame, marks, hash)?;

@@ -26,9 +26,9 @@ use x509_parser::parse_x509_certificate;
 
 pub use self::{
     admit::Peer,
-    issue::{CA_DAYS, NODE_DAYS, init, issue},
+    issue::{CA_DAYS, NODE_DAYS, init, issue, rotate},
     peer::{PeerIdError, peer_id},
-    secrets::{Secrets, rotate, secrets},
+    secrets::{Secrets, secrets},
     watch::{Change, Watch},
 };
 use crate::config::{Config, Deny};

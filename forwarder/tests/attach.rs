@@ -68,7 +68,7 @@ fn load(pins: &Pins) -> Dataplane {
     };
     let vip = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
     let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, pad: 0 };
-    let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
+    let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
     let settings = Settings { config, secrets, services: vec![(vip, service)], claims: 1024 };
     Dataplane::load(&settings, Some(&pins.0)).unwrap_or_else(|error| panic!("{error:#} (run as root)"))
 }

@@ -275,28 +275,61 @@ fn secret(dir: &Path, epoch: u8, from: u32) -> String {
         .unwrap_or_else(|| panic!("half of all secrets are of epoch {epoch}"))
 }
 
-#[test]
-fn nodes_agree_on_tag_keys_while_a_secret_is_replaced() {
+/// The keys of a file of these lines.
+fn keys(lines: &[String]) -> anyhow::Result<identity::Secrets> {
     let folder = tempfile::tempdir().unwrap();
-    let keys = |lines: &[&str]| {
-        fs::write(folder.path().join("secret"), lines.join("\n")).unwrap();
-        identity::secrets(&folder.path().join("secret"))
-    };
+    fs::write(folder.path().join("secret"), lines.join("\n")).unwrap();
+    identity::secrets(&folder.path().join("secret"))
+}
+
+fn hash(digits: &str) -> String {
+    format!("hash {digits}")
+}
+
+fn tag(digits: &str) -> String {
+    format!("tag {digits}")
+}
+
+#[test]
+fn nodes_agree_on_tag_keys_while_the_secret_of_the_tag_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
     let (old, new) = (secret(folder.path(), 0, 1), secret(folder.path(), 1, 1000));
-    let (only_old, both) = (keys(&[&old]).unwrap(), keys(&[&new, "", &old]).unwrap());
-    let (waiting, only_new) = (keys(&[&old, &new]).unwrap(), keys(&[&new]).unwrap());
+    let stays = hash(&secret(folder.path(), 0, 5000));
+    let (old_tag, new_tag) = (tag(&old), tag(&new));
+    let only_old = keys(&[stays.clone(), old_tag.clone()]).unwrap();
+    let waiting = keys(&[stays.clone(), old_tag.clone(), new_tag.clone()]).unwrap();
+    // The order of the two kinds does not matter, nor do empty lines.
+    let both = keys(&[new_tag.clone(), String::new(), stays.clone(), old_tag.clone()]).unwrap();
+    let only_new = keys(&[stays.clone(), new_tag]).unwrap();
     assert_eq!((only_old.tag_epoch, waiting.tag_epoch, both.tag_epoch, only_new.tag_epoch), (0, 0, 1, 1));
     assert_eq!([waiting.tag_key, both.tag_key], [both.tag_key; 2]);
     assert_eq!(only_old.tag_key[0], both.tag_key[0]);
     assert_eq!(only_new.tag_key[1], both.tag_key[1]);
     // The key that no secret has is neither zero nor anybody's.
     assert!(![[0; 2], both.tag_key[1]].contains(&only_old.tag_key[1]));
-    assert_eq!(both.hash_key, only_new.hash_key);
-    assert_ne!(both.hash_key, only_old.hash_key);
+    assert_eq!([only_old, waiting, both, only_new].map(|keys| keys.hash_key), [both.hash_key; 4]);
 
-    let same = secret(folder.path(), 0, 2000);
-    let error = keys(&[&same, &old]).unwrap_err().to_string();
+    let same = tag(&secret(folder.path(), 0, 2000));
+    let error = keys(&[stays, same, old_tag]).unwrap_err().to_string();
     assert!(error.contains("have the same key epoch (0); hint: draw another new one"), "{error}");
+}
+
+#[test]
+fn an_earlier_versions_file_gives_the_keys_that_it_always_gave_and_its_hash_key_survives_a_rotation() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cluster.secret");
+    let bare = secret(folder.path(), 0, 1);
+    fs::write(&file, format!("{bare}\n")).unwrap();
+    let old = identity::secrets(&file).unwrap();
+    assert_eq!(old, keys(&[hash(&bare), tag(&bare)]).unwrap());
+    let steps = identity::rotate(folder.path()).unwrap();
+    for step in &steps {
+        assert_eq!(identity::secrets(step).unwrap().hash_key, old.hash_key);
+        let text = fs::read_to_string(step).unwrap();
+        assert_eq!(text.lines().next(), Some(hash(&bare).as_str()));
+    }
+    let last = fs::read_to_string(steps.last().unwrap()).unwrap();
+    assert!(last.lines().count() == 2 && !last.contains(&tag(&bare)), "the old secret is no tag's any more");
 }
 
 #[test]
@@ -308,25 +341,17 @@ fn every_step_of_a_rotation_understands_the_one_before_it() {
     let [both, new_first, new] = steps.as_slice() else { panic!("three steps: {files:?}") };
     let mut before = &old;
     for after in [both, new_first, new] {
-        // Of two nodes, one a step ahead: each knows the key that the other claims under, and accepts the tag that it sends.
-        let known =
-            |secrets: &identity::Secrets, key| secrets.hash_key == key || secrets.previous_hash_key == Some(key);
-        let claims = |secrets: &identity::Secrets| {
-            let mut keys = vec![secrets.hash_key];
-            keys.extend(secrets.previous_hash_key);
-            keys
-        };
+        // Of two nodes, one a step ahead: each accepts the tag that the other sends.
         for (one, other) in [(before, after), (after, before)] {
-            assert!(claims(one).into_iter().any(|key| known(other, key)));
             let epoch = usize::from(one.tag_epoch);
             assert_eq!(one.tag_key[epoch], other.tag_key[epoch]);
         }
+        assert_eq!(after.hash_key, old.hash_key);
         before = after;
     }
-    assert_eq!((both.tag_epoch, both.hash_key), (old.tag_epoch, old.hash_key));
-    assert_eq!((both.previous_hash_key, new_first.hash_key), (Some(new.hash_key), new.hash_key));
-    assert_eq!(new_first.previous_hash_key, Some(old.hash_key));
-    assert!(new.previous_hash_key.is_none() && new.hash_key != old.hash_key && new.tag_epoch != old.tag_epoch);
+    assert_eq!((both.tag_epoch, new_first.tag_epoch), (old.tag_epoch, new.tag_epoch));
+    assert_ne!(new.tag_epoch, old.tag_epoch);
+    assert!(!old.tag_key.contains(&new.tag_key[usize::from(new.tag_epoch)]));
     for file in &files {
         assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -335,7 +360,7 @@ fn every_step_of_a_rotation_understands_the_one_before_it() {
     assert!(error.contains("cluster.secret.1-both: File exists"), "{error}");
     fs::copy(files.first().unwrap(), folder.path().join("cluster.secret")).unwrap();
     let error = identity::rotate(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("it has 2 secrets; hint: finish the replacement that is under way first"), "{error}");
+    assert!(error.contains("it has 2 `tag` lines; hint: finish the replacement that is under way first"), "{error}");
 }
 
 #[test]
@@ -347,16 +372,47 @@ fn a_bad_secret_is_refused_and_never_printed() {
         let error = identity::secrets(&file).unwrap_err().to_string();
         error.replace(&file.display().to_string(), "FILE")
     };
-    let good = "00".repeat(32);
+    let good = "0123456789abcdef".repeat(4);
     let odd = format!("{}g", "f".repeat(63));
-    let hint = "hint: `openssl rand -hex 32` makes such a line";
-    assert_eq!(sentence(""), "read secret FILE: it is empty; hint: put in one line of 64 hex digits");
-    assert_eq!(sentence(&format!("{good}\n{odd}\n")), format!("read secret FILE: line 2 is not 64 hex digits; {hint}"));
-    assert_eq!(sentence("ff"), format!("read secret FILE: line 1 is not 64 hex digits; {hint}"));
-    assert_eq!(
-        sentence(&format!("{good}\n{good}\n{good}\n")),
-        "read secret FILE: it has 3 secrets; hint: keep the current and the previous (2 lines)"
-    );
+    let hint = "hint: copy the file from another node rather than invent a secret";
+    let form = |line: u32| format!("line {line} is not `hash` or `tag` and 64 hex digits; {hint}");
+    let unnamed = format!("some of its lines do not begin with `hash` or `tag`; {hint}");
+    let table = [
+        (
+            String::new(),
+            "it is empty; hint: copy the file from another node, or make a new cluster's with `forwarder cluster init`"
+                .to_owned(),
+        ),
+        (format!("hash {good}\n\ntag {odd}\n"), form(3)),
+        ("ff".to_owned(), form(1)),
+        (format!("hash {good}\ntag {good} {good}\n"), form(2)),
+        (format!("hash\ntag {good}\n"), form(1)),
+        (format!("Hash {good}\n"), form(1)),
+        (format!("hash {good}\n"), format!("it has no `tag` line; {hint}")),
+        (format!("tag {good}\n"), format!("it has no `hash` line; {hint}")),
+        (
+            format!("hash {good}\ntag {good}\nhash {good}\n"),
+            format!("line 3 is a second `hash` line; {hint}, and give every node another `hash` at once"),
+        ),
+        (
+            format!("hash {good}\n{}", format!("tag {good}\n").repeat(3)),
+            "it has 3 `tag` lines; hint: keep the current one and the one before or after it (2 lines)".to_owned(),
+        ),
+        (
+            format!("{good}\n{good}\n"),
+            "it has two lines without `hash` or `tag`, as an earlier version wrote them while the secret was replaced; \
+             hint: finish that replacement with the earlier version first, on every node"
+                .to_owned(),
+        ),
+        (format!("{good}\ntag {good}\n"), unnamed.clone()),
+        (format!("hash {good}\n{good}\n"), unnamed.clone()),
+        (format!("{good}\n{good}\n{good}\n"), unnamed),
+    ];
+    for (text, expected) in table {
+        let said = sentence(&text);
+        assert_eq!(said, format!("read secret FILE: {expected}"), "of {text:?}");
+        assert!(!said.contains(&good) && !said.contains(&odd), "{said}");
+    }
     fs::remove_file(&file).unwrap();
     let error = identity::secrets(&file).unwrap_err().to_string();
     assert!(error.contains("No such file or directory") && error.contains("correct `secret` in [cluster]"), "{error}");

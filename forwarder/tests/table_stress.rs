@@ -68,7 +68,7 @@ fn load(dir: &Path) -> Dataplane {
     };
     let key = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
     let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 };
-    let secrets = Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [[0; 2]; 2], tag_epoch: 0 };
+    let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[0; 2]; 2], tag_epoch: 0 };
     let settings = Settings { config, secrets, services: vec![(key, service)], claims: CLAIMS };
     let mut dataplane = Dataplane::load(&settings, Some(dir)).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
     dataplane.keep();

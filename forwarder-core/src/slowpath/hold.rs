@@ -25,8 +25,6 @@ pub(super) struct Held {
     pub(super) message: Message,
     /// When it is let go.
     pub(super) due_us: u64,
-    /// Questions that have no answer yet.
-    pub(super) questions: usize,
     /// Only the branch is asked for: who owns the transaction is known.
     pub(super) of_branch: bool,
 }
@@ -81,14 +79,6 @@ impl Hold {
     /// What waits under a ticket, to be asked for once more.
     pub(super) fn waiting(&mut self, ticket: u64) -> Option<&mut Held> {
         self.waiting.get_mut(&ticket)
-    }
-
-    /// One question about a packet is answered; whether that was the last.
-    pub(super) fn answered(&mut self, ticket: u64) -> bool {
-        self.waiting.get_mut(&ticket).is_none_or(|held| {
-            held.questions = held.questions.saturating_sub(1);
-            held.questions == 0
-        })
     }
 
     /// The packet that is due first, with its time.

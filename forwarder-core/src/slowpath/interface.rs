@@ -13,22 +13,13 @@ pub struct Service {
     pub affinity_call: bool,
 }
 
-/// Keys of the claim hash, both while the cluster's secret is being replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashKeys {
-    /// The one of the secret that sends.
-    pub current: [u64; 2],
-    /// The one of the secret before or after it: claims are made and looked up under both.
-    pub other: Option<[u64; 2]>,
-}
-
 /// What the slow path goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.
     pub node: NodeId,
-    /// Keys of the claim hash.
-    pub hash_keys: HashKeys,
+    /// Key of the claim hash.
+    pub hash_key: [u64; 2],
     /// All services, as the kernel has them.
     pub services: Vec<Service>,
     /// How long an unknown reply or CANCEL waits for its owner, in microseconds.

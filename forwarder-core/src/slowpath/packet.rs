@@ -12,8 +12,6 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::HashKeys;
-
 /// One IP packet, without what surrounded it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
@@ -101,7 +99,7 @@ impl Fragment {
     }
 }
 
-/// The keys of a message under one key of the hash.
+/// The keys of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Keys {
     /// The request key `L`.
@@ -117,8 +115,6 @@ pub(super) struct Message {
     pub(super) kind: Kind,
     /// Its keys.
     pub(super) keys: Keys,
-    /// The same under the hash's other key, while there are two.
-    pub(super) other: Option<Keys>,
 }
 
 impl Message {
@@ -126,21 +122,12 @@ impl Message {
     ///
     /// # Errors
     /// Says why there is no key.
-    pub(super) fn read(payload: &[u8], hash_keys: HashKeys, affinity_call: bool) -> Result<Self, Unkeyable> {
+    pub(super) fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Self, Unkeyable> {
         let message = full::read(payload)?;
         let cseq = if affinity_call { 0 } else { message.cseq };
         let branch = message.branch.unwrap_or_default();
         let is_reply = matches!(message.kind, Kind::Response) && !branch.is_empty();
-        let keys = |hash_key| {
-            let (request, reply) = hash::keys(hash_key, message.call_id, cseq, branch);
-            Keys { request, reply: is_reply.then_some(reply) }
-        };
-        let other = hash_keys.other.map(keys);
-        Ok(Self { kind: message.kind, keys: keys(hash_keys.current), other })
-    }
-
-    /// All its keys, those under the current key of the hash first.
-    pub(super) fn all_keys(&self) -> impl Iterator<Item = Keys> + use<> {
-        [Some(self.keys), self.other].into_iter().flatten()
+        let (request, reply) = hash::keys(hash_key, message.call_id, cseq, branch);
+        Ok(Self { kind: message.kind, keys: Keys { request, reply: is_reply.then_some(reply) } })
     }
 }

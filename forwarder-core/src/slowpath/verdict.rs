@@ -28,16 +28,9 @@ pub(super) fn without_answer(message: &Message, view: &dyn View) -> Verdict {
 
 /// What the table says of a response's branch; `None` if it has none that could be known.
 fn by_reply(message: &Message, view: &dyn View) -> Option<Found> {
-    let keys: Vec<u64> = message.all_keys().filter_map(|keys| keys.reply).collect();
-    let has_any = !keys.is_empty();
-    has_any.then(|| first(keys, view))
+    message.keys.reply.map(|key| view.owner(key))
 }
 
 fn by_request(message: &Message, view: &dyn View) -> Found {
-    first(message.all_keys().map(|keys| keys.request), view)
-}
-
-fn first(keys: impl IntoIterator<Item = u64>, view: &dyn View) -> Found {
-    let found = keys.into_iter().map(|key| view.owner(key));
-    found.into_iter().find(|found| *found != Found::Nothing).unwrap_or(Found::Nothing)
+    view.owner(message.keys.request)
 }

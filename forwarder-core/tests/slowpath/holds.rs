@@ -1,14 +1,12 @@
 //! Replies and CANCELs that wait for their owner.
 
-use forwarder_common::{hash, outcome::Outcome, verdict::Found};
-use forwarder_core::slowpath::{Action, HashKeys, hold};
+use forwarder_common::{outcome::Outcome, verdict::Found};
+use forwarder_core::slowpath::{Action, hold};
 
 use super::{
-    packets::{HASH_KEY, V4, V6, cancel, frame, reply, reply_key, request_key, sip},
+    packets::{V4, V6, cancel, frame, reply, reply_key, request_key, sip},
     world::{HOLD_US, PEER, World, forward, id, inject},
 };
-
-const OTHER_HASH_KEY: [u64; 2] = [11, 12];
 
 /// Punts a message that nobody owns, and gives its ticket.
 fn hold(world: &mut World, packet: &[u8]) -> u64 {
@@ -45,31 +43,6 @@ fn a_claim_of_this_node_or_of_nobody_that_lives_decides_as_well() {
     world.own(request_key("call"));
     let got = world.after(|world| world.answer(ticket, true));
     assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]));
-}
-
-#[test]
-fn while_the_secret_is_replaced_a_claim_under_either_hash_key_decides_and_both_are_asked_for() {
-    for claimed_under in [HASH_KEY, OTHER_HASH_KEY] {
-        let mut world = World::new();
-        world.path.set_hash_keys(HashKeys { current: HASH_KEY, other: Some(OTHER_HASH_KEY) });
-        let packet = sip(V4, &reply("call"));
-        world.punt(Outcome::PuntedResponse, &frame(&packet, 0, 0));
-        let asked = world.actions();
-        let key = |hash_key| hash::keys(hash_key, b"call", 7, b"z9hG4bK-1");
-        let ask = |ticket, hash_key| {
-            let (request_key, reply_key) = key(hash_key);
-            Action::Ask { ticket, request_key, reply_key }
-        };
-        let [Action::Ask { ticket, .. }, _] = asked[..] else { panic!("not asked twice: {asked:?}") };
-        assert_eq!(asked, [ask(ticket, HASH_KEY), ask(ticket, OTHER_HASH_KEY)]);
-        // Nobody knows it under the one key: the other answer is still to come.
-        assert_eq!(world.after(|world| world.answer(ticket, false)), (vec![], vec![]));
-        world.peers(key(claimed_under).1);
-        let got = world.after(|world| world.answer(ticket, false));
-        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
-        let got = world.after(|world| world.punt(Outcome::PuntedResponse, &frame(&packet, 0, 0)));
-        assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]), "known from now on");
-    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
-use forwarder_core::slowpath::{Action, HashKeys, Ledger, Service, Settings, SlowPath, View};
+use forwarder_core::slowpath::{Action, Ledger, Service, Settings, SlowPath, View};
 
 use super::packets::HASH_KEY;
 
@@ -61,8 +61,7 @@ impl World {
             service("192.0.2.10:5080", true),
             service("[2001:db8::10]:5080", true),
         ];
-        let hash_keys = HashKeys { current: HASH_KEY, other: None };
-        let settings = Settings { node: id(ME), hash_keys, services, hold_us: HOLD_US };
+        let settings = Settings { node: id(ME), hash_key: HASH_KEY, services, hold_us: HOLD_US };
         Self { path: SlowPath::new(&settings), table: Table { peer_up: true, ..Table::default() }, now_us: 1_000_000 }
     }
 

@@ -55,8 +55,10 @@ impl Daemon {
                     // The programs and the slow path within one turn: a key under one and not the other finds no claim.
                     self.dataplane.set_secrets(&secrets)?;
                     self.slow.set_secrets(&secrets);
-                    let count = 1 + usize::from(secrets.previous_hash_key.is_some());
-                    log::info!("the cluster's secret has changed: {count} in use, key epoch {}", secrets.tag_epoch);
+                    log::info!("the cluster's secret has changed: key epoch {}", secrets.tag_epoch);
+                    if secrets.hash_key != self.secrets.hash_key {
+                        log::warn!("`hash` of the secret has changed: claims made before are not found any more");
+                    }
                     self.secrets = secrets;
                 }
                 Err(error) => log::error!("{error:#}"),

@@ -10,24 +10,24 @@ use forwarder_common::{
 
 use super::{mesh::own_claim, peers::address, slow::Around};
 use crate::config::Affinity;
-use forwarder_core::{node::LocalClaim, slowpath::HashKeys};
+use forwarder_core::node::LocalClaim;
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
-pub(super) fn claim(hash_keys: HashKeys, frame: &[u8], segment: u32, around: &mut Around<'_>) {
+pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut Around<'_>) {
     if let Some(ip) = net::frame(&frame) {
-        claim_ip(hash_keys, frame, ip, segment, around);
+        claim_ip(hash_key, frame, ip, segment, around);
     }
 }
 
 /// The same for a bare IP packet.
-pub(super) fn claim_packet(hash_keys: HashKeys, packet: &[u8], around: &mut Around<'_>) {
+pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], around: &mut Around<'_>) {
     let version = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
     if let Some(ip) = net::ip(&packet, 0, version) {
-        claim_ip(hash_keys, packet, ip, 0, around);
+        claim_ip(hash_key, packet, ip, 0, around);
     }
 }
 
-fn claim_ip(hash_keys: HashKeys, frame: &[u8], ip: Ip, segment: u32, around: &mut Around<'_>) {
+fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut Around<'_>) {
     let config = around.config;
     let Some(payload) = payload(frame, ip) else { return };
     let from = ip.source(&frame);
@@ -47,11 +47,8 @@ fn claim_ip(hash_keys: HashKeys, frame: &[u8], ip: Ip, segment: u32, around: &mu
         let cseq = if is_call { 0 } else { message.cseq };
         let branch = message.branch.unwrap_or_default();
         let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
-        let keys = [Some(hash_keys.current), hash_keys.other].into_iter().flatten().flat_map(|hash_key| {
-            let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
-            [Some(request_key), is_reply_key.then_some(reply_key)]
-        });
-        for key in keys.flatten() {
+        let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
+        for key in [Some(request_key), is_reply_key.then_some(reply_key)].into_iter().flatten() {
             let is_change = own_claim(around.dataplane, config.node, key).is_some();
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
             let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };

@@ -219,15 +219,12 @@ fn unix_s() -> i64 {
 /// Looks a transaction up as the fast path would look up its reply (with a branch) or its request.
 fn owner(daemon: &Daemon, call_id: &str, cseq: u32, branch: Option<&str>) -> Owner {
     let has_call = daemon.config.services.iter().any(|service| matches!(service.affinity, Affinity::Call));
-    // While the secret is replaced there are two kinds of keys. And a service of affinity `call` has one key per Call-ID; both
-    // kinds may be served side by side.
-    let hash_keys = [Some(daemon.secrets.hash_key), daemon.secrets.previous_hash_key].into_iter().flatten();
-    let ways = hash_keys.flat_map(|key| [Some((key, cseq)), has_call.then_some((key, 0))]).flatten();
-    let mut keys =
-        ways.map(|(key, number)| hash::keys(key, call_id.as_bytes(), number, branch.unwrap_or_default().as_bytes()));
-    let first = keys.next().unwrap_or_default();
+    let branch_bytes = branch.unwrap_or_default().as_bytes();
+    let keys = |number| hash::keys(daemon.secrets.hash_key, call_id.as_bytes(), number, branch_bytes);
+    // A service of affinity `call` has one key per Call-ID; both kinds may be served side by side.
+    let ways = [Some(cseq), has_call.then_some(0)].into_iter().flatten().map(keys);
     let is_known = |(request_key, _): &(u64, u64)| daemon.dataplane.claim(*request_key).is_some();
-    let (request_key, reply_key) = [first].into_iter().chain(keys).find(is_known).unwrap_or(first);
+    let (request_key, reply_key) = ways.into_iter().find(is_known).unwrap_or_else(|| keys(cseq));
     let reply_key = branch.map(|_| reply_key);
     let by_reply = reply_key.and_then(|key| daemon.dataplane.claim(key)).map(|entry| (entry, "reply"));
     let found = by_reply.or_else(|| daemon.dataplane.claim(request_key).map(|entry| (entry, "request")));

@@ -24,7 +24,7 @@ use crate::{
 };
 use forwarder_core::{
     node::{Node, Now},
-    slowpath::{self, Action, HashKeys, Sent, SlowPath, View},
+    slowpath::{self, Action, Sent, SlowPath, View},
 };
 
 /// Punted packets taken in one turn: claims must not wait for a flood to end.
@@ -36,7 +36,7 @@ const DATAGRAMS_A_TURN: usize = 64;
 pub(super) struct Slow {
     path: SlowPath,
     sent: Sent,
-    hash_keys: HashKeys,
+    hash_key: [u64; 2],
     tunnel: Tunnel,
     interfaces: BTreeMap<u32, Interface>,
     /// Where packets arrive that came through the socket.
@@ -94,10 +94,6 @@ impl View for Sight<'_> {
     }
 }
 
-const fn hash_keys(secrets: &Secrets) -> HashKeys {
-    HashKeys { current: secrets.hash_key, other: secrets.previous_hash_key }
-}
-
 impl Slow {
     /// Opens the tunnel socket; nothing is handed over yet.
     pub(super) fn open(config: &Config, secrets: &Secrets, interfaces: &Interfaces) -> Result<Self> {
@@ -107,7 +103,7 @@ impl Slow {
         });
         let path = SlowPath::new(&slowpath::Settings {
             node: config.node,
-            hash_keys: hash_keys(secrets),
+            hash_key: secrets.hash_key,
             services: services.collect(),
             hold_us: config.timers.hold_ms * 1000,
         });
@@ -116,7 +112,7 @@ impl Slow {
         let mut slow = Self {
             path,
             sent: Sent::default(),
-            hash_keys: hash_keys(secrets),
+            hash_key: secrets.hash_key,
             tunnel,
             interfaces: BTreeMap::new(),
             main: 0,
@@ -129,8 +125,8 @@ impl Slow {
 
     /// From now on keys and tags are made with these.
     pub(super) fn set_secrets(&mut self, secrets: &Secrets) {
-        self.hash_keys = hash_keys(secrets);
-        self.path.set_hash_keys(self.hash_keys);
+        self.hash_key = secrets.hash_key;
+        self.path.set_hash_key(self.hash_key);
         self.tunnel.set_keys(secrets.tag_key, secrets.tag_epoch);
     }
 
@@ -153,9 +149,9 @@ impl Slow {
             let head = unsafe { head.as_ptr().cast::<Punt>().read_unaligned() };
             let frame = frame.get(..head.length as usize).unwrap_or(frame);
             if head.reason == Outcome::EgressPunted.number() {
-                own::claim(self.hash_keys, frame, head.segment, around);
+                own::claim(self.hash_key, frame, head.segment, around);
                 if let Some(packet) = self.sent.put(frame, around.now.monotonic_us) {
-                    own::claim_packet(self.hash_keys, &packet, around);
+                    own::claim_packet(self.hash_key, &packet, around);
                 }
             } else if rejoins {
                 self.late.push((head, frame.to_vec()));

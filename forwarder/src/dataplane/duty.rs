@@ -103,15 +103,10 @@ impl Dataplane {
     }
 }
 
-/// Each key lies at the place of its epoch, so that a change of secrets changes no key that is in use.
+/// Each key of the tag lies at the place of its epoch, so that a change of secrets changes no key that is in use.
 pub(super) fn set_secrets(config: &mut abi::Config, secrets: &Secrets) {
-    let Secrets { hash_key, previous_hash_key, tag_key, tag_epoch } = *secrets;
-    let other = previous_hash_key.unwrap_or_default();
-    config.hash_key = if tag_epoch == 0 { [hash_key, other] } else { [other, hash_key] };
+    let Secrets { hash_key, tag_key, tag_epoch } = *secrets;
+    config.hash_key = hash_key;
     config.tag_key = tag_key;
     config.tag_epoch = tag_epoch;
-    config.flags &= !abi::BOTH_HASH_KEYS;
-    if previous_hash_key.is_some() {
-        config.flags |= abi::BOTH_HASH_KEYS;
-    }
 }

@@ -38,7 +38,7 @@ impl Explainer {
         program.load().map_err(verify::readable).context("load the explain program")?;
         let mut config: Array<MapData, Shared<abi::Config>> = maps::take(&mut ebpf, "CONFIG")?;
         config
-            .set(0, Shared(abi::Config { hash_key: [hash_key; 2], node: 1, ..abi::Config::default() }), 0)
+            .set(0, Shared(abi::Config { hash_key, node: 1, ..abi::Config::default() }), 0)
             .context("write map CONFIG")?;
         Ok(Self { explained: maps::take(&mut ebpf, "EXPLAINED")?, ebpf })
     }

@@ -16,21 +16,24 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
-use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::{Duration, OffsetDateTime};
 use x509_parser::parse_x509_certificate;
 
-use super::{peer::uri, secrets::SECRET_BYTES};
+use super::{peer::uri, secrets};
 use crate::config::is_cluster_name;
 
 /// Days that an authority's certificate lasts: ten years.
 pub const CA_DAYS: i64 = 3650;
 /// Days that a node's certificate lasts: two years.
 pub const NODE_DAYS: i64 = 730;
+/// The file of the cluster's secrets.
+const SECRET: &str = "cluster.secret";
+/// The files of a rotation, in the order in which every node gets them.
+const STEPS: [&str; 3] = ["cluster.secret.1-both", "cluster.secret.2-new-first", "cluster.secret.3-new"];
 /// A certificate starts a little before it is made: clocks differ.
 const BEFORE: Duration = Duration::hours(1);
-pub(super) const PRIVATE: u32 = 0o600;
+const PRIVATE: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
 /// Makes the authority of cluster `name` in folder `dir`: `ca.pem`, `ca.key`, `cluster.secret`. Returns their paths.
@@ -53,7 +56,7 @@ pub fn init(dir: &Path, name: &str) -> anyhow::Result<Vec<PathBuf>> {
         &[
             ("ca.pem", PUBLIC, certificate.pem()),
             ("ca.key", PRIVATE, key.serialize_pem()),
-            ("cluster.secret", PRIVATE, new_secret()?),
+            (SECRET, PRIVATE, secrets::new_file()?),
         ],
     )
 }
@@ -77,6 +80,18 @@ pub fn issue(dir: &Path, node: NodeId, address: IpAddr) -> anyhow::Result<Vec<Pa
     let certificate = params.signed_by(&key, &issuer).context("sign the node's certificate")?;
     let (public, private) = (format!("node-{id}.pem"), format!("node-{id}.key"));
     write_new(dir, &[(&public, PUBLIC, certificate.pem()), (&private, PRIVATE, key.serialize_pem())])
+}
+
+/// Draws a new secret for the tunnel's tag and writes the three files that replace `cluster.secret` in folder `dir` on
+/// every node, one after another. Returns their paths in that order.
+///
+/// # Errors
+/// No `cluster.secret` in `dir`, one that is of no use or being replaced already, or a file that is there already or
+/// cannot be written.
+pub fn rotate(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let [first, second, third] = secrets::successors(&dir.join(SECRET))?;
+    let [one, two, three] = STEPS;
+    write_new(dir, &[(one, PRIVATE, first), (two, PRIVATE, second), (three, PRIVATE, third)])
 }
 
 fn lasting(days: i64) -> CertificateParams {
@@ -112,16 +127,8 @@ fn authority(dir: &Path) -> anyhow::Result<(String, Issuer<'static, KeyPair>)> {
     Ok((name.to_owned(), issuer))
 }
 
-pub(super) fn new_secret() -> anyhow::Result<String> {
-    let mut secret = [0; SECRET_BYTES];
-    SystemRandom::new().fill(&mut secret).map_err(|_| anyhow!("draw a secret: the system gives no random bytes"))?;
-    let mut line = secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    line.push('\n');
-    Ok(line)
-}
-
 /// Writes files that must not be there yet: all of them or none.
-pub(super) fn write_new(dir: &Path, files: &[(&str, u32, String)]) -> anyhow::Result<Vec<PathBuf>> {
+fn write_new(dir: &Path, files: &[(&str, u32, String)]) -> anyhow::Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("make folder {}", dir.display()))?;
     let mut written = Vec::new();
     for (name, mode, text) in files {

@@ -29,12 +29,10 @@ pub(crate) const V4: bool = false;
 /// An address family.
 pub(crate) const V6: bool = true;
 
-/// The hash's key of the secret that replaces the first one.
-pub(crate) const OTHER_HASH_KEY: [u64; 2] = [33, 44];
-
 const TAG_KEY: [u64; 2] = [11, 22];
-const SECRETS: Secrets =
-    Secrets { hash_key: HASH_KEY, previous_hash_key: None, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
+/// The key of the tag of an odd key epoch, which replaces the first one.
+const OTHER_TAG_KEY: [u64; 2] = [55, 66];
+const SECRETS: Secrets = Secrets { hash_key: HASH_KEY, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
 const VNI: u32 = 0x0012_3456;
 /// The interface that test runs arrive at: the loopback of any namespace.
 const IFINDEX: u32 = 1;
@@ -196,9 +194,9 @@ impl Bench {
         self.dataplane.renew_lease(monotonic_ns().saturating_sub(milliseconds * 1_000_000)).unwrap();
     }
 
-    /// Both secrets are in the file from now on.
-    pub(crate) fn replace_secret(&mut self) {
-        let secrets = Secrets { previous_hash_key: Some(OTHER_HASH_KEY), ..SECRETS };
+    /// From now on the other secret of the tag is the one to send with.
+    pub(crate) fn replace_tag(&mut self) {
+        let secrets = Secrets { tag_key: [TAG_KEY, OTHER_TAG_KEY], tag_epoch: 1, ..SECRETS };
         self.dataplane.set_secrets(&secrets).unwrap();
     }
 
@@ -315,6 +313,15 @@ impl Bench {
 
     /// The same under these flags.
     pub(crate) fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, flags: u8) {
+        self.check_tagged(sent, frame, node, flags, (TAG_KEY, 0));
+    }
+
+    /// The same after [`Self::replace_tag`].
+    pub(crate) fn check_tunnel_of_other_tag(&self, sent: &[u8], frame: &Frame, node: u16) {
+        self.check_tagged(sent, frame, node, 0, (OTHER_TAG_KEY, 1));
+    }
+
+    fn check_tagged(&self, sent: &[u8], frame: &Frame, node: u16, flags: u8, (key, epoch): ([u64; 2], u8)) {
         let r = sent;
         assert_eq!(sent[..12], [2, 0, 0, 0, 0, node as u8, 2, 0, 0, 0, 0, self.node as u8]);
         let ip = net::frame(&r).unwrap();
@@ -326,9 +333,9 @@ impl Bench {
         let start = ip.payload + geneve::TUNNEL;
         assert_eq!(&sent[start..ip.end], frame.ip_packet());
         let got = geneve::receive(&r, ip.payload + 8).unwrap();
-        assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, 0));
+        assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, epoch));
         let inside = net::ip(&r, start, got.protocol).unwrap();
-        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(TAG_KEY, self.node, flags, 0));
+        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(key, self.node, flags, epoch));
         assert_eq!(got.flags, flags);
         if !self.underlay {
             let header = sent[14..34].chunks(2).map(|pair| u64::from(u16::from_le_bytes([pair[0], pair[1]]))).sum();

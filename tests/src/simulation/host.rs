@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
 use forwarder_core::node::{Node, NodeSettings, Now, State};
-use forwarder_core::slowpath::{self, HashKeys, SlowPath, View};
+use forwarder_core::slowpath::{self, SlowPath, View};
 
 use super::kernel::{Kernel, Told};
 use super::traffic::{HASH_KEY, PORT, VIP};
@@ -113,7 +113,7 @@ impl Host {
         });
         let slow = SlowPath::new(&slowpath::Settings {
             node: self.node,
-            hash_keys: HashKeys { current: HASH_KEY, other: None },
+            hash_key: HASH_KEY,
             services: vec![slowpath::Service {
                 address: SocketAddr::new(IpAddr::from(VIP), PORT),
                 affinity_call: false,

@@ -79,7 +79,7 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
         lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
         ..Config::default()
     };
-    let secrets = Secrets { hash_key: [1, 2], previous_hash_key: None, tag_key: [[0; 2]; 2], tag_epoch: 0 };
+    let secrets = Secrets { hash_key: [1, 2], tag_key: [[0; 2]; 2], tag_epoch: 0 };
     Dataplane::load(&dataplane::Settings { config, secrets, services: Vec::new(), claims }, None)
 }
 
