@@ -7,8 +7,10 @@
 
 pub mod ages;
 pub mod fragments;
-mod members;
+
 pub mod node;
+mod now;
 pub mod slowpath;
+mod state;
 pub mod store;
 pub mod wire;

@@ -3,117 +3,84 @@
 //! No socket, clock, task or random number in here: times and a seed are arguments, and what is to be sent or written into the
 //! kernel's maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then
 //! sleeps until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
+//!
+//! This file composes the parts; each of them has its own state and knows neither this file nor the others' insides.
 
 mod asks;
-mod beaten;
 mod budget;
+mod claims;
+mod counters;
+mod digests;
+mod effects;
+mod error;
 mod inbox;
-mod interface;
-mod local;
 mod log;
+mod members;
 mod outbox;
+mod output;
+mod peers;
 mod ranges;
-mod receive;
-mod repair;
-mod views;
+mod settings;
+mod shadowed;
 
-use std::collections::{BTreeMap, VecDeque};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
-use forwarder_common::ids::{Epoch, NodeId};
-
-use self::asks::Asks;
-use self::beaten::Beaten;
-use self::budget::Budget;
-use self::inbox::Inbox;
-use self::log::Log;
+use self::asks::{Asks, Open, keys};
+use self::claims::{Claims, Taken};
+use self::digests::Digests;
+use self::effects::Effects;
+use self::members::Members;
 use self::outbox::{Outbox, Sender};
-use self::repair::Digests;
-use crate::ages::Ages;
-use crate::members::Members;
-use crate::store::{Entry, Merged, Store, Word};
-use crate::wire::{Hello, Message, WireError};
+use self::peers::{Peer, Peers};
+use crate::ages::{AgeSummary, Ages};
+use crate::store::Entry;
+use crate::wire::{self, Answer, Ask, Digest, Hello, Message, Repair, WireError};
 
-pub use self::interface::{
-    CoreCounters, Kind, LocalClaim, MapWrite, NodeSettings, Now, Output, PeerView, ProtocolError, State,
-};
-
-/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path carries.
-pub const DATAGRAM_BYTES: usize = 1100;
-/// Pause between two walks over all claims for those that have ended, in microseconds: they are invisible already, this only frees
-/// their memory.
-const SWEEP_US: u64 = 2_000_000;
-/// Pause between the steps of a walk in microseconds.
-const SWEEP_STEP_US: u64 = 10_000;
-/// Claims looked at in one step: about 100 µs.
-const SWEEP_CLAIMS: usize = 16_384;
-
-#[derive(Debug)]
-struct Peer {
-    /// The hello of the present or the last link.
-    hello: Option<Hello>,
-    /// There is a link, on which this node has introduced itself.
-    linked: bool,
-    /// The sequence of the last hello to it.
-    greeting: u32,
-    /// Counts its links, see [`Word`].
-    session: u8,
-    /// The present link has brought its hello.
-    introduced: bool,
-    /// The map says that the peer is up.
-    up: bool,
-    inbox: Inbox,
-    budget: Budget,
-}
+pub use self::claims::LocalClaim;
+pub use self::counters::CoreCounters;
+pub use self::error::ProtocolError;
+pub use self::output::{DATAGRAM_BYTES, Kind, MapWrite, Output};
+pub use self::peers::PeerView;
+pub use self::settings::NodeSettings;
+pub use crate::now::Now;
+pub use crate::state::State;
 
 /// One node of the cluster.
 #[derive(Debug)]
 pub struct Node {
     settings: NodeSettings,
     state: State,
-    /// Epochs of earlier lives, a bit each.
-    earlier_epochs: u16,
+    /// Epochs of earlier lives.
+    earlier_epochs: Epochs,
     /// Of the hellos.
     sequence: u32,
-    store: Store,
-    log: Log,
-    peers: BTreeMap<NodeId, Peer>,
-    /// Peers that are linked and have introduced themselves.
-    introduced: usize,
+    claims: Claims,
+    peers: Peers,
     outbox: Outbox,
     digests: Digests,
-    beaten: Beaten,
     asks: Asks,
     members: Members,
-    outputs: VecDeque<Output>,
-    sweep_at_us: Option<u64>,
+    effects: Effects,
     ages: Ages,
-    counters: CoreCounters,
 }
 
 impl Node {
     /// A node that knows nobody yet.
     #[must_use]
     pub fn new(settings: NodeSettings) -> Self {
-        let mut store = Store::new(settings.claims, settings.seed);
-        store.set_epoch(settings.node, settings.epoch);
         Self {
             settings,
             state: State::Joining,
-            earlier_epochs: 0,
+            earlier_epochs: Epochs::EMPTY,
             sequence: 0,
-            store,
-            log: Log::default(),
-            peers: BTreeMap::new(),
-            introduced: 0,
+            claims: Claims::new(&settings),
+            peers: Peers::default(),
             outbox: Outbox::default(),
             digests: Digests::new(settings.seed),
-            beaten: Beaten::default(),
             asks: Asks::default(),
             members: Members::new(settings.node, settings.listen, settings.seed),
-            outputs: VecDeque::new(),
-            sweep_at_us: None,
+            effects: Effects::default(),
             ages: Ages::default(),
-            counters: CoreCounters::default(),
         }
     }
 
@@ -122,13 +89,28 @@ impl Node {
         if peer == self.settings.node {
             return;
         }
-        let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
-        (state.linked, state.introduced) = (true, false);
-        state.session = Word::next_session(state.session);
-        self.count_introduced();
+        self.peers.link_up(peer, now);
         self.forget(peer);
         self.sequence = self.sequence.wrapping_add(1);
         self.greet(peer);
+    }
+
+    /// The link to `peer` is gone, and with it the peer: its claims stay, but are ineffective.
+    pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
+        self.forget(peer);
+        let was_up = self.peers.link_down(peer);
+        if self.peers.get(peer).is_none() {
+            return;
+        }
+        if let Some(hello) = was_up {
+            self.claims.peer_down(peer);
+            self.effects.write(peer_write(peer, false, &hello));
+        }
+        self.members.unlinked(peer, now);
+        self.revive(peer, now);
+        for open in self.asks.gone(peer) {
+            self.end_ask(&open, now);
+        }
     }
 
     /// This node is in another state: all peers are told at once.
@@ -139,13 +121,12 @@ impl Node {
         }
     }
 
-    /// The proxy of this node begins another life: its claims of earlier ones are void at once, here and at all peers.
+    /// The proxy of this node begins another life: its claims of earlier ones are ineffective at once, here and at all peers.
     pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
-        if self.settings.epoch != epoch {
-            self.settings.epoch = epoch;
-            self.store.set_epoch(self.settings.node, epoch);
+        if self.claims.epoch() != epoch {
+            self.claims.set_epoch(epoch);
             self.greet_all(now);
-            self.revive_beaten(self.settings.node, now);
+            self.revive(self.settings.node, now);
         }
     }
 
@@ -155,112 +136,480 @@ impl Node {
         self.members.leave(now);
     }
 
+    /// Takes a new claim of this host. It goes to the peers at the next [`Self::handle_timeout`] that is due: at once when nothing
+    /// was sent for a while, so hand over all waiting claims first, and in their order: of two words about a claim the later one
+    /// counts.
+    pub fn handle_local(&mut self, claim: LocalClaim, now: Now) {
+        self.take_own(claim, false, now);
+    }
+
+    /// Takes a claim of this host that the egress program made before, and whose end it has changed. If this daemon does not know the
+    /// claim, it counts as made before all others: when it was made nobody knows any more.
+    pub fn handle_change(&mut self, claim: LocalClaim, now: Now) {
+        self.take_own(claim, true, now);
+    }
+
+    /// Takes what the kernel's table has instead of a claim that [`MapWrite::Claim`] calls new: a live claim of this host in its present
+    /// epoch. If this daemon did not know of it, it counts, as by [`Self::handle_change`]. If it has lost or ended, it is written over.
+    pub fn handle_found(&mut self, claim: LocalClaim, now: Now) {
+        match self.claims.take_found(claim, now, &mut self.effects) {
+            Some(is_logged) => self.own_taken(claim.key, is_logged, now),
+            None => self.claims.write_known(claim.key, now, &mut self.effects),
+        }
+    }
+
+    /// Takes what the kernel's table has for an [`Output::LookUp`]: the live claims of this host in its present epoch, none if
+    /// there is none. They are claims like any other from then on, as by [`Self::handle_change`], and the peer that asked gets its
+    /// answer.
+    pub fn handle_looked_up(&mut self, ticket: u64, found: &[LocalClaim], now: Now) {
+        let Some((peer, ask)) = self.asks.looked_up(ticket) else { return };
+        for claim in found {
+            let is_logged = self.claims.take_looked_up(*claim, now, &mut self.effects);
+            self.own_taken(claim.key, is_logged, now);
+        }
+        self.answer_peer(peer, &ask, now);
+    }
+
+    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims that of a
+    /// CANCEL, and the ask would wait for every peer.
+    ///
+    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too many asks
+    /// are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says that it owns
+    /// nothing, and the claim follows as a batch: the shell reads all waiting claims before it hands over a message.
+    pub fn handle_ask(&mut self, ticket: u64, request_key: u64, reply_key: u64, now: Now) {
+        let is_effective = |key: &u64| self.claims.has_effective(*key, now);
+        let effective: Vec<u64> = keys(request_key, reply_key).filter(is_effective).collect();
+        if !effective.is_empty() {
+            // The packet came up because the kernel found nothing: its table has lost the claim, or is yet to be told.
+            effective.into_iter().for_each(|key| self.claims.write_known(key, now, &mut self.effects));
+            return self.answer(ticket, true);
+        }
+        let awaited = self.peers.up();
+        if awaited.is_empty() {
+            return self.answer(ticket, false);
+        }
+        if !self.asks.open(Open::new(ticket, request_key, reply_key, awaited, now)) {
+            self.effects.counters.asks_overflow += 1;
+            self.answer(ticket, false);
+        }
+    }
+
     /// Takes a datagram of a linked peer.
     ///
     /// # Errors
     /// It breaks the protocol; the link must be dropped and not be built again at once.
     pub fn handle_datagram(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
-        let Some(state) = self.peers.get_mut(&peer).filter(|state| state.introduced) else {
+        let Some(state) = self.peers.get_mut(peer).filter(|state| state.is_introduced()) else {
             // It has overtaken the hello, or its link is gone.
             return Ok(());
         };
-        self.counters.datagrams_received += 1;
+        self.effects.counters.datagrams_received += 1;
         let handled = match bytes.len() {
-            _ if !state.budget.spend(0, now) => Err(ProtocolError::Flood),
+            _ if !state.spend(0, now) => Err(ProtocolError::Flood),
             0..=DATAGRAM_BYTES => self.members.handle(peer, bytes, now),
             _ => Err(ProtocolError::Wire(WireError::Oversized)),
         };
-        self.counters.protocol_errors += u64::from(handled.is_err());
+        self.effects.counters.protocol_errors += u64::from(handled.is_err());
         handled
     }
 
-    /// Takes a message of a linked peer.
+    /// Takes a message of a linked peer. The order of messages is free but for the first hello of a link, so a claim may come before
+    /// the hello that makes it effective, and an old hello after a new one.
     ///
     /// # Errors
     /// The message breaks the protocol; the link must be dropped and not be built again at once. What the message
     /// said up to there has had no effect.
     pub fn handle_message(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
         let handled = self.take(peer, bytes, now);
-        self.counters.protocol_errors += u64::from(handled.is_err());
+        self.effects.counters.protocol_errors += u64::from(handled.is_err());
         handled
-    }
-
-    /// The link to `peer` is gone, and with it the peer: its claims stay, but stand against nobody.
-    pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
-        self.forget(peer);
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        (state.linked, state.introduced) = (false, false);
-        // While it counts as down its claims give way to others: on its next link all of them must come again.
-        state.inbox = Inbox::default();
-        if let (true, Some(hello)) = (state.up, state.hello) {
-            state.up = false;
-            self.outputs.push_back(peer_write(peer, false, hello));
-        }
-        self.members.unlinked(peer, now);
-        self.count_introduced();
-        self.revive_beaten(peer, now);
-        self.end_asks_of_gone(peer, now);
     }
 
     /// Does what is due at `now`; harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.end_expired_asks(now);
+        while let Some(open) = self.asks.expired(now) {
+            self.end_ask(&open, now);
+        }
         self.asks.end_look_ups(now);
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
         self.members.timeout(now);
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
         if due(self.outbox.due_us()) {
-            let up = self.introduced();
-            let Self { settings, store, log, outputs, counters, .. } = self;
-            self.outbox.send(&mut Sender { settings, store, log, outputs, counters, now }, &up);
+            let introduced = self.peers.introduced();
+            self.outbox.send(&mut Sender { claims: &self.claims, effects: &mut self.effects, now }, &introduced);
             self.digests.schedule(now);
         }
         if due(self.digests.due_us()) {
             self.send_digests(now);
         }
-        if due(self.sweep_at_us) {
-            let is_over = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
-            self.log.trim(now.monotonic_us);
-            self.beaten.trim(now.monotonic_us, |owner, epoch| self.store.is_over(owner, epoch));
-            let pause = if is_over { SWEEP_US } else { SWEEP_STEP_US };
-            let again = now.monotonic_us.saturating_add(pause);
-            self.sweep_at_us = if self.store.is_empty() { None } else { Some(again) };
+        if due(self.claims.sweep_at_us()) {
+            self.claims.sweep(now);
         }
     }
 
     /// The next thing to do, if any.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() {
+        if self.effects.is_empty() {
             self.send_asks();
         }
-        self.outputs.pop_front().or_else(|| self.members.poll())
+        self.effects.pop().or_else(|| self.members.poll())
     }
 
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let claims = [self.outbox.due_us(), self.digests.due_us(), self.sweep_at_us];
+        let claims = [self.outbox.due_us(), self.digests.due_us(), self.claims.sweep_at_us()];
         claims.into_iter().chain([self.asks.due_us(), self.members.due_us()]).flatten().min()
+    }
+
+    /// The live claim of a key: its owner, epoch, claim time and end.
+    #[must_use]
+    pub fn claim(&self, key: u64, now: Now) -> Option<Entry> {
+        self.claims.store().live(key, now.monotonic_us)
+    }
+
+    /// This node's epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.claims.epoch()
+    }
+
+    /// The live epochs of all nodes, by their ids, as far as they are known.
+    #[must_use]
+    pub fn epochs(&self) -> &[Option<Epochs>] {
+        self.claims.store().epochs()
+    }
+
+    /// Whether an epoch of a node is known to be over.
+    #[must_use]
+    pub fn is_stale(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.claims.store().is_stale(owner, epoch)
+    }
+
+    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still count there.
+    pub fn earlier_epochs(&self) -> impl Iterator<Item = Epoch> {
+        self.earlier_epochs.iter()
+    }
+
+    /// Claims held, those of peers included; some seconds of ended ones may be among them.
+    #[must_use]
+    pub const fn claims(&self) -> usize {
+        self.claims.store().len()
+    }
+
+    /// Claims that wait to be sent, those that only some peers have not got not counted.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.outbox.waiting(self.claims.log().next())
+    }
+
+    /// Asks of this node that have no answer yet.
+    #[must_use]
+    pub fn asks(&self) -> usize {
+        self.asks.open_count()
+    }
+
+    /// Whether this node knows the claims of all its linked peers that they had when they were linked; true without any.
+    #[must_use]
+    pub fn is_synchronised(&self) -> bool {
+        self.peers.is_synchronised()
+    }
+
+    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.members.alive()
+    }
+
+    /// Every peer that ever introduced itself, in the order of their ids.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> {
+        self.peers.views(|node| self.claims.store().held_by(node))
+    }
+
+    /// How old new claims were when they arrived, by the owner's and this host's clock.
+    #[must_use]
+    pub fn ages(&self) -> AgeSummary {
+        self.ages.summary()
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> CoreCounters {
+        CoreCounters { claims_evicted: self.claims.store().evicted(), ..self.effects.counters }
+    }
+
+    fn take(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
+        // A message may still wait in the shell's queue when its link is gone.
+        let Some(state) = self.peers.get_mut(peer).filter(|state| state.is_linked()) else { return Ok(()) };
+        let message = Message::decode(bytes).map_err(ProtocolError::Wire)?;
+        if !state.spend(message.claims(), now) {
+            return Err(ProtocolError::Flood);
+        }
+        match message {
+            Message::Hello(hello) => return self.take_hello(peer, hello, now),
+            _ if !state.is_introduced() => return Err(ProtocolError::BeforeHello),
+            Message::Batch(claims) => {
+                self.effects.counters.batches_received += 1;
+                self.take_batch(peer, claims, now);
+            }
+            Message::Snapshot(claims) => {
+                self.effects.counters.snapshots_received += 1;
+                self.take_snapshot(peer, &claims, now);
+            }
+            Message::Ask(asks) => self.take_asks(peer, &asks, now),
+            Message::Answer(answers) => self.take_answers(peer, &answers, now),
+            Message::Digest(digest) => self.take_digest(peer, digest),
+            Message::Repair(repair) => self.take_repair(peer, &repair, now),
+        }
+        Ok(())
+    }
+
+    fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) -> Result<(), ProtocolError> {
+        // While the peer does not count yet: it gets the asks of this turn below.
+        self.send_asks();
+        let Some(new) = self.peers.take_hello(peer, hello)? else { return Ok(()) };
+        if let Some(epoch) = new.earlier_epoch {
+            self.earlier_epochs = self.earlier_epochs.with(epoch);
+        }
+        self.claims.peer_up(peer, hello.epoch);
+        if new.is_first {
+            let have = if hello.your_life == self.life() { hello.have } else { 0 };
+            self.outbox.begin(peer, have, now);
+        }
+        if new.is_changed {
+            self.effects.write(peer_write(peer, true, &hello));
+            self.revive(peer, now);
+            self.end_effective_asks(now);
+        }
+        if new.is_first {
+            // They may have been lost with its old link.
+            self.asks.send_again(peer, &mut self.effects);
+            self.members.introduced(peer, hello.listen, now);
+            if new.forgets {
+                // Its daemon may have forgotten claims of which not all nodes have heard. It is asked for those that won against
+                // this node's own: so it looks in its kernel's table and tells everybody.
+                self.asks.remind(peer, &self.claims.lost_against(peer, now), &mut self.effects);
+            }
+        }
+        // It is to be confirmed, by a digest if nothing else is said.
+        self.digests.schedule(now);
+        for claims in new.early {
+            // Of the sixteen numbers of epochs the eight before the present one are behind it.
+            if claims.epoch.number().wrapping_sub(hello.epoch.number()) & 0xf >= 8 {
+                // It was not early but late, and would seem live when its epoch's number comes round.
+                self.effects.counters.batches_dropped += 1;
+            } else {
+                self.take_batch(peer, claims, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, peer: NodeId, claims: wire::Claims, now: Now) {
+        if !self.claims.store().is_effective(peer, claims.epoch) {
+            // Its hello is a moment behind, or it is of an epoch that is over. Its numbers stay missing.
+            let kept = self.peers.get_mut(peer).is_some_and(|state| state.inbox.keep_early(claims));
+            self.effects.counters.batches_dropped += u64::from(!kept);
+            return;
+        }
+        for claim in &claims.claims {
+            self.take_claim(peer, claims.epoch, claim, claim.word == 0, now);
+        }
+        self.got(peer, &claims);
+    }
+
+    fn take_snapshot(&mut self, peer: NodeId, claims: &wire::Claims, now: Now) {
+        let was_complete = self.peers.get(peer).is_some_and(|state| state.inbox.is_complete());
+        if self.claims.store().is_effective(peer, claims.epoch) {
+            for claim in &claims.claims {
+                self.take_claim(peer, claims.epoch, claim, false, now);
+            }
+            self.got(peer, claims);
+        }
+        if self.peers.get_mut(peer).is_some_and(|state| state.inbox.piece(was_complete)) {
+            self.report(peer, 0);
+        }
+    }
+
+    fn got(&mut self, peer: NodeId, claims: &wire::Claims) {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.inbox.got(claims.first, claims.first.saturating_add(u64::from(claims.span)));
+        }
+    }
+
+    fn take_claim(&mut self, peer: NodeId, epoch: Epoch, claim: &wire::Claim, is_fresh: bool, now: Now) {
+        let session = self.peers.get(peer).map_or(0, Peer::session);
+        match self.claims.take((peer, epoch, session), claim, now, &mut self.effects) {
+            Taken::New if is_fresh => self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us)),
+            Taken::Lost(number) => self.outbox.assert_to(peer, number, now),
+            Taken::New | Taken::Done => {}
+        }
+        self.end_asks_for(claim.key, now);
+    }
+
+    fn take_own(&mut self, claim: LocalClaim, is_change: bool, now: Now) {
+        let is_logged = self.claims.take_own(claim, is_change, now, &mut self.effects);
+        self.own_taken(claim.key, is_logged, now);
+    }
+
+    fn own_taken(&mut self, key: u64, is_logged: bool, now: Now) {
+        if is_logged {
+            self.push(now);
+        }
+        self.end_asks_for(key, now);
+    }
+
+    /// The claims of `winner` may be ineffective now.
+    fn revive(&mut self, winner: NodeId, now: Now) {
+        if self.claims.revive(winner, now, &mut self.effects) {
+            self.push(now);
+        }
+    }
+
+    /// Claims were logged for the peers.
+    fn push(&mut self, now: Now) {
+        let (next, peers) = (self.claims.log().next(), self.peers.introduced_count());
+        self.effects.counters.claims_dropped += self.outbox.push(next, now, peers);
+    }
+
+    fn take_asks(&mut self, peer: NodeId, asks: &[Ask], now: Now) {
+        for ask in asks {
+            if !self.asks.admits(peer, now) {
+                // No answer rather than a wrong one: the asker's own patience ends it.
+                self.effects.counters.asks_refused += 1;
+                continue;
+            }
+            let Ask { request_key, reply_key, .. } = *ask;
+            let is_known = keys(request_key, reply_key).all(|key| self.claim(key, now).is_some());
+            let ticket = if is_known { None } else { self.asks.look_up(peer, *ask, now) };
+            match ticket {
+                Some(ticket) => self.effects.push(Output::LookUp { ticket, request_key, reply_key }),
+                None => self.answer_peer(peer, ask, now),
+            }
+        }
+    }
+
+    fn answer_peer(&mut self, peer: NodeId, ask: &Ask, now: Now) {
+        let claims = keys(ask.request_key, ask.reply_key).filter_map(|key| self.claims.own_of(key, now)).collect();
+        self.asks.answer(peer, Answer { number: ask.number, epoch: self.claims.epoch(), claims });
+    }
+
+    fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
+        for answer in answers {
+            for claim in &answer.claims {
+                self.take_claim(peer, answer.epoch, claim, false, now);
+            }
+            if let Some(open) = self.asks.heard(answer.number, peer) {
+                self.end_ask(&open, now);
+            }
+        }
+    }
+
+    fn take_digest(&mut self, peer: NodeId, digest: Digest) {
+        self.effects.counters.digests_received += 1;
+        let is_missing = self.peers.get(peer).is_some_and(|state| state.inbox.is_missing_below(digest.settled));
+        if is_missing || digest.must_answer {
+            self.report(peer, digest.settled);
+        }
+    }
+
+    fn take_repair(&mut self, peer: NodeId, repair: &Repair, now: Now) {
+        self.effects.counters.repairs_received += u64::from(!repair.missing.is_empty());
+        self.outbox.reported(peer, repair, now);
+        if self.peers.get(peer).is_some_and(|state| state.greeting() != repair.sequence) {
+            // A hello was lost, or is on its way still: it may come twice.
+            self.greet(peer);
+        }
+        self.digests.schedule(now);
+    }
+
+    /// Ends the asks that a key decides if a claim of it is effective; what the kernel must know of it has been written before.
+    fn end_asks_for(&mut self, key: u64, now: Now) {
+        if self.asks.open_count() == 0 || !self.claims.has_effective(key, now) {
+            return;
+        }
+        for open in self.asks.close_for(key) {
+            self.end_ask(&open, now);
+        }
+    }
+
+    /// A peer came up or is in a new epoch: claims of it may be effective that were not.
+    fn end_effective_asks(&mut self, now: Now) {
+        for key in self.asks.asked() {
+            if self.claims.has_effective(key, now) {
+                self.claims.write_known(key, now, &mut self.effects);
+                self.end_asks_for(key, now);
+            }
+        }
+    }
+
+    fn end_ask(&mut self, open: &Open, now: Now) {
+        let owned = keys(open.request_key, open.reply_key).any(|key| self.claims.has_effective(key, now));
+        self.effects.counters.asks_found += u64::from(owned);
+        self.answer(open.ticket, owned);
+    }
+
+    fn answer(&mut self, ticket: u64, owned: bool) {
+        self.effects.push(Output::Answer { ticket, owned });
+    }
+
+    /// Sends the asks and answers of this turn.
+    fn send_asks(&mut self) {
+        if self.asks.is_waiting() {
+            self.asks.send(&self.peers.introduced(), &mut self.effects);
+        }
+    }
+
+    fn send_digests(&mut self, now: Now) {
+        let round = self.digests.begin(self.outbox.sent());
+        let (settled, mut goes_on) = (round.settled, round.goes_on);
+        for peer in self.peers.introduced() {
+            let greeting = self.peers.get(peer).map_or(0, Peer::greeting);
+            let must_answer = self.outbox.owes_report(peer, greeting, round.confirmed_below);
+            goes_on |= must_answer;
+            if round.is_news || must_answer {
+                self.effects.counters.digests_sent += 1;
+                self.effects.send(peer, &Message::Digest(Digest { settled, must_answer }), Kind::Digest);
+            }
+        }
+        if goes_on {
+            self.digests.schedule(now);
+        }
+    }
+
+    /// Tells a peer what of its claims has arrived, and what below `settled` has not.
+    fn report(&mut self, peer: NodeId, settled: u64) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let sequence = state.sequence();
+        let repair = state.inbox.report(sequence, settled);
+        self.effects.counters.repairs_sent += u64::from(!repair.missing.is_empty());
+        self.effects.send(peer, &Message::Repair(repair), Kind::Repair);
     }
 
     /// Tells a linked peer who this node is.
     fn greet(&mut self, peer: NodeId) {
-        let NodeSettings { epoch, underlay, listen, .. } = self.settings;
-        let (life, sequence, state, next) = (self.life(), self.sequence, self.state, self.log.next());
-        let Some(peer_state) = self.peers.get_mut(&peer) else { return };
-        peer_state.greeting = sequence;
-        let (your_life, have) = peer_state.inbox.have();
-        let your_epoch = peer_state.hello.map(|hello| hello.epoch);
-        let hello = Hello { life, sequence, epoch, state, underlay, listen, next, your_life, your_epoch, have };
-        self.outputs.push_back(Output::Send { to: peer, message: Message::Hello(hello).encode(), kind: Kind::Hello });
+        let NodeSettings { underlay, listen, .. } = self.settings;
+        let hello = Hello {
+            life: self.life(),
+            sequence: self.sequence,
+            epoch: self.claims.epoch(),
+            state: self.state,
+            underlay,
+            listen,
+            next: self.claims.log().next(),
+            your_life: 0,
+            your_epoch: None,
+            have: 0,
+        };
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        self.effects.send(peer, &Message::Hello(state.address(hello)), Kind::Hello);
     }
 
     fn greet_all(&mut self, now: Now) {
         self.digests.schedule(now);
         self.sequence = self.sequence.wrapping_add(1);
-        let linked: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.linked).map(|(node, _)| *node).collect();
-        linked.into_iter().for_each(|peer| self.greet(peer));
+        self.peers.linked().into_iter().for_each(|peer| self.greet(peer));
     }
 
     /// This run's name; 0 is nobody's.
@@ -268,51 +617,14 @@ impl Node {
         self.settings.seed | 1
     }
 
-    fn merge(&mut self, key: u64, entry: Entry, now: Now) -> Merged {
-        let (settings, peers) = (&self.settings, &self.peers);
-        let void = |owner: NodeId, epoch: Epoch| is_void(settings, peers, owner, epoch);
-        if self.sweep_at_us.is_none() {
-            self.sweep_at_us = Some(now.monotonic_us.saturating_add(SWEEP_US));
-        }
-        self.store.merge(key, entry, void, now.monotonic_us)
-    }
-
-    fn is_void(&self, owner: NodeId, epoch: Epoch) -> bool {
-        is_void(&self.settings, &self.peers, owner, epoch)
-    }
-
     /// Drops what was meant for the present link of a peer.
     fn forget(&mut self, peer: NodeId) {
         self.outbox.forget(peer);
         self.asks.forget(peer);
     }
-
-    fn introduced(&self) -> Vec<NodeId> {
-        self.peers.iter().filter(|(_, peer)| peer.introduced).map(|(node, _)| *node).collect()
-    }
-
-    fn count_introduced(&mut self) {
-        self.introduced = self.peers.values().filter(|peer| peer.introduced).count();
-    }
 }
 
-impl Peer {
-    fn new(now: Now) -> Self {
-        let (inbox, budget) = (Inbox::default(), Budget::new(now));
-        Self { hello: None, linked: false, greeting: 0, session: 0, introduced: false, up: false, inbox, budget }
-    }
-}
-
-/// Whether a claim of that owner and epoch stands against nobody.
-fn is_void(settings: &NodeSettings, peers: &BTreeMap<NodeId, Peer>, owner: NodeId, epoch: Epoch) -> bool {
-    if owner == settings.node {
-        return epoch != settings.epoch;
-    }
-    let valid = |peer: &Peer| peer.up && peer.hello.is_some_and(|hello| hello.epoch == epoch);
-    !peers.get(&owner).is_some_and(valid)
-}
-
-fn peer_write(node: NodeId, up: bool, hello: Hello) -> Output {
-    let Hello { state, epoch, underlay, .. } = hello;
-    Output::Map(MapWrite::Peer { node, up, state, epoch, underlay })
+fn peer_write(node: NodeId, up: bool, hello: &Hello) -> MapWrite {
+    let Hello { state, epoch, underlay, .. } = *hello;
+    MapWrite::Peer { node, up, state, epoch, underlay }
 }

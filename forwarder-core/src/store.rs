@@ -1,18 +1,21 @@
-//! Every claim this node knows, its own and its peers', and the rule that says which of two claims stands.
+//! Every claim this node knows, its own and its peers', and the rule that says which of two claims wins.
 //!
-//! The rule is a minimum over (void, claimed at, owner, epoch), so order and repetition of arrivals do not matter and all
+//! The rule is a minimum over (ineffective, claimed at, owner, epoch), so order and repetition of arrivals do not matter and all
 //! nodes come to the same owner. Bounded: when full, claims near their end make room. Made of many small tables, so that none ever
 //! grows for longer than a few microseconds; nothing depends on the order in which they are walked but who makes room.
 
+mod entry;
 mod held;
+mod owners;
 mod word;
 
-use std::cmp::Ordering;
-
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use hashbrown::HashTable;
 
 use self::held::Held;
+use self::owners::Owners;
+
+pub use self::entry::Entry;
 pub use self::word::Word;
 
 /// Claims in one table when the store is full: three quarters of the 256 places that it has then.
@@ -23,44 +26,6 @@ const EVICTION_TABLES: usize = 64;
 /// owner must go on with its words' numbers if it claims the key again.
 const LINGER_US: u64 = 1_000_000;
 
-/// One claim as this node sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Whose it is.
-    pub owner: NodeId,
-    /// The owner's epoch when it was made.
-    pub epoch: Epoch,
-    /// When it was made: Unix microseconds of the owner's clock, however wrong that is.
-    pub claimed_at_unix_us: u64,
-    /// When it ends: microseconds of this node's monotonic clock.
-    pub expires_us: u64,
-    /// Of a claim of this node its number in the log, of a peer's the end that the kernel's map has been told.
-    pub mark: u64,
-    /// Which of its owner's words about it this is.
-    pub word: Word,
-}
-
-impl Entry {
-    /// What is known of a claim after another word about it has arrived: the later word counts, of two equal ones that which lets it
-    /// last longer. The time of the claim is the earliest that was ever said.
-    #[must_use]
-    pub fn after(self, arrives: Self) -> Self {
-        let (expires_us, word) = match arrives.word.order(self.word) {
-            Ordering::Greater => (arrives.expires_us, arrives.word),
-            Ordering::Equal => (arrives.expires_us.max(self.expires_us), self.word),
-            Ordering::Less => (self.expires_us, self.word),
-        };
-        let claimed_at_unix_us = arrives.claimed_at_unix_us.min(self.claimed_at_unix_us);
-        Self { claimed_at_unix_us, expires_us, word, ..self }
-    }
-
-    /// Whether both are one claim: of one owner in one epoch.
-    #[must_use]
-    pub fn is_same_claim(&self, other: &Self) -> bool {
-        (self.owner, self.epoch) == (other.owner, other.epoch)
-    }
-}
-
 /// What became of a claim that was merged into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
@@ -68,9 +33,9 @@ pub enum Merged {
     New,
     /// The owner held the key already; the later of its words counts.
     Known,
-    /// It stands in place of this one.
+    /// It won against this one and took its place.
     Won(Entry),
-    /// The claim of this node stands.
+    /// The claim of this node won.
     Lost(NodeId),
     /// The store is full, and this owner has its share.
     Refused,
@@ -80,10 +45,7 @@ pub enum Merged {
 #[derive(Debug)]
 pub struct Store {
     tables: Vec<HashTable<Held>>,
-    /// Claims by their owner's id.
-    held: Vec<u32>,
-    /// The owners' present epochs by their ids, as far as they are known.
-    epochs: Vec<Option<Epoch>>,
+    owners: Owners,
     len: usize,
     capacity: usize,
     /// Against peers that choose keys which fall together.
@@ -99,29 +61,36 @@ impl Store {
     pub fn new(capacity: usize, salt: u64) -> Self {
         let capacity = capacity.max(1);
         let tables = (0..capacity.div_ceil(TABLE_CLAIMS)).map(|_| HashTable::new()).collect();
-        let ids = usize::from(NodeId::MAX) + 1;
-        let (held, epochs) = (vec![0; ids], vec![None; ids]);
-        Self { tables, held, epochs, len: 0, capacity, salt, swept: 0, evicted: 0 }
+        Self { tables, owners: Owners::new(), len: 0, capacity, salt, swept: 0, evicted: 0 }
     }
 
-    /// An owner has begun this epoch: the next walk removes its claims of others, so that none is there any more when the epochs'
-    /// sixteen numbers come round again.
-    pub fn set_epoch(&mut self, owner: NodeId, epoch: Epoch) {
-        if let Some(present) = self.epochs.get_mut(usize::from(owner.number())) {
-            *present = Some(epoch);
-        }
+    /// These epochs of an owner are live: the next walk removes its claims of others, so that none is there any more when the
+    /// epochs' sixteen numbers come round again.
+    pub fn set_epochs(&mut self, owner: NodeId, epochs: Epochs) {
+        self.owners.set_epochs(owner, epochs);
     }
 
-    /// The owners' present epochs by their ids, as far as they are known.
+    /// Whether an owner is up; none is until this is said.
+    pub fn set_up(&mut self, owner: NodeId, is_up: bool) {
+        self.owners.set_up(owner, is_up);
+    }
+
+    /// The owners' live epochs by their ids, as far as they are known.
     #[must_use]
-    pub fn epochs(&self) -> &[Option<Epoch>] {
-        &self.epochs
+    pub fn epochs(&self) -> &[Option<Epochs>] {
+        self.owners.epochs()
     }
 
-    /// Whether the owner is known to have begun another epoch.
+    /// Whether a claim of that owner and epoch counts while it lasts: the owner is up and the epoch live.
     #[must_use]
-    pub fn is_over(&self, owner: NodeId, epoch: Epoch) -> bool {
-        is_over(&self.epochs, owner.number(), epoch)
+    pub fn is_effective(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.owners.is_effective(owner.number(), epoch)
+    }
+
+    /// Whether that epoch of the owner is known to be over.
+    #[must_use]
+    pub fn is_stale(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.owners.is_stale(owner.number(), epoch)
     }
 
     /// The claims held, with those whose end has passed but that are not swept yet.
@@ -139,7 +108,7 @@ impl Store {
     /// The claims held of one owner, ended ones included.
     #[must_use]
     pub fn held_by(&self, owner: NodeId) -> usize {
-        self.held.get(usize::from(owner.number())).map_or(0, |held| *held as usize)
+        self.owners.held(owner.number())
     }
 
     /// Claims that made room for others before their end.
@@ -166,18 +135,18 @@ impl Store {
         self.change(key, |entry| Entry { mark, ..entry });
     }
 
-    /// Merges a claim: the earlier one stands, ties go to the lower node id, a void one stands against nobody.
+    /// Merges a claim: the earlier one wins, ties go to the lower node id, an ineffective one wins against none that is effective.
     ///
-    /// Of two words of one owner about its claim the later one counts, see [`Entry::after`]. `void` tells whether a
-    /// claim of that owner and epoch is void; it must give both claims of one call the same answer for the same arguments.
-    pub fn merge(&mut self, key: u64, claim: Entry, void: impl Fn(NodeId, Epoch) -> bool, now_us: u64) -> Merged {
+    /// Of two words of one owner about its claim the later one counts, see [`Entry::after`].
+    pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
         let Some(held) = self.live(key, now_us) else { return self.insert(key, claim) };
         if held.is_same_claim(&claim) {
             self.change(key, |held| held.after(claim));
             return Merged::Known;
         }
         let rank = |entry: &Entry| {
-            (void(entry.owner, entry.epoch), entry.claimed_at_unix_us, entry.owner, entry.epoch.number())
+            let is_ineffective = !self.is_effective(entry.owner, entry.epoch);
+            (is_ineffective, entry.claimed_at_unix_us, entry.owner, entry.epoch.number())
         };
         if rank(&claim) >= rank(&held) {
             return Merged::Lost(held.owner);
@@ -186,7 +155,7 @@ impl Store {
         Merged::Won(held)
     }
 
-    /// Removes claims whose end has passed a while ago, and those of epochs that are over, from the next tables, looking at about
+    /// Removes claims whose end has passed a while ago, and stale ones, from the next tables, looking at about
     /// `budget` claims; whether all tables have had their turn.
     pub fn sweep(&mut self, now_us: u64, budget: usize) -> bool {
         let mut looks = 0;
@@ -198,12 +167,12 @@ impl Store {
             self.swept += 1;
             let before = table.len();
             looks += before + 1;
-            let Self { held, epochs, .. } = self;
+            let owners = &mut self.owners;
             table.retain(|claim| {
                 let has_ended = claim.expires_us().saturating_add(LINGER_US) <= now_us;
-                let stays = !has_ended && !is_over(epochs, claim.owner(), claim.epoch());
+                let stays = !has_ended && !owners.is_stale(claim.owner(), claim.epoch());
                 if !stays {
-                    take_one(held, claim.owner());
+                    owners.take_one(claim.owner());
                 }
                 stays
             });
@@ -230,7 +199,7 @@ impl Store {
         if let Some(table) = self.tables.get_mut(at) {
             table.insert_unique(hash, Held::new(key, &claim), |claim| self::hash(claim.key, salt));
             self.len += 1;
-            add_one(&mut self.held, claim.owner.number());
+            self.owners.add_one(claim.owner.number());
         }
         Merged::New
     }
@@ -246,8 +215,8 @@ impl Store {
         let changed = change(entry);
         *held = Held::new(key, &changed);
         if changed.owner != entry.owner {
-            take_one(&mut self.held, entry.owner.number());
-            add_one(&mut self.held, changed.owner.number());
+            self.owners.take_one(entry.owner.number());
+            self.owners.add_one(changed.owner.number());
         }
         true
     }
@@ -269,7 +238,7 @@ impl Store {
                 found.remove();
                 self.len -= 1;
                 self.evicted += 1;
-                take_one(&mut self.held, victim.owner());
+                self.owners.take_one(victim.owner());
                 return true;
             }
         }
@@ -290,23 +259,6 @@ impl Store {
 const fn hash(key: u64, salt: u64) -> u64 {
     let wide = (key ^ salt) as u128 * 0x9e37_79b9_7f4a_7c15;
     ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
-}
-
-fn is_over(epochs: &[Option<Epoch>], owner: u16, epoch: Epoch) -> bool {
-    let present = epochs.get(usize::from(owner)).copied().flatten();
-    present.is_some_and(|present| present != epoch)
-}
-
-fn add_one(held: &mut [u32], owner: u16) {
-    if let Some(held) = held.get_mut(usize::from(owner)) {
-        *held += 1;
-    }
-}
-
-fn take_one(held: &mut [u32], owner: u16) {
-    if let Some(held) = held.get_mut(usize::from(owner)) {
-        *held = held.saturating_sub(1);
-    }
 }
 
 #[cfg(test)]

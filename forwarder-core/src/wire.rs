@@ -11,134 +11,30 @@
 //! | 6 digest | settled below (8), flags (1) |
 //! | 7 repair | sequence of the hello (4), messages of snapshots (4), complete below (8), count (2), then per range: from (8), to (8) |
 
-mod codec;
+mod asks;
+mod bounds;
+mod bytes;
+mod claims;
 mod error;
+mod hello;
+mod repair;
 
-use std::net::{IpAddr, SocketAddr};
+use self::bytes::Reader;
 
-use forwarder_common::ids::{Epoch, Tick};
-
-use self::codec::{ANSWER_BYTES, ASK_BYTES, CLAIM_BYTES, CLAIMS_HEAD, HEAD_BYTES, RANGE_BYTES, REPAIR_HEAD};
+pub use self::asks::{ANSWER_CLAIMS, Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS};
+pub use self::bounds::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES, VERSION};
+pub use self::claims::{BATCH_CLAIMS, Claim, Claims, SNAPSHOT_CLAIMS};
 pub use self::error::WireError;
-use crate::node::State;
+pub use self::hello::Hello;
+pub use self::repair::{Digest, REPAIR_RANGES, Repair};
 
-/// The protocol's version: a node drops the link of a peer that speaks another one.
-pub const VERSION: u8 = 2;
-/// Longest message in bytes, which only a snapshot may have: there is no hurry for one, and few large ones cost less.
-pub const MESSAGE_BYTES: usize = 8192;
-/// Longest message of any other kind in bytes: with QUIC's own headers it fits into one packet of 1,200 bytes, the least that any
-/// path carries.
-pub const PACKET_BYTES: usize = 1150;
-/// Most claims in one batch.
-pub const BATCH_CLAIMS: usize = (PACKET_BYTES - CLAIMS_HEAD) / CLAIM_BYTES;
-/// Most claims in one message of a snapshot.
-pub const SNAPSHOT_CLAIMS: usize = (MESSAGE_BYTES - CLAIMS_HEAD) / CLAIM_BYTES;
-/// Most asks in one message.
-pub const MESSAGE_ASKS: usize = (PACKET_BYTES - HEAD_BYTES) / ASK_BYTES;
-/// Most answers in one message, each with all the claims that it may carry.
-pub const MESSAGE_ANSWERS: usize = (PACKET_BYTES - HEAD_BYTES) / (ANSWER_BYTES + ANSWER_CLAIMS * CLAIM_BYTES);
-/// Most claims in one answer: one for each key of the ask.
-pub const ANSWER_CLAIMS: usize = 2;
-/// Most ranges in one repair.
-pub const REPAIR_RANGES: usize = (PACKET_BYTES - REPAIR_HEAD) / RANGE_BYTES;
-/// Longest remaining lifetime in milliseconds (39 h): the kernel's clock of lifetimes reaches no further.
-pub const LIFETIME_MS: u64 = Tick::milliseconds(Tick::LONGEST);
-
-/// The first message on each link, and again when the sender's epoch or state changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// One run of the sender's daemon, at random: the numbers of its claims begin anew with each.
-    pub life: u64,
-    /// Rises with each hello of a life: they may overtake each other.
-    pub sequence: u32,
-    /// The sender's epoch: its claims of another epoch are void.
-    pub epoch: Epoch,
-    /// How the sender is.
-    pub state: State,
-    /// Where the sender takes encapsulated packets.
-    pub underlay: IpAddr,
-    /// Where the sender's links listen.
-    pub listen: SocketAddr,
-    /// The number of the sender's next claim.
-    pub next: u64,
-    /// The receiver's life that the sender knows; 0 for none.
-    pub your_life: u64,
-    /// The receiver's epoch when it was last heard of, in that life or in one before; `None`: it never was.
-    pub your_epoch: Option<Epoch>,
-    /// The sender has all that the receiver sent in that life below this number.
-    pub have: u64,
-}
-
-/// A claim of the sender; whose it is follows from the link alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The key.
-    pub key: u64,
-    /// When it was claimed, in microseconds of the owner's Unix time.
-    pub claimed_at_unix_us: u64,
-    /// Remaining lifetime in milliseconds, 1..=[`LIFETIME_MS`].
-    pub remaining_ms: u32,
-    /// Which of the sender's words about this claim it is: 0 if it is new, else how often its end was changed, 255 followed by 1. The
-    /// later one counts.
-    pub word: u8,
-}
-
-/// A stretch of the sender's claims: what is not here of those numbers stands no more, or under a higher number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claims {
-    /// The first number.
-    pub first: u64,
-    /// How many numbers.
-    pub span: u32,
-    /// The epoch in which they were made.
-    pub epoch: Epoch,
-    /// The claims.
-    pub claims: Vec<Claim>,
-}
-
-/// The question who owns a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// The asker's number for it, which the answer repeats.
-    pub number: u64,
-    /// The request key.
-    pub request_key: u64,
-    /// The reply key; 0 for none.
-    pub reply_key: u64,
-}
-
-/// What one node says to an ask, for itself alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The ask's number.
-    pub number: u64,
-    /// The epoch in which the claims were made.
-    pub epoch: Epoch,
-    /// The sender's own claims of the keys, at most [`ANSWER_CLAIMS`]; none: it owns nothing.
-    pub claims: Vec<Claim>,
-}
-
-/// What should have arrived by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest {
-    /// Everything below this number was sent a while ago.
-    pub settled: u64,
-    /// Answer with a repair even if nothing is missing.
-    pub must_answer: bool,
-}
-
-/// What has arrived, and what has not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repair {
-    /// The sequence of the receiver's last hello.
-    pub sequence: u32,
-    /// Messages of snapshots that came over this link.
-    pub pieces: u32,
-    /// Everything below this number has arrived.
-    pub below: u64,
-    /// Ranges of numbers to be sent again, the ends excluded, at most [`REPAIR_RANGES`].
-    pub missing: Vec<(u64, u64)>,
-}
+const HELLO: u8 = 1;
+const BATCH: u8 = 2;
+const SNAPSHOT: u8 = 3;
+const ASK: u8 = 4;
+const ANSWER: u8 = 5;
+const DIGEST: u8 = 6;
+const REPAIR: u8 = 7;
 
 /// A message between two daemons.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +60,17 @@ impl Message {
     /// [`ANSWER_CLAIMS`] or [`REPAIR_RANGES`] is left out: callers send in chunks of that many.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
+        let mut out = vec![VERSION, self.kind()];
+        match self {
+            Self::Hello(hello) => hello.encode(&mut out),
+            Self::Batch(claims) => claims.encode(&mut out, BATCH_CLAIMS),
+            Self::Snapshot(claims) => claims.encode(&mut out, SNAPSHOT_CLAIMS),
+            Self::Ask(asks) => Ask::encode_all(asks, &mut out),
+            Self::Answer(answers) => Answer::encode_all(answers, &mut out),
+            Self::Digest(digest) => digest.encode(&mut out),
+            Self::Repair(repair) => repair.encode(&mut out),
+        }
+        out
     }
 
     /// The message in `bytes`.
@@ -172,10 +78,44 @@ impl Message {
     /// # Errors
     /// The first thing that is wrong with them; no bytes make this function panic.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        codec::decode(bytes)
+        if bytes.len() > MESSAGE_BYTES {
+            return Err(WireError::Oversized);
+        }
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(WireError::Version(version));
+        }
+        let kind = reader.u8()?;
+        if kind != SNAPSHOT && bytes.len() > PACKET_BYTES {
+            return Err(WireError::Oversized);
+        }
+        let message = match kind {
+            HELLO => Self::Hello(Hello::decode(&mut reader)?),
+            BATCH => Self::Batch(Claims::decode(&mut reader)?),
+            SNAPSHOT => Self::Snapshot(Claims::decode(&mut reader)?),
+            ASK => Self::Ask(Ask::decode_all(&mut reader)?),
+            ANSWER => Self::Answer(Answer::decode_all(&mut reader)?),
+            DIGEST => Self::Digest(Digest::decode(&mut reader)?),
+            REPAIR => Self::Repair(Repair::decode(&mut reader)?),
+            kind => return Err(WireError::Kind(kind)),
+        };
+        if reader.left() == 0 { Ok(message) } else { Err(WireError::Length) }
     }
 
-    /// The claims that it carries.
+    const fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => HELLO,
+            Self::Batch(_) => BATCH,
+            Self::Snapshot(_) => SNAPSHOT,
+            Self::Ask(_) => ASK,
+            Self::Answer(_) => ANSWER,
+            Self::Digest(_) => DIGEST,
+            Self::Repair(_) => REPAIR,
+        }
+    }
+
+    /// How many claims it carries.
     #[must_use]
     pub fn claims(&self) -> usize {
         match self {

@@ -1,6 +1,6 @@
 //! How much of this node's time one peer may take.
 
-use super::Now;
+use crate::now::Now;
 
 /// Messages that a peer may send at once.
 const MESSAGES: u64 = 100_000;

@@ -5,15 +5,16 @@
 //! has not got, because its link is new or has lost something, goes to it in large messages, of which so many may be on their way.
 //! A claim's remaining lifetime is computed when it leaves, and one that lost or ended meanwhile stays here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use forwarder_common::ids::NodeId;
 
-use super::log::Log;
+use super::claims::Claims;
+use super::effects::Effects;
+use super::output::Kind;
 use super::ranges::Ranges;
-use super::{CoreCounters, Kind, NodeSettings, Now, Output};
-use crate::store::{Entry, Store};
-use crate::wire::{BATCH_CLAIMS, Claim, Claims, Message, Repair, SNAPSHOT_CLAIMS};
+use crate::now::Now;
+use crate::wire::{self, BATCH_CLAIMS, Message, Repair, SNAPSHOT_CLAIMS};
 
 /// Shortest pause between two flushes in microseconds.
 const PAUSE_US: u64 = 100;
@@ -82,13 +83,13 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// A claim was logged for all `peers` peers; how many older ones do not wait any more because too many do.
-    pub(super) fn push(&mut self, log: &Log, now: Now, peers: usize) -> u64 {
+    /// Claims below `next` are logged for all `peers` peers; how many older ones do not wait any more because too many do.
+    pub(super) fn push(&mut self, next: u64, now: Now, peers: usize) -> u64 {
         if peers == 0 {
-            self.sent = log.next();
+            self.sent = next;
             return 0;
         }
-        let given_up = log.next().saturating_sub(self.sent).saturating_sub(WAITING_CLAIMS);
+        let given_up = next.saturating_sub(self.sent).saturating_sub(WAITING_CLAIMS);
         self.sent += given_up;
         self.schedule(now, peers);
         given_up
@@ -134,9 +135,9 @@ impl Outbox {
         self.feeds.remove(&peer);
     }
 
-    /// Claims that wait to be sent to all peers.
-    pub(super) fn waiting(&self, log: &Log) -> usize {
-        usize::try_from(log.next().saturating_sub(self.sent)).unwrap_or(usize::MAX)
+    /// Of the claims below `next`, those that wait to be sent to all peers.
+    pub(super) fn waiting(&self, next: u64) -> usize {
+        usize::try_from(next.saturating_sub(self.sent)).unwrap_or(usize::MAX)
     }
 
     /// All below was sent, or is in the feeds.
@@ -179,7 +180,7 @@ impl Outbox {
     }
 
     fn flush(&mut self, sender: &mut Sender<'_>, up: &[NodeId]) {
-        let end = sender.log.next();
+        let end = sender.claims.log().next();
         for _ in 0..FLUSH_MESSAGES {
             let to = end.min(self.sent + BATCH_CLAIMS as u64);
             if self.sent == to {
@@ -198,15 +199,15 @@ impl Outbox {
     /// One message for each peer that waits for some, in turns, so that a large snapshot delays nobody's small one.
     fn step_feeds(&mut self, sender: &mut Sender<'_>) {
         let mut budget = FEED_NUMBERS;
-        let mut is_over = false;
-        while budget > 0 && !is_over {
-            is_over = true;
+        let mut is_done = false;
+        while budget > 0 && !is_done {
+            is_done = true;
             for (peer, feed) in &mut self.feeds {
                 if budget == 0 || !feed.may_send() {
                     continue;
                 }
                 let Some((from, to)) = feed.pending.pop_first() else { continue };
-                is_over = false;
+                is_done = false;
                 let (next, looks) = sender.snapshot(*peer, from, to, budget);
                 budget = budget.saturating_sub(looks.max(1));
                 feed.pending.insert(next, to);
@@ -225,63 +226,40 @@ fn pause_us(peers: usize) -> u64 {
 
 /// Everything that turning numbers into messages needs.
 pub(super) struct Sender<'a> {
-    pub(super) settings: &'a NodeSettings,
-    pub(super) store: &'a Store,
-    pub(super) log: &'a Log,
-    pub(super) outputs: &'a mut VecDeque<Output>,
-    pub(super) counters: &'a mut CoreCounters,
+    pub(super) claims: &'a Claims,
+    pub(super) effects: &'a mut Effects,
     pub(super) now: Now,
 }
 
 impl Sender<'_> {
     /// Sends the numbers `from..to` as they are logged, at most [`BATCH_CLAIMS`].
     fn batch(&mut self, from: u64, to: u64, peers: &[NodeId]) {
-        let claims: Vec<Claim> = (from..to).filter_map(|number| self.claim(number)).collect();
-        self.counters.batches_sent += peers.len() as u64;
-        self.counters.claims_sent += (claims.len() * peers.len()) as u64;
-        let message = Message::Batch(self.stretch(from, to, claims)).encode();
-        for peer in peers {
-            self.outputs.push_back(Output::Send { to: *peer, message: message.clone(), kind: Kind::Batch });
-        }
+        let claims: Vec<wire::Claim> = (from..to).filter_map(|number| self.claims.numbered(number, self.now)).collect();
+        self.effects.counters.batches_sent += peers.len() as u64;
+        self.effects.counters.claims_sent += (claims.len() * peers.len()) as u64;
+        self.effects.send_to_all(peers, &Message::Batch(self.stretch(from, to, claims)), Kind::Batch);
     }
 
-    /// Sends the next message for a feed, of what stands of `from..to`; where to go on, and how many numbers were looked at.
+    /// Sends the next message for a feed, of what still counts of `from..to`; where to go on, and how many numbers were looked at.
     fn snapshot(&mut self, peer: NodeId, from: u64, to: u64, budget: u64) -> (u64, u64) {
         let most = to.min(from.saturating_add(u64::from(u32::MAX)));
         let (mut claims, mut at, mut looks) = (Vec::new(), from, 0);
         while looks < budget && claims.len() < SNAPSHOT_CLAIMS {
-            at = self.log.skip_ended(at, most, self.now.monotonic_us);
+            at = self.claims.log().skip_ended(at, most, self.now.monotonic_us);
             if at >= most {
                 break;
             }
-            claims.extend(self.claim(at));
+            claims.extend(self.claims.numbered(at, self.now));
             at += 1;
             looks += 1;
         }
-        self.counters.snapshots_sent += 1;
-        self.counters.claims_sent += claims.len() as u64;
-        let message = Message::Snapshot(self.stretch(from, at, claims)).encode();
-        self.outputs.push_back(Output::Send { to: peer, message, kind: Kind::Snapshot });
+        self.effects.counters.snapshots_sent += 1;
+        self.effects.counters.claims_sent += claims.len() as u64;
+        self.effects.send(peer, &Message::Snapshot(self.stretch(from, at, claims)), Kind::Snapshot);
         (at, looks)
     }
 
-    fn stretch(&self, from: u64, to: u64, claims: Vec<Claim>) -> Claims {
-        Claims { first: from, span: (to - from) as u32, epoch: self.settings.epoch, claims }
+    fn stretch(&self, from: u64, to: u64, claims: Vec<wire::Claim>) -> wire::Claims {
+        wire::Claims { first: from, span: (to - from) as u32, epoch: self.claims.epoch(), claims }
     }
-
-    /// The claim of a number, if it still stands under that one.
-    fn claim(&self, number: u64) -> Option<Claim> {
-        let key = self.log.key(number)?;
-        let entry = self.store.live(key, self.now.monotonic_us).filter(|entry| entry.mark == number)?;
-        own_claim(self.settings, key, &entry, self.now)
-    }
-}
-
-/// A claim as it travels, if it is this node's.
-pub(super) fn own_claim(settings: &NodeSettings, key: u64, entry: &Entry, now: Now) -> Option<Claim> {
-    if entry.owner != settings.node || entry.epoch != settings.epoch {
-        return None;
-    }
-    let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
-    Some(Claim { key, claimed_at_unix_us: entry.claimed_at_unix_us, remaining_ms, word: entry.word.number })
 }

@@ -2,7 +2,8 @@
 
 use forwarder_common::ids::{Epoch, NodeId};
 
-use super::{Entry, Word};
+use super::entry::Entry;
+use super::word::Word;
 
 const OWNER_BITS: u32 = 10;
 const EPOCH_BITS: u32 = 4;

@@ -17,19 +17,20 @@ fn entry(owner: u16, claimed_at_unix_us: u64, expires_us: u64) -> Entry {
     Entry { owner: node(owner), epoch, claimed_at_unix_us, expires_us, mark: 0, word: Word::default() }
 }
 
-fn nobody_void(_: NodeId, _: Epoch) -> bool {
-    false
-}
-
-/// Epoch 0 is the current one of all but node 4, whose claims are void.
-fn void(owner: NodeId, epoch: Epoch) -> bool {
-    epoch != Epoch::new(0) || owner.number() == 4
+/// Of nodes 1 to 4 all but the last are up, each in epoch 0.
+fn store(capacity: usize, salt: u64) -> Store {
+    let mut store = Store::new(capacity, salt);
+    for owner in 1..=4 {
+        store.set_epochs(node(owner), Epochs::EMPTY.with(Epoch::new(0)));
+        store.set_up(node(owner), owner != 4);
+    }
+    store
 }
 
 fn merged(claims: &[Entry]) -> Option<Entry> {
-    let mut store = Store::new(8, 1);
+    let mut store = store(8, 1);
     for claim in claims {
-        store.merge(1, *claim, void, 0);
+        store.merge(1, *claim, 0);
     }
     store.live(1, 0)
 }
@@ -90,21 +91,20 @@ proptest! {
     }
 
     #[test]
-    fn a_void_claim_never_beats_a_valid_one(claims in claims()) {
+    fn an_ineffective_claim_never_wins_against_an_effective_one(claims in claims()) {
         let winner = merged(&claims).unwrap();
-        if claims.iter().any(|claim| !void(claim.owner, claim.epoch)) {
-            prop_assert!(!void(winner.owner, winner.epoch));
-        }
+        let is_effective = |claim: &Entry| store(8, 1).is_effective(claim.owner, claim.epoch);
+        prop_assert_eq!(is_effective(&winner), claims.iter().any(is_effective));
     }
 
     #[test]
     fn the_last_word_about_a_claim_counts_whatever_the_order_of_arrival(sessions in sessions(), of_another in 0..3_u64) {
-        let mut store = Store::new(8, 1);
-        store.merge(1, entry(2, of_another, 5000), nobody_void, 0);
+        let mut store = store(8, 1);
+        store.merge(1, entry(2, of_another, 5000), 0);
         for (session, (first, ends, arrivals)) in (0_u8..).zip(&sessions) {
             for at in arrivals {
                 let word = word_after(Word { session, number: *first }, *at as u8);
-                store.merge(1, Entry { word, ..entry(1, 1, ends[*at]) }, nobody_void, 0);
+                store.merge(1, Entry { word, ..entry(1, 1, ends[*at]) }, 0);
             }
         }
         let held = store.live(1, 0).unwrap();
@@ -116,14 +116,14 @@ proptest! {
     fn the_store_is_a_map_of_what_has_not_ended(
         steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600), salt in any::<u64>()
     ) {
-        let (mut store, mut model, mut now) = (Store::new(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
+        let (mut store, mut model, mut now) = (store(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
         let mut words = BTreeMap::<(u64, u16), Word>::new();
         for (key, owner, at, seconds, pause) in steps {
             now += pause * SECOND_US;
             let word = words.entry((key, owner)).or_default();
             *word = word.next();
             let claim = Entry { word: *word, ..entry(owner, at, now + seconds * SECOND_US) };
-            store.merge(key, claim, nobody_void, now);
+            store.merge(key, claim, now);
             model.retain(|_, held| held.expires_us > now);
             let held = model.entry(key).or_insert(claim);
             if held.owner == claim.owner {
@@ -143,16 +143,16 @@ proptest! {
             }
         }
         while !store.sweep(now + 60 * SECOND_US, 4) {}
-        prop_assert!(store.is_empty() && store.held.iter().all(|held| *held == 0));
+        prop_assert!(store.is_empty() && (1..=3).all(|owner| store.held_by(node(owner)) == 0));
     }
 
     #[test]
     fn a_full_store_never_grows(
         steps in proptest::collection::vec((any::<u64>(), 1..=3_u16, 1..30_u64), 1..900), capacity in 1..500_usize
     ) {
-        let mut store = Store::new(capacity, 1);
+        let mut store = store(capacity, 1);
         for (key, owner, seconds) in steps {
-            store.merge(key, entry(owner, 1, seconds * SECOND_US), nobody_void, 0);
+            store.merge(key, entry(owner, 1, seconds * SECOND_US), 0);
             prop_assert!(store.len() <= capacity);
             prop_assert_eq!(store.len(), store.tables.iter().map(HashTable::len).sum::<usize>());
         }
@@ -160,26 +160,26 @@ proptest! {
 }
 
 #[test]
-fn the_earlier_claim_stands_and_a_tie_goes_to_the_lower_id() {
+fn the_earlier_claim_wins_and_a_tie_goes_to_the_lower_id() {
     assert_eq!(merged(&[entry(1, 20, 9), entry(2, 10, 9)]).unwrap().owner, node(2));
     assert_eq!(merged(&[entry(3, 10, 9), entry(2, 10, 9)]).unwrap().owner, node(2));
 }
 
 #[test]
-fn an_ended_claim_stands_against_nobody() {
-    let mut store = Store::new(8, 1);
-    store.merge(1, entry(1, 1, 100), nobody_void, 0);
+fn an_ended_claim_wins_against_nobody() {
+    let mut store = store(8, 1);
+    store.merge(1, entry(1, 1, 100), 0);
     assert_eq!(store.live(1, 100), None);
-    assert_eq!(store.merge(1, entry(2, 50, 200), nobody_void, 100), Merged::New);
+    assert_eq!(store.merge(1, entry(2, 50, 200), 100), Merged::New);
     assert_eq!(store.live(1, 100).unwrap().owner, node(2));
 }
 
 #[test]
 fn a_claim_that_ends_earlier_than_said_at_first_ends_then() {
-    let mut store = Store::new(8, 1);
+    let mut store = store(8, 1);
     let word = |number, end| Entry { word: Word { session: 0, number }, ..entry(1, 1, end) };
     for (number, end, ends) in [(0, 240, 240), (1, 40, 40), (0, 240, 40), (1, 41, 41), (2, 100, 100), (1, 41, 100)] {
-        store.merge(1, word(number, end), nobody_void, 0);
+        store.merge(1, word(number, end), 0);
         assert_eq!(store.live(1, 0).unwrap().expires_us, ends, "word {number}");
     }
     assert_eq!(store.live(1, 100), None);
@@ -187,8 +187,8 @@ fn a_claim_that_ends_earlier_than_said_at_first_ends_then() {
 
 #[test]
 fn a_claim_that_has_ended_is_kept_for_a_moment_so_that_its_owner_can_go_on_with_it() {
-    let mut store = Store::new(8, 1);
-    store.merge(1, Entry { word: Word { session: 0, number: 7 }, ..entry(1, 1, 100) }, nobody_void, 0);
+    let mut store = store(8, 1);
+    store.merge(1, Entry { word: Word { session: 0, number: 7 }, ..entry(1, 1, 100) }, 0);
     while !store.sweep(LINGER_US + 99, 9) {}
     assert_eq!((store.live(1, 100), store.last(1).unwrap().word.number), (None, 7));
     while !store.sweep(LINGER_US + 100, 9) {}
@@ -197,9 +197,9 @@ fn a_claim_that_has_ended_is_kept_for_a_moment_so_that_its_owner_can_go_on_with_
 
 #[test]
 fn a_full_store_drops_the_claim_nearest_to_its_end() {
-    let mut store = Store::new(2, 1);
+    let mut store = store(2, 1);
     for (key, seconds) in [(1, 3), (2, 2), (1, 9), (2, 10), (3, 5)] {
-        store.merge(key, entry(1, 1, seconds * SECOND_US), nobody_void, 0);
+        store.merge(key, entry(1, 1, seconds * SECOND_US), 0);
     }
     let keys: Vec<u64> = (1..=3).filter(|key| store.live(*key, 0).is_some()).collect();
     assert_eq!((keys, store.evicted()), (vec![2, 3], 1));
@@ -207,17 +207,17 @@ fn a_full_store_drops_the_claim_nearest_to_its_end() {
 
 #[test]
 fn a_peer_that_claims_without_end_displaces_its_own_claims_and_leaves_a_quarter_to_the_others() {
-    let mut store = Store::new(1000, 1);
+    let mut store = store(1000, 1);
     for key in 0..200 {
-        store.merge(key, entry(1, 1, 10 * SECOND_US), nobody_void, 0);
+        store.merge(key, entry(1, 1, 10 * SECOND_US), 0);
     }
     for key in 1000..9000 {
-        store.merge(key, entry(2, 1, 1000 * SECOND_US), nobody_void, 0);
+        store.merge(key, entry(2, 1, 1000 * SECOND_US), 0);
     }
     assert!((0..200).all(|key| store.live(key, 0).is_some()));
     assert_eq!((store.held_by(node(1)), store.held_by(node(2)), store.len()), (200, 800, 1000));
     for key in 200..250 {
-        store.merge(key, entry(3, 1, 10 * SECOND_US), nobody_void, 0);
+        store.merge(key, entry(3, 1, 10 * SECOND_US), 0);
     }
     assert_eq!((store.held_by(node(3)), store.len()), (50, 1000), "others still get in");
 }

@@ -2,16 +2,14 @@
 
 use std::fmt;
 
-use super::VERSION;
-#[cfg(doc)]
-use super::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES};
+use super::bounds::VERSION;
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// It ends too early, or goes on after its end.
     Length,
-    /// Longer than [`MESSAGE_BYTES`], or than [`PACKET_BYTES`] where it is no snapshot.
+    /// Longer than [`super::MESSAGE_BYTES`], or than [`super::PACKET_BYTES`] where it is no snapshot.
     Oversized,
     /// Another protocol version.
     Version(u8),
@@ -23,7 +21,7 @@ pub enum WireError {
     State(u8),
     /// An address family that is neither 4 nor 6.
     Family(u8),
-    /// A remaining lifetime of zero or beyond [`LIFETIME_MS`].
+    /// A remaining lifetime of zero or beyond [`super::LIFETIME_MS`].
     Lifetime(u32),
     /// A flag that this version does not know.
     Flags(u8),

@@ -1,8 +1,12 @@
 //! The wire format: properties, and the bytes as documented.
 
+use std::net::{IpAddr, SocketAddr};
+
+use forwarder_common::ids::Epoch;
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::State;
 
 fn claims(most: usize) -> impl Strategy<Value = Vec<Claim>> {
     let claim = (any::<u64>(), any::<u64>(), 1..=LIFETIME_MS as u32, any::<u8>()).prop_map(
@@ -27,7 +31,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             life,
             sequence,
             epoch: Epoch::new(epoch),
-            state: codec::state(number).unwrap(),
+            state: hello::state(number).unwrap(),
             underlay,
             listen: SocketAddr::new(ip, port),
             next,

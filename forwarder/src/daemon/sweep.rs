@@ -3,7 +3,7 @@
 //! They are void from the moment at which an epoch begins, because the programs compare epochs. But an epoch has one of sixteen numbers:
 //! where a proxy dies again and again, they come round while claims of its first life still last.
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epochs, NodeId};
 
 use crate::dataplane::Table;
 use forwarder_core::node::Node;
@@ -15,7 +15,7 @@ const STEP: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     /// The epochs at the last step, by node id.
-    epochs: Vec<Option<Epoch>>,
+    epochs: Vec<Option<Epochs>>,
     next: usize,
     /// Slots still to be looked at.
     left: usize,
@@ -29,8 +29,8 @@ impl Sweep {
             (self.epochs, self.left) = (node.epochs().to_vec(), slots);
         }
         let to = slots.min(self.next + self.left.min(STEP));
-        let is_over = |owner, epoch| NodeId::new(owner).is_some_and(|owner| node.is_over(owner, epoch));
-        claims.clear(self.next..to, is_over);
+        let is_stale = |owner, epoch| NodeId::new(owner).is_some_and(|owner| node.is_stale(owner, epoch));
+        claims.clear(self.next..to, is_stale);
         self.left -= to - self.next;
         self.next = if to == slots { 0 } else { to };
     }

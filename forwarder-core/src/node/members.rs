@@ -19,7 +19,9 @@ use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use self::identity::Member;
-use crate::node::{DATAGRAM_BYTES, Now, Output, ProtocolError};
+use super::error::ProtocolError;
+use super::output::{DATAGRAM_BYTES, Output};
+use crate::now::Now;
 
 /// How long a member that is down and not linked is called on, in microseconds: a host that restarts is back by then.
 const FORGET_US: u64 = 60_000_000;

@@ -1,0 +1,60 @@
+//! What is counted.
+
+use serde::Serialize;
+
+/// What the core counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CoreCounters {
+    /// Claims of this node, new or changed.
+    pub claims_local: u64,
+    /// Copies of claims sent to peers, snapshots and answers included.
+    pub claims_sent: u64,
+    /// Claims received from peers, snapshots and answers included.
+    pub claims_received: u64,
+    /// Batches sent.
+    pub batches_sent: u64,
+    /// Batches received.
+    pub batches_received: u64,
+    /// Messages of snapshots sent.
+    pub snapshots_sent: u64,
+    /// Messages of snapshots received.
+    pub snapshots_received: u64,
+    /// Claims of this node that lost against a peer's earlier one.
+    pub conflicts_lost: u64,
+    /// Claims of peers that lost against one of this node.
+    pub conflicts_won: u64,
+    /// Claims that were left to the digest because too many waited to be sent.
+    pub claims_dropped: u64,
+    /// Claims that made room for others before their end.
+    pub claims_evicted: u64,
+    /// Claims that found no place because their owner holds its share of a full store.
+    pub claims_refused: u64,
+    /// Claims received that were void: of an epoch that is not the peer's.
+    pub claims_void: u64,
+    /// Batches of an epoch that the peer had not introduced that were not kept for its hello; the digest repairs them.
+    pub batches_dropped: u64,
+    /// Digests sent.
+    pub digests_sent: u64,
+    /// Digests received.
+    pub digests_received: u64,
+    /// Requests for claims that have not arrived, sent.
+    pub repairs_sent: u64,
+    /// Requests for claims that have not arrived, received.
+    pub repairs_received: u64,
+    /// Messages that broke the protocol.
+    pub protocol_errors: u64,
+    /// Claims dated later than their arrival.
+    pub claims_from_the_future: u64,
+    /// Copies of asks sent to peers.
+    pub asks_sent: u64,
+    /// Asks of peers that were answered, be it with nothing.
+    pub asks_answered: u64,
+    /// Asks of this node that ended because a claim came to stand, by an answer or by itself.
+    pub asks_found: u64,
+    /// Asks of this node that were not sent because too many were open.
+    pub asks_overflow: u64,
+    /// Datagrams of gossip received.
+    pub datagrams_received: u64,
+    /// Asks of peers that were not answered because there were too many in a second.
+    pub asks_refused: u64,
+}

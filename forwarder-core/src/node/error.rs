@@ -1,0 +1,37 @@
+//! What a peer may do wrong.
+
+use std::fmt;
+
+use crate::wire::WireError;
+
+/// Why a peer's message breaks the protocol; the shell drops the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// The bytes are no message of this version.
+    Wire(WireError),
+    /// Something before the hello.
+    BeforeHello,
+    /// A hello of another run of the peer's daemon on the same link.
+    OtherLife,
+    /// More messages or claims than any node has to say.
+    Flood,
+    /// A datagram that is no gossip.
+    Gossip,
+    /// Gossip in another node's name.
+    Sender,
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wire(error) => write!(f, "{error}"),
+            Self::BeforeHello => write!(f, "a message before the hello"),
+            Self::OtherLife => write!(f, "a second introduction as somebody else"),
+            Self::Flood => write!(f, "a flood of messages or claims"),
+            Self::Gossip => write!(f, "a datagram that is no gossip"),
+            Self::Sender => write!(f, "gossip in another node's name"),
+        }
+    }
+}
+
+impl std::error::Error for ProtocolError {}

@@ -1,0 +1,113 @@
+//! What the shell is to do.
+
+use std::net::{IpAddr, SocketAddr};
+
+use forwarder_common::ids::{Epoch, NodeId};
+
+use crate::state::State;
+
+/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path carries.
+pub const DATAGRAM_BYTES: usize = 1100;
+
+/// What a message is, for the shell's queues and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The first message of a link.
+    Hello,
+    /// New claims.
+    Batch,
+    /// Claims that were made before the link came up, or that were lost on it.
+    Snapshot,
+    /// Questions who owns a key: a packet is held meanwhile.
+    Ask,
+    /// What this node owns of what it was asked for: a peer holds a packet meanwhile.
+    Answer,
+    /// What should have arrived.
+    Digest,
+    /// What has arrived, and what has not.
+    Repair,
+}
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this to a linked peer. The hello must arrive first; the order of all else is free.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// The encoded message.
+        message: Vec<u8>,
+        /// What it is.
+        kind: Kind,
+    },
+    /// Write this into the kernel's maps.
+    Map(MapWrite),
+    /// What became of [`super::Node::handle_ask`]; comes after the writes that go with it.
+    Answer {
+        /// The shell's name for the ask.
+        ticket: u64,
+        /// A claim stands for one of the keys; the kernel's map has it.
+        owned: bool,
+    },
+    /// Look these keys up in the kernel's table and call [`super::Node::handle_looked_up`] with this ticket: a peer asks for them, and
+    /// this daemon does not know them. The kernel may, from before the daemon's start or from a moment ago.
+    LookUp {
+        /// The core's name for the question.
+        ticket: u64,
+        /// The request key.
+        request_key: u64,
+        /// The reply key; 0 for none.
+        reply_key: u64,
+    },
+    /// Send this to a linked peer as an unreliable datagram of at most [`super::DATAGRAM_BYTES`]; drop it if there is no link.
+    Datagram {
+        /// The peer.
+        to: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A member that is not linked: call it until it is linked or forgotten. Its certificate must say that it is this peer.
+    Call {
+        /// The peer.
+        peer: NodeId,
+        /// Where its links listen.
+        address: SocketAddr,
+    },
+    /// No member any more: stop calling it. Seeds are called all the same.
+    Forget {
+        /// The peer.
+        peer: NodeId,
+    },
+}
+
+/// A change of the kernel's maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapWrite {
+    /// The claim that stands for a key.
+    Claim {
+        /// The key.
+        key: u64,
+        /// Whose it is; this node itself where the kernel's map may have lost its claim, or holds a peer's that lost.
+        owner: NodeId,
+        /// The owner's epoch when it was made.
+        epoch: Epoch,
+        /// Lifetime left in milliseconds, 1..=[`crate::wire::LIFETIME_MS`].
+        remaining_ms: u64,
+        /// A peer's claim of a key of which this daemon knew nothing. The kernel may know more: if it has a live claim of this host's
+        /// present epoch for the key, call [`super::Node::handle_found`] with that, and do not write this.
+        is_new: bool,
+    },
+    /// A peer came up, changed its state, epoch or address, or went down.
+    Peer {
+        /// The peer.
+        node: NodeId,
+        /// Whether packets may be sent to it.
+        up: bool,
+        /// How it is, by what it said last.
+        state: State,
+        /// Its epoch.
+        epoch: Epoch,
+        /// Where it takes encapsulated packets.
+        underlay: IpAddr,
+    },
+}

@@ -1,0 +1,57 @@
+//! Shadowed claims: they lost against another node's and are kept for the moment when that one is ineffective.
+//!
+//! When a node dies or its proxy restarts, its peers hear of it at different times. One that has heard takes over a transaction and
+//! claims it, and at one that has not, the claim loses against the dead node's. It must win there as soon as that one is
+//! ineffective; and so must, at all nodes alike, one that lost because it was made a moment later.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use forwarder_common::ids::{Epoch, NodeId};
+
+use crate::store::Entry;
+
+/// Most claims kept for each winner, the latest: two nodes claim one key only where a packet outran a claim, or in a takeover.
+const SHADOWED: usize = 1024;
+
+/// By the winner.
+#[derive(Debug, Default)]
+pub(super) struct Shadowed(BTreeMap<NodeId, VecDeque<(u64, Entry)>>);
+
+impl Shadowed {
+    /// `claim` of `key` lost against one of `winner`.
+    pub(super) fn keep(&mut self, winner: NodeId, key: u64, claim: Entry) {
+        let known = self.find(winner, key, claim.owner).filter(|known| known.is_same_claim(&claim));
+        let claims = self.0.entry(winner).or_default();
+        claims.retain(|(held, other)| *held != key || other.owner != claim.owner);
+        if claims.len() >= SHADOWED {
+            claims.pop_front();
+        }
+        claims.push_back((key, known.map_or(claim, |known| known.after(claim))));
+    }
+
+    /// The claim of `key` by `owner` that lost against one of `winner`.
+    pub(super) fn find(&self, winner: NodeId, key: u64, owner: NodeId) -> Option<Entry> {
+        let mut claims = self.0.get(&winner)?.iter();
+        claims.find(|(held, other)| *held == key && other.owner == owner).map(|(_, claim)| *claim)
+    }
+
+    /// The keys of the claims of `owner` that lost against one of `winner` and have not ended.
+    pub(super) fn keys(&self, winner: NodeId, owner: NodeId, now_us: u64) -> Vec<u64> {
+        let claims = self.0.get(&winner).into_iter().flatten();
+        let of_owner = claims.filter(|(_, claim)| claim.owner == owner && claim.expires_us > now_us);
+        of_owner.map(|(key, _)| *key).collect()
+    }
+
+    /// Takes out what lost against claims of `winner`.
+    pub(super) fn take(&mut self, winner: NodeId) -> VecDeque<(u64, Entry)> {
+        self.0.remove(&winner).unwrap_or_default()
+    }
+
+    /// Frees what has ended, and what is of an epoch that is over.
+    pub(super) fn trim(&mut self, now_us: u64, is_stale: impl Fn(NodeId, Epoch) -> bool) {
+        for claims in self.0.values_mut() {
+            claims.retain(|(_, claim)| claim.expires_us > now_us && !is_stale(claim.owner, claim.epoch));
+        }
+        self.0.retain(|_, claims| !claims.is_empty());
+    }
+}

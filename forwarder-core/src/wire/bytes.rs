@@ -1,0 +1,81 @@
+//! Fields of messages as bytes, all big-endian. Lengths are compared before anything is allocated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use forwarder_common::ids::Epoch;
+
+use super::error::WireError;
+
+/// The bytes of a message that are not read yet.
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, tail) = self.0.split_first_chunk::<N>().ok_or(WireError::Length)?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// The count of items of so many bytes, which must be all that is left.
+    pub(super) fn count(&mut self, item_bytes: usize) -> Result<usize, WireError> {
+        let count = usize::from(self.u16()?);
+        if self.left() == count * item_bytes { Ok(count) } else { Err(WireError::Length) }
+    }
+
+    /// A byte of flags, of which this version knows one.
+    pub(super) fn flag(&mut self, flag: u8) -> Result<bool, WireError> {
+        let flags = self.u8()?;
+        if flags & !flag == 0 { Ok(flags != 0) } else { Err(WireError::Flags(flags)) }
+    }
+
+    pub(super) fn address(&mut self) -> Result<IpAddr, WireError> {
+        match self.u8()? {
+            4 => Ok(IpAddr::V4(Ipv4Addr::from(self.array::<4>()?))),
+            6 => Ok(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
+            family => Err(WireError::Family(family)),
+        }
+    }
+
+    pub(super) fn epoch(&mut self) -> Result<Epoch, WireError> {
+        let number = self.u8()?;
+        if number > 15 { Err(WireError::Epoch(number)) } else { Ok(Epoch::new(u64::from(number))) }
+    }
+}
+
+/// An address with its family: 4 or 6 (1 byte), then 4 or 16 bytes.
+pub(super) fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            out.push(4);
+            out.extend(address.octets());
+        }
+        IpAddr::V6(address) => {
+            out.push(6);
+            out.extend(address.octets());
+        }
+    }
+}
