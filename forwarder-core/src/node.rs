@@ -50,7 +50,7 @@ pub use crate::state::State;
 pub struct Node {
     settings: NodeSettings,
     state: State,
-    /// Epochs of earlier lives.
+    /// Epochs of earlier incarnations.
     earlier_epochs: Epochs,
     /// Of the hellos.
     sequence: u32,
@@ -84,7 +84,7 @@ impl Node {
         }
     }
 
-    /// A link to `peer` stands, or a new one replaced the old one: introduces this node.
+    /// A link to `peer` is up, or a new one replaced the old one: introduces this node.
     pub fn handle_link_up(&mut self, peer: NodeId, now: Now) {
         if peer == self.settings.node {
             return;
@@ -121,7 +121,7 @@ impl Node {
         }
     }
 
-    /// The proxy of this node begins another life: its claims of earlier ones are ineffective at once, here and at all peers.
+    /// The proxy of this node begins another incarnation: its claims of earlier ones are ineffective at once, here and at all peers.
     pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
         if self.claims.epoch() != epoch {
             self.claims.set_epoch(epoch);
@@ -374,7 +374,7 @@ impl Node {
         }
         self.claims.peer_up(peer, hello.epoch);
         if new.is_first {
-            let have = if hello.your_life == self.life() { hello.have } else { 0 };
+            let have = if hello.your_incarnation == self.incarnation() { hello.have } else { 0 };
             self.outbox.begin(peer, have, now);
         }
         if new.is_changed {
@@ -591,14 +591,14 @@ impl Node {
     fn greet(&mut self, peer: NodeId) {
         let NodeSettings { underlay, listen, .. } = self.settings;
         let hello = Hello {
-            life: self.life(),
+            incarnation: self.incarnation(),
             sequence: self.sequence,
             epoch: self.claims.epoch(),
             state: self.state,
             underlay,
             listen,
             next: self.claims.log().next(),
-            your_life: 0,
+            your_incarnation: 0,
             your_epoch: None,
             have: 0,
         };
@@ -613,7 +613,7 @@ impl Node {
     }
 
     /// This run's name; 0 is nobody's.
-    const fn life(&self) -> u64 {
+    const fn incarnation(&self) -> u64 {
         self.settings.seed | 1
     }
 

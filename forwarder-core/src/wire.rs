@@ -4,7 +4,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | life (8), sequence (4), epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2), next number (8), your life (8), your epoch or 255 (1), have below (8) |
+//! | 1 hello | incarnation (8), sequence (4), epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2), next number (8), your incarnation (8), your epoch or 255 (1), have below (8) |
 //! | 2 batch, 3 snapshot | first number (8), span (4), epoch (1), count (2), then per claim: key (8), claimed at (8), remaining (4), word (1) |
 //! | 4 ask | count (2), then per ask: number (8), request key (8), reply key (8), 0 for none |
 //! | 5 answer | count (2), then per answer: number of the ask (8), epoch (1), count of claims (1), the claims as above |

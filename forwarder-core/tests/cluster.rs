@@ -4,8 +4,8 @@
 
 #[path = "cluster/asks.rs"]
 mod asks;
-#[path = "cluster/lives.rs"]
-mod lives;
+#[path = "cluster/epochs.rs"]
+mod epochs;
 #[path = "cluster/look_ups.rs"]
 mod look_ups;
 #[path = "cluster/members.rs"]

@@ -15,7 +15,7 @@ use super::output::Kind;
 use crate::now::Now;
 use crate::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
-/// Longest life of an ask in microseconds. The hold is shorter; this bounds what a peer that never answers can cost.
+/// How long an ask is open at most, in microseconds. The hold is shorter; this bounds what a peer that never answers costs.
 const ASK_PATIENCE_US: u64 = 1_000_000;
 /// Most asks open at a time: more than the slow path asks in [`ASK_PATIENCE_US`], so that one silent peer fills it never.
 const OPEN_ASKS: usize = 16_384;

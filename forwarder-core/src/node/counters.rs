@@ -29,7 +29,7 @@ pub struct CoreCounters {
     pub claims_evicted: u64,
     /// Claims that found no place because their owner holds its share of a full store.
     pub claims_refused: u64,
-    /// Claims received that were void: of an epoch that is not the peer's.
+    /// Claims received that were ineffective: of an epoch that is not live.
     pub claims_void: u64,
     /// Batches of an epoch that the peer had not introduced that were not kept for its hello; the digest repairs them.
     pub batches_dropped: u64,
@@ -49,7 +49,7 @@ pub struct CoreCounters {
     pub asks_sent: u64,
     /// Asks of peers that were answered, be it with nothing.
     pub asks_answered: u64,
-    /// Asks of this node that ended because a claim came to stand, by an answer or by itself.
+    /// Asks of this node that ended because a claim became effective, by an answer or by itself.
     pub asks_found: u64,
     /// Asks of this node that were not sent because too many were open.
     pub asks_overflow: u64,

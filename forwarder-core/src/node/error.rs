@@ -12,7 +12,7 @@ pub enum ProtocolError {
     /// Something before the hello.
     BeforeHello,
     /// A hello of another run of the peer's daemon on the same link.
-    OtherLife,
+    OtherIncarnation,
     /// More messages or claims than any node has to say.
     Flood,
     /// A datagram that is no gossip.
@@ -26,7 +26,7 @@ impl fmt::Display for ProtocolError {
         match self {
             Self::Wire(error) => write!(f, "{error}"),
             Self::BeforeHello => write!(f, "a message before the hello"),
-            Self::OtherLife => write!(f, "a second introduction as somebody else"),
+            Self::OtherIncarnation => write!(f, "a second introduction as somebody else"),
             Self::Flood => write!(f, "a flood of messages or claims"),
             Self::Gossip => write!(f, "a datagram that is no gossip"),
             Self::Sender => write!(f, "gossip in another node's name"),

@@ -14,8 +14,8 @@ const EARLY: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    /// The life of the peer's daemon that the numbers are of.
-    life: u64,
+    /// The incarnation of the peer's daemon that the numbers are of.
+    incarnation: u64,
     got: Ranges,
     /// What the peer had made when it introduced itself on the present link.
     target: u64,
@@ -26,19 +26,19 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// The peer's first hello on a new link: a daemon of another life begins at 0.
-    pub(super) fn begin(&mut self, life: u64, next: u64) {
-        let got = if life == self.life { std::mem::take(&mut self.got) } else { Ranges::default() };
-        *self = Self { life, got, target: next, ..Self::default() };
+    /// The peer's first hello on a new link: another incarnation of its daemon begins at 0.
+    pub(super) fn begin(&mut self, incarnation: u64, next: u64) {
+        let got = if incarnation == self.incarnation { std::mem::take(&mut self.got) } else { Ranges::default() };
+        *self = Self { incarnation, got, target: next, ..Self::default() };
     }
 
-    /// The life, and the number below which everything of it has arrived.
+    /// The incarnation, and the number below which everything of it has arrived.
     pub(super) fn have(&self) -> (u64, u64) {
-        (self.life, self.got.complete_below())
+        (self.incarnation, self.got.complete_below())
     }
 
-    pub(super) const fn life(&self) -> u64 {
-        self.life
+    pub(super) const fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// Whether everything has arrived that the peer had when it introduced itself.

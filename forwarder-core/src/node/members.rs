@@ -77,7 +77,7 @@ pub(super) struct Members {
     node: NodeId,
     listen: SocketAddr,
     seed: u64,
-    /// From the first link on: only then is the time known, which tells this life from earlier ones.
+    /// From the first link on: only then is the time known, which tells this incarnation from earlier ones.
     swim: Option<Swim>,
     known: BTreeMap<NodeId, Known>,
     linked: BTreeSet<NodeId>,
@@ -213,8 +213,8 @@ impl Members {
         if self.left {
             return;
         }
-        // An announcement finds its peer by the node id alone, whichever its present life is.
-        let to = Member { node: peer, listen, born_us: 0 };
+        // An announcement finds its peer by the node id alone, whichever its present incarnation is.
+        let to = Member { node: peer, listen, began_us: 0 };
         let _ = self.with_swim(now, |swim, runtime| swim.announce(to, runtime));
     }
 
@@ -256,7 +256,7 @@ impl Members {
     fn with_swim<T>(&mut self, now: Now, act: impl FnOnce(&mut Swim, &mut Wishes) -> T) -> T {
         let (node, listen, seed) = (self.node, self.listen, self.seed);
         let swim = self.swim.get_or_insert_with(|| {
-            let member = Member { node, listen, born_us: now.unix_us };
+            let member = Member { node, listen, began_us: now.unix_us };
             Foca::new(member, CONFIG, Xoshiro256PlusPlus::seed_from_u64(seed), PostcardCodec)
         });
         let mut wishes = Wishes::default();

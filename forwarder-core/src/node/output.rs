@@ -46,7 +46,7 @@ pub enum Output {
     Answer {
         /// The shell's name for the ask.
         ticket: u64,
-        /// A claim stands for one of the keys; the kernel's map has it.
+        /// A claim of one of the keys is effective; the kernel's map has it.
         owned: bool,
     },
     /// Look these keys up in the kernel's table and call [`super::Node::handle_looked_up`] with this ticket: a peer asks for them, and
@@ -83,7 +83,7 @@ pub enum Output {
 /// A change of the kernel's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapWrite {
-    /// The claim that stands for a key.
+    /// The claim that counts for a key.
     Claim {
         /// The key.
         key: u64,

@@ -61,7 +61,7 @@ pub(super) struct Introduction {
     pub(super) is_changed: bool,
     /// Its daemon is another one in the same epoch.
     pub(super) forgets: bool,
-    /// The epoch under which it knew an earlier life of this node.
+    /// The epoch under which it knew an earlier incarnation of this node.
     pub(super) earlier_epoch: Option<Epoch>,
     /// Batches that overtook it.
     pub(super) early: Vec<Claims>,
@@ -75,7 +75,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// A link stands, or a new one replaced the old one.
+    /// A link is up, or a new one replaced the old one.
     pub(super) fn link_up(&mut self, peer: NodeId, now: Now) {
         let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
         (state.is_linked, state.is_introduced) = (true, false);
@@ -198,14 +198,14 @@ impl Peer {
     /// Makes a hello one to this peer: with what is known of it.
     pub(super) fn address(&mut self, hello: Hello) -> Hello {
         self.greeting = hello.sequence;
-        let (your_life, have) = self.inbox.have();
-        Hello { your_life, your_epoch: self.hello.map(|hello| hello.epoch), have, ..hello }
+        let (your_incarnation, have) = self.inbox.have();
+        Hello { your_incarnation, your_epoch: self.hello.map(|hello| hello.epoch), have, ..hello }
     }
 
     fn take_hello(&mut self, hello: Hello) -> Result<Option<Introduction>, ProtocolError> {
         let is_first = !self.is_introduced;
-        if !is_first && self.inbox.life() != hello.life {
-            return Err(ProtocolError::OtherLife);
+        if !is_first && self.inbox.incarnation() != hello.incarnation {
+            return Err(ProtocolError::OtherIncarnation);
         }
         if !is_first && self.hello.is_some_and(|held| hello.sequence.wrapping_sub(held.sequence) > u32::MAX / 2) {
             return Ok(None);
@@ -215,12 +215,12 @@ impl Peer {
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
         let is_changed = !self.is_up || !self.hello.is_some_and(same);
-        let forgets = self.hello.is_some_and(|held| held.life != hello.life && held.epoch == hello.epoch);
-        // It has not heard of this life yet when it says its first word.
+        let forgets = self.hello.is_some_and(|held| held.incarnation != hello.incarnation && held.epoch == hello.epoch);
+        // It has not heard of this incarnation yet when it sends its first hello.
         let earlier_epoch = if self.hello.is_none() { hello.your_epoch } else { None };
         (self.hello, self.is_introduced, self.is_up) = (Some(hello), true, true);
         if is_first {
-            self.inbox.begin(hello.life, hello.next);
+            self.inbox.begin(hello.incarnation, hello.next);
         }
         let early = self.inbox.take_early();
         Ok(Some(Introduction { is_first, is_changed, forgets, earlier_epoch, early }))

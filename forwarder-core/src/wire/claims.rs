@@ -28,7 +28,7 @@ pub struct Claim {
     pub word: u8,
 }
 
-/// A stretch of the sender's claims: what is not here of those numbers stands no more, or under a higher number.
+/// A stretch of the sender's claims: what is not here of those numbers counts no more, or under a higher number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// The first number.

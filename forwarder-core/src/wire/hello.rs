@@ -15,10 +15,10 @@ const NO_EPOCH: u8 = 255;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// One run of the sender's daemon, at random: the numbers of its claims begin anew with each.
-    pub life: u64,
-    /// Rises with each hello of a life: they may overtake each other.
+    pub incarnation: u64,
+    /// Rises with each hello of a incarnation: they may overtake each other.
     pub sequence: u32,
-    /// The sender's epoch: its claims of another epoch are void.
+    /// The sender's epoch: its claims of another epoch are ineffective.
     pub epoch: Epoch,
     /// How the sender is.
     pub state: State,
@@ -28,38 +28,38 @@ pub struct Hello {
     pub listen: SocketAddr,
     /// The number of the sender's next claim.
     pub next: u64,
-    /// The receiver's life that the sender knows; 0 for none.
-    pub your_life: u64,
-    /// The receiver's epoch when it was last heard of, in that life or in one before; `None`: it never was.
+    /// The receiver's incarnation that the sender knows; 0 for none.
+    pub your_incarnation: u64,
+    /// The receiver's epoch when it was last heard of, in that incarnation or in one before; `None`: it never was.
     pub your_epoch: Option<Epoch>,
-    /// The sender has all that the receiver sent in that life below this number.
+    /// The sender has all that the receiver sent in that incarnation below this number.
     pub have: u64,
 }
 
 impl Hello {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.life.to_be_bytes());
+        out.extend(self.incarnation.to_be_bytes());
         out.extend(self.sequence.to_be_bytes());
         out.extend([self.epoch.number(), number(self.state)]);
         put_address(out, self.underlay);
         put_address(out, self.listen.ip());
         out.extend(self.listen.port().to_be_bytes());
         out.extend(self.next.to_be_bytes());
-        out.extend(self.your_life.to_be_bytes());
+        out.extend(self.your_incarnation.to_be_bytes());
         out.push(self.your_epoch.map_or(NO_EPOCH, Epoch::number));
         out.extend(self.have.to_be_bytes());
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(Self {
-            life: reader.u64()?,
+            incarnation: reader.u64()?,
             sequence: reader.u32()?,
             epoch: reader.epoch()?,
             state: state(reader.u8()?)?,
             underlay: reader.address()?,
             listen: SocketAddr::new(reader.address()?, reader.u16()?),
             next: reader.u64()?,
-            your_life: reader.u64()?,
+            your_incarnation: reader.u64()?,
             your_epoch: known_epoch(reader)?,
             have: reader.u64()?,
         })

@@ -27,15 +27,15 @@ fn stretch(most: usize) -> impl Strategy<Value = Claims> {
 fn hello() -> impl Strategy<Value = Hello> {
     let numbers = any::<(u64, u32, u64, u64, u64)>();
     (numbers, 0..16_u64, 0..4_u8, any::<IpAddr>(), any::<IpAddr>(), any::<u16>()).prop_map(
-        |((life, sequence, next, your_life, have), epoch, number, underlay, ip, port)| Hello {
-            life,
+        |((incarnation, sequence, next, your_incarnation, have), epoch, number, underlay, ip, port)| Hello {
+            incarnation,
             sequence,
             epoch: Epoch::new(epoch),
             state: hello::state(number).unwrap(),
             underlay,
             listen: SocketAddr::new(ip, port),
             next,
-            your_life,
+            your_incarnation,
             your_epoch: (epoch > 0).then(|| Epoch::new(epoch / 2)),
             have,
         },
@@ -129,14 +129,14 @@ fn a_batch_looks_as_documented() {
 #[test]
 fn a_hello_looks_as_documented() {
     let hello = Hello {
-        life: 1,
+        incarnation: 1,
         sequence: 2,
         epoch: Epoch::new(3),
         state: State::Draining,
         underlay: IpAddr::from([10, 9, 8, 7]),
         listen: SocketAddr::from(([10, 9, 8, 6], 0x0102)),
         next: 4,
-        your_life: 5,
+        your_incarnation: 5,
         your_epoch: Some(Epoch::new(7)),
         have: 6,
     };

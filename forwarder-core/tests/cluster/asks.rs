@@ -10,7 +10,7 @@ const LIFETIME_MS: u64 = 37_000;
 const OPEN_ASKS: u64 = 16_384;
 /// Asks answered to one peer in a second.
 const PEER_ASKS: u64 = 20_000;
-/// Longest life of an ask.
+/// How long an ask is open at most.
 const PATIENCE_US: u64 = 1_000_000;
 /// There and back at 100 µs each way.
 const ROUND_TRIP_US: u64 = 200;

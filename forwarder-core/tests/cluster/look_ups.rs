@@ -7,7 +7,7 @@ use forwarder_core::wire::{Ask, Claim, Message};
 use super::mesh::{self, Mesh, START_UNIX_US, id};
 
 const LIFETIME_MS: u64 = 37_000;
-/// Longest life of an ask.
+/// How long an ask is open at most.
 const PATIENCE_US: u64 = 1_000_000;
 /// There and back at 100 µs each way.
 const ROUND_TRIP_US: u64 = 200;

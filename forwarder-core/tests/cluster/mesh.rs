@@ -29,17 +29,17 @@ pub(crate) fn listen(node: NodeId) -> SocketAddr {
     SocketAddr::new(underlay(node), 7470)
 }
 
-/// What a node of that life says of itself.
-pub(crate) fn hello(node: NodeId, life: u64, epoch: u64) -> Hello {
+/// What a node of that incarnation says of itself.
+pub(crate) fn hello(node: NodeId, incarnation: u64, epoch: u64) -> Hello {
     Hello {
-        life,
+        incarnation,
         sequence: 1,
         epoch: Epoch::new(epoch),
         state: State::Up,
         underlay: underlay(node),
         listen: listen(node),
         next: 0,
-        your_life: 0,
+        your_incarnation: 0,
         your_epoch: None,
         have: 0,
     }
@@ -84,8 +84,8 @@ pub(crate) struct Mesh {
     pub(crate) clock_off_us: BTreeMap<NodeId, i64>,
     /// One-way latency in microseconds: at least the first, less than the second.
     pub(crate) latency_us: (u64, u64),
-    /// The life of each node's daemon.
-    pub(crate) lives: BTreeMap<NodeId, u64>,
+    /// The incarnation of each node's daemon.
+    pub(crate) incarnations: BTreeMap<NodeId, u64>,
     /// Messages after the first hello that the network loses, in a thousand.
     pub(crate) loss: u64,
     /// How much longer than other messages batches take, in microseconds.
@@ -116,7 +116,7 @@ impl Mesh {
             errors: Vec::new(),
             clock_off_us: BTreeMap::new(),
             latency_us: (100, 101),
-            lives: BTreeMap::new(),
+            incarnations: BTreeMap::new(),
             loss: 0,
             batch_delay_us: 0,
             asked: BTreeMap::new(),
@@ -158,7 +158,7 @@ impl Mesh {
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
         let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
         let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
-        self.lives.insert(node, seed | 1);
+        self.incarnations.insert(node, seed | 1);
         self.nodes.insert(node, Node::new(settings));
         self.kernels.entry(node).or_default();
     }
@@ -257,7 +257,7 @@ impl Mesh {
 
     /// What a node of this mesh might say of itself.
     pub(crate) fn hello_of(&self, node: NodeId, epoch: u64, sequence: u32) -> Hello {
-        Hello { sequence, ..hello(node, *self.lives.get(&node).unwrap(), epoch) }
+        Hello { sequence, ..hello(node, *self.incarnations.get(&node).unwrap(), epoch) }
     }
 
     pub(crate) fn deliver_datagram(&mut self, from: NodeId, to: NodeId, bytes: &[u8]) {

@@ -187,9 +187,9 @@ fn an_old_hello_that_comes_after_a_new_one_is_ignored() {
         mesh.deliver(id(1), id(2), &hello);
         assert_eq!(mesh.kernels[&id(2)].up[&id(1)], (true, Epoch::new(stands)));
     }
-    let other = Message::Hello(hello(id(1), mesh.lives[&id(1)] ^ 2, 5)).encode();
+    let other = Message::Hello(hello(id(1), mesh.incarnations[&id(1)] ^ 2, 5)).encode();
     mesh.deliver(id(1), id(2), &other);
-    assert_eq!(mesh.errors, [(id(2), ProtocolError::OtherLife)]);
+    assert_eq!(mesh.errors, [(id(2), ProtocolError::OtherIncarnation)]);
 }
 
 #[test]

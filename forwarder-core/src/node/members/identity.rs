@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 /// declared down this few times (60) until its new identity wins over the one before.
 const RENEWAL_US: u64 = 60_000_000;
 
-/// One life of a member. The cluster keeps one identity for each node id, so at most 1,023.
+/// One incarnation of a member. The cluster keeps one identity for each node id, so at most 1,023.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Parts", into = "Parts")]
 pub(super) struct Member {
     pub(super) node: NodeId,
     /// Where its links listen.
     pub(super) listen: SocketAddr,
-    /// When this life began, in microseconds of the member's Unix time or later: the latest life wins.
-    pub(super) born_us: u64,
+    /// When this incarnation began, in microseconds of the member's Unix time or later: the latest one wins.
+    pub(super) began_us: u64,
 }
 
 type Parts = (u16, SocketAddr, u64);
@@ -26,15 +26,15 @@ type Parts = (u16, SocketAddr, u64);
 impl TryFrom<Parts> for Member {
     type Error = &'static str;
 
-    fn try_from((node, listen, born_us): Parts) -> Result<Self, Self::Error> {
+    fn try_from((node, listen, began_us): Parts) -> Result<Self, Self::Error> {
         let node = NodeId::new(node).ok_or("a node id outside 1..=1023")?;
-        Ok(Self { node, listen, born_us })
+        Ok(Self { node, listen, began_us })
     }
 }
 
 impl From<Member> for Parts {
     fn from(member: Member) -> Self {
-        (member.node.number(), member.listen, member.born_us)
+        (member.node.number(), member.listen, member.began_us)
     }
 }
 
@@ -42,7 +42,7 @@ impl Identity for Member {
     type Addr = u16;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self { born_us: self.born_us.checked_add(RENEWAL_US)?, ..*self })
+        Some(Self { began_us: self.began_us.checked_add(RENEWAL_US)?, ..*self })
     }
 
     fn addr(&self) -> u16 {
@@ -51,6 +51,6 @@ impl Identity for Member {
 
     fn win_addr_conflict(&self, other: &Self) -> bool {
         // Two hosts of one id and birth are kept apart by the links; any fixed order will do here.
-        (self.born_us, self.listen) > (other.born_us, other.listen)
+        (self.began_us, self.listen) > (other.began_us, other.listen)
     }
 }
