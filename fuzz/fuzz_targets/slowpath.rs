@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_core::slowpath::{Action, gather, hold, whole};
 use forwarder_common::{abi::Punt, geneve, net, outcome::Outcome, verdict::Found};
+use forwarder_core::slowpath::{Action, gather, hold, whole};
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code, reason = "the slow path's tests use the rest")]
