@@ -4,6 +4,7 @@
 //! Debian's is missing; what belongs to the project alone goes into `.tools`.
 
 mod apt;
+mod crates_io;
 mod linker;
 mod toolchain;
 
