@@ -1,31 +1,63 @@
-//! `cargo xtask ci`: everything a change must pass.
+//! `cargo xtask ci`: everything a change must pass, cheapest first; the first thing that fails ends it.
 
 use anyhow::Result;
 
-use crate::ebpf;
 use crate::project::Project;
 use crate::run::{SEE_ABOVE, run, say};
-use crate::setup::Toolchain;
+use crate::setup::{Toolchain, try_clippy};
+use crate::testing::{self, Counts};
+use crate::{build, deny, ebpf, fuzz, need};
 
-/// Formatting of the workspace and of the eBPF crate.
-pub(crate) fn format(project: &Project) -> Result<()> {
-    let hint = "`cargo fmt` mends it; where that is missing, `rustup component add rustfmt`";
-    run("formatting", hint, project.cargo().args(["fmt", "--all", "--check"]))?;
-    let mut ebpf = project.cargo();
-    ebpf.args(["fmt", "--check", "--manifest-path"]).arg(ebpf::manifest(project));
-    run("formatting of the eBPF programs", "`cargo fmt` in forwarder-ebpf mends it", &mut ebpf)
+/// Looks over the sources and what they depend on, then runs all tests; `lab` includes those in network namespaces.
+pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {
+    let mut counts = Counts::default();
+    format(project)?;
+    let toolchain = build(project, need(lab))?;
+    try_clippy(project, &toolchain);
+    clippy(project, &toolchain, &mut counts)?;
+    document(project)?;
+    if let Some(why) = deny::check(project)? {
+        skip(&mut counts, &format!("the advisories: {why}"));
+    }
+    ebpf::build_yardsticks(project, &toolchain)?;
+    testing::test(project, None, lab, counts)
 }
 
-/// Clippy of everything, then the documentation; a warning is an error.
-pub(crate) fn lint(project: &Project, toolchain: &Toolchain) -> Result<()> {
+/// Formatting of the workspace, of the eBPF crate and of the fuzz targets.
+fn format(project: &Project) -> Result<()> {
+    let hint = "`cargo fmt` mends it; where that is missing, `rustup component add rustfmt`";
+    run("formatting", hint, project.cargo().args(["fmt", "--all", "--check"]))?;
+    for (what, manifest) in [
+        ("formatting of the eBPF programs", ebpf::manifest(project)),
+        ("formatting of the fuzz targets", fuzz::manifest(project)),
+    ] {
+        let mut cargo = project.cargo();
+        cargo.args(["fmt", "--check", "--manifest-path"]).arg(&manifest);
+        run(what, "`cargo fmt` with the same `--manifest-path` mends it", &mut cargo)?;
+    }
+    Ok(())
+}
+
+/// Clippy of everything; a warning is an error.
+fn clippy(project: &Project, toolchain: &Toolchain, counts: &mut Counts) -> Result<()> {
+    let hint = "the lines above say why; where clippy is missing, `rustup component add clippy`";
     let mut clippy = project.cargo();
     clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    let hint = "the lines above say why; where clippy is missing, `rustup component add clippy`";
     run("clippy", hint, &mut clippy)?;
     if !ebpf::lint(project, toolchain)? {
-        say(format_args!("SKIPPED clippy of the eBPF programs: {} has none", toolchain.name()));
+        skip(counts, &format!("clippy of the eBPF programs: {} has none", toolchain.name()));
     }
+    fuzz::lint(project)
+}
+
+/// The documentation; a warning is an error.
+fn document(project: &Project) -> Result<()> {
     let mut doc = project.cargo();
     doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     run("documentation", SEE_ABOVE, &mut doc)
+}
+
+fn skip(counts: &mut Counts, what: &str) {
+    say(format_args!("SKIPPED {what}"));
+    counts.skipped += 1;
 }

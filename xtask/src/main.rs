@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod deny;
 mod ebpf;
 mod fuzz;
 mod kernels;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 use crate::project::{Project, ROOM_MIB, is_root};
 use crate::run::{SEE_ABOVE, become_command, run, say};
 use crate::setup::{Need, Toolchain, setup};
+use crate::testing::Counts;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, tests and shows the forwarder")]
@@ -89,7 +91,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// What CI runs: format, clippy, documentation, then all tests
+    /// What CI runs: formatting, clippy, documentation, dependencies, then all tests
     Ci {
         /// Leave out the tests in network namespaces, which need root
         #[arg(long)]
@@ -115,7 +117,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             let lab = !no_lab;
             let toolchain = build(project, need(lab))?;
             ebpf::build_yardsticks(project, &toolchain)?;
-            testing::test(project, filter.as_deref(), lab)
+            testing::test(project, filter.as_deref(), lab, Counts::default())
         }
         Verb::Demo { args } => demo(project, &args),
         Verb::Verify { record } => {
@@ -132,16 +134,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
         Verb::Simulate { args } => simulate::simulate(project, &args),
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
-        Verb::Ci { no_lab } => {
-            let lab = !no_lab;
-            ci::format(project)?;
-            fuzz::check(project)?;
-            let toolchain = build(project, need(lab))?;
-            setup::try_clippy(project, &toolchain);
-            ci::lint(project, &toolchain)?;
-            ebpf::build_yardsticks(project, &toolchain)?;
-            testing::test(project, None, lab)
-        }
+        Verb::Ci { no_lab } => ci::ci(project, !no_lab),
     }
 }
 

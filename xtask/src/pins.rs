@@ -15,6 +15,9 @@ pub(crate) const BPF_LINKER: &str = "0.10.3";
 /// Features of `bpf-linker`: it opens the compiler's own libLLVM when it runs, whichever compiler that is.
 pub(crate) const BPF_LINKER_FEATURES: &str = "llvm-22,rust-llvm-22";
 
+/// Version of `cargo-deny`, which has no features to choose.
+pub(crate) const CARGO_DENY: &str = "0.20.2";
+
 /// Target of the eBPF programs.
 pub(crate) const EBPF_TARGET: &str = "bpfel-unknown-none";
 

@@ -70,7 +70,7 @@ pub(crate) fn attempt(what: &str, log: &Path, limit: Option<Duration>, command: 
             bail!("{what}: gave up after {} s", elapsed.as_secs());
         }
         if elapsed > next_word {
-            let last = tail(log).pop().unwrap_or_default();
+            let last = last_line(log).unwrap_or_default();
             say(format_args!("… {}", last.chars().take(LAST_WORDS).collect::<String>()));
             next_word += HEARTBEAT;
         }
@@ -106,6 +106,11 @@ pub(crate) fn run_seen(command: &mut Command, mut see: impl FnMut(&str)) -> Resu
 /// Becomes the command, so that Ctrl-C reaches it and nothing is left waiting above it.
 pub(crate) fn become_command(command: &mut Command) -> anyhow::Error {
     anyhow!(command.exec()).context(cannot_start(command))
+}
+
+/// The last line of a log that says something.
+pub(crate) fn last_line(log: &Path) -> Option<String> {
+    tail(log).into_iter().rev().find(|line| !line.trim().is_empty())
 }
 
 fn tail(log: &Path) -> Vec<String> {

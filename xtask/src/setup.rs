@@ -5,6 +5,7 @@
 
 mod apt;
 mod crates_io;
+mod deny;
 mod linker;
 mod toolchain;
 
@@ -14,6 +15,7 @@ use crate::pins;
 use crate::project::{Project, find_command};
 use crate::run::say;
 
+pub(crate) use deny::install as install_deny;
 pub(crate) use linker::linker_path;
 pub(crate) use toolchain::Toolchain;
 

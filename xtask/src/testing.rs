@@ -39,12 +39,12 @@ impl Counts {
     }
 }
 
-/// Runs the tests whose name holds `filter`; `lab` includes those in network namespaces.
-pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool) -> Result<()> {
+/// Runs the tests whose name holds `filter`; `lab` includes those in network namespaces. `counts` holds what was skipped
+/// before.
+pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool, mut counts: Counts) -> Result<()> {
     if lab && !is_root() {
         bail!("run the namespace tests: not root; hint: run it as root, or leave them out with `--no-lab`");
     }
-    let mut counts = Counts::default();
     let mut broken = Vec::new();
     say("unit, property and golden packet tests");
     let mut cargo = cargo_test(project);
