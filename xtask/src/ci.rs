@@ -6,7 +6,7 @@ use crate::project::Project;
 use crate::run::{SEE_ABOVE, run, say};
 use crate::setup::{Toolchain, try_clippy};
 use crate::testing::{self, Counts};
-use crate::{build, deny, ebpf, fuzz, need};
+use crate::{build, deny, ebpf, fuzz, lines, need};
 
 /// Looks over the sources and what they depend on, then runs all tests; `lab` includes those in network namespaces.
 pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {
@@ -19,6 +19,7 @@ pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {
     if let Some(why) = deny::check(project)? {
         skip(&mut counts, &format!("the advisories: {why}"));
     }
+    lines::check(project)?;
     ebpf::build_yardsticks(project, &toolchain)?;
     testing::test(project, None, lab, counts)
 }

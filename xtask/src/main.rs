@@ -9,6 +9,7 @@ mod deny;
 mod ebpf;
 mod fuzz;
 mod kernels;
+mod lines;
 mod pins;
 mod project;
 mod run;
@@ -18,6 +19,7 @@ mod testing;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -91,6 +93,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Name the lines that are too long
+    Lines {
+        /// Break comments and prose anew instead
+        #[arg(long)]
+        rewrap: bool,
+        /// Only in these files, named from the project's root
+        #[arg(requires = "rewrap")]
+        files: Vec<PathBuf>,
+    },
     /// What CI runs: formatting, clippy, documentation, dependencies, then all tests
     Ci {
         /// Leave out the tests in network namespaces, which need root
@@ -134,6 +145,8 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
         Verb::Simulate { args } => simulate::simulate(project, &args),
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
+        Verb::Lines { rewrap: true, files } => lines::rewrap(project, &files),
+        Verb::Lines { rewrap: false, .. } => lines::check(project),
         Verb::Ci { no_lab } => ci::ci(project, !no_lab),
     }
 }

@@ -1,0 +1,148 @@
+//! `cargo xtask lines`: no line of Rust and no prose in a document is longer than a screen is wide. With `--rewrap`
+//! comments and prose are broken anew; code, strings and tables are left to whoever wrote them.
+
+mod wrap;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::wrap::Language;
+use crate::project::Project;
+use crate::run::say;
+
+/// Columns of the longest line, as in `rustfmt.toml`.
+const COLUMNS: usize = 120;
+/// The files that had longer lines when the check began, and how many each: a line of a number and a path. No number
+/// rises, and none is added.
+const RECORD: &str = "xtask/long-lines.txt";
+
+/// Fails where a file has more long lines than are recorded for it, and names them.
+pub(crate) fn check(project: &Project) -> Result<()> {
+    say("line lengths");
+    let root = project.root();
+    let recorded = record(&root.join(RECORD))?;
+    let (mut left, mut worse) = (0, 0);
+    for (name, language) in files(root)? {
+        let long = long_lines(&read(&root.join(&name))?, language);
+        if long.len() > recorded.get(&name).copied().unwrap_or_default() {
+            worse += long.len();
+            for (number, columns) in long {
+                writeln!(io::stdout(), "{name}:{number}: {columns} columns").context("write a line")?;
+            }
+        } else {
+            left += long.len();
+        }
+    }
+    if worse > 0 {
+        bail!(
+            "keep lines within {COLUMNS} columns: {worse} are longer; hint: `cargo xtask lines --rewrap FILE` breaks comments and prose"
+        );
+    }
+    if left > 0 {
+        say(format_args!("{left} long lines are left of those in {RECORD}"));
+    }
+    Ok(())
+}
+
+/// Breaks the paragraphs anew that have too long a line: of these files, or of all.
+pub(crate) fn rewrap(project: &Project, only: &[PathBuf]) -> Result<()> {
+    let root = project.root();
+    for (name, language) in files(root)? {
+        let file = root.join(&name);
+        if !only.is_empty() && !only.iter().any(|wanted| root.join(wanted) == file) {
+            continue;
+        }
+        let text = read(&file)?;
+        let wrapped = wrap::wrap(&text, language, COLUMNS);
+        if wrapped != text {
+            fs::write(&file, &wrapped).with_context(|| format!("write {}", file.display()))?;
+            let left = long_lines(&wrapped, language).len();
+            say(format_args!("{name}: {left} long lines are left"));
+        }
+    }
+    Ok(())
+}
+
+/// Numbers and columns of the lines that are too long.
+fn long_lines(text: &str, language: Language) -> Vec<(usize, usize)> {
+    let mut is_code = false;
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        if language == Language::Markdown {
+            is_code ^= trimmed.starts_with("```");
+            let is_bare_link = trimmed.contains("://") && !trimmed.trim_end().contains(' ');
+            if is_code || trimmed.starts_with('|') || is_bare_link {
+                continue;
+            }
+        }
+        let columns = line.chars().count();
+        if columns > COLUMNS {
+            found.push((index + 1, columns));
+        }
+    }
+    found
+}
+
+/// All files of Rust and all documents below a folder, by their names from there.
+fn files(root: &Path) -> Result<Vec<(String, Language)>> {
+    let (mut folders, mut found) = (vec![root.to_path_buf()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            let is_foreign = name.starts_with('.') || name == "target" || name.ends_with("/target");
+            let language = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rs") => Some(Language::Rust),
+                Some("md") => Some(Language::Markdown),
+                _ => None,
+            };
+            match language {
+                _ if is_foreign => {}
+                _ if path.is_dir() => folders.push(path),
+                Some(language) => found.push((name, language)),
+                None => {}
+            }
+        }
+    }
+    found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(found)
+}
+
+fn record(file: &Path) -> Result<BTreeMap<String, usize>> {
+    let entry = |line: &str| {
+        let (count, name) = line.split_once(' ')?;
+        Some((name.to_owned(), count.parse().ok()?))
+    };
+    let text = read(file)?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| entry(line).with_context(|| format!("read {}: {line}", file.display()))).collect()
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_rust_every_line_counts_and_in_documents_only_prose() {
+        let long = "word ".repeat(30);
+        let text = format!("{long}\n| {long} |\n```\n{long}\n```\n{long}\nhttps://a/{}\n", "b".repeat(120));
+        let numbers = |language| long_lines(&text, language).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+        assert_eq!(numbers(Language::Rust), [1, 2, 4, 6, 7]);
+        assert_eq!(numbers(Language::Markdown), [1, 6]);
+    }
+
+    #[test]
+    fn a_line_is_as_long_as_it_has_characters() {
+        assert_eq!(long_lines(&"é".repeat(COLUMNS), Language::Rust), []);
+        assert_eq!(long_lines(&"é".repeat(COLUMNS + 1), Language::Rust), [(1, COLUMNS + 1)]);
+    }
+}
