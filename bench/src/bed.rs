@@ -107,7 +107,8 @@ pub(crate) fn datagrams() -> Result<u64> {
     Ok(counts.filter_map(|(_, value)| value.parse::<u64>().ok()).sum())
 }
 
-/// CPU time, in nanoseconds, of this thread and of the kernel's thread that does its CPU's network work when there is much.
+/// CPU time, in nanoseconds, of this thread and of the kernel's thread that does its CPU's network work when there is
+/// much.
 pub(crate) struct Work {
     schedstat: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! The daemon: injection by its own code, and real daemons under the load of a proxy that talks through their egress program.
+//! The daemon: injection by its own code, and real daemons under the load of a proxy that talks through their egress
+//! program.
 
 use std::{
     net::UdpSocket,
@@ -117,7 +118,8 @@ impl Proxy<'_> {
         Ok(())
     }
 
-    /// So many INVITEs a second in bursts of a millisecond, with answers or without; the fullest that the ring buffer was seen.
+    /// So many INVITEs a second in bursts of a millisecond, with answers or without; the fullest that the ring buffer
+    /// was seen.
     fn talk(&mut self, node: &Node, a_second: u32, calls: u32, answers: bool) -> Result<u64> {
         let (start, first, mut fullest) = (Instant::now(), self.calls, 0);
         while self.calls - first < calls {

@@ -1,7 +1,7 @@
 //! Measures the programs of the kernel side: `cargo xtask bench`.
 //!
-//! All rows run interleaved, round by round, through `BPF_PROG_TEST_RUN` on one CPU. A row whose packets are fed by a program
-//! of the yardstick has that program's cost taken off: the same feeding of an empty program, of the same round.
+//! All rows run interleaved, round by round, through `BPF_PROG_TEST_RUN` on one CPU. A row whose packets are fed by a
+//! program of the yardstick has that program's cost taken off: the same feeding of an empty program, of the same round.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark reads nobody's input")]
 
@@ -48,7 +48,11 @@ struct Cli {
     #[arg(long, conflicts_with = "veth")]
     daemon: bool,
     /// Claims that the daemons have in the end
-    #[arg(long, default_values_t = [1_000_000, 4_000_000], value_parser = clap::value_parser!(u32).range(200_000..=16_000_000))]
+    #[arg(
+        long,
+        default_values_t = [1_000_000, 4_000_000],
+        value_parser = clap::value_parser!(u32).range(200_000..=16_000_000)
+    )]
     claims: Vec<u32>,
     /// Seconds of 10,000 transactions each that the daemons are given
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]

@@ -161,8 +161,8 @@ impl Machine {
             .iter()
             .filter_map(|(name, count)| Some((*name, count - before.get(name)?)).filter(|(_, moved)| *moved != 0))
             .collect();
-        // The first of the repeated runs of a counting row meets the claim of the run before, and of a table that is 90 % full
-        // one claim of two hundred has given way.
+        // The first of the repeated runs of a counting row meets the claim of the run before, and of a table that is
+        // 90 % full one claim of two hundred has given way.
         let enough = u64::from(FIRST_RUNS) * 98 / 100;
         let expected = moved.iter().any(|(name, count)| *name == outcome && *count >= enough);
         ensure!(expected, "{}: packets should end as {outcome}, but ended as {moved:?}", row.name);

@@ -124,7 +124,8 @@ impl Maps {
     }
 }
 
-/// How far writers and reader of a ring buffer are: its first two pages (BPF_MAP_TYPE_RINGBUF of the kernel's documentation).
+/// How far writers and reader of a ring buffer are: its first two pages (BPF_MAP_TYPE_RINGBUF of the kernel's
+/// documentation).
 struct Ring {
     read: &'static AtomicU64,
     written: &'static AtomicU64,

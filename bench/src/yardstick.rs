@@ -135,7 +135,8 @@ impl Yardstick {
         Ok(self.dropped.get(&0, 0).context("read map DROPPED")?.iter().sum())
     }
 
-    /// Runs a program on live frames in one run, as if they had come `from` an interface: what it does with them is done.
+    /// Runs a program on live frames in one run, as if they had come `from` an interface: what it does with them is
+    /// done.
     pub(crate) fn run_live(&mut self, name: &str, frame: &[u8], repeat: u32, from: Option<u32>) -> Result<()> {
         /// Frames that are made before they are sent on: a NAPI budget.
         const BATCH: u32 = 64;

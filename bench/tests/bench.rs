@@ -1,5 +1,5 @@
-//! The benchmark still runs: its rows are there, its packets go the whole way, and two runs can be compared. No figure is looked
-//! at. Needs root, and what `cargo xtask test` builds.
+//! The benchmark still runs: its rows are there, its packets go the whole way, and two runs can be compared. No figure
+//! is looked at. Needs root, and what `cargo xtask test` builds.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::{

@@ -59,8 +59,8 @@ pub fn programs(lab: &Lab, host: Host) -> Result<Vec<String>> {
 /// Programs at one side of an interface; 0 also where the kernel has no tcx.
 fn tcx_programs(ifindex: u32, attach_type: u32) -> u32 {
     let mut query = Query { ifindex, attach_type, ..Query::default() };
-    // SAFETY: bpf(2) reads and writes at most the given length of the structure, which is alive and writable; it holds no
-    // pointers, so that only the count is asked for.
+    // SAFETY: bpf(2) reads and writes at most the given length of the structure, which is alive and writable; it holds
+    // no pointers, so that only the count is asked for.
     let status = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
     if status == 0 { query.count } else { 0 }
 }

@@ -62,8 +62,8 @@ pub fn calls(datagrams: &[Datagram], family: Family) -> Vec<Call> {
     calls
 }
 
-/// The same calls counted, apart by when they began: before the first of `borders`, from it on, and so forth. A border is in
-/// microseconds since 1970.
+/// The same calls counted, apart by when they began: before the first of `borders`, from it on, and so forth. A border
+/// is in microseconds since 1970.
 #[must_use]
 pub fn tally<const N: usize>(datagrams: &[Datagram], family: Family, borders: [u64; N]) -> Vec<Tally> {
     let mut tallies = vec![Tally::default(); N + 1];

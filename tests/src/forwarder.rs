@@ -295,7 +295,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The same with daemons on some edges only; they may still be looking for each other. Certificates are there for all.
+    /// The same with daemons on some edges only; they may still be looking for each other. Certificates are there for
+    /// all.
     ///
     /// # Errors
     /// A daemon cannot be started.

@@ -148,7 +148,8 @@ impl Kamailio {
         Ok(())
     }
 
-    /// Waits until the reply to a request of its own with this Call-ID has come, and says whether it found its transaction.
+    /// Waits until the reply to a request of its own with this Call-ID has come, and says whether it found its
+    /// transaction.
     ///
     /// # Errors
     /// None comes within three seconds.

@@ -154,7 +154,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Runs a test in a lab of its own. Where it fails, captures, logs and status stay and the error names their folder.
+    /// Runs a test in a lab of its own. Where it fails, captures, logs and status stay and the error names their
+    /// folder.
     ///
     /// # Errors
     /// The lab cannot be made, or the body's own error.
@@ -244,8 +245,8 @@ pub fn remove_all() {
     }
 }
 
-/// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. Folders stay: one of a dead
-/// process may be what a failed test kept.
+/// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. Folders stay: one of a
+/// dead process may be what a failed test kept.
 fn sweep(ends: impl Fn(u32) -> bool) {
     for namespace in Namespace::named(FAMILY) {
         if owner(namespace.name()).is_some_and(&ends) {

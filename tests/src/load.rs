@@ -66,8 +66,8 @@ impl Load {
 /// The time that calls which fail may take beyond the load itself: sipp's patience, more than once.
 const TAIL: Duration = Duration::from_secs(45);
 
-/// Runs the calls and reports what came of them, with the datagrams that the router took in meanwhile; their capture stays
-/// in the lab's folder as `NAME.pcap`.
+/// Runs the calls and reports what came of them, with the datagrams that the router took in meanwhile; their capture
+/// stays in the lab's folder as `NAME.pcap`.
 ///
 /// # Errors
 /// A program does not run. Failed calls are no error: they are in the report.

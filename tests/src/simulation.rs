@@ -1,9 +1,9 @@
-//! Many nodes in virtual time: the real core, slow path and claim table of each, in a network that delays, loses, cuts and
-//! heals, with SIP transactions whose packets land where they should not.
+//! Many nodes in virtual time: the real core, slow path and claim table of each, in a network that delays, loses, cuts
+//! and heals, with SIP transactions whose packets land where they should not.
 //!
-//! One thread, one queue of events, one seed: the same seed plays the same game to the last byte. What is not real here: the
-//! QUIC links (`links` says what they do), the kernel's programs (`kernel` calls their parts), the proxies (`traffic`), and the
-//! capacity of wires and processors, which are without bounds.
+//! One thread, one queue of events, one seed: the same seed plays the same game to the last byte. What is not real
+//! here: the QUIC links (`links` says what they do), the kernel's programs (`kernel` calls their parts), the proxies
+//! (`traffic`), and the capacity of wires and processors, which are without bounds.
 #![expect(
     clippy::indexing_slicing,
     reason = "indices are the simulation's own; a wrong one is a bug that must stop it"

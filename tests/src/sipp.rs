@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a callee may take to finish its last calls: the time that each stays to absorb repeated messages.
 const LEFTOVERS: Duration = Duration::from_secs(4);
 
-/// What a call is to be. The caller writes it as the user part of the request URI, by which the edges choose the callee.
+/// What a call is to be. The caller writes it as the user part of the request URI, by which the edges choose the
+/// callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// INVITE, 180, 200, ACK, BYE.

@@ -61,8 +61,8 @@ impl Endpoint {
         self.0.send_to(payload, to).with_context(|| format!("send to {to}")).map(drop)
     }
 
-    /// Sends many datagrams of `size` bytes, the last of which may be shorter, as one packet that the kernel or the network
-    /// card cuts (generic segmentation offload).
+    /// Sends many datagrams of `size` bytes, the last of which may be shorter, as one packet that the kernel or the
+    /// network card cuts (generic segmentation offload).
     ///
     /// # Errors
     /// The kernel refuses.
@@ -172,8 +172,9 @@ impl Sip<'_> {
     fn message(&self, start: &str) -> Vec<u8> {
         let Self { call_id, cseq, method, branch, via } = self;
         let text = format!(
-            "{start}\r\nVia: SIP/2.0/UDP {via};branch={branch}\r\nMax-Forwards: 70\r\nFrom: <sip:a@example.com>;tag=1\r\n\
-             To: <sip:b@example.com>\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n"
+            "{start}\r\nVia: SIP/2.0/UDP {via};branch={branch}\r\nMax-Forwards: 70\r\n\
+             From: <sip:a@example.com>;tag=1\r\nTo: <sip:b@example.com>\r\nCall-ID: {call_id}\r\n\
+             CSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n"
         );
         text.into_bytes()
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: builds the yardsticks beside the programs, then has the crate `bench` measure both; with
-//! `--cluster` first, its `bench_cluster` measures two daemons and their link, and with `--links 300` one daemon with so many
-//! linked peers.
+//! `--cluster` first, its `bench_cluster` measures two daemons and their link, and with `--links 300` one daemon with
+//! so many linked peers.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,8 @@ use crate::run::{become_command, say};
 use crate::setup::Need;
 use crate::{build, ebpf, need_root};
 
-/// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by anyone.
+/// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by
+/// anyone.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<()> {
     let is_of_links = args.first().is_some_and(|first| first == "--cluster" || first == "--links");
     if is_of_links {

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: everything a change must pass, cheapest first; the first thing that fails ends it.
+//! `cargo xtask ci`: everything a change must pass; the first thing that fails ends it.
 
 use anyhow::Result;
 

@@ -33,8 +33,8 @@ pub(crate) fn build(project: &Project, toolchain: &Toolchain) -> Result<PathBuf>
     Ok(object)
 }
 
-/// Builds the programs that `bench` measures beside the forwarder's, which nothing else needs: the yardstick, and the forwarder's
-/// ingress over another claim table.
+/// Builds the programs that `bench` measures beside the forwarder's, which nothing else needs: the yardstick, and the
+/// forwarder's ingress over another claim table.
 pub(crate) fn build_yardsticks(project: &Project, toolchain: &Toolchain) -> Result<[PathBuf; 2]> {
     let mut cargo = toolchain.cargo();
     cargo.args(["build", "--bin", "yardstick", "--bin", "lru", "--features", "yardstick"]);

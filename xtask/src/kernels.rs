@@ -1,7 +1,8 @@
 //! `cargo xtask kernels`: kernels of Debian's in emulated machines, beside the running one.
 //!
-//! On each supported one every program goes through the verifier, golden packets run through it, packets are injected, and
-//! it is attached to an interface; one that is too old must be refused. What a guest does is in `xtask/examples/guest.rs`.
+//! On each supported one every program goes through the verifier, golden packets run through it, packets are injected,
+//! and it is attached to an interface; one that is too old must be refused. What a guest does is in
+//! `xtask/examples/guest.rs`.
 
 mod console;
 mod cpio;

@@ -39,7 +39,8 @@ pub(crate) fn check(project: &Project) -> Result<()> {
     }
     if worse > 0 {
         bail!(
-            "keep lines within {COLUMNS} columns: {worse} are longer; hint: `cargo xtask lines --rewrap FILE` breaks comments and prose"
+            "keep lines within {COLUMNS} columns: {worse} are longer; \
+             hint: `cargo xtask lines --rewrap FILE` breaks comments and prose"
         );
     }
     if left > 0 {

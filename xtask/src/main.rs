@@ -89,7 +89,8 @@ enum Verb {
     /// Measure the eBPF programs in multiples of an empty one (as root); `--help` lists the arguments
     #[command(disable_help_flag = true)]
     Bench {
-        /// Passed on: `--rows FILTER`, `--rounds N`, `--json FILE`, `--compare A B`, …; with `--cluster` first, daemons and links are measured
+        /// Passed on: `--rows FILTER`, `--rounds N`, `--json FILE`, `--compare A B`, …; with `--cluster` first, daemons
+        /// and links are measured
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

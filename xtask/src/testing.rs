@@ -39,8 +39,8 @@ impl Counts {
     }
 }
 
-/// Runs the tests whose name holds `filter`; `lab` includes those in network namespaces. `counts` holds what was skipped
-/// before.
+/// Runs the tests whose name holds `filter`; `lab` includes those in network namespaces. `counts` holds what was
+/// skipped before.
 pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool, mut counts: Counts) -> Result<()> {
     if lab && !is_root() {
         bail!("run the namespace tests: not root; hint: run it as root, or leave them out with `--no-lab`");
@@ -55,7 +55,8 @@ pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool, mut count
     if lab {
         say("namespace tests");
         let mut cargo = cargo_test(project);
-        // Two labs at a time, as many as there may be: most of them wait for SIP's timers. What floods has the machine for itself.
+        // Two labs at a time, as many as there may be: most of them wait for SIP's timers. What floods has the machine
+        // for itself.
         cargo.args(["--package", "tests"]).args(filter).args(["--", "--test-threads=2"]);
         if !group(&mut cargo, &mut counts)? {
             broken.push("the namespace tests");

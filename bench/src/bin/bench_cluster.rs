@@ -1,7 +1,7 @@
 //! Measures the daemon's side: `cargo xtask bench --cluster`.
 //!
-//! Two daemons' cores on real links over the loopback, each with its own runtime on its own CPU and a real claim table; and what one
-//! core does alone. In a network namespace of its own, where packets can be lost on purpose.
+//! Two daemons' cores on real links over the loopback, each with its own runtime on its own CPU and a real claim table;
+//! and what one core does alone. In a network namespace of its own, where packets can be lost on purpose.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark reads nobody's input")]
 
@@ -45,7 +45,8 @@ struct Cli {
     /// Milliseconds from one daemon to the other and back
     #[arg(long, default_value_t = 0)]
     rtt_ms: u64,
-    /// Milliseconds of every three seconds in which nothing gets from one to the other, as to a peer that is stopped and goes on
+    /// Milliseconds of every three seconds in which nothing gets from one to the other, as to a peer that is stopped
+    /// and goes on
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..3000))]
     stop_ms: u64,
     /// Measure one daemon with so many linked peers instead
@@ -200,7 +201,8 @@ fn load(rate: u64, seconds: u64, loss: bool, between: Between) -> Result<()> {
     let cpu = |ns: u64| format!("{:.2} us", ns as f64 / claims as f64 / 1000.0);
     let per_claim = |sum: u64| sum as f64 / claims as f64;
     println!(
-        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} {:>7.1} ms {:>8.3} {:>8.3} {:>11.1} {:>7} {:>7}",
+        "{name:<28} {share:>8.3}% {p50:>8.0} {p99:>8.0} {p999:>8.0} {most:>9.0} {:>12} {:>12} \
+         {:>7.1} ms {:>8.3} {:>8.3} {:>11.1} {:>7} {:>7}",
         cpu(sender.cpu_ns),
         cpu(receiver.cpu_ns),
         sender.longest_ns.max(receiver.longest_ns) as f64 / 1e6,
@@ -233,7 +235,8 @@ fn late_joiner(between: Between) -> Result<()> {
     let times = arrived.iter().map(|at| at.load(Ordering::Relaxed));
     let (have, last) = (times.clone().filter(|at| *at != 0).count(), times.max().unwrap_or(0));
     println!(
-        "\nlate joiner: {have} of {CLAIMS} claims in its map {:.2} s after the link stood (CPU {:.2} s there, {:.2} s here; longest turn {:.0} ms)",
+        "\nlate joiner: {have} of {CLAIMS} claims in its map {:.2} s after the link stood \
+         (CPU {:.2} s there, {:.2} s here; longest turn {:.0} ms)",
         last.saturating_sub(second.linked_ns) as f64 / 1e9,
         second.cpu_ns as f64 / 1e9,
         first.cpu_ns as f64 / 1e9,

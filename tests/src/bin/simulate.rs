@@ -44,8 +44,9 @@ fn main() -> ExitCode {
 fn usage() -> String {
     let scenarios: String = NAMES.iter().map(|(name, what)| format!("  {name:<12}{what}\n")).collect();
     format!(
-        "usage: simulate [--scenario NAME]... [--nodes N] [--seed N] [--seeds N] [--rate N] [--seconds N] [--hold-ms N]\n\
-         \x20               [--t1-ms N] [--timer-c-ms N] [--elsewhere PERCENT] [--loss PERCENT]\nscenarios:\n{scenarios}"
+        "usage: simulate [--scenario NAME]... [--nodes N] [--seed N] [--seeds N] [--rate N] [--seconds N]\n\
+         \x20               [--hold-ms N] [--t1-ms N] [--timer-c-ms N] [--elsewhere PERCENT] [--loss PERCENT]\n\
+         scenarios:\n{scenarios}"
     )
 }
 

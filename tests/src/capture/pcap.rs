@@ -12,8 +12,8 @@ const FILE_HEADER: usize = 24;
 /// Bytes before each packet.
 const RECORD_HEADER: usize = 16;
 
-/// The UDP datagrams of a capture, made whole where they came as IP fragments; other packets are left out. A last record
-/// that is still being written is, too. A datagram's frame and time are those of its last fragment to come.
+/// The UDP datagrams of a capture, made whole where they came as IP fragments; other packets are left out. A last
+/// record that is still being written is, too. A datagram's frame and time are those of its last fragment to come.
 pub(super) fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
     let mut gathering = Gathering::new();
     let mut found = Vec::new();

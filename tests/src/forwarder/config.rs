@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 use super::{CLUSTER_PORT, pin_folder, tool_ok};
 use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6, backbone};
 
-/// A hold that outlasts the pauses of a machine on which all edges, builds and tests share two cores: what a test shows must
-/// not depend on how busy that is. Whatever nobody owns is let go as soon as all peers have said so.
+/// A hold that outlasts the pauses of a machine on which all edges, builds and tests share two cores: what a test shows
+/// must not depend on how busy that is. Whatever nobody owns is let go as soon as all peers have said so.
 const HOLD_MS: &str = "2000";
 
 /// Certificates and the shared secret of one cluster, in a folder.
@@ -166,8 +166,8 @@ impl Config {
         self
     }
 
-    /// Shorter timers, so that claims end soon: those of a proxy with T1 of 20 ms and Timer C of 10 s. Nothing is lost in the lab
-    /// that would have to be sent again for longer.
+    /// Shorter timers, so that claims end soon: those of a proxy with T1 of 20 ms and Timer C of 10 s. Nothing is lost
+    /// in the lab that would have to be sent again for longer.
     #[must_use]
     pub fn hurried(mut self) -> Self {
         self.timers.insert("t1_ms", "20".to_owned());

@@ -1,7 +1,8 @@
-//! BIRD on the router and on the edges: the shared address is announced by BGP, and the router spreads packets over those that do.
+//! BIRD on the router and on the edges: the shared address is announced by BGP, and the router spreads packets over
+//! those that do.
 //!
-//! The kernel would keep each flow on one path; the worst case sends each packet another way. So the router's BIRD fills a
-//! table, and packets are sprayed over exactly the next hops that are in it: BGP decides who gets packets.
+//! The kernel would keep each flow on one path; the worst case sends each packet another way. So the router's BIRD
+//! fills a table, and packets are sprayed over exactly the next hops that are in it: BGP decides who gets packets.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -163,8 +164,9 @@ fn edge(number: u8, family: Family) -> String {
         Family::V6 => (VIP6.to_string(), 128),
     };
     format!(
-        "router id 10.9.{}.2;\nprotocol device {{}}\nprotocol static vip {{\n disabled yes;\n {channel};\n route {vip}/{length} \
-         blackhole;\n}}\nprotocol bgp upstream {{\n local {own} as {};\n neighbor {other} as {AS};\n connect delay time 1;\n \
+        "router id 10.9.{}.2;\nprotocol device {{}}\nprotocol static vip {{\n disabled yes;\n {channel};\n \
+         route {vip}/{length} blackhole;\n}}\nprotocol bgp upstream {{\n local {own} as {};\n \
+         neighbor {other} as {AS};\n connect delay time 1;\n \
          {channel} {{ import none; export all; next hop self; }};\n}}\n",
         number + 1,
         AS + u32::from(number)

@@ -44,7 +44,8 @@ impl Lab {
             router.run("ip", &[option, "route", "add", "default", "dev", DEVICE, "table", &table])?;
         }
         let rules = format!(
-            "table inet {DEVICE} {{\n chain prerouting {{\n  type filter hook prerouting priority mangle; policy accept;\n  \
+            "table inet {DEVICE} {{\n chain prerouting {{\n  \
+             type filter hook prerouting priority mangle; policy accept;\n  \
              iifname != \"{DEVICE}\" udp dport {port} meta mark set {MARK}\n  \
              iifname != \"{DEVICE}\" udp sport {port} meta mark set {MARK}\n }}\n}}\n"
         );

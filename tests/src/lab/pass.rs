@@ -1,5 +1,6 @@
-//! An XDP program that passes everything, for the router's ends of the cables: without one there, veth leaves packets that an
-//! XDP program at the other end transmits lying in its ring until something else comes (`veth_xdp_flush` of Linux).
+//! An XDP program that passes everything, for the router's ends of the cables: without one there, veth leaves packets
+//! that an XDP program at the other end transmits lying in its ring until something else comes (`veth_xdp_flush` of
+//! Linux).
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};

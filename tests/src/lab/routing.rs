@@ -1,4 +1,5 @@
-//! The router follows the edges' hooks: only an edge whose node is up gets packets, as where a hook withdraws a BGP route.
+//! The router follows the edges' hooks: only an edge whose node is up gets packets, as where a hook withdraws a BGP
+//! route.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

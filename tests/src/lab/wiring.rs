@@ -110,8 +110,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Gives each edge a second cable, eth1, to the router, with networks of its own; the edges reach each other's through
-    /// it. An underlay there makes the forwarder send on another interface than packets come in.
+    /// Gives each edge a second cable, eth1, to the router, with networks of its own; the edges reach each other's
+    /// through it. An underlay there makes the forwarder send on another interface than packets come in.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -125,7 +125,8 @@ impl Lab {
             let mut inner = "link set eth1 up\n".to_owned();
             for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
                 let (gateway, address) = (backbone(edge, family, 1), backbone(edge, family, 2));
-                // Writing to a string cannot fail. The lab's IPv4 addresses need no flag against duplicates, nor mind it.
+                // Writing to a string cannot fail. The lab's IPv4 addresses need no flag against duplicates, nor mind
+                // it.
                 let _ = writeln!(outer, "addr add {gateway}/{length} dev {name} nodad");
                 let _ = writeln!(inner, "addr add {address}/{length} dev eth1 nodad");
                 for other in (1..=EDGES).filter(|other| *other != edge) {

@@ -1,7 +1,9 @@
-//! The links as the core sees them: who calls whom, when a link stands, what arrives on it and how late, when it is gone.
+//! The links as the core sees them: who calls whom, when a link stands, what arrives on it and how late, when it is
+//! gone.
 //!
-//! Instead of keep-alives there is one event a second after a host or a path falls silent. A message that the network loses
-//! arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what arrives during it.
+//! Instead of keep-alives there is one event a second after a host or a path falls silent. A message that the network
+//! loses arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what arrives
+//! during it.
 
 use forwarder_core::node::Kind;
 

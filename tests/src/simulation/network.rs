@@ -5,8 +5,8 @@ use fastrand::Rng;
 /// Names of the regions.
 pub const REGIONS: [&str; 5] = ["eu-west", "eu-central", "us-east", "us-west", "asia"];
 
-/// One-way delay between regions in microseconds, on the diagonal within one. Half of the round trips that large providers
-/// publish for such places (Dublin, Frankfurt, Virginia, Oregon, Tokyo and Singapore), rounded.
+/// One-way delay between regions in microseconds, on the diagonal within one. Half of the round trips that large
+/// providers publish for such places (Dublin, Frankfurt, Virginia, Oregon, Tokyo and Singapore), rounded.
 const ONE_WAY_US: [[u64; 5]; 5] = [
     [500, 12_000, 36_000, 65_000, 105_000],
     [12_000, 500, 45_000, 72_000, 115_000],

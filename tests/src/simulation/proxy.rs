@@ -59,7 +59,8 @@ impl Simulation {
         }
     }
 
-    /// Where a packet lands: at its home, or now and then at any other node. A home that no route leads to has a stand-in.
+    /// Where a packet lands: at its home, or now and then at any other node. A home that no route leads to has a
+    /// stand-in.
     fn landing(&mut self, home: usize) -> Option<usize> {
         let routed: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].is_routed).collect();
         if routed.is_empty() {

@@ -13,7 +13,8 @@ use super::kernel::Told;
 const MARGIN_US: u64 = 6_000_000;
 /// Disagreements of one sort that are described.
 const EXAMPLES: usize = 2;
-/// How much longer than its owner says a claim may last elsewhere, in microseconds: the way there, lost packets included.
+/// How much longer than its owner says a claim may last elsewhere, in microseconds: the way there, lost packets
+/// included.
 const TRANSIT_US: u64 = 3_000_000;
 /// How much longer yet in a kernel, in microseconds: two ticks by which lifetimes are rounded up, and the present one.
 const TICKS_US: u64 = 12_900_000;
@@ -45,11 +46,11 @@ pub struct Agreement {
     pub keys: usize,
     /// Keys that more than one living owner claims.
     pub contested: usize,
-    /// Keys that were won by a claim that is void or over since, or of which two owners have forgotten that they claimed them: the
-    /// others' claims, or those, come back with their proxies' next messages only. Not compared.
+    /// Keys that were won by a claim that is void or over since, or of which two owners have forgotten that they
+    /// claimed them: the others' claims, or those, come back with their proxies' next messages only. Not compared.
     pub overtaken: usize,
-    /// Keys that more than one living owner claims, of which one has forgotten when by its daemon's restart. It stands if another
-    /// claim comes to its daemon while it lasts in the kernel, so all nodes are compared with each other.
+    /// Keys that more than one living owner claims, of which one has forgotten when by its daemon's restart. It stands
+    /// if another claim comes to its daemon while it lasts in the kernel, so all nodes are compared with each other.
     pub forgotten: usize,
     /// Claims that a node does not have.
     pub missing: usize,
@@ -200,7 +201,8 @@ impl Agreement {
         placed: Option<usize>,
         at_us: u64,
     ) -> Option<&'static str> {
-        // A daemon that took over a running kernel does not know what was claimed before, nor what was said of it; the kernel does.
+        // A daemon that took over a running kernel does not know what was claimed before, nor what was said of it; the
+        // kernel does.
         let orphaned = is_forgotten(hosts, &owner);
         let Some((held, expires_us)) = belief(host, key, at_us) else {
             if orphaned || host.daemon_life > 1 && placed == Some(owner.host) {
@@ -239,8 +241,8 @@ fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
     said.daemon_life != hosts[said.host].daemon_life
 }
 
-/// Whether the key was won by a claim that is void now or that its owner has ended since, or claimed by two owners that have
-/// forgotten it.
+/// Whether the key was won by a claim that is void now or that its owner has ended since, or claimed by two owners that
+/// have forgotten it.
 fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
         let host = &hosts[said.host];

@@ -12,7 +12,8 @@ use super::reference::Agreement;
 use super::traffic::Class;
 use super::{Scenario, Simulation};
 
-/// Resident memory of this process in bytes: before the hosts are made, when they are linked, at the end of the traffic.
+/// Resident memory of this process in bytes: before the hosts are made, when they are linked, at the end of the
+/// traffic.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
     /// Before.
@@ -50,7 +51,8 @@ pub struct Report {
     pub sent_bytes: [u64; 2],
     /// Bytes sent to a node in that time: mean and most.
     pub received_bytes: [u64; 2],
-    /// Claims that the egress programs handed over, and copies of claims that went to peers, over all nodes that still run.
+    /// Claims that the egress programs handed over, and copies of claims that went to peers, over all nodes that still
+    /// run.
     pub core: CoreCounters,
     /// Claims that a node held at the end of the traffic: mean and most.
     pub claims: [usize; 2],
@@ -201,12 +203,14 @@ impl Display for Report {
         } = &self.agreement;
         writeln!(
             f,
-            "                  {keys} live claims, {contested} contested, {overtaken} overtaken, {forgotten} forgotten; {} found in kernels;",
+            "                  {keys} live claims, {contested} contested, {overtaken} overtaken, \
+             {forgotten} forgotten; {} found in kernels;",
             self.found
         )?;
         writeln!(
             f,
-            "                  missing {missing}, wrong {wrong}, kernel differs {kernel_differs}, void believed {void_believed}, split {split},"
+            "                  missing {missing}, wrong {wrong}, kernel differs {kernel_differs}, \
+             void believed {void_believed}, split {split},"
         )?;
         writeln!(
             f,
@@ -244,7 +248,8 @@ impl Report {
         let CoreCounters { claims_local, claims_sent, claims_dropped, claims_evicted, batches_sent, .. } = self.core;
         writeln!(
             f,
-            "claims            {claims_local} made, {claims_sent} copies sent ({batches_sent} batches), {claims_dropped} dropped, {claims_evicted} evicted"
+            "claims            {claims_local} made, {claims_sent} copies sent ({batches_sent} batches), \
+             {claims_dropped} dropped, {claims_evicted} evicted"
         )?;
         writeln!(
             f,

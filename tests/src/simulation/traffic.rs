@@ -1,4 +1,5 @@
-//! SIP transactions as the hosts see them: what comes in which order, what each message is, and how it looks on the wire.
+//! SIP transactions as the hosts see them: what comes in which order, what each message is, and how it looks on the
+//! wire.
 
 use std::fmt::Write as _;
 

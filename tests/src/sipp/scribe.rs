@@ -1,4 +1,5 @@
-//! A scribe: a middlebox beside sipp that writes what goes to the edges in another form, and what comes from them plainly.
+//! A scribe: a middlebox beside sipp that writes what goes to the edges in another form, and what comes from them
+//! plainly.
 //!
 //! sipp itself neither writes nor reads folded headers; real devices do. The scribe has the port that the edges know.
 
@@ -185,7 +186,8 @@ fn relay(from: &UdpSocket, through: &UdpSocket, to: SocketAddr, stop: &AtomicBoo
 mod tests {
     use super::*;
 
-    const MESSAGE: &str = "INVITE sip:call@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 10.9.10.2:5060;branch=z9hG4bK1;a=b\r\n\
+    const MESSAGE: &str = "INVITE sip:call@192.0.2.10 SIP/2.0\r\n\
+                           Via: SIP/2.0/UDP 10.9.10.2:5060;branch=z9hG4bK1;a=b\r\n\
                            To: <sip:b@c>\r\nCall-ID: 1@lab\r\nCSeq: 1 INVITE\r\nContent-Length: 5\r\n\r\nv=0\r\n";
 
     #[test]

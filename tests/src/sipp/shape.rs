@@ -11,8 +11,8 @@ pub struct Shape {
     pub answer: Option<Padding>,
     /// Whether the caller cancels without a pause.
     pub at_once: bool,
-    /// Whether the callee takes no notice of an INVITE that comes again after its final answer, as RFC 6026 §7.1 asks. sipp itself ends
-    /// such a call.
+    /// Whether the callee takes no notice of an INVITE that comes again after its final answer, as RFC 6026 §7.1 asks.
+    /// sipp itself ends such a call.
     pub absorbs: bool,
     /// How both ends write their messages, where not plainly.
     pub form: Option<Form>,

@@ -52,7 +52,8 @@ fn edge_dies(family: Family, withdrawn: bool) -> Result<()> {
         let tallies = tally(&datagrams, family, [killed, killed + SOON_US]);
         eprintln!("edge dead, route withdrawn: {withdrawn}; before, then, from 1.5 s on: {tallies:?}; {counts:?}");
         for call in calls(&datagrams, family).iter().filter(|call| !call.completed && call.begun < killed) {
-            // Where packets still go to the dead edge, a later message of a call may do so before its programs give way.
+            // Where packets still go to the dead edge, a later message of a call may do so before its programs give
+            // way.
             ensure!(!withdrawn || was_in_flight(call, killed, &edges), "{} was lost: {call:?}", call.id);
         }
         let last = tallies.last().context("find the calls after the death")?;

@@ -20,8 +20,8 @@ const CALL_RATE: u32 = 20;
 /// Most memory of a daemon, in KiB, above what it has before the flood.
 const GROWTH_KIB: u64 = 32 * 1024;
 
-/// Outcomes of the flood itself and of calls beside it, beside [`CALLS`]. The claims of an edge in a flood may come after the
-/// answers to what it has sent.
+/// Outcomes of the flood itself and of calls beside it, beside [`CALLS`]. The claims of an edge in a flood may come
+/// after the answers to what it has sent.
 const FLOODED: [&str; 10] = [
     "egress_foreign",
     "punted_response",

@@ -1,5 +1,5 @@
-//! Daemons that stand still and go on, or that nobody hears for a while, as on a virtual machine that is moved: shorter than a link
-//! lives, and longer.
+//! Daemons that stand still and go on, or that nobody hears for a while, as on a virtual machine that is moved: shorter
+//! than a link lives, and longer.
 
 use std::time::{Duration, Instant};
 

@@ -42,7 +42,8 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     })
     .and_then(|tallies| {
         let [before, meanwhile, after] = tallies;
-        eprintln!("daemons ended by signal {signal} for {dead_s} s: before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
+        eprint!("daemons ended by signal {signal} for {dead_s} s: ");
+        eprintln!("before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
         let in_the_middle = before.begun > 100 && meanwhile.begun > u64::from(dead_s * 30) && after.begun > 100;
         ensure!(in_the_middle, "the kill was not in the middle");
         ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
@@ -51,8 +52,8 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     })
 }
 
-/// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before it,
-/// meanwhile and after.
+/// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before
+/// it, meanwhile and after.
 pub(crate) fn under_load(
     family: Family,
     count: u32,

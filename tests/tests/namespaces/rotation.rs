@@ -1,4 +1,5 @@
-//! The cluster's secret, its authority and all certificates are replaced under load, without a restart and without a loss.
+//! The cluster's secret, its authority and all certificates are replaced under load, without a restart and without a
+//! loss.
 
 use std::fs;
 use std::path::Path;

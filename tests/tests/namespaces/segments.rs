@@ -1,4 +1,5 @@
-//! Messages that the proxy sends in one packet of many segments (generic segmentation offload) are claimed, each of them.
+//! Messages that the proxy sends in one packet of many segments (generic segmentation offload) are claimed, each of
+//! them.
 
 use anyhow::{Context as _, Result, ensure};
 use tests::forwarder::{Cluster, ensure_moved};

@@ -13,7 +13,8 @@ use tests::traffic::Endpoint;
 
 /// Bytes sent over TCP in each direction: several windows.
 const STREAM: usize = 400_000;
-/// What both captures see: no neighbour discovery, no TCP (segments are cut anew on the way), not the daemons' own talk.
+/// What both captures see: no neighbour discovery, no TCP (segments are cut anew on the way), not the daemons' own
+/// talk.
 const FILTER: &str = "(udp and not port 7470) or icmp[icmptype] == 8 or icmp[icmptype] == 0 or \
                       icmp6[icmp6type] == 128 or icmp6[icmp6type] == 129";
 

@@ -33,8 +33,8 @@ key = "node-1.key"
 secret = "cluster.secret"
 "#;
 
-/// Builds everything: what a supported kernel must run, and what one that is too old must. With `record` programs are not
-/// compared with what was recorded.
+/// Builds everything: what a supported kernel must run, and what one that is too old must. With `record` programs are
+/// not compared with what was recorded.
 pub(super) fn build(project: &Project, record: bool) -> Result<(Contents, Contents)> {
     let mut cargo = project.cargo();
     cargo.args(["build", "--package", "xtask", "--package", "forwarder", "--bin", DAEMON]);

@@ -65,8 +65,9 @@ impl<'a> Line<'a> {
     fn is_prose(&self, language: Language) -> bool {
         let text = self.text.trim_start();
         let is_comment = language == Language::Markdown || self.margin.ends_with(['/', '!']);
+        let is_link = text.contains("://") && !text.contains(' ');
         // A citation of an RFC has its mark right behind the slashes.
-        let is_marked = text.is_empty() || text.starts_with(['#', '|', '<', '>', '=']) || text.contains("://");
+        let is_marked = text.is_empty() || text.starts_with(['#', '|', '<', '>', '=']) || is_link;
         is_comment && !is_marked && !self.is_fence() && !self.text.ends_with("  ") && !self.text.ends_with('\\')
     }
 
@@ -83,6 +84,11 @@ impl<'a> Line<'a> {
 fn is_mark(word: &str) -> bool {
     let number = word.strip_suffix(['.', ')']);
     matches!(word, "-" | "*" | "+") || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether a word stays behind the one before it: it would begin something at the beginning of a line, or is its unit.
+fn is_bound(word: &str) -> bool {
+    is_mark(word) || word.starts_with(['#', '|', '<', '>', '=', '%', '×', '±', '–'])
 }
 
 /// How many lines the paragraph has that begins here; 0 where there is none.
@@ -110,8 +116,7 @@ fn fill(lines: &[Line<'_>], columns: usize, out: &mut String) {
     let mut line = format!("{margin}{mark}");
     let mut is_empty = true;
     for (index, word) in words.iter().enumerate() {
-        // A word that would begin an item at the beginning of a line stays behind the one before it.
-        let with = words.get(index + 1).filter(|next| is_mark(next)).map_or(0, |next| next.chars().count() + 1);
+        let with = words.get(index + 1).filter(|next| is_bound(next)).map_or(0, |next| next.chars().count() + 1);
         if !is_empty && line.chars().count() + 1 + word.chars().count() + with > columns {
             out.push_str(&line);
             out.push('\n');
@@ -164,7 +169,8 @@ mod tests {
     #[test]
     fn a_comment_with_a_long_line_is_filled_anew_and_its_neighbours_stay() {
         let text = "    /// one two three four\n    /// five\n    let text = \"a long line of code\";\n    // short\n";
-        let after = "    /// one two\n    /// three four\n    /// five\n    let text = \"a long line of code\";\n    // short\n";
+        let after = "    /// one two\n    /// three four\n    /// five\n\
+            \x20   let text = \"a long line of code\";\n    // short\n";
         assert_eq!(rust(text), after);
         assert_eq!(rust(after), after);
     }
@@ -184,7 +190,7 @@ mod tests {
     #[test]
     fn what_is_no_prose_stays_as_it_is() {
         let text = "| one two three four five |\n# one two three four five\n```\none two three four five\n```\n\
-            \n    one two three four five\nsee https://one.two/three four\n";
+            \n    one two three four five\nhttps://one.two/three/four\n";
         assert_eq!(markdown(text), text);
         let cited = "//# one two three four five six\n//= https://one.two/three/four\n";
         assert_eq!(rust(cited), cited);
@@ -194,5 +200,6 @@ mod tests {
     fn code_between_backticks_is_not_broken_and_no_item_begins_by_chance() {
         assert_eq!(markdown("one two `three 4 five` six\n"), "one two\n`three 4 five` six\n");
         assert_eq!(markdown("one two three seven - six\n"), "one two three\nseven - six\n");
+        assert_eq!(markdown("one two three of 90 % six\n"), "one two three of\n90 % six\n");
     }
 }

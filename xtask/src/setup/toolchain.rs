@@ -177,7 +177,8 @@ pub(crate) fn nothing_found(wanted: Preference) -> String {
     let llvm = pins::LLVM_MAJOR;
     match wanted {
         Preference::Rustup => format!(
-            "find a rustup nightly with rust-src and LLVM {llvm}; hint: `rustup toolchain install {} --component rust-src`",
+            "find a rustup nightly with rust-src and LLVM {llvm}; \
+             hint: `rustup toolchain install {} --component rust-src`",
             pins::NIGHTLY
         ),
         Preference::Any | Preference::Debian => format!(

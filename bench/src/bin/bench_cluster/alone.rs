@@ -86,7 +86,8 @@ fn remote_claims() -> Result<()> {
         1e3 / per(sender_ns)
     );
     println!(
-        "  remote claims, read, merged and written:  {:>6.0} ns each, {:.2} M/s ({} of {CLAIMS} known, {:.1} bytes a claim)",
+        "  remote claims, read, merged and written:  {:>6.0} ns each, {:.2} M/s \
+         ({} of {CLAIMS} known, {:.1} bytes a claim)",
         per(receiver_ns),
         1e3 / per(receiver_ns),
         two.claims(),

@@ -1,8 +1,9 @@
 //! One daemon with hundreds of linked peers: `cargo xtask bench --links 300`.
 //!
-//! The daemon has this process and one CPU for itself; another process plays the peers on the other CPU, each with real links. Their
-//! cores answer what the daemon asks, but claims are counted instead of merged: hundreds of maps are more than one CPU can
-//! fill. The peers know only the one daemon: gossip stays away, because it would have each of them call all the others.
+//! The daemon has this process and one CPU for itself; another process plays the peers on the other CPU, each with real
+//! links. Their cores answer what the daemon asks, but claims are counted instead of merged: hundreds of maps are more
+//! than one CPU can fill. The peers know only the one daemon: gossip stays away, because it would have each of them
+//! call all the others.
 
 use std::{
     fs,
@@ -121,7 +122,8 @@ fn print(name: &str, linked_s: f64, memory: u64, expected: u64, ended: &Ended, s
     let share = if expected == 0 { 100.0 } else { 100.0 * seen.arrived as f64 / expected as f64 };
     let a_second = |sum: u64| sum as f64 * 1e9 / ended.lasted_ns as f64;
     println!(
-        "{name:<26} {linked_s:>6.2} s {:>8} {share:>8.3}% {:>8} {:>8} {:>8.1} {:>8} {:>6.1}% {:>8.1}% {:>9.1} {:>10.0} {:>8.2} {:>8}",
+        "{name:<26} {linked_s:>6.2} s {:>8} {share:>8.3}% {:>8} {:>8} {:>8.1} {:>8} {:>6.1}% \
+         {:>8.1}% {:>9.1} {:>10.0} {:>8.2} {:>8}",
         memory >> 20,
         seen.p50_us,
         seen.p99_us,

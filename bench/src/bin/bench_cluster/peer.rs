@@ -1,4 +1,5 @@
-//! One daemon without a kernel hook: the core on real links, writing a real claim table, on a thread and CPU of its own.
+//! One daemon without a kernel hook: the core on real links, writing a real claim table, on a thread and CPU of its
+//! own.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},

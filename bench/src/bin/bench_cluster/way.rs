@@ -30,7 +30,8 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// A way to `server` that takes `delay` there, and as long back, and takes and gives nothing for the last `stop` of every three seconds.
+    /// A way to `server` that takes `delay` there, and as long back, and takes and gives nothing for the last `stop` of
+    /// every three seconds.
     pub(crate) fn open(server: SocketAddr, delay: Duration, stop: Duration) -> Result<Self> {
         let bind = |port: u16| -> Result<UdpSocket> {
             let socket = UdpSocket::bind(("127.0.0.1", port)).with_context(|| format!("bind port {port}"))?;
