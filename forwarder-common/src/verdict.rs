@@ -57,7 +57,7 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool, taker: Option<NodeI
             None => Verdict::Local(Outcome::LocalNew),
         },
         // The ACK of a refusal may outrun the claim of the transaction that it ends.
-        (true, Found::Nothing, Kind::Ack) => Verdict::Ask(Outcome::LocalAck),
+        (true, Found::Nothing, Kind::Ack) => Verdict::Ask(Outcome::UnknownAck),
         (true, Found::Nothing, Kind::Cancel) => Verdict::Ask(Outcome::UnknownCancel),
         (true, Found::Nothing, Kind::Response) => Verdict::Ask(Outcome::UnknownResponse),
     }
@@ -86,7 +86,7 @@ mod tests {
             unknown,
             [
                 Verdict::Local(Outcome::LocalNew),
-                Verdict::Ask(Outcome::LocalAck),
+                Verdict::Ask(Outcome::UnknownAck),
                 Verdict::Ask(Outcome::UnknownCancel),
                 Verdict::Ask(Outcome::UnknownResponse),
             ]

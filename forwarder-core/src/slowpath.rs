@@ -87,7 +87,7 @@ impl SlowPath {
         self.ledger.came();
         let frame = frame.get(..head.length as usize).unwrap_or(frame);
         let Some(packet) = Packet::of_frame(frame) else { return self.count(Outcome::SlowRefused) };
-        if head.reason == Outcome::DecapFragment.number() {
+        if head.reason == Outcome::DecapPuntedFragment.number() {
             match packet.inside() {
                 Some((from, gather, inner)) => self.tunnelled(from, gather, &inner, head.ifindex, view, now_us),
                 None => self.count(Outcome::SlowRefused),
@@ -220,9 +220,9 @@ impl SlowPath {
     }
 
     fn put(&mut self, arrival: &Arrival<'_>, view: &dyn View, now_us: u64) {
-        self.count(Outcome::SlowGathering);
+        self.count(Outcome::SlowReassembling);
         let Some(whole) = self.gather.put(arrival, now_us) else { return };
-        self.count(Outcome::SlowGathered);
+        self.count(Outcome::SlowReassembled);
         if arrival.cut_by.is_none() {
             return self.judge(whole.packet, whole.ifindex, view, now_us);
         }

@@ -19,8 +19,7 @@ pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(outcome) => outcome,
         Err(outcome) => {
-            let is_fine =
-                matches!(outcome, Outcome::NotService | Outcome::DecapFragmentPassed | Outcome::DecapUnfinished);
+            let is_fine = matches!(outcome, Outcome::NotService | Outcome::DecapFragment | Outcome::DecapRelayed);
             if !is_fine {
                 complain(u64::from(outcome.number()));
             }
@@ -85,13 +84,13 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
     };
     ingress::service(inner.destination, port).ok_or(Outcome::DecapNotService)?;
     if received.flags == geneve::GATHER {
-        return Err(Outcome::DecapFragmentPassed);
+        return Err(Outcome::DecapFragment);
     }
     packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
     match received.flags {
         geneve::LOCAL => Ok(Outcome::DecapInjected),
         // From here on as if it had arrived here in the first place.
-        geneve::HAND_OVER => Err(Outcome::DecapUnfinished),
+        geneve::HAND_OVER => Err(Outcome::DecapRelayed),
         _ => Ok(Outcome::Decapsulated),
     }
 }

@@ -79,7 +79,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
 fn copy(ctx: &TcContext, segment: u32) -> Result<Outcome, Outcome> {
     match punt::copy_sent(ctx.skb.skb, ctx.len() as usize, segment) {
         Some(()) => Ok(Outcome::EgressPunted),
-        None => Err(Outcome::EgressUnkeyable),
+        None => Err(Outcome::EgressUnread),
     }
 }
 
@@ -121,7 +121,7 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
     if frame.length() < ctx.len() as usize {
         let wanted = if ctx.len() > PULL { PULL } else { ctx.len() };
         if ctx.pull_data(wanted).is_err() {
-            return Err(Outcome::EgressUnkeyable);
+            return Err(Outcome::EgressUnread);
         }
         return Ok(Frame::tc(ctx.skb.skb));
     }

@@ -30,7 +30,7 @@ enum Why {
     /// It begins a transaction, and this node takes none.
     Diverted,
     /// Only a daemon can finish it, and none lives here.
-    HandedOver,
+    Relayed,
 }
 
 /// A packet for another node.
@@ -74,14 +74,14 @@ pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
 const WHY_SHIFT: u32 = NodeId::MAX.count_ones();
 const GATHERED: u16 = Why::Gathered as u16;
 const DIVERTED: u16 = Why::Diverted as u16;
-const HANDED_OVER: u16 = Why::HandedOver as u16;
+const HANDED_OVER: u16 = Why::Relayed as u16;
 
 #[inline(always)] // a few compares
 const fn sent(why: u16) -> Outcome {
     match why {
-        GATHERED => Outcome::FragmentForwarded,
+        GATHERED => Outcome::ForwardedFragment,
         DIVERTED => Outcome::Diverted,
-        HANDED_OVER => Outcome::HandedOver,
+        HANDED_OVER => Outcome::Relayed,
         _ => Outcome::Forwarded,
     }
 }
@@ -110,7 +110,7 @@ const fn tunnel_flags(why: u16) -> u8 {
 /// Where no daemon lives, a peer's can finish the packet: it knows the owner, or asks for it.
 #[inline(always)] // rare
 fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
-    if matches!(outcome, Outcome::DecapUnfinished | Outcome::DecapFragmentPassed) {
+    if matches!(outcome, Outcome::DecapRelayed | Outcome::DecapFragment) {
         // It has come through the tunnel already.
         return None;
     }
@@ -127,7 +127,7 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
     }
     let slot = ip.gather_slot(&frame)?;
     let node = NodeId::new(maps::taker(slot))?;
-    let why = if matches!(outcome, Outcome::Fragment) { Why::Gathered } else { Why::HandedOver };
+    let why = if matches!(outcome, Outcome::Fragment) { Why::Gathered } else { Why::Relayed };
     Some(Send { node, why, ip })
 }
 

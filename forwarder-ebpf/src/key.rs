@@ -44,28 +44,28 @@ fn result(code: u64) -> Result<(), Outcome> {
 fn punt(number: u32) -> Outcome {
     const NOT_SIP: u32 = Outcome::NotSip.number();
     const KEEP_ALIVE: u32 = Outcome::KeepAlive.number();
-    const BOUNDS: u32 = Outcome::PuntBounds.number();
-    const INCOMPLETE: u32 = Outcome::PuntIncomplete.number();
+    const BOUNDS: u32 = Outcome::UnreadBounds.number();
+    const INCOMPLETE: u32 = Outcome::UnreadIncomplete.number();
     match number {
         NOT_SIP => Outcome::NotSip,
         KEEP_ALIVE => Outcome::KeepAlive,
-        BOUNDS => Outcome::PuntBounds,
-        INCOMPLETE => Outcome::PuntIncomplete,
-        _ => Outcome::PuntForm,
+        BOUNDS => Outcome::UnreadBounds,
+        INCOMPLETE => Outcome::UnreadIncomplete,
+        _ => Outcome::UnreadForm,
     }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ingress_key(ctx: *mut xdp_md, flags: u64) -> u64 {
-    let Some(marks) = maps::marks_ingress() else { return code(Outcome::PuntForm) };
+    let Some(marks) = maps::marks_ingress() else { return code(Outcome::UnreadForm) };
     key(Frame::xdp(ctx), marks, flags, |off| ingress_chunk(ctx, off))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn egress_key(ctx: *mut __sk_buff, flags: u64) -> u64 {
-    let Some(marks) = maps::marks_egress() else { return code(Outcome::PuntForm) };
+    let Some(marks) = maps::marks_egress() else { return code(Outcome::UnreadForm) };
     key(Frame::tc(ctx), marks, flags, |off| egress_chunk(ctx, off))
 }
 
@@ -110,7 +110,7 @@ const fn code(outcome: Outcome) -> u64 {
 
 #[inline(always)] // the body of two functions
 fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
-    let Some(config) = maps::config() else { return Err(Outcome::PuntForm) };
+    let Some(config) = maps::config() else { return Err(Outcome::UnreadForm) };
     fast::start_line(&frame, marks)?;
     scan(marks, chunk)?;
     fast::cseq(&frame, marks)?;
@@ -134,5 +134,5 @@ fn scan(marks: &mut Marks, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
             return Err(punt(off as u32));
         }
     }
-    Err(Outcome::PuntBounds)
+    Err(Outcome::UnreadBounds)
 }

@@ -30,7 +30,7 @@ pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
     match outcome {
-        Outcome::Forwarded | Outcome::FragmentForwarded | Outcome::Diverted | Outcome::HandedOver => sent,
+        Outcome::Forwarded | Outcome::ForwardedFragment | Outcome::Diverted | Outcome::Relayed => sent,
         outcome => match outcome.hook() {
             Hook::Ingress | Hook::Decap | Hook::Egress | Hook::Slow => xdp_action::XDP_PASS,
         },

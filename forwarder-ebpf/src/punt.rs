@@ -35,13 +35,13 @@ pub fn run(ctx: &XdpContext) -> u32 {
     };
     // SAFETY: the helper takes nothing and touches nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let asks = reason == Outcome::PuntedResponse.number()
-        || reason == Outcome::PuntedCancel.number()
-        || reason == Outcome::PuntedAck.number()
-        || reason == Outcome::PuntedBranch.number()
-        || reason == Outcome::DecapHandedOver.number();
+    let asks = reason == Outcome::PuntedUnknownResponse.number()
+        || reason == Outcome::PuntedUnknownCancel.number()
+        || reason == Outcome::PuntedUnknownAck.number()
+        || reason == Outcome::PuntedUnknownBranch.number()
+        || reason == Outcome::DecapPuntedRelayed.number();
     if !maps::may_punt(now, asks) || copy(ctx.ctx, reason).is_none() {
-        if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapFragment.number() {
+        if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapPuntedFragment.number() {
             maps::count(Outcome::FragmentOverflow);
             return xdp_action::XDP_DROP;
         }

@@ -201,7 +201,10 @@ fn the_text_form_has_a_line_for_each_datagram_and_moves_no_cursor() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 6, "{text}");
     assert!(lines[1].starts_with("       1  BYE ") && lines[1].ends_with("  a@b  z9hG4bK1"), "{text}");
-    assert!(lines[2].contains("  200 ") && lines[2].contains("punt_form") && lines[2].ends_with("  a@b  -"), "{text}");
+    assert!(
+        lines[2].contains("  200 ") && lines[2].contains("unread_form") && lines[2].ends_with("  a@b  -"),
+        "{text}"
+    );
     assert!(lines[4].ends_with("no key: not-sip"), "{text}");
     assert_eq!(lines[5], "4 UDP datagrams, 3 with a key, 1 of them by the fast path");
     let column = |line: &str| line.find("a@b");
@@ -247,13 +250,13 @@ fn the_kernel_may_punt_but_not_differ() {
         (lines(&out), result)
     };
     let (said, result) = ask(false);
-    assert_eq!((&said[0]["kernel"], &said[1]["kernel"]), (&json!("agrees"), &json!("punts: punt_form")));
+    assert_eq!((&said[0]["kernel"], &said[1]["kernel"]), (&json!("agrees"), &json!("punts: unread_form")));
     assert_eq!(said[2]["kernel"], "not asked: longer than 1514 bytes");
     assert_eq!(said[3]["kernel"], "not asked: snapped");
     result.unwrap();
     let (said, result) = ask(true);
     assert!(said[0]["kernel"].as_str().unwrap().starts_with("disagrees: "), "{said:?}");
-    assert_eq!(said[1]["kernel"], "punts: punt_form");
+    assert_eq!(said[1]["kernel"], "punts: unread_form");
     let error = format!("{:#}", result.unwrap_err());
     assert!(error.contains("1 answers of the fast path are wrong, first at frame 1"), "{error}");
 }

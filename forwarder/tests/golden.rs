@@ -31,7 +31,7 @@ fn a_request_that_nobody_owns_is_local() {
     bench.peer(PEER, true);
     bench.expect(&Frame::to_vip(V4, &Sip::invite("a").bytes()), PASS, &["local_new"]);
     bench.expect(&Frame::to_vip(V6, &Sip::invite("a").bytes()), PASS, &["local_new"]);
-    bench.expect(&Frame::to_vip(V4, &Sip::request("ACK", "a").bytes()), PASS, &["local_ack"]);
+    bench.expect(&Frame::to_vip(V4, &Sip::request("ACK", "a").bytes()), PASS, &["unknown_ack"]);
     bench.expect(&Frame::to_vip(V4, &Sip::request("CANCEL", "a").bytes()), PASS, &["unknown_cancel"]);
     bench.expect(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), PASS, &["unknown_response"]);
 }
@@ -129,7 +129,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
         bench.claim(owner, Sip::invite("call").request_key());
         let reply = Frame::to_vip(V4, &Sip::response(180, "INVITE", "call").branch("z9hG4bK-leg2").bytes());
         bench.daemon(true);
-        bench.expect_punt(&reply, "punted_branch");
+        bench.expect_punt(&reply, "punted_unknown_branch");
         // With no daemon anywhere the transaction's owner has to do.
         bench.daemon(false);
         bench.lived(13_000);
@@ -141,7 +141,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
         }
         bench.taker(PEER);
         bench.lives();
-        bench.expect_changed(&reply, TX, &["handed_over"]);
+        bench.expect_changed(&reply, TX, &["relayed"]);
     }
 }
 
@@ -215,17 +215,17 @@ fn what_is_no_sip_on_the_port_passes_under_its_name() {
         (&stun, "not_sip"),
         (&[0x80; 172], "not_sip"),
         (b"SIP/2.0 20\r\n\r\n", "not_sip"),
-        (b"hello", "punt_incomplete"),
-        (b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n", "punt_incomplete"),
-        (b"GET / HTTP/1.1\r\nVia: a\r\nCall-ID: b\r\nCSeq: 1 GET\r\n\r\n", "punt_form"),
-        (b"OPTIONS sip:a SIP/2.0\r\nVia: x\r\nCall-ID:\r\n b\r\nCSeq: 1 OPTIONS\r\n\r\n", "punt_form"),
+        (b"hello", "unread_incomplete"),
+        (b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h\r\n\r\n", "unread_incomplete"),
+        (b"GET / HTTP/1.1\r\nVia: a\r\nCall-ID: b\r\nCSeq: 1 GET\r\n\r\n", "unread_form"),
+        (b"OPTIONS sip:a SIP/2.0\r\nVia: x\r\nCall-ID:\r\n b\r\nCSeq: 1 OPTIONS\r\n\r\n", "unread_form"),
     ] {
         for v6 in [V4, V6] {
             bench.expect(&Frame::to_vip(v6, payload), PASS, &[outcome]);
         }
     }
     let long = [b"OPTIONS sip:a SIP/2.0\r\n".as_slice(), "X: 12345678901234567890\r\n".repeat(100).as_bytes()].concat();
-    bench.expect(&Frame::to_vip(V4, &long), PASS, &["punt_bounds"]);
+    bench.expect(&Frame::to_vip(V4, &long), PASS, &["unread_bounds"]);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn lengths_that_lie_fragments_and_extension_headers_pass() {
     }
     bench.expect(&Frame::to_vip(V6, &sip).protocol(60), PASS, &["extension_header"]);
     // A message that goes on behind the datagram's end is cut off, whatever follows.
-    bench.expect(&Frame::to_vip(V4, &sip).udp_length(8 + 60), PASS, &["punt_incomplete"]);
+    bench.expect(&Frame::to_vip(V4, &sip).udp_length(8 + 60), PASS, &["unread_incomplete"]);
 }
 
 #[test]
@@ -294,11 +294,10 @@ fn with_a_daemon_that_lives_what_cannot_be_finished_is_handed_to_it() {
         let mut bench = Bench::new(ME, V4);
         bench.peer(PEER, true);
         bench.daemon(true);
-        bench.expect_punt(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), "punted_response");
-        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("CANCEL", "a").bytes()), "punted_cancel");
-        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("ACK", "a").bytes()), "punted_ack");
-        bench
-            .expect_punt(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n"), "punted_message");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::response(200, "INVITE", "a").bytes()), "punted_unknown_response");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("CANCEL", "a").bytes()), "punted_unknown_cancel");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::request("ACK", "a").bytes()), "punted_unknown_ack");
+        bench.expect_punt(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n"), "punted_unread");
         bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
         bench.expect(&Frame::to_vip(v6, &Sip::invite("a").bytes()), PASS, &["local_new"]);
         bench.claim(PEER, Sip::invite("big").request_key());
@@ -336,10 +335,10 @@ fn fragments_go_to_the_node_that_gathers_them_and_there_to_the_daemon() {
         gatherer.daemon(true);
         for offset in [0, 99] {
             let frame = Frame::to_vip(service, &Sip::invite("call").padded_to(1200)).fragment(offset);
-            let sent = Frame::raw(sender.expect_changed(&frame, TX, &["fragment_forwarded"]));
-            gatherer.expect_punt(&sent, "decap_fragment");
+            let sent = Frame::raw(sender.expect_changed(&frame, TX, &["forwarded_fragment"]));
+            gatherer.expect_punt(&sent, "decap_punted_fragment");
             gatherer.daemon(false);
-            gatherer.expect(&sent, PASS, &["decap_fragment_passed"]);
+            gatherer.expect(&sent, PASS, &["decap_fragment"]);
             gatherer.daemon(true);
         }
         sender.gatherer(ME);

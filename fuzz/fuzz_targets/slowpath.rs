@@ -261,7 +261,7 @@ impl<'a> Script<'a> {
         if way.socket {
             self.world.tunnel(false, &bytes);
         } else {
-            let reason = if is_inside { Outcome::DecapFragment } else { Outcome::PuntedFragment };
+            let reason = if is_inside { Outcome::DecapPuntedFragment } else { Outcome::PuntedFragment };
             self.world.punt(reason, &bytes);
         }
     }

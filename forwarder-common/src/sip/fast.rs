@@ -69,14 +69,14 @@ pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
         return Err(if stun || !matches!(first, b'\r' | b'\n' | 0 | b' ' | b'\t') {
             Outcome::NotSip
         } else {
-            Outcome::PuntForm
+            Outcome::UnreadForm
         });
     }
     if first >= 0x7f {
         return Err(Outcome::NotSip);
     }
     if w == RESPONSE {
-        let status = r.word(start + 8).ok_or(Outcome::PuntIncomplete)?;
+        let status = r.word(start + 8).ok_or(Outcome::UnreadIncomplete)?;
         if index(not_digit(status) | 1 << 63) != 3 {
             return Err(Outcome::NotSip);
         }
@@ -103,11 +103,11 @@ pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
 #[inline(always)] // the loop around it is the function
 pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>, Outcome> {
     if off.wrapping_sub(m.start() as usize) > BOUND {
-        return Err(Outcome::PuntBounds);
+        return Err(Outcome::UnreadBounds);
     }
     let (block, width) = match r.block(off) {
         Some(block) => (block, 32),
-        None => ([r.word(off).ok_or(Outcome::PuntIncomplete)?, 0, 0, 0], 8),
+        None => ([r.word(off).ok_or(Outcome::UnreadIncomplete)?, 0, 0, 0], 8),
     };
     let [a, b, c, d] = block;
     let (a, b, c, d) = (maybe(a, b'\n'), maybe(b, b'\n'), maybe(c, b'\n'), maybe(d, b'\n'));
@@ -128,7 +128,7 @@ pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>
     let next = if more | (hits & hits.wrapping_sub(1)) == 0 { m.hide(off + width) } else { 0 };
     let line = m.hide(off + at + index(hits) + 1);
     let next = if next == 0 { line } else { next };
-    let w = r.word(line).ok_or(Outcome::PuntIncomplete)?;
+    let w = r.word(line).ok_or(Outcome::UnreadIncomplete)?;
     if m.first() == 0 {
         m.set_first(line as u16);
     }
@@ -169,7 +169,7 @@ fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<u
             }
         }
         b'\n' => return Ok(None),
-        b'\r' => return if w as u16 == u16::from_le_bytes(*b"\r\n") { Ok(None) } else { Err(Outcome::PuntForm) },
+        b'\r' => return if w as u16 == u16::from_le_bytes(*b"\r\n") { Ok(None) } else { Err(Outcome::UnreadForm) },
         _ => {}
     }
     let complete = m.call_id() != 0 && m.cseq() != 0 && m.via() != 0;
@@ -191,7 +191,7 @@ const fn separates(byte: u8) -> bool {
 /// Where the value of a header begins, given the end of its name (RFC 3261 §7.3.1: blanks around the colon).
 #[inline(always)] // small, and the offset stays unknown to the verifier
 fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outcome> {
-    let w = r.word(name_end).ok_or(Outcome::PuntIncomplete)?;
+    let w = r.word(name_end).ok_or(Outcome::UnreadIncomplete)?;
     if w as u16 == COLON_BLANK && (w >> 16) as u8 > 0x20 {
         // What nearly every header has: the value's place does not wait for the search below.
         return Ok(m.hide(name_end + 2));
@@ -199,13 +199,13 @@ fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outc
     let before = index(!blank(w) & HIGH_BITS | 1 << 63);
     let rest = w >> (8 * (before & 7));
     if rest as u8 != b':' {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     let rest = rest >> 8;
     let after = index(!blank(rest) & HIGH_BITS | 1 << 63);
     // What was shifted in reads as zero, which no value begins with: blanks up to the end of the word are punted.
     if (rest >> (8 * (after & 7))) as u8 <= 0x20 {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     Ok(m.hide(name_end + before + 1 + after))
 }
@@ -217,7 +217,7 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, Outcome> {
     let mut off = at;
     for _ in 0..WORDS {
-        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        let w = r.word(off).ok_or(Outcome::UnreadIncomplete)?;
         let mut stop = below(w, 0x21);
         if branch {
             stop |= hit(w, b';') | hit(w, b',');
@@ -232,19 +232,19 @@ fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branc
         hash.put(w);
         off += 8;
     }
-    Err(Outcome::PuntBounds)
+    Err(Outcome::UnreadBounds)
 }
 
 /// Whether a text may end at the byte at `end`: white space, or with `branch` a delimiter; and within the payload.
 #[inline(always)] // part of the above
 fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(), Outcome> {
-    let byte = r.byte(end).ok_or(Outcome::PuntIncomplete)?;
+    let byte = r.byte(end).ok_or(Outcome::UnreadIncomplete)?;
     let plain = matches!(byte, b'\r' | b'\n' | b' ' | b'\t') || (branch && matches!(byte, b';' | b','));
     if !plain {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     // Bytes behind the UDP payload are not the message's, whatever they look like.
-    if end >= m.end() as usize { Err(Outcome::PuntIncomplete) } else { Ok(()) }
+    if end >= m.end() as usize { Err(Outcome::UnreadIncomplete) } else { Ok(()) }
 }
 
 /// Hashes what both keys begin with, Call-ID and CSeq number, the latter as 0 with `affinity_call`. The marks have the hash
@@ -319,5 +319,5 @@ fn scan(r: &&[u8], m: &mut Marks) -> Result<(), Outcome> {
             None => return Ok(()),
         }
     }
-    Err(Outcome::PuntBounds)
+    Err(Outcome::UnreadBounds)
 }

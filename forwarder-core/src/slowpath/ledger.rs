@@ -5,8 +5,8 @@ use forwarder_common::outcome::{Hook, Outcome};
 use super::{gather::Gather, hold::Hold};
 
 const FIRST: u32 = Outcome::SlowLocal.number();
-/// Up to the newest outcome of the slow path; the few of other hooks between stay unused.
-const LENGTH: usize = (Outcome::SlowDiverted.number() - FIRST + 1) as usize;
+/// Up to the last outcome of the slow path.
+const LENGTH: usize = (Outcome::SlowFailed.number() - FIRST + 1) as usize;
 
 /// What came in, and what became of it. [`Self::balance`] is 0 at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Ledger {
             gathering_bytes: gather.bytes(),
             ..self
         };
-        if let Some(count) = slot(Outcome::SlowFragmentsDropped).and_then(|slot| all.counts.get_mut(slot)) {
+        if let Some(count) = slot(Outcome::SlowDroppedFragment).and_then(|slot| all.counts.get_mut(slot)) {
             *count = gather.dropped();
         }
         all
@@ -67,7 +67,7 @@ impl Ledger {
 
     /// Packets that came in, and datagrams made of fragments, less all that left, was dropped, or waits: 0.
     ///
-    /// `SlowHeld` and `SlowGathering` count beginnings of a wait, and `SlowFailed` counts an end a second time.
+    /// `SlowHeld` and `SlowReassembling` count beginnings of a wait, and `SlowFailed` counts an end a second time.
     #[must_use]
     pub fn balance(&self) -> i128 {
         const ENDS: [Outcome; 9] = [
@@ -77,12 +77,12 @@ impl Ledger {
             Outcome::SlowReceived,
             Outcome::SlowReleased,
             Outcome::SlowHoldOverflow,
-            Outcome::SlowFragmentsDropped,
+            Outcome::SlowDroppedFragment,
             Outcome::SlowRefused,
             Outcome::SlowNotSip,
         ];
         let ended: u64 = ENDS.iter().map(|outcome| self.of(*outcome)).sum();
-        let came = i128::from(self.packets) + i128::from(self.of(Outcome::SlowGathered));
+        let came = i128::from(self.packets) + i128::from(self.of(Outcome::SlowReassembled));
         came - i128::from(ended + self.joined + self.held + self.gathering)
     }
 }

@@ -66,9 +66,9 @@ proptest! {
             prop_assert_eq!(&actions, &vec![forward(&packet)]);
         }
         let end = if ours { "slow_local" } else { "slow_forwarded" };
-        let mut expected = vec![(end, 1), ("slow_gathering", sent.len() as u64), ("slow_gathered", 1)];
+        let mut expected = vec![(end, 1), ("slow_reassembling", sent.len() as u64), ("slow_reassembled", 1)];
         if !copies.is_empty() {
-            expected.push(("slow_fragments_dropped", copies.len() as u64));
+            expected.push(("slow_dropped_fragment", copies.len() as u64));
         }
         prop_assert_eq!(moved, expected);
         let ledger = world.path.ledger();
@@ -126,13 +126,13 @@ fn overlapping_and_contradictory_fragments_void_their_datagram_and_what_follows_
             let (actions, moved) = punt_all(&mut world, &bad);
             assert_eq!(
                 (actions, moved),
-                (vec![], vec![("slow_gathering", 2), ("slow_fragments_dropped", 2)]),
+                (vec![], vec![("slow_reassembling", 2), ("slow_dropped_fragment", 2)]),
                 "{what}"
             );
             let (actions, moved) = punt_all(&mut world, &cut(&packet, ID, &[256, 512]));
             assert_eq!(
                 (actions, moved),
-                (vec![], vec![("slow_gathering", 3), ("slow_fragments_dropped", 3)]),
+                (vec![], vec![("slow_reassembling", 3), ("slow_dropped_fragment", 3)]),
                 "{what}"
             );
             // Its time over, the identification is free again.
@@ -155,7 +155,7 @@ fn a_fragment_that_can_be_part_of_no_datagram_is_dropped_and_harms_no_other() {
             fragment(header, ID, 65_528, &[1; 16], false),
         ];
         let got = punt_all(&mut world, &bad);
-        assert_eq!(got, (vec![], vec![("slow_gathering", 3), ("slow_fragments_dropped", 3)]));
+        assert_eq!(got, (vec![], vec![("slow_reassembling", 3), ("slow_dropped_fragment", 3)]));
         let (actions, _) = punt_all(&mut world, &cut(&packet, ID, &[64]));
         assert_eq!(actions, [inject(&packet)]);
     }
@@ -169,7 +169,7 @@ fn an_ipv6_packet_in_one_fragment_is_whole_and_apart_from_others_of_its_identifi
     punt(&mut world, &parts[0]);
     let small = sip(V6, &invite("small"));
     let got = world.after(|world| punt(world, &cut(&small, ID, &[])[0]));
-    assert_eq!(got, (vec![inject(&small)], vec![("slow_local", 1), ("slow_gathering", 1), ("slow_gathered", 1)]));
+    assert_eq!(got, (vec![inject(&small)], vec![("slow_local", 1), ("slow_reassembling", 1), ("slow_reassembled", 1)]));
     let (actions, _) = punt_all(&mut world, &parts[1..]);
     assert_eq!(actions, [inject(&packet)]);
 }
@@ -206,7 +206,7 @@ fn a_fragment_of_another_nodes_slot_goes_there_as_it_is() {
         // The same fragments, from the tunnel, are gathered here, whoever's slot it is.
         world.table.gatherer = Some(id(PEER));
         let got = world.after(|world| parts.iter().for_each(|part| world.tunnel(true, part)));
-        assert_eq!(got.1, [("slow_local", 1), ("slow_gathering", 2), ("slow_gathered", 1)]);
+        assert_eq!(got.1, [("slow_local", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)]);
     }
 }
 
@@ -221,7 +221,7 @@ fn fragments_for_no_vip_and_datagrams_for_no_service_are_delivered_as_they_are()
         assert_eq!(got, (parts.iter().map(|part| inject(part)).collect(), vec![("slow_not_sip", 2)]));
         let other = with_id(&datagram(v6, 53, &long(900)), ID);
         let got = punt_all(&mut world, &cut(&other, ID, &[256]));
-        let moved = vec![("slow_gathering", 2), ("slow_gathered", 1), ("slow_not_sip", 1)];
+        let moved = vec![("slow_not_sip", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)];
         assert_eq!(got, (vec![inject(&other)], moved));
     }
 }
@@ -237,7 +237,7 @@ fn an_incomplete_datagram_is_given_up_at_its_age() {
     punt(&mut world, &parts[1]);
     assert_eq!(world.path.poll_timeout(), Some(due));
     assert_eq!(world.after(|world| world.advance(gather::AGE_US - 1001)), (vec![], vec![]));
-    assert_eq!(world.after(|world| world.advance(1)), (vec![], vec![("slow_fragments_dropped", 2)]));
+    assert_eq!(world.after(|world| world.advance(1)), (vec![], vec![("slow_dropped_fragment", 2)]));
     assert_eq!(world.path.poll_timeout(), None);
 }
 
@@ -250,7 +250,7 @@ fn a_datagram_too_long_for_one_tunnel_packet_reaches_its_owner_in_two_and_is_loc
             let mut gatherer = World::new();
             gatherer.peers(request_key("call"));
             let (actions, moved) = punt_all(&mut gatherer, &cut(&packet, ID, &[1448, 2896, 30_000, 60_000]));
-            assert_eq!(moved, [("slow_forwarded", 1), ("slow_gathering", 5), ("slow_gathered", 1)]);
+            assert_eq!(moved, [("slow_forwarded", 1), ("slow_reassembling", 5), ("slow_reassembled", 1)]);
             assert_eq!(actions.len(), pieces);
             // The owner's table may name somebody else by now: it goes no further.
             let mut owner = World::new();
@@ -269,7 +269,7 @@ fn a_datagram_too_long_for_one_tunnel_packet_reaches_its_owner_in_two_and_is_loc
             let moved = if pieces == 1 {
                 vec![("slow_received", 1)]
             } else {
-                vec![("slow_received", 1), ("slow_gathering", 2), ("slow_gathered", 1)]
+                vec![("slow_received", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)]
             };
             assert_eq!(got.1, moved);
         }
@@ -288,7 +288,7 @@ fn halves_from_a_peer_are_kept_apart_from_fragments_as_they_were_sent_and_from_o
         owner.path.handle_tunnel(id(3), false, &first, IFINDEX, &owner.table, owner.now_us);
         let halves = cut(&packet, ID, &[(data / 2) & !7]);
         let got = owner.after(|owner| halves.iter().for_each(|half| owner.tunnel(false, half)));
-        let moved = vec![("slow_received", 1), ("slow_gathering", 2), ("slow_gathered", 1)];
+        let moved = vec![("slow_received", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)];
         assert_eq!(got, (vec![inject(&packet)], moved));
         assert_eq!(owner.path.ledger().gathering, 2);
     }
@@ -300,6 +300,6 @@ fn halves_for_no_service_are_refused_once_they_are_whole() {
         let parts = cut(&datagram(v6, 53, &long(900)), ID, &[256]);
         let mut owner = World::new();
         let got = owner.after(|owner| parts.iter().for_each(|part| owner.tunnel(false, part)));
-        assert_eq!(got, (vec![], vec![("slow_gathering", 2), ("slow_gathered", 1), ("slow_refused", 1)]));
+        assert_eq!(got, (vec![], vec![("slow_reassembling", 2), ("slow_reassembled", 1), ("slow_refused", 1)]));
     }
 }

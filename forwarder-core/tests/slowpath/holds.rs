@@ -10,7 +10,7 @@ use super::{
 
 /// Punts a message that nobody owns, and gives its ticket.
 fn hold(world: &mut World, packet: &[u8]) -> u64 {
-    world.punt(Outcome::PuntedResponse, &frame(packet, 0, 0));
+    world.punt(Outcome::PuntedUnknownResponse, &frame(packet, 0, 0));
     match world.actions()[..] {
         [Action::Ask { ticket, .. }] => ticket,
         ref other => panic!("not held: {other:?}"),
@@ -50,7 +50,7 @@ fn a_packet_that_a_node_without_a_daemon_hands_over_gets_its_ordinary_verdict() 
     let mut world = World::new();
     let packet = sip(V4, &reply("call"));
     let ticket = {
-        world.punt(Outcome::DecapHandedOver, &frame(&packet, 0, 0));
+        world.punt(Outcome::DecapPuntedRelayed, &frame(&packet, 0, 0));
         match world.actions()[..] {
             [Action::Ask { ticket, .. }] => ticket,
             ref other => panic!("not held: {other:?}"),
@@ -66,11 +66,11 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_nothin
     let mut world = World::new();
     world.table.taker = Some(id(PEER));
     let new = sip(V4, &super::packets::invite("new"));
-    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&new, 0, 0)));
+    let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&new, 0, 0)));
     assert_eq!(got, (vec![forward(&new)], vec![("slow_diverted", 1)]));
     world.own(request_key("mine"));
     let mine = sip(V4, &super::packets::invite("mine"));
-    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&mine, 0, 0)));
+    let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&mine, 0, 0)));
     assert_eq!(got, (vec![inject(&mine)], vec![("slow_local", 1)]));
     hold(&mut world, &sip(V4, &cancel("unknown")));
 }
@@ -112,7 +112,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_waits_for_that_claim_and_g
         let packet = sip(V4, &reply("call"));
         let branch = reply_key("call", "z9hG4bK-1");
         world.table.claims.insert(request_key("call"), by_transaction);
-        world.punt(Outcome::PuntedBranch, &frame(&packet, 0, 0));
+        world.punt(Outcome::PuntedUnknownBranch, &frame(&packet, 0, 0));
         let [Action::Ask { ticket, request_key, reply_key }] = world.actions()[..] else { panic!("not asked") };
         assert_eq!((request_key, reply_key), (branch, branch), "who owns the transaction is known");
         assert_eq!(world.after(|world| world.answer(ticket, true)), (vec![], vec![]));
@@ -168,7 +168,7 @@ fn with_no_peer_up_nothing_is_held() {
         let mut world = World::new();
         world.table.peer_up = false;
         let packet = sip(V4, &text);
-        let got = world.after(|world| world.punt(Outcome::PuntedResponse, &frame(&packet, 0, 0)));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnknownResponse, &frame(&packet, 0, 0)));
         assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]));
     }
 }
@@ -193,12 +193,13 @@ fn past_the_bound_on_arrivals_a_packet_passes_and_time_gives_room_again() {
     let mut world = World::new();
     let packet = sip(V4, &reply("call"));
     let frame = frame(&packet, 0, 0);
-    let got = world.after(|world| (0..hold::BURST + 5).for_each(|_| world.punt(Outcome::PuntedResponse, &frame)));
+    let got =
+        world.after(|world| (0..hold::BURST + 5).for_each(|_| world.punt(Outcome::PuntedUnknownResponse, &frame)));
     assert_eq!(got.1, [("slow_held", hold::BURST), ("slow_hold_overflow", 5)]);
     assert_eq!(got.0[hold::BURST as usize..], vec![inject(&packet); 5]);
     // One hundredth of a second gives room for one hundredth of what a second takes.
     world.advance(10_000);
-    let got = world.after(|world| (0..1000).for_each(|_| world.punt(Outcome::PuntedResponse, &frame)));
+    let got = world.after(|world| (0..1000).for_each(|_| world.punt(Outcome::PuntedUnknownResponse, &frame)));
     assert_eq!(got.1, [("slow_held", hold::PER_SECOND / 100), ("slow_hold_overflow", 1000 - hold::PER_SECOND / 100)]);
 }
 
@@ -212,7 +213,7 @@ fn the_bounds_on_packets_and_bytes_hold_whatever_time_passes() {
         let frame = frame(&packet, 0, 0);
         for _ in 0..hold::PACKETS + 100 {
             world.now_us += 1_000_000 / hold::PER_SECOND;
-            world.punt(Outcome::PuntedResponse, &frame);
+            world.punt(Outcome::PuntedUnknownResponse, &frame);
         }
         let ledger = world.path.ledger();
         assert!(ledger.held_bytes <= hold::BYTES && ledger.held as usize <= hold::PACKETS);
@@ -229,7 +230,7 @@ fn a_packet_that_the_kernel_refuses_is_counted_as_lost() {
     let mut world = World::new();
     let packet = sip(V4, &super::packets::invite("call"));
     let got = world.after(|world| {
-        world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0));
+        world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0));
         world.path.handle_failure();
     });
     assert_eq!(got.1, [("slow_local", 1), ("slow_failed", 1)]);

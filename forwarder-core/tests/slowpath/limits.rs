@@ -39,7 +39,7 @@ fn a_flood_of_halves_stays_under_the_bounds_and_calls_get_through() {
             }
         }
         let ledger = world.path.ledger();
-        assert!(ledger.gathering > 200 && ledger.of(Outcome::SlowFragmentsDropped) > 1500, "{ledger:?}");
+        assert!(ledger.gathering > 200 && ledger.of(Outcome::SlowDroppedFragment) > 1500, "{ledger:?}");
         assert_eq!(ledger.balance(), 0);
         world.advance(gather::AGE_US);
         let ledger = world.path.ledger();
@@ -89,7 +89,7 @@ fn a_datagram_of_endless_tiny_fragments_is_given_up() {
             assert!(ledger.gathering <= gather::FRAGMENTS as u64 && ledger.gathering_bytes < 40_000);
         }
         let ledger = world.path.ledger();
-        assert_eq!((ledger.gathering, ledger.of(Outcome::SlowFragmentsDropped)), (0, 5000));
+        assert_eq!((ledger.gathering, ledger.of(Outcome::SlowDroppedFragment)), (0, 5000));
     }
 }
 

@@ -10,9 +10,9 @@ use super::{
 
 /// The reasons whose packet is whole: all get the ordinary verdict.
 const REASONS: [Outcome; 5] = [
-    Outcome::PuntedMessage,
-    Outcome::PuntedResponse,
-    Outcome::PuntedCancel,
+    Outcome::PuntedUnread,
+    Outcome::PuntedUnknownResponse,
+    Outcome::PuntedUnknownCancel,
     Outcome::PuntedTooBig,
     Outcome::PuntedUnresolved,
 ];
@@ -63,16 +63,16 @@ fn a_reply_is_looked_up_by_its_branch_before_its_call() {
     let mut world = World::new();
     world.own(request_key("call"));
     world.peers(reply_key("call", "z9hG4bK-1"));
-    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+    let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
     assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
     let other = sip(V4, &message("SIP/2.0 180 Ringing", "call", "z9hG4bK-2"));
-    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&other, 0, 0)));
+    let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&other, 0, 0)));
     let branch = reply_key("call", "z9hG4bK-2");
     let ask = Action::Ask { ticket: 1, request_key: branch, reply_key: branch };
     assert_eq!(got, (vec![ask], vec![("slow_held", 1)]), "another leg of the call, whose owner is not known yet");
     // A request with the same branch is no reply.
     let request = sip(V4, &invite("call"));
-    let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&request, 0, 0)));
+    let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&request, 0, 0)));
     assert_eq!(got, (vec![inject(&request)], vec![("slow_local", 1)]));
 }
 
@@ -89,7 +89,7 @@ fn forms_that_only_the_full_grammar_reads_have_the_key_of_the_plain_form() {
         let packet = sip(V4, text.as_bytes());
         let mut world = World::new();
         world.peers(request_key("call"));
-        let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
         assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]), "{text}");
     }
 }
@@ -101,10 +101,10 @@ fn a_service_of_affinity_call_is_keyed_by_the_call_alone() {
         let mut world = World::new();
         world.peers(key);
         let packet = datagram(v6, 5080, &invite("call"));
-        let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
         assert_eq!(got, (vec![forward(&packet)], vec![("slow_forwarded", 1)]));
         let packet = sip(v6, &invite("call"));
-        let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
         assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]));
     }
 }
@@ -125,7 +125,7 @@ fn what_has_no_key_is_local_under_its_name() {
             let packet = datagram(v6, port, payload);
             let mut world = World::new();
             world.peers(request_key("call"));
-            let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+            let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
             assert_eq!(got, (vec![inject(&packet)], vec![(outcome, 1)]));
         }
     }
@@ -140,7 +140,7 @@ fn tags_and_padding_are_no_part_of_the_packet_and_the_record_may_be_longer_than_
             let head = Punt {
                 ifindex: IFINDEX,
                 length: bytes.len() as u32,
-                reason: Outcome::PuntedMessage.number(),
+                reason: Outcome::PuntedUnread.number(),
                 ..Punt::default()
             };
             bytes.resize(2048, 0x55);
@@ -157,16 +157,16 @@ fn what_is_no_whole_packet_is_refused() {
     let whole = frame(&packet, 0, 0);
     for bad in [&whole[..0], &whole[..13], &whole[..20], &whole[..whole.len() - 1], &[0xff; 80]] {
         let mut world = World::new();
-        let got = world.after(|world| world.punt(Outcome::PuntedMessage, bad));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, bad));
         assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
-        let got = world.after(|world| world.punt(Outcome::DecapFragment, bad));
+        let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, bad));
         assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
     }
     // What follows the frame in its record is no part of it.
     let head = Punt {
         ifindex: IFINDEX,
         length: whole.len() as u32 - 1,
-        reason: Outcome::PuntedMessage.number(),
+        reason: Outcome::PuntedUnread.number(),
         ..Punt::default()
     };
     let mut world = World::new();
@@ -184,7 +184,7 @@ fn lengths_that_lie_pass_as_they_are() {
             let at = if v6 { 44 } else { 24 };
             packet[at..at + 2].copy_from_slice(&length.to_be_bytes());
             let mut world = World::new();
-            let got = world.after(|world| world.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0)));
+            let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0)));
             assert_eq!(got, (vec![inject(&packet)], vec![("slow_not_sip", 1)]));
         }
     }
@@ -232,10 +232,10 @@ fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_gathered() {
         // A fragment from the tunnel stays here, whoever should gather it by now.
         world.table.gatherer = Some(id(PEER));
         let tunnelled = |part: &[u8]| frame(&tunnel(id(PEER), geneve::GATHER, part), 0, 3);
-        let got = world.after(|world| world.punt(Outcome::DecapFragment, &tunnelled(&parts[1])));
-        assert_eq!(got, (vec![], vec![("slow_gathering", 1)]));
-        let got = world.after(|world| world.punt(Outcome::DecapFragment, &tunnelled(&parts[0])));
-        let moved = vec![("slow_forwarded", 1), ("slow_gathering", 1), ("slow_gathered", 1)];
+        let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &tunnelled(&parts[1])));
+        assert_eq!(got, (vec![], vec![("slow_reassembling", 1)]));
+        let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &tunnelled(&parts[0])));
+        let moved = vec![("slow_forwarded", 1), ("slow_reassembling", 1), ("slow_reassembled", 1)];
         assert_eq!(got, (vec![forward(&whole)], moved));
         assert!(world.table.slots_asked.borrow().is_empty());
     }
@@ -251,7 +251,7 @@ fn a_punted_tunnel_packet_of_another_form_is_refused() {
         assert_ne!(bad[at], to);
         bad[at] = to;
         let mut world = World::new();
-        let got = world.after(|world| world.punt(Outcome::DecapFragment, &frame(&bad, 0, 0)));
+        let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &frame(&bad, 0, 0)));
         assert_eq!(got, (vec![], vec![("slow_refused", 1)]), "byte {at}");
     }
 }

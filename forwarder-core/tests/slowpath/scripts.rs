@@ -81,7 +81,7 @@ impl Script {
         match event {
             Event::Message { kind, call, v6, serial } => {
                 let packet = sip(*v6, &Self::text(*kind, *call, *serial));
-                self.punt(Outcome::PuntedMessage, &frame(&packet, 0, 0));
+                self.punt(Outcome::PuntedUnread, &frame(&packet, 0, 0));
                 *self.whole.entry(packet).or_default() += 1;
             }
             Event::Datagram { call, v6, pieces, skip, way } => self.datagram(*call, *v6, *pieces, *skip, *way),
@@ -129,7 +129,7 @@ impl Script {
             }
             match way {
                 0 => self.punt(Outcome::PuntedFragment, &frame(part, 0, 0)),
-                1 => self.punt(Outcome::DecapFragment, &frame(&tunnel(id(PEER), geneve::GATHER, part), 0, 0)),
+                1 => self.punt(Outcome::DecapPuntedFragment, &frame(&tunnel(id(PEER), geneve::GATHER, part), 0, 0)),
                 _ => {
                     self.packets += 1;
                     self.world.tunnel(index % 2 == 0, part);
@@ -150,7 +150,7 @@ impl Script {
         let at = at % bytes.len();
         bytes[at] = to;
         bytes.truncate(bytes.len() - length.min(bytes.len()));
-        let reason = if to.is_multiple_of(2) { Outcome::DecapFragment } else { Outcome::PuntedFragment };
+        let reason = if to.is_multiple_of(2) { Outcome::DecapPuntedFragment } else { Outcome::PuntedFragment };
         self.punt(reason, &bytes);
     }
 

@@ -52,7 +52,7 @@ pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
     match outcome {
-        Outcome::Forwarded | Outcome::FragmentForwarded | Outcome::Diverted | Outcome::HandedOver => sent,
+        Outcome::Forwarded | Outcome::ForwardedFragment | Outcome::Diverted | Outcome::Relayed => sent,
         _ => xdp_action::XDP_PASS,
     }
 }

@@ -112,8 +112,8 @@ mod tests {
     fn the_same_answer_agrees_and_an_outcome_punts() {
         let message = full::read(BYTES).unwrap();
         assert_eq!(compare(&found(), BYTES, Some(&message), [1, 2]), Said::Agrees);
-        let punt = Explained { result: EXPLAINED_OUTCOME | Outcome::PuntForm.number(), ..Explained::default() };
-        assert_eq!(compare(&punt, BYTES, Some(&message), [1, 2]), Said::Punts("punt_form"));
+        let punt = Explained { result: EXPLAINED_OUTCOME | Outcome::UnreadForm.number(), ..Explained::default() };
+        assert_eq!(compare(&punt, BYTES, Some(&message), [1, 2]), Said::Punts("unread_form"));
     }
 
     #[test]

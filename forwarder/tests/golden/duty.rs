@@ -33,8 +33,8 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_
         bench.claim(ME, Sip::invite("mine").request_key());
         bench.expect(&Frame::to_vip(service, &Sip::invite("mine").bytes()), PASS, &["local_owner"]);
         // Only what begins a transaction is diverted; what nobody owns is a daemon's to ask for, here or at the peer.
-        bench.expect_changed(&Frame::to_vip(service, &Sip::response(200, "INVITE", "x").bytes()), TX, &["handed_over"]);
-        bench.expect_changed(&Frame::to_vip(service, &Sip::request("ACK", "new").bytes()), TX, &["handed_over"]);
+        bench.expect_changed(&Frame::to_vip(service, &Sip::response(200, "INVITE", "x").bytes()), TX, &["relayed"]);
+        bench.expect_changed(&Frame::to_vip(service, &Sip::request("ACK", "new").bytes()), TX, &["relayed"]);
         bench.taker(0);
         bench.expect(&new, PASS, &["local_new"]);
         bench.taker(PEER);
@@ -60,18 +60,18 @@ fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
         for (message, punted) in [
             (Sip::response(200, "INVITE", "a").bytes(), "unknown_response"),
             (Sip::request("CANCEL", "a").bytes(), "unknown_cancel"),
-            (Sip::request("ACK", "a").bytes(), "local_ack"),
-            (b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n".to_vec(), "punt_incomplete"),
+            (Sip::request("ACK", "a").bytes(), "unknown_ack"),
+            (b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n".to_vec(), "unread_incomplete"),
         ] {
             let frame = Frame::to_vip(service, &message);
-            let sent = bench.expect_changed(&frame, TX, &["handed_over"]);
+            let sent = bench.expect_changed(&frame, TX, &["relayed"]);
             bench.check_tunnel_with(&sent, &frame, PEER, HAND_OVER);
             // There it looks as if it had come from the wire, to daemon and proxy alike.
             helper.daemon(true);
-            let inner = helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_handed_over");
+            let inner = helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_punted_relayed");
             assert_eq!(&inner[14..], frame.ip_packet(), "{punted}");
             helper.daemon(false);
-            let got = helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+            let got = helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);
             assert_eq!(&got[14..], frame.ip_packet(), "{punted}");
             // With its own daemon it is not sent, and with nobody to send it to it passes.
             bench.daemon(true);
@@ -82,9 +82,9 @@ fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
             bench.taker(PEER);
         }
         let fragment = Frame::to_vip(service, &Sip::invite("a").bytes()).fragment(0);
-        let sent = bench.expect_changed(&fragment, TX, &["fragment_forwarded"]);
+        let sent = bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
         helper.daemon(true);
-        helper.expect_punt(&Frame::raw(sent), "decap_fragment");
+        helper.expect_punt(&Frame::raw(sent), "decap_punted_fragment");
     }
 }
 
@@ -95,11 +95,11 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
     let (new, reply) = (Frame::to_vip(V4, &new), Frame::to_vip(V4, &reply));
     bench.lives();
     bench.expect(&new, PASS, &["local_new"]);
-    bench.expect_changed(&reply, TX, &["handed_over"]);
+    bench.expect_changed(&reply, TX, &["relayed"]);
     // Of what is claimed here now, nobody hears.
     bench.lived(3_000);
     bench.expect_changed(&new, TX, &["diverted"]);
-    bench.expect_changed(&reply, TX, &["handed_over"]);
+    bench.expect_changed(&reply, TX, &["relayed"]);
     // By now the peers may be gone as well.
     bench.lived(13_000);
     bench.expect(&new, PASS, &["local_new"]);
@@ -117,9 +117,9 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     bench.daemon(true);
     bench.expect_dropped(&reply);
     bench.lived(3_000);
-    let sent = bench.expect_changed(&reply, TX, &["handed_over"]);
+    let sent = bench.expect_changed(&reply, TX, &["relayed"]);
     bench.check_tunnel_with(&sent, &reply, PEER, HAND_OVER);
-    bench.expect_changed(&fragment, TX, &["fragment_forwarded"]);
+    bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
     // By now the peers may be gone as well.
     bench.lived(13_000);
     bench.expect(&reply, PASS, &["unknown_response"]);
@@ -128,9 +128,9 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     let mut helper = Bench::new(PEER, V4);
     helper.peer(ME, true);
     helper.daemon(true);
-    helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_handed_over");
+    helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_punted_relayed");
     helper.lived(3_000);
-    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);
     bench.lives();
     bench.expect_dropped(&reply);
     // Whoever closes what is closed already does no harm.
@@ -142,14 +142,13 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
 fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
     let mut bench = with_taker(V4);
     bench.lives();
-    let sent =
-        bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["handed_over"]);
+    let sent = bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["relayed"]);
     let mut helper = Bench::new(PEER, V4);
     helper.peer(ME, true);
     helper.taker(ME);
     helper.lives();
     helper.claim(ME, Sip::invite("a").request_key());
-    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_unfinished"]);
+    helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);
 }
 
 #[test]

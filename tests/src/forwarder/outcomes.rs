@@ -34,10 +34,10 @@ pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
 
 /// Where packets of calls may end. What outruns its claim is held; nothing unknown is let through by the programs.
 pub const CALLS: [&str; 15] = [
-    "punted_response",
-    "punted_branch",
-    "punted_cancel",
-    "punted_ack",
+    "punted_unknown_response",
+    "punted_unknown_branch",
+    "punted_unknown_cancel",
+    "punted_unknown_ack",
     "slow_held",
     "slow_local",
     "slow_forwarded",

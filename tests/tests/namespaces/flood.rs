@@ -24,8 +24,8 @@ const GROWTH_KIB: u64 = 32 * 1024;
 /// after the answers to what it has sent.
 const FLOODED: [&str; 10] = [
     "egress_foreign",
-    "punted_response",
-    "punted_cancel",
+    "punted_unknown_response",
+    "punted_unknown_cancel",
     "punt_overflow",
     "slow_held",
     "slow_hold_overflow",

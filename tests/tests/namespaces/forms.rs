@@ -66,7 +66,7 @@ impl Form {
     /// What is counted where the message lands.
     fn outcomes(&self, is_response: bool) -> Moved {
         if self.slow == Slow::Always || self.slow == Slow::Branch && is_response {
-            &[("punted_message", 1), ("slow_forwarded", 1)]
+            &[("punted_unread", 1), ("slow_forwarded", 1)]
         } else {
             &[("forwarded", 1)]
         }

@@ -31,20 +31,20 @@ const ENDS: [&str; 21] = [
     "decap_malformed",
     "slow_refused",
     "punted_fragment",
-    "fragment_forwarded",
-    "decap_fragment",
+    "forwarded_fragment",
+    "decap_punted_fragment",
     "punt_overflow",
     "fragment_overflow",
-    "slow_gathering",
-    "slow_gathered",
-    "slow_fragments_dropped",
+    "slow_reassembling",
+    "slow_reassembled",
+    "slow_dropped_fragment",
     "slow_not_sip",
     "slow_local",
     "slow_forwarded",
     "slow_received",
     "egress_fragment",
     "egress_punted",
-    "decap_fragment_passed",
+    "decap_fragment",
 ];
 
 #[test]
@@ -86,7 +86,7 @@ fn bad_fragments_harm_nothing(family: Family) -> Result<()> {
             daemon.process().must_run()?;
         }
         let after = cluster.outcomes()?;
-        let dropped: u64 = after.iter().map(|edge| edge.of("slow_fragments_dropped")).sum();
+        let dropped: u64 = after.iter().map(|edge| edge.of("slow_dropped_fragment")).sum();
         let peaks = peaks(&cluster)?;
         eprintln!("{} packets; calls {calls:?}, answered {answered:?}; {dropped} given up", packets.len());
         eprintln!("peak memory {peaks:?} KiB, before {memory:?} KiB");

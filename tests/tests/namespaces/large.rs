@@ -12,10 +12,10 @@ use tests::sipp::{Padding, Place, Shape};
 /// Outcomes of calls with fragments beside [`CALLS`].
 const FRAGMENTS: [&str; 10] = [
     "punted_fragment",
-    "fragment_forwarded",
-    "decap_fragment",
-    "slow_gathering",
-    "slow_gathered",
+    "forwarded_fragment",
+    "decap_punted_fragment",
+    "slow_reassembling",
+    "slow_reassembled",
     "slow_local",
     "slow_forwarded",
     "slow_received",
@@ -90,7 +90,7 @@ fn large_calls_go_well(service: Family, underlay: Family, load: &Load) -> Result
         ensure_one_edge_answers(&datagrams, service)?;
         let allowed: Vec<&str> = CALLS.into_iter().chain(FRAGMENTS).collect();
         ensure_only_moved("large messages", &before, &cluster.outcomes()?, &allowed)?;
-        let gathered: u64 = cluster.outcomes()?.iter().map(|edge| edge.of("slow_gathered")).sum();
+        let gathered: u64 = cluster.outcomes()?.iter().map(|edge| edge.of("slow_reassembled")).sum();
         ensure!(gathered >= u64::from(load.count), "only {gathered} datagrams were made whole from fragments");
         checksums_are_right(&lab.folder().join("sprayed.pcap"))?;
         cluster.stop()

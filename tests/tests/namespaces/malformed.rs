@@ -27,8 +27,8 @@ fn odd_payloads_pass(family: Family) -> Result<()> {
             text.split_inclusive("\r\n").filter(|line| !line.starts_with(header)).collect::<String>().into_bytes()
         };
         // What the daemon reads to its end, and then finds to be no SIP, or to have no key.
-        const NO_SIP: &[&str] = &["punted_message", "slow_not_sip"];
-        const KEYLESS: &[&str] = &["punted_message", "slow_local"];
+        const NO_SIP: &[&str] = &["punted_unread", "slow_not_sip"];
+        const KEYLESS: &[&str] = &["punted_unread", "slow_local"];
         let cases: [(&str, Vec<u8>, &[&str]); 10] = [
             ("an empty datagram", Vec::new(), &["keep_alive"]),
             ("a CRLF keep-alive", b"\r\n\r\n".to_vec(), &["keep_alive"]),

@@ -34,10 +34,10 @@ fn odd_calls_go_well(family: Family, forms: &[Form]) -> Result<()> {
             let moved = |name: &str| -> u64 {
                 before.iter().zip(&after).map(|(before, after)| after.of(name) - before.of(name)).sum()
             };
-            let (punted, claimed) = (moved("punted_message"), moved("egress_punted"));
+            let (punted, claimed) = (moved("punted_unread"), moved("egress_punted"));
             eprintln!("{form:?}: {punted} arrived for the daemon, {claimed} left past it; {report:?}");
             report.ensure_perfect(&load)?;
-            let allowed = ["punted_message", "slow_received", "egress_punted"];
+            let allowed = ["punted_unread", "slow_received", "egress_punted"];
             let allowed: Vec<&str> = CALLS.into_iter().chain(allowed).collect();
             ensure_only_moved(&format!("{form:?}"), &before, &after, &allowed)?;
             let is_slow = matches!(form, Form::Folded | Form::ManyHeaders | Form::LeadingCrlf);

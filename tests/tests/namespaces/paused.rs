@@ -53,7 +53,7 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
         wait("it has gone on for a while", SHORT)?;
         let after = cluster.edge(2)?.outcomes()?;
         let moved = |outcome: &str| after.of(outcome) - before.of(outcome);
-        ensure!(moved("handed_over") > 0, "what needs a daemon waited for the one that stood still");
+        ensure!(moved("relayed") > 0, "what needs a daemon waited for the one that stood still");
         ensure_nobody_was_down(cluster)?;
         Ok([from, from + SOON_US])
     })?;

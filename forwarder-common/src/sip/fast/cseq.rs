@@ -15,17 +15,17 @@ const REQUEST_END: u64 = text(b" SIP/2.0");
 #[inline(always)] // straight-line code before the hashing
 pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
     if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
-        return Err(Outcome::PuntIncomplete);
+        return Err(Outcome::UnreadIncomplete);
     }
     if m.kind() != kind::RESPONSE && !request_line_ends(r, m) {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     let name_end = m.cseq() as usize;
     let at = value(r, m, name_end)?;
-    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
+    let w = r.word(at).ok_or(Outcome::UnreadIncomplete)?;
     let stop = not_digit(w);
     let (number, digits) = if stop == 0 {
-        let second = r.word(at + 8).ok_or(Outcome::PuntIncomplete)?;
+        let second = r.word(at + 8).ok_or(Outcome::UnreadIncomplete)?;
         let more = index(not_digit(second) | 1 << 63);
         let (w, second) = (w - ZEROS, second.wrapping_sub(ZEROS));
         if more == 0 {
@@ -40,17 +40,17 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
     } else {
         let count = index(stop);
         if count == 0 {
-            return Err(Outcome::PuntForm);
+            return Err(Outcome::UnreadForm);
         }
         (decimal((w.wrapping_sub(ZEROS)) << (8 * (8 - count))), count)
     };
     let end = m.hide(at + digits);
     if end + 8 > m.end() as usize {
-        return Err(Outcome::PuntIncomplete);
+        return Err(Outcome::UnreadIncomplete);
     }
-    let after = r.word(end).ok_or(Outcome::PuntIncomplete)?;
+    let after = r.word(end).ok_or(Outcome::UnreadIncomplete)?;
     if number > u64::from(u32::MAX) || (after as u8 != b' ' && after as u8 != b'\t') {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     m.set_number(number as u32);
     if m.kind() == kind::RESPONSE {
@@ -64,7 +64,7 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
 fn response_method(m: &mut Marks, after: u64) -> Result<(), Outcome> {
     let method = after >> 8;
     if method as u8 <= 0x20 {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     }
     // Six letters of the method and the byte behind them.
     let invite = method & low(6) == INVITE & low(6) && ((method >> 48) as u8) <= 0x20;

@@ -17,11 +17,11 @@ const BRANCH_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0, 0]);
 #[inline(always)] // the loop's offset must be hidden
 pub(super) fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize, Outcome> {
     // What nearly every Via begins with needs no search.
-    let first = r.word(at).ok_or(Outcome::PuntIncomplete)?;
-    let second = r.word(at + 8).ok_or(Outcome::PuntIncomplete)?;
+    let first = r.word(at).ok_or(Outcome::UnreadIncomplete)?;
+    let second = r.word(at + 8).ok_or(Outcome::UnreadIncomplete)?;
     let mut off = m.hide(if first == VERSION && second & LOW32 == OVER_UDP { at + 12 } else { at });
     for _ in 0..VIA_STEPS {
-        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        let w = r.word(off).ok_or(Outcome::UnreadIncomplete)?;
         // Two tests instead of five: `below` also finds a few that mean nothing here and are stepped over.
         let stop = hit(w, b';') | below(w, b',' + 1);
         if stop == 0 {
@@ -38,34 +38,34 @@ pub(super) fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize
                 off = m.hide(here + 1);
                 continue;
             }
-            _ => return Err(Outcome::PuntForm),
+            _ => return Err(Outcome::UnreadForm),
         }
         off = m.hide(here + 1);
-        let w = r.word(off).ok_or(Outcome::PuntIncomplete)?;
+        let w = r.word(off).ok_or(Outcome::UnreadIncomplete)?;
         if (w | BRANCH_CASE) & LOW56 == BRANCH {
             if (w >> 56) as u8 <= 0x20 {
-                return Err(Outcome::PuntForm);
+                return Err(Outcome::UnreadForm);
             }
             return Ok(m.hide(off + 7));
         }
         let named = (w | BRANCH_CASE) & low(6) == BRANCH & low(6);
         if w as u8 <= 0x20 || (named && matches!((w >> 48) as u8, b' ' | b'\t' | b'\r' | b'\n')) {
-            return Err(Outcome::PuntForm);
+            return Err(Outcome::UnreadForm);
         }
     }
-    Err(Outcome::PuntBounds)
+    Err(Outcome::UnreadBounds)
 }
 
 /// A Via without a branch on its first line: none, unless the next line goes on with it.
 #[inline(always)] // part of the above
 fn line_end<R: Reader>(r: &R, at: usize) -> Result<usize, Outcome> {
-    let w = r.word(at).ok_or(Outcome::PuntIncomplete)?;
+    let w = r.word(at).ok_or(Outcome::UnreadIncomplete)?;
     let next = if w as u16 == u16::from_le_bytes(*b"\r\n") {
         (w >> 16) as u8
     } else if w as u8 == b'\n' {
         (w >> 8) as u8
     } else {
-        return Err(Outcome::PuntForm);
+        return Err(Outcome::UnreadForm);
     };
-    if matches!(next, b' ' | b'\t') { Err(Outcome::PuntForm) } else { Ok(0) }
+    if matches!(next, b' ' | b'\t') { Err(Outcome::UnreadForm) } else { Ok(0) }
 }
