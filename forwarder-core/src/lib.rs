@@ -6,6 +6,8 @@
 //! the standard library's clocks and hash maps.
 
 pub mod ages;
+
+pub mod failover;
 pub mod fragments;
 
 pub mod node;

@@ -11,9 +11,12 @@ const UNSEEN_US: u64 = 1_000_000;
 
 /// Something that was seen of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum Evidence {
-    /// It has answered a probe that was sent at this time, in microseconds of the monotonic clock.
-    Answered { sent_us: u64 },
+pub enum Evidence {
+    /// It has answered a probe.
+    Answered {
+        /// When that was sent, in microseconds of the monotonic clock.
+        sent_us: u64,
+    },
     /// It has not answered a probe in time.
     Silent,
     /// A probe could not be sent, and why.
@@ -26,7 +29,7 @@ pub(in crate::daemon) enum Evidence {
 
 /// How a proxy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum Health {
+pub enum Health {
     /// It is not probed, and counts as alive.
     Trusted,
     /// Nothing is known yet.
@@ -39,7 +42,7 @@ pub(in crate::daemon) enum Health {
 
 impl Health {
     /// Its name in `status`.
-    pub(in crate::daemon) const fn name(&self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Trusted => "unprobed",
             Self::Unknown => "unknown",
@@ -51,7 +54,7 @@ impl Health {
 
 /// Why a proxy counts as down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::daemon) enum Reason {
+pub enum Reason {
     /// So many probes in a row without an answer.
     Silent(u32),
     /// Probes cannot be sent.
@@ -79,7 +82,7 @@ impl fmt::Display for Reason {
 
 /// What is known of one proxy.
 #[derive(Debug)]
-pub(in crate::daemon) struct Proxy {
+pub struct Proxy {
     /// Silence in a row that is death, and answers in a row that end it; `None`: not probed.
     failures: Option<u32>,
     health: Health,
@@ -97,7 +100,7 @@ pub(in crate::daemon) struct Proxy {
 
 impl Proxy {
     /// A proxy that is probed, with so many failures in a row allowed less one, or not; `inodes` are its sockets as last known.
-    pub(in crate::daemon) const fn new(failures: Option<u32>, inodes: BTreeSet<u64>) -> Self {
+    pub const fn new(failures: Option<u32>, inodes: BTreeSet<u64>) -> Self {
         let health = if failures.is_some() { Health::Unknown } else { Health::Trusted };
         Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true, is_told: false }
     }
@@ -137,17 +140,17 @@ impl Proxy {
     }
 
     /// How it is.
-    pub(in crate::daemon) const fn health(&self) -> &Health {
+    pub const fn health(&self) -> &Health {
         &self.health
     }
 
     /// Why it is down, if it is.
-    pub(in crate::daemon) const fn reason(&self) -> Option<&Reason> {
+    pub const fn reason(&self) -> Option<&Reason> {
         if let Health::Down(reason) = &self.health { Some(reason) } else { None }
     }
 
     /// Whether new transactions can be left to it.
-    pub(in crate::daemon) const fn is_alive(&self) -> bool {
+    pub const fn is_alive(&self) -> bool {
         matches!(self.health, Health::Trusted | Health::Alive)
     }
 

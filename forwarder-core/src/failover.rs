@@ -1,0 +1,673 @@
+//! What this node takes itself and its peers for, and what follows from it: who is told, what the kernel programs do meanwhile,
+//! who takes this node's new transactions and who reassembles fragments.
+//!
+//! One machine, sans-IO: links that come and go, evidence of the proxies, the operator's word and the passing of time go in by
+//! `handle_*`; what is to be done comes out of [`Failover::poll_output`], in order. After each `handle_*` poll until there is none,
+//! and call [`Failover::handle_turn`] when [`Failover::poll_timeout`] is due. It knows no claim and no packet.
+
+mod epochs;
+mod peers;
+mod proxy;
+mod stall;
+pub mod timers;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    net::SocketAddr,
+};
+
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
+
+use self::{
+    epochs::Book,
+    peers::Peers,
+    stall::Stall,
+    timers::{JOIN_US, LEASE_RENEWAL_US, LEASE_US, LINGER_US, REJOIN_US, STALL_US},
+};
+pub use self::{
+    epochs::{Given, SHARES},
+    peers::{Introduction, LinkEnd, Peer, Phase},
+    proxy::{Evidence, Health, Proxy, Reason},
+};
+use crate::node::State;
+
+/// What this node is to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has started, and does not know yet what its peers know.
+    Starting {
+        /// An earlier daemon had peers: they look after this node until this one knows them.
+        resumes: bool,
+        /// Then it serves in any case, in microseconds of the monotonic clock.
+        until_us: u64,
+    },
+    /// It serves.
+    Serving,
+    /// Its loop stalled for so long that it was dead for all others. They look after this node until it has found them again.
+    Rejoining,
+    /// It is about to end: new transactions are left to the peers.
+    Stopping {
+        /// Then it ends, in microseconds of the monotonic clock.
+        at_us: u64,
+    },
+}
+
+/// What the kernel programs do with what nobody owns, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// New transactions go to their successors.
+    pub diverts: bool,
+    /// Claims other than those of INVITEs are not made longer.
+    pub drains: bool,
+    /// Until when the daemon lives at least, in microseconds of the monotonic clock.
+    pub until_us: u64,
+}
+
+/// What the maps of an earlier daemon of this node say.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    /// The epochs of its services; `None`: there were no maps.
+    pub given: Option<Given>,
+    /// Peers that were up.
+    pub peers_up: BTreeSet<NodeId>,
+    /// Its last lease.
+    pub lease: Lease,
+}
+
+/// What a machine starts with.
+#[derive(Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: NodeId,
+    /// VIP and port of each service with its proxy, in the order of the configuration.
+    pub services: Vec<(SocketAddr, Proxy)>,
+    /// There are peers to wait for.
+    pub has_seeds: bool,
+    /// What was there before.
+    pub inherited: Inherited,
+    /// The epoch to begin with where no maps tell of an earlier one: such as claims of this host last had a while ago.
+    pub first_epoch: Epoch,
+}
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Introduce this node to a peer on its new link ([`crate::node::Node::handle_link_up`]).
+    Introduce(NodeId),
+    /// The peer is down: its claims count no more ([`crate::node::Node::handle_link_down`]).
+    GiveUp(NodeId),
+    /// Write into the kernel's maps what this node takes a peer for.
+    Peer {
+        /// The peer.
+        node: NodeId,
+        /// Packets may be sent to it.
+        up: bool,
+        /// What it said last.
+        said: Introduction,
+    },
+    /// Take a peer down in the kernel's maps that an earlier daemon left up.
+    TakeDown(NodeId),
+    /// Write who reassembles the datagrams of each slot, 0 for nobody.
+    Reassemblers(Vec<u16>),
+    /// Write who takes the new transactions of each slot while this node takes none, 0 for nobody.
+    Successors(Vec<u16>),
+    /// Write the lease.
+    Lease(Lease),
+    /// The programs may punt: this daemon finishes what they cannot.
+    OpenPunts,
+    /// The programs must not punt.
+    ClosePunts,
+    /// Claims are made under these epochs from now on, and no others of this node count: the programs and the peers are told.
+    Epochs(Given),
+    /// The peers and the operator's hook are told of another state.
+    State {
+        /// The one before.
+        old: State,
+        /// The new one.
+        new: State,
+    },
+    /// Something to log.
+    Note(Note),
+    /// The daemon has lingered for long enough: it ends.
+    End,
+}
+
+/// Something that an operator may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The loop was late.
+    Stalled {
+        /// By so much, in microseconds.
+        late_us: u64,
+        /// All others took this node for dead.
+        cut_off: bool,
+    },
+    /// All peers have forgotten this host at once.
+    Away,
+    /// A peer counts as down.
+    Down(NodeId),
+    /// A peer was up before this start, and has not been heard of since.
+    Unconfirmed(NodeId),
+    /// A proxy is down.
+    ProxyDown {
+        /// VIP and port of its service.
+        service: SocketAddr,
+        /// Why.
+        reason: Reason,
+    },
+    /// A proxy answers again.
+    ProxyBack(SocketAddr),
+    /// A proxy has stopped or restarted.
+    ProxyEnded(SocketAddr),
+    /// Peers hold claims of an earlier incarnation of this host under an epoch that was in use.
+    EpochTaken,
+}
+
+impl Note {
+    /// Whether something is wrong.
+    #[must_use]
+    pub const fn is_warning(&self) -> bool {
+        !matches!(self, Self::Down(_) | Self::ProxyBack(_))
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stalled { late_us, cut_off: false } => write!(f, "this daemon stalled for {} ms", late_us / 1000),
+            Self::Stalled { late_us, cut_off: true } => write!(
+                f,
+                "this daemon stalled for {} ms: its programs and its peers took it for dead, so it joins them anew",
+                late_us / 1000
+            ),
+            Self::Away => write!(f, "all peers have forgotten this host: it was away, so it joins them anew"),
+            Self::Down(node) => {
+                write!(f, "node {} is down: its transactions are served where their packets land", node.number())
+            }
+            Self::Unconfirmed(node) => {
+                write!(f, "node {} was up before this start and has not been linked since: now down", node.number())
+            }
+            Self::ProxyDown { service, reason } => write!(f, "the proxy at {service} is down: {reason}"),
+            Self::ProxyBack(service) => write!(f, "the proxy at {service} answers again"),
+            Self::ProxyEnded(service) => {
+                write!(f, "the proxy at {service} has stopped or restarted: its transactions are lost")
+            }
+            Self::EpochTaken => write!(f, "peers hold claims of an earlier run of this host: its epochs are changed"),
+        }
+    }
+}
+
+/// What the shell was told last, so that it is told changes only.
+#[derive(Debug)]
+struct Told {
+    lease: Lease,
+    has_punts: bool,
+    able: (Vec<u16>, Vec<u16>),
+    reassemblers: Vec<u16>,
+    successors: Vec<u16>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Failover {
+    node: NodeId,
+    role: Role,
+    /// Claims and states of all peers have arrived once since the start, or nobody is waited for any more.
+    joined: bool,
+    state: State,
+    state_since_us: u64,
+    draining_since_us: Option<u64>,
+    services: Vec<SocketAddr>,
+    proxies: Vec<Proxy>,
+    book: Book,
+    peers: Peers,
+    /// Peers that the maps of an earlier daemon have as up, and that have not introduced themselves since.
+    inherited: BTreeSet<NodeId>,
+    /// When those are taken down, in microseconds of the monotonic clock.
+    settle_at_us: Option<u64>,
+    /// When the loop was last known to be in time; `None` before its first turn.
+    renewed_us: Option<u64>,
+    stall: Option<Stall>,
+    told: Told,
+    outputs: VecDeque<Output>,
+}
+
+impl Failover {
+    /// A node that starts at `now_us`.
+    #[must_use]
+    pub fn new(settings: Settings, now_us: u64) -> Self {
+        let Settings { node, services, has_seeds, inherited, first_epoch } = settings;
+        let (services, proxies): (Vec<_>, Vec<_>) = services.into_iter().unzip();
+        let Inherited { given, peers_up, lease } = inherited;
+        let resumes = !peers_up.is_empty();
+        let until_us = now_us.saturating_add(JOIN_US);
+        let role = if has_seeds { Role::Starting { resumes, until_us } } else { Role::Serving };
+        let given = given.filter(|given| given.services.len() == proxies.len());
+        let book = given.map_or_else(|| Book::begin(proxies.len(), first_epoch), Book::resume);
+        let mut machine = Self {
+            node,
+            role,
+            joined: !has_seeds,
+            state: State::Joining,
+            state_since_us: now_us,
+            draining_since_us: lease.drains.then_some(now_us),
+            services,
+            proxies,
+            book,
+            peers: Peers::default(),
+            inherited: peers_up,
+            settle_at_us: resumes.then_some(now_us.saturating_add(REJOIN_US)),
+            renewed_us: None,
+            stall: None,
+            told: Told {
+                lease,
+                has_punts: false,
+                able: (Vec::new(), Vec::new()),
+                reassemblers: Vec::new(),
+                successors: Vec::new(),
+            },
+            outputs: VecDeque::new(),
+        };
+        machine.outputs.push_back(Output::Epochs(machine.book.given().clone()));
+        machine.settle(now_us);
+        machine
+    }
+
+    /// A link to a peer stands; `again`: in the place of one that stood, so that the peer may have restarted.
+    pub fn handle_link_up(&mut self, peer: NodeId, address: SocketAddr, again: bool, now_us: u64) {
+        self.notice_stall(now_us);
+        if again && let Some(stall) = &mut self.stall {
+            stall.ended(peer);
+        }
+        self.peers.linked(peer, address, now_us);
+        self.outputs.push_back(Output::Introduce(peer));
+        self.settle(now_us);
+    }
+
+    /// The link to a peer is gone.
+    pub fn handle_link_down(&mut self, peer: NodeId, end: LinkEnd, reason: String, now_us: u64) {
+        // Before anything is concluded from the end.
+        self.notice_stall(now_us);
+        let is_excused = self.stall.as_mut().is_some_and(|stall| stall.ended(peer));
+        // It was this host that was away.
+        let end = if end == LinkEnd::Silent && is_excused { LinkEnd::Well } else { end };
+        if self.peers.unlinked(peer, end, reason, now_us) {
+            self.give_up(peer);
+        }
+        // Of two that have lost each other, either may be the one that was away.
+        let is_alone = self.peers.in_grace() > 1 && self.peers.linked_ones().is_empty();
+        if end == LinkEnd::Well && is_alone && self.stall.is_none() {
+            self.outputs.push_back(Output::Note(Note::Away));
+            self.cut_off(Stall::new(BTreeSet::new(), true, now_us), now_us);
+        }
+        self.settle(now_us);
+    }
+
+    /// A linked peer has introduced itself, or says something else than before.
+    pub fn handle_introduction(&mut self, peer: NodeId, said: Introduction, now_us: u64) {
+        self.inherited.remove(&peer);
+        self.peers.introduced(peer, said, now_us);
+        self.tell_peer(peer);
+        self.settle(now_us);
+    }
+
+    /// A peer may hold claims of this node under these epochs, from this or an earlier incarnation of its daemon.
+    pub fn handle_seen(&mut self, seen: Epochs) {
+        if self.book.take(seen) {
+            self.outputs.push_back(Output::Note(Note::EpochTaken));
+            self.outputs.push_back(Output::Epochs(self.book.given().clone()));
+        }
+    }
+
+    /// Something was seen of the proxy of a service, by the service's place in the configuration.
+    pub fn handle_evidence(&mut self, service: usize, evidence: &Evidence, now_us: u64) {
+        let Some((proxy, address)) = self.proxies.get_mut(service).zip(self.services.get(service)) else { return };
+        let (address, was_down) = (*address, proxy.reason().is_some());
+        let has_ended = proxy.handle(evidence, now_us);
+        match proxy.reason() {
+            Some(reason) if !was_down => {
+                self.outputs.push_back(Output::Note(Note::ProxyDown { service: address, reason: reason.clone() }));
+            }
+            None if was_down => self.outputs.push_back(Output::Note(Note::ProxyBack(address))),
+            Some(_) | None => {}
+        }
+        if has_ended {
+            self.book.renew(service);
+            self.outputs.push_back(Output::Note(Note::ProxyEnded(address)));
+            self.outputs.push_back(Output::Epochs(self.book.given().clone()));
+        }
+        self.settle(now_us);
+    }
+
+    /// The operator takes the node out of service, or back; whether that is a change.
+    pub fn handle_drain(&mut self, drains: bool, now_us: u64) -> bool {
+        if drains == self.drains() {
+            return false;
+        }
+        self.draining_since_us = drains.then_some(now_us);
+        self.settle(now_us);
+        true
+    }
+
+    /// The daemon is told to end: it does so [`LINGER_US`] later.
+    pub fn handle_stop(&mut self, now_us: u64) {
+        if !self.is_stopping() {
+            self.role = Role::Stopping { at_us: now_us.saturating_add(LINGER_US) };
+            self.settle(now_us);
+        }
+    }
+
+    /// One turn of the loop: call it in each, first, and when [`Self::poll_timeout`] is due. `is_synchronised`: all that the
+    /// linked peers knew when they were linked has arrived ([`crate::node::Node::is_synchronised`]).
+    pub fn handle_turn(&mut self, is_synchronised: bool, now_us: u64) {
+        self.notice_stall(now_us);
+        // Without a peer that is up there is nobody yet to know anything of.
+        let is_synchronised = is_synchronised && self.peers.any_up();
+        for peer in self.peers.end_grace(now_us) {
+            self.give_up(peer);
+        }
+        if self.settle_at_us.is_some_and(|at_us| at_us <= now_us) {
+            self.settle_at_us = None;
+            for peer in std::mem::take(&mut self.inherited) {
+                self.outputs.push_back(Output::Note(Note::Unconfirmed(peer)));
+                self.outputs.push_back(Output::TakeDown(peer));
+            }
+        }
+        let is_back = is_synchronised && self.peers.in_grace() == 0;
+        self.stall.take_if(|stall| stall.is_past(is_back, now_us));
+        match self.role {
+            Role::Starting { until_us, .. } if is_synchronised || until_us <= now_us => self.serve(),
+            Role::Rejoining if !self.stall.as_ref().is_some_and(Stall::is_cut_off) => self.serve(),
+            Role::Stopping { at_us } if at_us <= now_us => self.outputs.push_back(Output::End),
+            Role::Starting { .. } | Role::Serving | Role::Rejoining | Role::Stopping { .. } => {}
+        }
+        self.settle(now_us);
+    }
+
+    /// When [`Self::handle_turn`] is due, in microseconds of the monotonic clock.
+    #[must_use]
+    pub fn poll_timeout(&self, now_us: u64) -> u64 {
+        let role = match self.role {
+            Role::Starting { until_us, .. } => Some(until_us),
+            Role::Stopping { at_us } => Some(at_us),
+            Role::Serving | Role::Rejoining => None,
+        };
+        let stall = self.stall.as_ref().map(|stall| stall.due_us(now_us));
+        let renewal = self.renewed_us.map_or(now_us, |renewed_us| renewed_us.saturating_add(LEASE_RENEWAL_US));
+        [role, stall, self.settle_at_us, self.peers.due_us()].into_iter().flatten().fold(renewal, u64::min)
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What this node is to itself.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// What the peers were told that this node is, and since when in microseconds of the monotonic clock.
+    #[must_use]
+    pub const fn state(&self) -> (State, u64) {
+        (self.state, self.state_since_us)
+    }
+
+    /// Since when the operator takes the node out of service, in microseconds of the monotonic clock.
+    #[must_use]
+    pub const fn draining_since_us(&self) -> Option<u64> {
+        self.draining_since_us
+    }
+
+    /// The proxies, in the order of the services.
+    #[must_use]
+    pub fn proxies(&self) -> &[Proxy] {
+        &self.proxies
+    }
+
+    /// The epochs under which claims are made.
+    #[must_use]
+    pub const fn epochs(&self) -> &Given {
+        self.book.given()
+    }
+
+    /// The peers by their ids.
+    pub fn peers(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.peers.iter()
+    }
+
+    /// One peer.
+    #[must_use]
+    pub fn peer(&self, id: NodeId) -> Option<&Peer> {
+        self.peers.get(id)
+    }
+
+    /// Whether any peer is up.
+    #[must_use]
+    pub fn any_up(&self) -> bool {
+        self.peers.any_up()
+    }
+
+    /// How many peers take new transactions.
+    #[must_use]
+    pub fn healthy(&self) -> usize {
+        self.peers.healthy().count()
+    }
+
+    /// Whether claims of that peer and epoch count; `None`: nothing is known of it.
+    #[must_use]
+    pub fn is_effective(&self, owner: NodeId, epoch: Epoch) -> Option<bool> {
+        self.peers.is_effective(owner, epoch)
+    }
+
+    /// Whether new transactions go to their successors.
+    #[must_use]
+    pub const fn diverts(&self) -> bool {
+        self.told.lease.diverts
+    }
+
+    /// Whether this node looks for its peers again, so that nothing can be asked of them.
+    #[must_use]
+    pub const fn is_rejoining(&self) -> bool {
+        matches!(self.role, Role::Rejoining)
+    }
+
+    /// Whether the daemon is about to end.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        matches!(self.role, Role::Stopping { .. })
+    }
+
+    /// Whether the loop is so late that [`Self::handle_turn`] will find a stall.
+    #[must_use]
+    pub fn is_late(&self, now_us: u64) -> bool {
+        self.renewed_us.is_some_and(|renewed_us| now_us.saturating_sub(renewed_us) >= STALL_US)
+    }
+
+    /// The peer that takes a new transaction with this request key while this node takes none; `None`: it stays here.
+    #[must_use]
+    pub fn successor(&self, request_key: u64) -> Option<NodeId> {
+        let slot = request_key % self.told.successors.len().max(1) as u64;
+        NodeId::new(*self.told.successors.get(usize::try_from(slot).ok()?)?)
+    }
+
+    /// The node that reassembles the datagrams of a slot.
+    #[must_use]
+    pub fn reassembler(&self, slot: usize) -> Option<NodeId> {
+        NodeId::new(*self.told.reassemblers.get(slot)?)
+    }
+
+    const fn drains(&self) -> bool {
+        self.draining_since_us.is_some()
+    }
+
+    fn serve(&mut self) {
+        self.joined = true;
+        self.role = Role::Serving;
+    }
+
+    /// Notices if the loop is late, before anything is concluded from what happened meanwhile.
+    fn notice_stall(&mut self, now_us: u64) {
+        let Some(renewed_us) = self.renewed_us else {
+            self.renewed_us = Some(now_us);
+            return;
+        };
+        let late_us = now_us.saturating_sub(renewed_us);
+        if late_us < LEASE_RENEWAL_US {
+            return;
+        }
+        self.renewed_us = Some(now_us);
+        if late_us >= STALL_US {
+            self.stalled(late_us, now_us);
+        }
+        if self.told.has_punts {
+            self.told.lease.until_us = now_us.saturating_add(LEASE_US);
+            self.outputs.push_back(Output::Lease(self.told.lease));
+        }
+    }
+
+    fn stalled(&mut self, late_us: u64, now_us: u64) {
+        let cut_off = late_us >= LEASE_US;
+        self.outputs.push_back(Output::Note(Note::Stalled { late_us, cut_off }));
+        // Nobody could come back meanwhile.
+        self.settle_at_us = self.settle_at_us.map(|at_us| at_us.saturating_add(late_us));
+        if let Role::Starting { until_us, .. } = &mut self.role {
+            *until_us = until_us.saturating_add(late_us);
+        }
+        let linked = self.peers.linked_ones();
+        if linked.is_empty() && self.peers.in_grace() == 0 {
+            return;
+        }
+        self.peers.lengthen_grace(late_us);
+        let stall = match self.stall.take() {
+            Some(mut stall) => {
+                stall.again(linked, cut_off, late_us);
+                stall
+            }
+            None => Stall::new(linked, cut_off, now_us),
+        };
+        if cut_off { self.cut_off(stall, now_us) } else { self.stall = Some(stall) }
+    }
+
+    /// Until this node knows its peers again they look after it.
+    fn cut_off(&mut self, stall: Stall, now_us: u64) {
+        self.stall = Some(stall);
+        if !self.is_stopping() {
+            self.role = Role::Rejoining;
+        }
+        if std::mem::replace(&mut self.told.has_punts, false) {
+            self.outputs.push_back(Output::ClosePunts);
+        }
+        // As if the lease ended now: the peers look after this node for as long as they would after a death at this moment.
+        self.told.lease.until_us = now_us;
+        self.outputs.push_back(Output::Lease(self.told.lease));
+    }
+
+    fn give_up(&mut self, peer: NodeId) {
+        if self.peers.get(peer).is_some_and(|peer| peer.introduction.is_some()) {
+            self.outputs.push_back(Output::Note(Note::Down(peer)));
+        }
+        self.tell_peer(peer);
+        self.outputs.push_back(Output::GiveUp(peer));
+    }
+
+    fn tell_peer(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get(node) else { return };
+        if let Some(said) = peer.introduction {
+            self.outputs.push_back(Output::Peer { node, up: peer.phase.is_up(), said });
+        }
+    }
+
+    /// Whether peers look after this node: nobody would hear of a claim that is made here.
+    const fn is_looked_after(&self) -> bool {
+        matches!(self.role, Role::Starting { resumes: true, .. } | Role::Rejoining | Role::Stopping { .. })
+    }
+
+    /// Says what has changed.
+    fn settle(&mut self, now_us: u64) {
+        self.choose();
+        self.settle_lease();
+        let may_punt = matches!(self.role, Role::Starting { resumes: false, .. } | Role::Serving);
+        if may_punt && !self.told.has_punts && self.renewed_us.is_some() {
+            // Until now a peer's daemon has finished what this node's programs could not.
+            self.told.has_punts = true;
+            self.told.lease.until_us = now_us.saturating_add(LEASE_US);
+            self.outputs.push_back(Output::Lease(self.told.lease));
+            self.outputs.push_back(Output::OpenPunts);
+        }
+        self.settle_state(now_us);
+    }
+
+    /// The programs are told before the peers are: one that hears of a drain may look at once whether it is one.
+    fn settle_lease(&mut self) {
+        let diverts = self.drains() || !self.proxies.iter().all(Proxy::is_alive) || self.is_looked_after();
+        let lease = Lease { diverts, drains: self.drains(), ..self.told.lease };
+        if lease != self.told.lease {
+            self.told.lease = lease;
+            self.outputs.push_back(Output::Lease(lease));
+        }
+    }
+
+    fn settle_state(&mut self, now_us: u64) {
+        let any = |health: fn(&Health) -> bool| self.proxies.iter().any(|proxy| health(proxy.health()));
+        let new = if self.drains() {
+            State::Draining
+        } else if !self.joined || any(|health| matches!(health, Health::Unknown)) {
+            State::Joining
+        } else if any(|health| matches!(health, Health::Down(_))) {
+            State::ProxyDown
+        } else {
+            State::Up
+        };
+        if new != self.state {
+            self.outputs.push_back(Output::State { old: self.state, new });
+            (self.state, self.state_since_us) = (new, now_us);
+        }
+    }
+
+    /// Chooses anew who reassembles what, and who takes which new transactions, if the peers have changed.
+    fn choose(&mut self) {
+        if self.peers.iter().next().is_none() {
+            // Until a peer is heard of, what an earlier daemon has chosen is the best that is known.
+            return;
+        }
+        let with_daemon = self.peers.with_daemon().map(|(id, _)| id.number());
+        let able =
+            (with_daemon.chain([self.node.number()]).collect(), self.peers.healthy().map(NodeId::number).collect());
+        if able == self.told.able {
+            return;
+        }
+        let (reassemblers, successors) = (rendezvous(&able.0), rendezvous(&able.1));
+        self.told.able = able;
+        if reassemblers != self.told.reassemblers {
+            self.told.reassemblers.clone_from(&reassemblers);
+            self.outputs.push_back(Output::Reassemblers(reassemblers));
+        }
+        if successors != self.told.successors {
+            self.told.successors.clone_from(&successors);
+            self.outputs.push_back(Output::Successors(successors));
+        }
+    }
+}
+
+/// A node for each slot, 0 where there are none.
+///
+/// Rendezvous hashing: every node that has the same choice chooses the same, and when one goes, only its slots move.
+fn rendezvous(nodes: &[u16]) -> Vec<u16> {
+    (0..u64::from(forwarder_common::net::GATHER_SLOTS))
+        .map(|slot| nodes.iter().copied().max_by_key(|node| weight(slot, *node)).unwrap_or_default())
+        .collect()
+}
+
+/// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.
+const fn weight(slot: u64, node: u16) -> u64 {
+    let mut x = (slot << 16 | node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests;

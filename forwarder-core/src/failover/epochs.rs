@@ -1,0 +1,231 @@
+//! Which epochs this node gives to the runs of its proxies.
+//!
+//! A claim carries one of sixteen epochs, and counts only while its owner says that the epoch is live. Each service has one, and a
+//! service whose proxy restarts gets another: its claims are ineffective at once, those of the other services are not. A number is
+//! given again only after all others, so that what was claimed under it is swept from every table by then.
+
+use forwarder_common::ids::{Epoch, Epochs};
+
+/// Services with an epoch of their own; those beyond share them in turn, so that half of the sixteen epochs rest.
+pub const SHARES: usize = 7;
+const NUMBERS: usize = 16;
+
+/// The epochs under which claims are made now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// By service, in the order of the configuration.
+    pub services: Vec<Epoch>,
+    /// For messages that leave from an address that is no service's: of which proxy they are is not known, so this one changes
+    /// with the epoch of any service. A node with a single service has one epoch for both.
+    pub others: Epoch,
+}
+
+impl Given {
+    /// The epochs whose claims count.
+    #[must_use]
+    pub fn live(&self) -> Epochs {
+        self.services.iter().copied().chain([self.others]).collect()
+    }
+}
+
+/// Gives out epochs.
+#[derive(Debug)]
+pub(super) struct Book {
+    given: Given,
+    /// When a number was retired last, counted in retirements; 0: never.
+    retired: [u64; NUMBERS],
+    retirements: u64,
+    latest: Epoch,
+    /// Peers may still hold claims of an earlier incarnation of this host under these.
+    taken: Epochs,
+    /// No maps told which epochs the earlier incarnations had.
+    is_fresh: bool,
+}
+
+impl Book {
+    /// Goes on with what the maps of an earlier daemon say.
+    pub(super) fn resume(given: Given) -> Self {
+        let latest = given.others;
+        Self::new(given, latest)
+    }
+
+    /// Begins from `first` on, where no maps tell of an earlier daemon.
+    pub(super) fn begin(services: usize, first: Epoch) -> Self {
+        let given = Given { services: vec![first; services], others: first };
+        let mut book = Self { is_fresh: true, ..Self::new(given, first) };
+        if services > 1 {
+            (0..services.min(SHARES)).for_each(|share| book.set_share(share));
+        }
+        book
+    }
+
+    fn new(given: Given, latest: Epoch) -> Self {
+        Self { given, retired: [0; NUMBERS], retirements: 0, latest, taken: Epochs::EMPTY, is_fresh: false }
+    }
+
+    pub(super) const fn given(&self) -> &Given {
+        &self.given
+    }
+
+    /// The proxy of a service has restarted.
+    pub(super) fn renew(&mut self, service: usize) {
+        self.renew_share(service % SHARES);
+        self.renew_others();
+    }
+
+    /// A peer may hold claims that an earlier incarnation of this host made under these epochs; whether one that is in use had to be
+    /// given up for that.
+    pub(super) fn take(&mut self, seen: Epochs) -> bool {
+        if !self.is_fresh {
+            // The maps say what was claimed under them, and it still counts.
+            return false;
+        }
+        self.taken = seen.iter().fold(self.taken, Epochs::with);
+        let is_taken = |epoch: &Epoch| self.taken.contains(*epoch);
+        let shares = self.given.services.iter().take(SHARES).enumerate();
+        let clashes: Vec<usize> = shares.filter(|(_, epoch)| is_taken(epoch)).map(|(share, _)| share).collect();
+        let others_clash = is_taken(&self.given.others);
+        clashes.iter().for_each(|share| self.renew_share(*share));
+        if others_clash {
+            self.renew_others();
+        }
+        others_clash || !clashes.is_empty()
+    }
+
+    fn renew_share(&mut self, share: usize) {
+        if let Some(old) = self.given.services.get(share).copied() {
+            self.retire(old);
+        }
+        self.set_share(share);
+    }
+
+    fn set_share(&mut self, share: usize) {
+        let epoch = self.next();
+        self.given.services.iter_mut().skip(share).step_by(SHARES).for_each(|service| *service = epoch);
+    }
+
+    fn renew_others(&mut self) {
+        self.retire(self.given.others);
+        self.given.others = match self.given.services.as_slice() {
+            [only] => *only,
+            _ => self.next(),
+        };
+    }
+
+    /// The epoch that has rested longest, of those that no peer may know; in the order of the numbers among equals.
+    fn next(&mut self) -> Epoch {
+        let live = self.given.live();
+        let after = |step: u64| Epoch::new(u64::from(self.latest.number()) + step);
+        let rest = |epoch: &Epoch| self.retired.get(usize::from(epoch.number())).copied().unwrap_or_default();
+        let free = (1..=NUMBERS as u64).map(after).filter(|epoch| !live.contains(*epoch));
+        let unknown = free.clone().filter(|epoch| !self.taken.contains(*epoch)).min_by_key(rest);
+        let epoch = unknown.or_else(|| free.min_by_key(rest)).unwrap_or_else(|| after(1));
+        self.latest = epoch;
+        epoch
+    }
+
+    fn retire(&mut self, epoch: Epoch) {
+        self.retirements += 1;
+        if let Some(retired) = self.retired.get_mut(usize::from(epoch.number())) {
+            *retired = self.retirements;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(number: u64) -> Epoch {
+        Epoch::new(number)
+    }
+
+    fn numbers(given: &Given) -> (Vec<u8>, u8) {
+        (given.services.iter().map(|epoch| epoch.number()).collect(), given.others.number())
+    }
+
+    #[test]
+    fn a_single_service_goes_round_all_sixteen_numbers() {
+        let mut book = Book::begin(1, epoch(3));
+        let mut seen = vec![numbers(book.given())];
+        for _ in 0..16 {
+            book.renew(0);
+            seen.push(numbers(book.given()));
+        }
+        let expected: Vec<(Vec<u8>, u8)> = (3..=19).map(|n| (vec![n % 16], n % 16)).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_restart_of_one_proxy_leaves_the_epochs_of_the_others() {
+        let mut book = Book::begin(3, epoch(0));
+        let before = book.given().clone();
+        assert_eq!(before.live().iter().count(), 4, "each its own, and one for other sockets");
+        book.renew(1);
+        let after = book.given().clone();
+        assert_eq!((after.services[0], after.services[2]), (before.services[0], before.services[2]));
+        assert!(!before.live().contains(after.services[1]) && !before.live().contains(after.others));
+    }
+
+    #[test]
+    fn services_beyond_the_seventh_share_and_no_live_number_is_given_twice() {
+        for services in [2, 7, 8, 40] {
+            let mut book = Book::begin(services, epoch(14));
+            for restart in 0..100 {
+                let live = book.given().live();
+                assert!(live.iter().count() <= SHARES + 1);
+                let service = restart * 5 % services;
+                let old = book.given().services[service];
+                book.renew(service);
+                let given = book.given();
+                assert!(!live.contains(given.services[service]) && !given.live().contains(old));
+                let sharing = given.services.iter().skip(service % SHARES).step_by(SHARES);
+                assert!(sharing.into_iter().all(|epoch| *epoch == given.services[service]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_rests_longest_before_it_is_given_again() {
+        let mut book = Book::begin(2, epoch(0));
+        let mut last_live = [0; 16];
+        for restart in 1..200 {
+            let before = book.given().live();
+            before.iter().for_each(|epoch| last_live[usize::from(epoch.number())] = restart);
+            book.renew(restart % 2);
+            let fresh: Vec<Epoch> = book.given().live().iter().filter(|epoch| !before.contains(*epoch)).collect();
+            let rested = |epoch: &Epoch| last_live[usize::from(epoch.number())];
+            let waiting = (0..16).map(Epoch::new).filter(|epoch| !before.contains(*epoch) && !fresh.contains(epoch));
+            let shortest = fresh.iter().map(rested).max().unwrap();
+            assert_eq!(fresh.len(), 2);
+            assert!(waiting.map(|epoch| rested(&epoch)).all(|other| other >= shortest), "restart {restart}");
+        }
+    }
+
+    #[test]
+    fn the_next_epoch_is_one_that_no_earlier_incarnation_had() {
+        let table: [(u64, &[u64], u64); 5] = [
+            (3, &[], 3),
+            (15, &[15], 0),
+            (3, &[3, 4], 5),
+            (14, &[14, 15, 0, 2], 1),
+            (7, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], 8),
+        ];
+        for (first, taken, expected) in table {
+            let mut book = Book::begin(1, epoch(first));
+            let changed = book.take(taken.iter().copied().map(epoch).collect());
+            assert_eq!(numbers(book.given()), (vec![expected as u8], expected as u8), "{first} {taken:?}");
+            assert_eq!(changed, expected != first);
+        }
+    }
+
+    #[test]
+    fn over_the_maps_of_an_earlier_daemon_its_epochs_go_on() {
+        let given = Given { services: vec![epoch(4), epoch(5)], others: epoch(6) };
+        let mut book = Book::resume(given.clone());
+        assert!(!book.take([epoch(4)].into_iter().collect()), "its claims still count");
+        assert_eq!(*book.given(), given);
+        book.renew(0);
+        assert_eq!(numbers(book.given()), (vec![7, 5], 8));
+    }
+}

@@ -1,0 +1,270 @@
+//! What this node takes its peers for.
+//!
+//! A peer introduces itself on its link, so it is up while it has one. A link that ends says more or less of its peer: where its host
+//! seems to go on, the peer stays up for a while, for its programs and its proxy do; where it may be dead, it is down at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
+
+use super::timers::REJOIN_US;
+use crate::node::State;
+
+/// What the end of a link says of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEnd {
+    /// The peer is kept out, or at fault.
+    Gone,
+    /// The peer is dead or cut off, or this host was: nothing was heard of it for [`super::timers::LINK_IDLE_US`].
+    Silent,
+    /// The peer's daemon closed the link in order, as one does that is stopped or restarted. Its host may be well.
+    Leaving,
+    /// The peer is well, daemon and all: it has another link to this node, or it has forgotten this one and says so (RFC 9000
+    /// §10.3), as it does when it has not heard of this host. A daemon that was restarted cannot say that. One that has closed the
+    /// link, and whose close was lost, can.
+    Well,
+}
+
+/// How a peer is, as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing was heard of it since this daemon started.
+    Unknown,
+    /// It has introduced itself, and its link stands.
+    Up,
+    /// Its link has ended, but it seems to go on: it counts as up.
+    Grace {
+        /// Until then, in microseconds of the monotonic clock.
+        until_us: u64,
+        /// Its daemon goes on as well, so that it can be a reassembler or a successor.
+        has_daemon: bool,
+    },
+    /// It has no link, and counts for nobody.
+    Down,
+}
+
+impl Phase {
+    /// Whether packets are sent to it, and its claims count.
+    #[must_use]
+    pub const fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Grace { .. })
+    }
+}
+
+/// What a peer has said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// How it is.
+    pub state: State,
+    /// Its live epochs.
+    pub epochs: Epochs,
+    /// Where it takes tunnel packets.
+    pub underlay: IpAddr,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// How it is.
+    pub phase: Phase,
+    /// What it said last; `None`: nothing yet.
+    pub introduction: Option<Introduction>,
+    /// The other end of its last link.
+    pub link: Option<SocketAddr>,
+    /// Its link stands.
+    pub is_linked: bool,
+    /// Why its last link ended, while it has none.
+    pub reason: Option<String>,
+    /// Since when it is linked or not, in microseconds of the monotonic clock.
+    pub since_us: u64,
+}
+
+/// All peers of which anything was ever heard.
+#[derive(Debug, Default)]
+pub(super) struct Peers(BTreeMap<NodeId, Peer>);
+
+impl Peers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.0.iter().map(|(id, peer)| (*id, peer))
+    }
+
+    pub(super) fn get(&self, id: NodeId) -> Option<&Peer> {
+        self.0.get(&id)
+    }
+
+    fn entry(&mut self, id: NodeId, now_us: u64) -> &mut Peer {
+        self.0.entry(id).or_insert(Peer {
+            phase: Phase::Unknown,
+            introduction: None,
+            link: None,
+            is_linked: false,
+            reason: None,
+            since_us: now_us,
+        })
+    }
+
+    /// A link stands. A peer in grace is up again: it has said nothing else than before.
+    pub(super) fn linked(&mut self, id: NodeId, address: SocketAddr, now_us: u64) {
+        let peer = self.entry(id, now_us);
+        (peer.link, peer.is_linked, peer.reason, peer.since_us) = (Some(address), true, None, now_us);
+        if matches!(peer.phase, Phase::Grace { .. }) {
+            peer.phase = Phase::Up;
+        }
+    }
+
+    /// The peer has introduced itself on its link, or says something else than before.
+    pub(super) fn introduced(&mut self, id: NodeId, introduction: Introduction, now_us: u64) {
+        let peer = self.entry(id, now_us);
+        peer.introduction = Some(introduction);
+        if peer.is_linked {
+            peer.phase = Phase::Up;
+        }
+    }
+
+    /// A link is gone; whether that takes the peer down at once.
+    pub(super) fn unlinked(&mut self, id: NodeId, end: LinkEnd, reason: String, now_us: u64) -> bool {
+        let peer = self.entry(id, now_us);
+        (peer.is_linked, peer.reason, peer.since_us) = (false, Some(reason), now_us);
+        let until_us = now_us.saturating_add(REJOIN_US);
+        peer.phase = match (peer.phase, end) {
+            (Phase::Unknown | Phase::Down, LinkEnd::Gone | LinkEnd::Silent | LinkEnd::Leaving | LinkEnd::Well) => {
+                peer.phase
+            }
+            (_, LinkEnd::Gone | LinkEnd::Silent) => Phase::Down,
+            (_, LinkEnd::Leaving) => Phase::Grace { until_us, has_daemon: false },
+            (_, LinkEnd::Well) => Phase::Grace { until_us, has_daemon: true },
+        };
+        !peer.phase.is_up()
+    }
+
+    /// Nobody could come back for so long.
+    pub(super) fn lengthen_grace(&mut self, by_us: u64) {
+        for peer in self.0.values_mut() {
+            if let Phase::Grace { until_us, .. } = &mut peer.phase {
+                *until_us = until_us.saturating_add(by_us);
+            }
+        }
+    }
+
+    /// Takes down and gives the peers whose links have not come back in time.
+    pub(super) fn end_grace(&mut self, now_us: u64) -> Vec<NodeId> {
+        let is_over = |peer: &Peer| matches!(peer.phase, Phase::Grace { until_us, .. } if until_us <= now_us);
+        let ended = self.0.iter_mut().filter(|(_, peer)| is_over(peer));
+        ended
+            .map(|(id, peer)| {
+                peer.phase = Phase::Down;
+                *id
+            })
+            .collect()
+    }
+
+    /// When the next grace ends, in microseconds of the monotonic clock.
+    pub(super) fn due_us(&self) -> Option<u64> {
+        let until = |peer: &Peer| match peer.phase {
+            Phase::Grace { until_us, .. } => Some(until_us),
+            Phase::Unknown | Phase::Up | Phase::Down => None,
+        };
+        self.0.values().filter_map(until).min()
+    }
+
+    /// How many are in grace.
+    pub(super) fn in_grace(&self) -> usize {
+        self.0.values().filter(|peer| matches!(peer.phase, Phase::Grace { .. })).count()
+    }
+
+    /// The peers whose links stand.
+    pub(super) fn linked_ones(&self) -> BTreeSet<NodeId> {
+        self.0.iter().filter(|(_, peer)| peer.is_linked).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn any_up(&self) -> bool {
+        self.0.values().any(|peer| peer.phase.is_up())
+    }
+
+    /// The peers with a daemon that can finish what this node's programs cannot: the reassemblers, beside this node.
+    pub(super) fn with_daemon(&self) -> impl Iterator<Item = (NodeId, &Introduction)> {
+        let has_daemon = |peer: &Peer| matches!(peer.phase, Phase::Up | Phase::Grace { has_daemon: true, .. });
+        self.iter()
+            .filter(move |(_, peer)| has_daemon(peer))
+            .filter_map(|(id, peer)| Some((id, peer.introduction.as_ref()?)))
+    }
+
+    /// The peers that take new transactions.
+    pub(super) fn healthy(&self) -> impl Iterator<Item = NodeId> {
+        self.with_daemon().filter(|(_, said)| said.state == State::Up).map(|(id, _)| id)
+    }
+
+    /// Whether claims of that owner and epoch count; `None`: nothing is known of it.
+    pub(super) fn is_effective(&self, owner: NodeId, epoch: Epoch) -> Option<bool> {
+        let peer = self.get(owner)?;
+        Some(peer.phase.is_up() && peer.introduction.is_some_and(|said| said.epochs.contains(epoch)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u16) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
+    fn introduction(state: State) -> Introduction {
+        Introduction { state, epochs: Epochs::from_bits(1), underlay: "10.9.3.2".parse().unwrap() }
+    }
+
+    fn able(peers: &Peers) -> (Vec<u16>, Vec<u16>) {
+        let number = |id: NodeId| id.number();
+        (peers.with_daemon().map(|(id, _)| number(id)).collect(), peers.healthy().map(number).collect())
+    }
+
+    #[test]
+    fn a_peer_reassembles_and_takes_over_with_a_link_or_where_this_host_was_away() {
+        let address = "10.9.3.2:7470".parse().unwrap();
+        let mut peers = Peers::default();
+        for (number, state) in [(2, State::Up), (3, State::Draining)] {
+            peers.linked(id(number), address, 0);
+            assert_eq!(peers.get(id(number)).unwrap().phase, Phase::Unknown, "it has not introduced itself");
+            peers.introduced(id(number), introduction(state), 0);
+        }
+        assert_eq!(able(&peers), (vec![2, 3], vec![2]));
+        assert!(!peers.unlinked(id(2), LinkEnd::Well, "reset by peer".to_owned(), 5));
+        assert_eq!(able(&peers), (vec![2, 3], vec![2]), "it is well");
+        assert!(!peers.unlinked(id(2), LinkEnd::Leaving, "the daemon ends".to_owned(), 5));
+        assert_eq!(able(&peers), (vec![3], vec![]), "its node is up for a while, without a daemon");
+        assert_eq!((peers.in_grace(), peers.is_effective(id(2), Epoch::new(0))), (1, Some(true)));
+        peers.linked(id(2), address, 6);
+        assert_eq!(able(&peers), (vec![2, 3], vec![2]), "and back, though it has said nothing yet");
+        assert!(peers.unlinked(id(2), LinkEnd::Silent, "timed out".to_owned(), 7));
+        assert_eq!(able(&peers), (vec![3], vec![]));
+        assert_eq!(peers.is_effective(id(2), Epoch::new(0)), Some(false));
+        assert_eq!(peers.is_effective(id(4), Epoch::new(0)), None);
+    }
+
+    #[test]
+    fn a_grace_ends_once_and_lasts_longer_by_what_this_host_was_away() {
+        let mut peers = Peers::default();
+        peers.linked(id(2), "10.9.3.2:7470".parse().unwrap(), 0);
+        peers.introduced(id(2), introduction(State::Up), 0);
+        assert_eq!(peers.due_us(), None);
+        peers.unlinked(id(2), LinkEnd::Leaving, String::new(), 10);
+        assert_eq!(peers.due_us(), Some(10 + REJOIN_US));
+        peers.lengthen_grace(90);
+        assert_eq!(peers.end_grace(99 + REJOIN_US), vec![]);
+        assert_eq!(peers.end_grace(100 + REJOIN_US), vec![id(2)]);
+        assert_eq!((peers.end_grace(u64::MAX), peers.due_us(), peers.any_up()), (vec![], None, false));
+    }
+
+    #[test]
+    fn a_peer_that_never_introduced_itself_is_up_for_no_reason_whatever_ends_its_link() {
+        for end in [LinkEnd::Gone, LinkEnd::Silent, LinkEnd::Leaving, LinkEnd::Well] {
+            let mut peers = Peers::default();
+            peers.linked(id(2), "10.9.3.2:7470".parse().unwrap(), 0);
+            assert!(peers.unlinked(id(2), end, String::new(), 1));
+            assert!(!peers.any_up() && peers.in_grace() == 0);
+        }
+    }
+}

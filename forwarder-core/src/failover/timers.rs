@@ -1,0 +1,55 @@
+//! Every timer of the failover, in microseconds, and how they must relate.
+//!
+//! The links, the kernel programs and the machine each wait for something that another of them does. The assertions at the end
+//! are those dependencies: a change that breaks one does not compile.
+
+use forwarder_common::abi::Duty;
+
+/// A link without a packet for so long has ended (QUIC's idle timeout, RFC 9000 §10.1).
+pub const LINK_IDLE_US: u64 = 1_000_000;
+/// How often an end of a link with nothing to say sends something; three may be lost.
+pub const LINK_KEEP_ALIVE_US: u64 = 250_000;
+/// How long an accepted call waits for this node's own call to the same peer, which is to be the link.
+pub const LINK_PARKED_US: u64 = 500_000;
+/// How long the better connection may take to be heard of, once the peer has closed this one for it.
+pub const LINK_SUCCESSOR_US: u64 = 1_000_000;
+
+/// How long the programs take the daemon for alive after it has renewed its lease.
+pub const LEASE_US: u64 = 1_500_000;
+/// How often the daemon renews its lease.
+pub const LEASE_RENEWAL_US: u64 = 250_000;
+/// How long after the end of a lease the programs take the peers to be as the maps say.
+pub const LEASE_GRACE_US: u64 = Duty::GRACE_NS / 1000;
+
+/// A loop that is late by so much has stalled: links may have ended meanwhile through no fault of the peers.
+pub const STALL_US: u64 = 750_000;
+/// How long after a stall a link takes at most to notice that it has ended; one that lasts longer has not.
+pub const STALL_NOTICE_US: u64 = 500_000;
+
+/// How long a peer whose host goes on counts as up without a link; and how long a node that was away looks for its peers.
+pub const REJOIN_US: u64 = 5_000_000;
+/// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
+pub const JOIN_US: u64 = 5_000_000;
+/// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by then.
+pub const LINGER_US: u64 = 200_000;
+
+const _: () = {
+    // A keep-alive that is lost, and the next one, must not end a link.
+    assert!(LINK_IDLE_US >= 4 * LINK_KEEP_ALIVE_US);
+    // A shorter stall cannot have ended a link: before it began, a keep-alive was sent or answered.
+    assert!(STALL_US <= LINK_IDLE_US - LINK_KEEP_ALIVE_US);
+    // A loop that is not stalled renews its lease in time.
+    assert!(LEASE_US >= STALL_US + LEASE_RENEWAL_US);
+    // Peers notice silence before the programs stop punting: they do not send to a node that nobody looks after.
+    assert!(LEASE_US > LINK_IDLE_US);
+    // After a stall every link that has ended says so within this: its timers fire when the loop goes on.
+    assert!(STALL_NOTICE_US >= LINK_KEEP_ALIVE_US);
+    // A daemon that is restarted is back, linked and introduced, before its peers give its node up.
+    assert!(REJOIN_US > LINK_IDLE_US + LINK_SUCCESSOR_US + LINK_PARKED_US);
+    // A node that has given up waiting for its peers is not one that they still wait for.
+    assert!(JOIN_US >= REJOIN_US);
+    // While a daemon is away for as long as its peers count its node as up, its programs send to them.
+    assert!(LEASE_GRACE_US >= REJOIN_US + LEASE_US);
+    // A daemon that ends does so before its lease and before its links would.
+    assert!(LINGER_US < LINK_IDLE_US);
+};
