@@ -205,6 +205,12 @@ impl Duty {
         self.knows_peers(now_ns) && (self.0 & Self::DIVERTS != 0 || !self.has_daemon(now_ns))
     }
 
+    /// Whether the daemon says that new transactions go to healthy peers.
+    #[must_use]
+    pub const fn says_divert(self) -> bool {
+        self.0 & Self::DIVERTS != 0
+    }
+
     /// Whether only claims of INVITE transactions are made longer.
     #[must_use]
     #[inline(always)] // one instruction

@@ -9,31 +9,28 @@ macro_rules! around {
         $crate::daemon::slow::Around {
             config: &$daemon.config,
             dataplane: &mut $daemon.dataplane,
-            peers: &$daemon.peers,
+            failover: &$daemon.failover,
             node: &mut $daemon.node,
             now: $crate::daemon::now(),
         }
     };
 }
 
+mod claims;
 mod drain;
 mod hooks;
 mod interfaces;
-mod lives;
-mod mesh;
+mod next_hops;
 mod own;
-mod peers;
 mod probe;
+mod proxies;
 mod report;
 mod settings;
 mod slow;
-mod stand;
-mod standing;
-mod state;
+mod sockets;
 mod sweep;
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -41,6 +38,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
+use forwarder_core::{
+    failover::{self, Failover, Introduction, timers::LINGER_US},
+    node::{self, MapWrite, Node, NodeSettings, Now, ProtocolError},
+};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -48,14 +49,14 @@ use tokio::{
 };
 
 use self::{
+    claims::{own_claim, take_all_claims, take_claims},
     drain::Drain,
+    hooks::Hooks,
     interfaces::Interfaces,
-    mesh::{REJOIN, take_claims},
-    peers::Peers,
-    settings::{kernel_settings, seed},
+    next_hops::NextHopTable,
+    proxies::Proxies,
+    settings::{first_epoch, kernel_settings, seed},
     slow::Slow,
-    stand::Stand,
-    standing::Standing,
     sweep::Sweep,
 };
 use crate::{
@@ -63,10 +64,9 @@ use crate::{
     config::Config,
     control,
     dataplane::{self, Dataplane, preflight},
-    identity::{self, Identity, Secrets, Watch},
+    identity::{self, Change, Identity, Secrets, Watch},
     metrics, routes,
 };
-use forwarder_core::node::{Node, NodeSettings, Now};
 
 /// Messages that wait between the loop and the links: about 40,000 claims.
 const LINK_QUEUE: usize = 1024;
@@ -74,11 +74,6 @@ const LINK_QUEUE: usize = 1024;
 const CALLS: usize = 64;
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
 const INTERFACE_CHECK: Duration = Duration::from_secs(1);
-
-/// How often the programs are told that the daemon lives: five may be late before they take it for dead.
-const LEASE_RENEWAL: Duration = Duration::from_millis(250);
-/// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it sends on by then.
-const LINGER: Duration = Duration::from_millis(200);
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -108,23 +103,19 @@ struct Daemon {
     punts: AsyncFd<RingBuf<MapData>>,
     slow: Slow,
     node: Node,
-    standing: Standing,
+    failover: Failover,
+    proxies: Proxies,
+    hooks: Option<Hooks>,
+    next_hop_table: NextHopTable,
     drain: Drain,
-    peers: Peers,
     sweep: Sweep,
-    /// Peers that seem to be well though their links have ended, and until when they count as up without one.
-    parted: BTreeMap<NodeId, Instant>,
     links: Handle,
     commands: mpsc::Sender<Command>,
     link_events: mpsc::Receiver<Event>,
     calls: mpsc::Receiver<control::Call>,
     next_hops: mpsc::Receiver<routes::NextHops>,
-    /// The programs hand this daemon what they cannot finish.
-    is_handed_over: bool,
-    /// When the programs were last told that the daemon lives, or would have been.
-    renewed: Instant,
-    /// It stood still a moment ago, or has not found its peers again since.
-    stand: Option<Stand>,
+    /// The loop ends after this turn.
+    ends: bool,
     /// Served as long as they are kept.
     _servers: (control::Server, Option<metrics::Server>),
 }
@@ -159,47 +150,59 @@ impl Daemon {
         let punts = dataplane.take_punts()?;
         // SAFETY: as above.
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
-        let standing = Standing::start(&config, dataplane.drains(), now())?;
+        let proxies = Proxies::watch(&config)?;
+        let failover = Failover::new(
+            failover::Settings {
+                node: config.node,
+                services: proxies.known(&config),
+                has_seeds: !config.cluster.seeds.is_empty(),
+                inherited: dataplane.inherited(config.services.len()),
+                first_epoch: first_epoch(),
+            },
+            now().monotonic_us,
+        );
         let interfaces = Interfaces::attach(&config.interfaces, config.xdp_mode, &mut dataplane)?;
         let slow = Slow::open(&config, &secrets, &interfaces)?;
         dataplane.set_self()?;
         dataplane.keep();
         let node = Node::new(NodeSettings {
             node: config.node,
-            epoch: dataplane.epoch(),
+            epoch: failover.epochs().others,
             underlay: config.underlay,
             listen: config.cluster.listen,
             claims: config.claims as usize,
             seed: seed()?,
         });
-        let peers = Peers::new(config.node, config.underlay, wanted);
+        let next_hop_table = NextHopTable::new(config.underlay, wanted);
+        let hooks = config.hooks.on_state.clone().map(|path| {
+            let (node, cluster) = (config.node, config.cluster.name.clone());
+            Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster })
+        });
         let servers = (control, metrics);
-        let started = Instant::now();
         Ok(Self {
             config,
             identity,
             secrets,
             files,
-            started,
+            started: Instant::now(),
             interfaces,
             dataplane,
             events,
             punts,
             slow,
             node,
-            standing,
+            failover,
+            proxies,
+            hooks,
+            next_hop_table,
             drain: Drain::default(),
-            peers,
             sweep: Sweep::default(),
-            parted: BTreeMap::new(),
             links,
             commands,
             link_events,
             calls,
             next_hops,
-            is_handed_over: false,
-            renewed: started,
-            stand: None,
+            ends: false,
             _servers: servers,
         })
     }
@@ -207,29 +210,18 @@ impl Daemon {
     async fn run(mut self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        log::info!(
-            "node {} of cluster {} runs, epoch {}",
-            self.config.node.number(),
-            self.identity.cluster,
-            self.dataplane.epoch().number()
-        );
-        let mut ends: Option<tokio::time::Instant> = None;
-        let mut rejoined = Box::pin(tokio::time::sleep(REJOIN));
-        let mut is_rejoined = false;
+        log::info!("node {} of cluster {} runs", self.config.node.number(), self.identity.cluster);
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.renewed = Instant::now();
-        let mut lease = tokio::time::interval(LEASE_RENEWAL);
-        lease.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        self.turn().await?;
+        while !self.ends {
             let due = self.until_timeout();
             // In the order of their hurry: a late claim breaks a call, a late answer annoys a human.
             tokio::select! {
                 biased;
                 // Who asks twice is in a hurry.
-                _ = terminate.recv() => if ends.replace(self.begin_to_stop()).is_some() { break },
-                _ = interrupt.recv() => if ends.replace(self.begin_to_stop()).is_some() { break },
-                () = tokio::time::sleep_until(ends.unwrap_or_else(tokio::time::Instant::now)), if ends.is_some() => break,
+                _ = terminate.recv() => if self.is_told_to_stop_again() { break },
+                _ = interrupt.recv() => if self.is_told_to_stop_again() { break },
                 ready = self.events.readable_mut() => {
                     let mut ready = ready.context("wait for the claims' ring buffer")?;
                     if take_claims(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
@@ -237,42 +229,30 @@ impl Daemon {
                     }
                 }
                 event = self.link_events.recv() => match event {
-                    Some(event) => self.link_event(event)?,
+                    Some(event) => self.link_event(event).await?,
                     None => return Err(anyhow::anyhow!("the cluster's links have ended by themselves")),
                 },
-                Some(seen) = self.standing.seen() => self.standing.take(&seen, now()),
-                // After a stand they are only laid aside, but it is not noticed yet.
-                ready = self.punts.readable_mut(), if !self.may_have_stood() => {
+                Some((service, evidence)) = self.proxies.seen() => {
+                    self.failover.handle_evidence(service, &evidence, now().monotonic_us);
+                }
+                // After a stall they are only laid aside, but it is not noticed yet.
+                ready = self.punts.readable_mut(), if !self.failover.is_late(now().monotonic_us) => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
                     take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                    let rejoins = self.stand.as_ref().is_some_and(Stand::is_death);
-                    let around = &mut around!(self);
-                    if self.slow.take_punts(ready.get_inner_mut(), rejoins, around) {
+                    if self.slow.take_punts(ready.get_inner_mut(), self.failover.is_rejoining(), &mut around!(self)) {
                         ready.clear_ready();
                     }
                 }
                 arrived = self.slow.receive() => self.slow.take_datagrams(arrived, &around!(self)),
-                Some(hops) = self.next_hops.recv() => self.peers.set_next_hops(hops, &mut self.dataplane)?,
+                Some(hops) = self.next_hops.recv() => self.next_hop_table.set_next_hops(hops, &mut self.dataplane)?,
                 Some((request, answer)) = self.calls.recv() => {
                     // Whoever asked may have gone.
-                    let _ = answer.send(self.answer(request));
+                    let _ = answer.send(report::answer(&mut self, request));
                 }
-                () = &mut rejoined, if !is_rejoined => {
-                    if self.may_have_stood() {
-                        // No peer could come back meanwhile.
-                        rejoined.as_mut().reset(tokio::time::Instant::now() + REJOIN);
-                    } else {
-                        is_rejoined = true;
-                        self.peers.settle(&mut self.dataplane)?;
-                    }
-                }
-                _ = lease.tick() => {}
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
             }
-            // However much there is to do: without it the programs take this daemon for dead.
-            self.keep_lease()?;
             self.slow.timeout(&around!(self));
             self.turn().await?;
         }
@@ -284,9 +264,7 @@ impl Daemon {
 
     /// Looks at what nobody tells of.
     fn check(&mut self) -> Result<()> {
-        self.keep_lease()?;
-        self.give_up_parted();
-        self.sweep();
+        self.sweep.step(&self.node, self.dataplane.claims());
         self.take_up_files()?;
         if self.interfaces.check(&mut self.dataplane) {
             self.slow.set_interfaces(&self.interfaces);
@@ -294,62 +272,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells the programs that this daemon lives, once it knows its peers, and notices if it has not done so in time.
-    fn keep_lease(&mut self) -> Result<()> {
-        let now = Instant::now();
-        let stood = now.saturating_duration_since(self.renewed);
-        if stood < LEASE_RENEWAL {
-            return Ok(());
-        }
-        self.renewed = now;
-        if stood >= stand::SHORT {
-            self.stood_still(stood, now)?;
-        }
-        if self.is_handed_over { self.dataplane.renew_lease(dataplane::monotonic_ns()) } else { Ok(()) }
-    }
-
-    fn may_have_stood(&self) -> bool {
-        self.renewed.elapsed() >= stand::SHORT
-    }
-
-    fn stood_still(&mut self, stood: Duration, now: Instant) -> Result<()> {
-        let is_death = stood >= dataplane::LEASE;
-        let what = if is_death { ": its programs and its peers took it for dead" } else { "" };
-        log::warn!("this daemon stood still for {} ms{what}", stood.as_millis());
-        let linked = self.peers.linked_ones();
-        if linked.is_empty() && self.parted.is_empty() {
-            return Ok(());
-        }
-        // Nobody could come back meanwhile.
-        self.parted.values_mut().for_each(|due| *due += stood);
-        match &mut self.stand {
-            Some(stand) => stand.again(linked, is_death, stood),
-            None => self.stand = Some(Stand::new(linked, is_death, now)),
-        }
-        if is_death { self.leave_to_peers() } else { Ok(()) }
-    }
-
-    /// Until this daemon knows its peers again they look after this node.
-    fn leave_to_peers(&mut self) -> Result<()> {
-        self.is_handed_over = false;
-        self.dataplane.close_hand_over()?;
-        self.dataplane.end_lease(dataplane::monotonic_ns())
-    }
-
-    /// Whether this daemon was dead for all others and has not found them again.
-    fn rejoins(&self) -> bool {
-        self.stand.as_ref().is_some_and(Stand::is_death)
-    }
-
-    /// New transactions go to the peers from now on; until when the claims of the last ones are waited for.
-    fn begin_to_stop(&mut self) -> tokio::time::Instant {
-        self.standing.stop();
-        tokio::time::Instant::now() + LINGER
+    /// New transactions go to the peers from now on, and a little later the daemon ends; whether it was told before.
+    fn is_told_to_stop_again(&mut self) -> bool {
+        let again = self.failover.is_stopping();
+        log::info!("told to stop: new transactions are left to the peers, for {} ms", LINGER_US / 1000);
+        self.failover.handle_stop(now().monotonic_us);
+        again
     }
 
     /// Packets pass from now on; what the daemon has in hand goes on its way.
     async fn stop(mut self) -> Result<()> {
-        self.dataplane.close_hand_over()?;
+        self.dataplane.close_punts()?;
         self.slow.take_late(&around!(self));
         while !self.slow.take_punts(self.punts.get_mut(), false, &mut around!(self)) {
             self.turn().await?;
@@ -357,36 +290,192 @@ impl Daemon {
         self.slow.drain();
         self.turn().await?;
         self.links.shutdown().await;
-        self.standing.finish().await;
+        if let Some(hooks) = self.hooks {
+            hooks.finish().await;
+        }
         Ok(())
     }
 
-    /// Does what slow path and core have decided; each may give the other something to do.
+    /// Does what failover, slow path and core have decided; each may give the others something to do.
     async fn turn(&mut self) -> Result<()> {
-        // Without a peer that is up there is nobody yet to know anything of.
-        let is_synchronised = self.peers.any_up() && self.node.is_synchronised();
-        let is_back = is_synchronised && self.parted.is_empty();
-        self.stand.take_if(|stand| stand.is_past(is_back, Instant::now()));
-        self.standing.set_rejoins(self.rejoins());
-        self.standing.carry_out(is_synchronised, &mut self.node, &mut self.dataplane, now())?;
-        let knows_peers = !self.rejoins() && (self.standing.is_joined() || !self.dataplane.resumes());
-        if !self.is_handed_over && knows_peers && !self.standing.stops() {
-            // Until now a peer's daemon has finished what this node's programs could not.
-            self.dataplane.open_hand_over()?;
-            self.is_handed_over = true;
-            self.slow.take_late(&around!(self));
-        }
+        let (is_synchronised, seen) = (self.node.is_synchronised(), self.node.earlier_epochs().collect());
+        self.failover.handle_seen(seen);
+        // However much else there is to do: without it the programs take this daemon for dead.
+        self.failover.handle_turn(is_synchronised, now().monotonic_us);
+        self.carry_out_failover()?;
         self.slow.carry_out(&mut around!(self));
         self.node.handle_timeout(now());
-        self.carry_out().await?;
+        self.carry_out_core().await?;
         self.slow.carry_out(&mut around!(self));
         Ok(())
     }
 
     fn until_timeout(&self) -> Duration {
-        match self.node.poll_timeout().into_iter().chain(self.slow.due_us()).chain(self.standing.due_us()).min() {
-            Some(due) => Duration::from_micros(due.saturating_sub(now().monotonic_us)),
-            None => Duration::from_secs(3600),
+        let now_us = now().monotonic_us;
+        let due = self.node.poll_timeout().into_iter().chain(self.slow.due_us());
+        let due_us = due.fold(self.failover.poll_timeout(now_us), u64::min);
+        Duration::from_micros(due_us.saturating_sub(now_us))
+    }
+
+    /// Takes up certificates and secrets that have changed; those that are of no use are said and left.
+    fn take_up_files(&mut self) -> Result<()> {
+        for change in self.files.look() {
+            match change {
+                Ok(Change::Identity(identity)) => self.set_identity(Arc::from(identity)),
+                Ok(Change::Secrets(secrets)) => {
+                    // The programs and the slow path within one turn: a key under one and not the other finds no claim.
+                    self.dataplane.set_secrets(&secrets)?;
+                    self.slow.set_secrets(&secrets);
+                    log::info!("the cluster's secret has changed: key epoch {}", secrets.tag_epoch);
+                    if secrets.hash_key != self.secrets.hash_key {
+                        log::warn!("`hash` of the secret has changed: claims made before are not found any more");
+                    }
+                    self.secrets = secrets;
+                }
+                Err(error) => log::error!("{error:#}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_identity(&mut self, identity: Arc<Identity>) {
+        match self.links.set_identity(Arc::clone(&identity)) {
+            Ok(()) => {
+                log::info!("certificates or `deny` have changed: this node's certificate ends {}", identity.expires());
+                self.identity = identity;
+            }
+            Err(error) => log::error!("{error:#}"),
+        }
+    }
+
+    async fn link_event(&mut self, event: Event) -> Result<()> {
+        let now_us = now().monotonic_us;
+        match event {
+            Event::LinkUp { peer, address, again } => {
+                if !again {
+                    log::info!("node {}: link up, {address}", peer.number());
+                }
+                self.failover.handle_link_up(peer, address, again, now_us);
+                self.carry_out_failover()?;
+            }
+            Event::LinkDown { peer, reason, end } => {
+                log::warn!("node {}: link down: {reason}", peer.number());
+                self.failover.handle_link_down(peer, end, reason, now_us);
+                self.carry_out_failover()?;
+            }
+            Event::Message { peer, bytes } => {
+                // A peer may ask for a claim that still waits in the ring buffer.
+                take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                // Or in the other one, where the program could not read the message. After a stall those are laid aside.
+                let lays_aside = self.failover.is_rejoining() || self.failover.is_late(now_us);
+                self.slow.take_punts(self.punts.get_mut(), lays_aside, &mut around!(self));
+                let result = self.node.handle_message(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
+            }
+            Event::Datagram { peer, bytes } => {
+                let result = self.node.handle_datagram(peer, &bytes, now());
+                self.drop_unless_ok(peer, result);
+            }
+            // Logged and counted by the links.
+            Event::Refused { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Drops the link of a peer that broke the protocol.
+    fn drop_unless_ok(&self, peer: NodeId, result: Result<(), ProtocolError>) {
+        let Err(error) = result else { return };
+        log::warn!("node {}: {error}; its link is dropped", peer.number());
+        if self.commands.try_send(Command::Drop { peer, reason: error.to_string() }).is_err() {
+            log::warn!("node {}: the links are too busy to drop it", peer.number());
+        }
+    }
+
+    /// Does what the failover machine has decided.
+    fn carry_out_failover(&mut self) -> Result<()> {
+        use failover::Output;
+        while let Some(output) = self.failover.poll_output() {
+            match output {
+                Output::Introduce(peer) => self.node.handle_link_up(peer, now()),
+                Output::GiveUp(peer) => self.node.handle_link_down(peer, now()),
+                Output::Peer { node, up, said } => self.next_hop_table.set(node, up, said, &mut self.dataplane)?,
+                Output::TakeDown(peer) => self.dataplane.take_down(peer)?,
+                Output::Reassemblers(nodes) => self.dataplane.set_reassemblers(&nodes)?,
+                Output::Successors(nodes) => self.dataplane.set_successors(&nodes)?,
+                Output::Lease(lease) => self.dataplane.set_lease(lease)?,
+                Output::OpenPunts => {
+                    self.dataplane.open_punts()?;
+                    self.slow.take_late(&around!(self));
+                }
+                Output::ClosePunts => self.dataplane.close_punts()?,
+                Output::Epochs(given) => {
+                    log::info!("epoch {}", given.others.number());
+                    self.dataplane.set_epoch(given.others)?;
+                    self.node.set_epoch(given.others, now());
+                }
+                Output::State { old, new } => {
+                    log::info!("this node is {} (was {})", new.name(), old.name());
+                    self.node.set_state(new, now());
+                    if let Some(hooks) = &self.hooks {
+                        hooks.tell(new);
+                    }
+                }
+                Output::Note(note) if note.is_warning() => log::warn!("{note}"),
+                Output::Note(note) => log::info!("{note}"),
+                Output::End => self.ends = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the core has decided.
+    async fn carry_out_core(&mut self) -> Result<()> {
+        use node::Output;
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Send { to, message, kind } => self.command(Command::Send { to, message, kind }).await,
+                Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
+                Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
+                Output::Forget { peer } => self.command(Command::Forget { peer }).await,
+                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, is_new }) => {
+                    if is_new && let Some(own) = own_claim(&self.dataplane, self.config.node, key) {
+                        // It may wait in the ring buffer, or be one of which an earlier daemon knew.
+                        take_all_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                        self.node.handle_found(own, now());
+                        continue;
+                    }
+                    self.dataplane.set_claim(key, owner, epoch, remaining_ms);
+                    log::trace!(
+                        target: "forwarder::claims",
+                        "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
+                    );
+                }
+                Output::Map(MapWrite::Peer { up: false, .. }) => {
+                    // The failover machine has said so.
+                }
+                Output::Map(MapWrite::Peer { node, up: true, state, epoch, underlay }) => {
+                    let said = Introduction { state, epochs: [epoch].into_iter().collect(), underlay };
+                    self.failover.handle_introduction(node, said, now().monotonic_us);
+                    // Before the answer that follows it.
+                    self.carry_out_failover()?;
+                }
+                Output::Answer { ticket, owned } => {
+                    self.slow.answered(ticket, owned, &around!(self));
+                }
+                Output::LookUp { ticket, request_key, reply_key } => {
+                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)].into_iter().flatten();
+                    let own = |key| own_claim(&self.dataplane, self.config.node, key);
+                    let found: Vec<_> = keys.filter_map(own).collect();
+                    self.node.handle_looked_up(ticket, &found, now());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn command(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            log::error!("the cluster's links have ended: nothing reaches the peers any more");
         }
     }
 }

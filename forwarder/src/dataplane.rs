@@ -36,7 +36,6 @@ use crate::identity::Secrets;
 pub use self::{
     attach::Attached,
     claims::Table,
-    duty::LEASE,
     explain::Explainer,
     inject::Interface,
     pins::{Detached, detach},
@@ -68,11 +67,9 @@ pub struct Dataplane {
     maps: maps::Maps,
     claims: Table,
     config: abi::Config,
-    /// As last written, with what it was made from.
-    duty: abi::Duty,
-    diverts: bool,
-    /// Peers were up when an earlier daemon of this node ended.
-    resumes: bool,
+    /// As last written, by this daemon or an earlier one.
+    lease: abi::Duty,
+    /// There were no maps of an earlier daemon of this node.
     is_fresh: bool,
     /// Lifetime of claims of services with affinity `call`.
     call_ticks: u16,
@@ -114,9 +111,8 @@ impl Dataplane {
         maps.set_services(&settings.services)?;
         maps.set_config(&config)?;
         let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
-        let duty = maps.duty()?;
-        let (diverts, resumes) = (false, !peers_up.is_empty());
-        Ok(Self { ebpf, maps, claims, config, duty, diverts, resumes, is_fresh, call_ticks, peers_up, pins })
+        let lease = maps.duty()?;
+        Ok(Self { ebpf, maps, claims, config, lease, is_fresh, call_ticks, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -135,33 +131,31 @@ impl Dataplane {
         maps::punts(&mut self.ebpf)
     }
 
-    /// From now on the programs hand packets to the daemon, which must be ready to take them, as long as it renews its lease: the
-    /// first one begins here.
+    /// From now on the programs punt packets to the daemon, which must be ready to take them, as long as its lease lasts.
     ///
     /// However the daemon ends, the kernel then empties the map that is written here, and such packets pass again.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn open_hand_over(&mut self) -> Result<()> {
+    pub fn open_punts(&mut self) -> Result<()> {
         let program = attach::punt(&mut self.ebpf)?;
-        self.renew_lease(monotonic_ns())?;
         self.maps.open_hand_over(&program)
     }
 
-    /// From now on packets that would be handed over pass; harmless where none are.
+    /// From now on packets that would be punted pass; harmless where none are.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn close_hand_over(&mut self) -> Result<()> {
+    pub fn close_punts(&mut self) -> Result<()> {
         self.maps.close_hand_over()
     }
 
-    /// Writes who gathers the fragments of each slot of [`forwarder_common::net::gather_slot`]; 0 for nobody.
+    /// Writes who reassembles the datagrams of each slot of [`forwarder_common::net::gather_slot`]; 0 for nobody.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_gatherers(&mut self, gatherers: &[u16]) -> Result<()> {
-        self.maps.set_gatherers(gatherers)
+    pub fn set_reassemblers(&mut self, reassemblers: &[u16]) -> Result<()> {
+        self.maps.set_gatherers(reassemblers)
     }
 
     /// Puts IP packets into the host's stack, as if they had arrived at the interface, in their order.
@@ -236,19 +230,14 @@ impl Dataplane {
         self.maps.set_peer(id, false, epoch, &Peer { address, source: address, ..Peer::default() })
     }
 
-    /// Marks down the peers that an earlier daemon left up, but for those that are `confirmed`; which they were.
+    /// Takes down a peer that an earlier daemon left up.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn settle_peers(&mut self, confirmed: impl Fn(NodeId) -> bool) -> Result<Vec<NodeId>> {
-        let stale: Vec<_> =
-            self.peers_up.iter().filter(|(id, up)| **up && !confirmed(**id)).map(|(id, _)| *id).collect();
-        for id in &stale {
-            self.maps.set_down(*id)?;
-            self.peers_up.insert(*id, false);
-        }
-        self.count_peers()?;
-        Ok(stale)
+    pub fn take_down(&mut self, id: NodeId) -> Result<()> {
+        self.maps.set_down(id)?;
+        self.peers_up.insert(id, false);
+        self.count_peers()
     }
 
     fn count_peers(&mut self) -> Result<()> {
@@ -286,7 +275,7 @@ impl Dataplane {
             status.unwrap_or_default(),
             &self.config.lifetimes,
             call_ticks,
-            self.duty.drains(),
+            self.lease.drains(),
         )
     }
 

@@ -34,7 +34,7 @@ use self::{
     mesh::{Mesh, Trust},
 };
 use crate::identity::Identity;
-use forwarder_core::node::Kind;
+use forwarder_core::{failover::LinkEnd, node::Kind};
 
 /// Longest datagram in bytes: what fits every path that QUIC works on (RFC 9000 §14), with room for its headers.
 pub const DATAGRAM_BYTES: usize = 1100;
@@ -93,20 +93,6 @@ pub enum Command {
     },
 }
 
-/// What the end of a link says of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerIs {
-    /// Kept out, or at fault.
-    Gone,
-    /// Dead or cut off, or this host was: nothing was heard of it for a second.
-    Silent,
-    /// Without a daemon in a moment: it closed the link in order, as one does that is stopped or restarted. Its host may be well.
-    Leaving,
-    /// Well, daemon and all: it has another link to this node, or it has forgotten this one and says so (RFC 9000 §10.3), as it does
-    /// when it has not heard of this host for a second. A daemon that was restarted cannot say that; one that has closed the link, and whose word of that was lost, can.
-    Well,
-}
-
 /// What the links tell the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -126,7 +112,7 @@ pub enum Event {
         /// Why, for people.
         reason: String,
         /// What that says of the peer.
-        peer_is: PeerIs,
+        end: LinkEnd,
     },
     /// A message of a linked peer.
     Message {

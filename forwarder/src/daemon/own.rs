@@ -8,7 +8,7 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::{mesh::own_claim, peers::address, slow::Around};
+use super::{claims::own_claim, next_hops::address, slow::Around};
 use crate::config::Affinity;
 use forwarder_core::node::LocalClaim;
 

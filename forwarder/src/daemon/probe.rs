@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use self::message::Probe;
-use super::state::Evidence;
 use crate::{config::Service, dataplane};
+use forwarder_core::failover::Evidence;
 
 /// Longest answer that is read in bytes; of a longer one the beginning is enough.
 const ANSWER: usize = 4096;

@@ -9,79 +9,72 @@ use std::{
 use anyhow::{Context as _, Result};
 use forwarder_common::{
     hash,
-    ids::{NodeId, Tick},
+    ids::{Epoch, NodeId, Tick},
     table::Entry,
 };
 
-use super::{Daemon, drain::Drain, hooks::Run, now, state::Proxy};
+use super::{
+    Daemon,
+    drain::Drain,
+    hooks::{Hooks, Run},
+    now,
+};
 use crate::{
     cluster::Counters,
     config::{self, Affinity},
     control::{self, Owner, Request, Response},
     dataplane, identity,
+    routes::NextHop,
     status::{self, Status},
 };
-use forwarder_core::node::{Node, State};
+use forwarder_core::failover::Proxy;
 
-impl Daemon {
-    /// Answers a question; an error is an answer as well.
-    pub(super) fn answer(&mut self, request: Request) -> Response {
-        match request {
-            Request::Status => match status(self) {
-                Ok(status) => Response::Status(Box::new(status)),
-                Err(error) => Response::Error(format!("{error:#}")),
-            },
-            Request::Owner { call_id, cseq, branch } => Response::Owner(owner(self, &call_id, cseq, branch.as_deref())),
-            Request::Drain => self.set_drain(true),
-            Request::Undrain => self.set_drain(false),
-            Request::Progress => self.drain_progress(false),
-        }
-    }
-
-    fn set_drain(&mut self, drains: bool) -> Response {
-        let changed = self.standing.drain(drains, now());
-        if changed {
-            log::info!(
-                "the operator {}",
-                if drains { "drains this node" } else { "takes this node back into service" }
-            );
-            self.drain = Drain::default();
-        }
-        self.drain_progress(changed)
-    }
-
-    fn drain_progress(&mut self, changed: bool) -> Response {
-        let now_us = now().monotonic_us;
-        let Some(since_us) = self.standing.draining_since_us() else {
-            return Response::Drain(control::Drain {
-                changed,
-                takers: takers(&self.node),
-                ..control::Drain::default()
-            });
-        };
-        let since_us = now_us.saturating_sub(since_us);
-        // What came just before the drain is answered, or at least sent on, before its client gives it up.
-        //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
-        //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
-        let begins = since_us < 64 * self.config.timers.t1_ms * 1000;
-        let (node, epoch, tick) = (self.config.node, self.dataplane.epoch(), Tick::at(dataplane::monotonic_ns()));
-        let own = self.dataplane.claims().own(node, epoch, tick);
-        let progress = self.drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
-        Response::Drain(control::Drain {
-            draining: true,
-            changed,
-            since_s: since_us / 1_000_000,
-            takers: takers(&self.node),
-            claims: progress.claims,
-            last_ends_in_ms: Tick::milliseconds(u16::try_from(progress.ticks).unwrap_or(u16::MAX)),
-            claims_since: progress.since,
-        })
+/// Answers a question; an error is an answer as well.
+pub(super) fn answer(daemon: &mut Daemon, request: Request) -> Response {
+    match request {
+        Request::Status => match status(daemon) {
+            Ok(status) => Response::Status(Box::new(status)),
+            Err(error) => Response::Error(format!("{error:#}")),
+        },
+        Request::Owner { call_id, cseq, branch } => Response::Owner(owner(daemon, &call_id, cseq, branch.as_deref())),
+        Request::Drain => set_drain(daemon, true),
+        Request::Undrain => set_drain(daemon, false),
+        Request::Progress => drain_progress(daemon, false),
     }
 }
 
-/// Peers that take new transactions.
-fn takers(node: &Node) -> u64 {
-    node.peers().filter(|peer| peer.up && peer.state == State::Up).count() as u64
+fn set_drain(daemon: &mut Daemon, drains: bool) -> Response {
+    let changed = daemon.failover.handle_drain(drains, now().monotonic_us);
+    if changed {
+        log::info!("the operator {}", if drains { "drains this node" } else { "takes this node back into service" });
+        daemon.drain = Drain::default();
+    }
+    drain_progress(daemon, changed)
+}
+
+fn drain_progress(daemon: &mut Daemon, changed: bool) -> Response {
+    let now_us = now().monotonic_us;
+    let takers = daemon.failover.healthy() as u64;
+    let Some(since_us) = daemon.failover.draining_since_us() else {
+        return Response::Drain(control::Drain { changed, takers, ..control::Drain::default() });
+    };
+    let since_us = now_us.saturating_sub(since_us);
+    // What came just before the drain is answered, or at least sent on, before its client gives it up.
+    //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
+    //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
+    let begins = since_us < 64 * daemon.config.timers.t1_ms * 1000;
+    let (node, epoch, tick) = (daemon.config.node, daemon.dataplane.epoch(), Tick::at(dataplane::monotonic_ns()));
+    let own = daemon.dataplane.claims().own(node, epoch, tick);
+    let progress = daemon.drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
+    Response::Drain(control::Drain {
+        draining: true,
+        changed,
+        since_s: since_us / 1_000_000,
+        takers,
+        claims: progress.claims,
+        last_ends_in_ms: Tick::milliseconds(u16::try_from(progress.ticks).unwrap_or(u16::MAX)),
+        claims_since: progress.since,
+    })
 }
 
 fn status(daemon: &Daemon) -> Result<Status> {
@@ -90,7 +83,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
     let (own, peers) = daemon.dataplane.claims().live(config.node, now);
     let links = daemon.links.links();
     let rtt_us = |id| links.iter().find(|link| link.node == id).map(|link| link.rtt_us);
-    let mut reported = daemon.peers.report(&config.cluster.seeds, rtt_us);
+    let mut reported = reported_peers(daemon, rtt_us);
     for peer in &mut reported {
         let Some(link) = links.iter().find(|link| link.node == peer.node) else { continue };
         (peer.queued_messages, peer.dropped_messages) = (link.queued_messages, link.dropped_messages);
@@ -100,7 +93,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
     }
     let mut outcomes = daemon.dataplane.outcomes()?;
     outcomes.extend(daemon.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
-    let (state, state_since_us) = daemon.standing.state();
+    let (state, state_since_us) = daemon.failover.state();
     let seconds_since = |then_us: u64| now_us.saturating_sub(then_us) / 1_000_000;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -111,7 +104,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
         uptime_s: daemon.started.elapsed().as_secs(),
         pid: std::process::id(),
         interfaces: daemon.interfaces.report(),
-        services: config.services.iter().zip(daemon.standing.proxies()).map(service).collect(),
+        services: config.services.iter().zip(daemon.failover.proxies()).map(service).collect(),
         claims: status::Claims {
             own,
             peers,
@@ -124,8 +117,8 @@ fn status(daemon: &Daemon) -> Result<Status> {
         certificate: certificate(daemon),
         warnings: warnings(daemon),
         state_since_s: seconds_since(state_since_us),
-        draining_s: daemon.standing.draining_since_us().map(seconds_since),
-        hook: daemon.standing.last_run().map(hook),
+        draining_s: daemon.failover.draining_since_us().map(seconds_since),
+        hook: daemon.hooks.as_ref().and_then(Hooks::last).map(hook),
         members: daemon.node.members() as u64,
         counters: counters(daemon)?,
     })
@@ -136,6 +129,42 @@ fn counters(daemon: &Daemon) -> Result<BTreeMap<String, u64>> {
     let counters = Counters { core: daemon.node.counters(), links: daemon.links.counters() };
     let named = serde_json::to_value(counters).context("name what was counted")?;
     serde_json::from_value(named).context("name what was counted")
+}
+
+/// The peers by id, and then the seeds that no peer was ever linked from.
+fn reported_peers(daemon: &Daemon, rtt_us: impl Fn(u16) -> Option<u64>) -> Vec<status::Peer> {
+    let now_us = now().monotonic_us;
+    let known = daemon.failover.peers().map(|(id, peer)| {
+        let said = peer.introduction;
+        let hop = said.and_then(|said| daemon.next_hop_table.hop(said.underlay));
+        let is_up = peer.phase.is_up();
+        status::Peer {
+            node: id.number(),
+            address: said.map_or_else(|| "unknown".to_owned(), |said| said.underlay.to_string()),
+            link: if is_up { "up" } else { "down" }.to_owned(),
+            epoch: said.and_then(|said| said.epochs.iter().next()).map_or(0, Epoch::number),
+            rtt_us: rtt_us(id.number()),
+            since_s: now_us.saturating_sub(peer.since_us) / 1_000_000,
+            next_hop: hop.and_then(|hop| hop.as_ref().ok()).map(next_hop),
+            state: said.filter(|_| is_up).map_or("down", |said| said.state.name()).to_owned(),
+            reason: peer.reason.clone().or_else(|| hop.and_then(|hop| Some(hop.as_ref().err()?.to_string()))),
+            ..status::Peer::default()
+        }
+    });
+    let linked: Vec<_> = daemon.failover.peers().filter_map(|(_, peer)| peer.link).collect();
+    let unknown = daemon.config.cluster.seeds.iter().filter(|seed| !linked.contains(seed)).map(|seed| status::Peer {
+        address: seed.to_string(),
+        link: "down".to_owned(),
+        state: "down".to_owned(),
+        reason: Some("a seed that has not answered yet".to_owned()),
+        ..status::Peer::default()
+    });
+    known.chain(unknown).collect()
+}
+
+fn next_hop(hop: &NextHop) -> status::NextHop {
+    let mac: Vec<_> = hop.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    status::NextHop { interface: hop.interface.clone(), mac: mac.join(":"), mtu: hop.mtu }
 }
 
 fn service((service, proxy): (&config::Service, &Proxy)) -> status::Service {
@@ -159,14 +188,14 @@ fn hook(run: Run) -> status::Hook {
 
 /// What an operator should look at.
 fn warnings(daemon: &Daemon) -> Vec<String> {
-    let services = daemon.config.services.iter().zip(daemon.standing.proxies());
+    let services = daemon.config.services.iter().zip(daemon.failover.proxies());
     let proxies = services.filter_map(|(service, proxy)| {
         let address = SocketAddr::new(service.vip, service.port);
         Some(format!("the proxy at {address} is down: {}", proxy.reason()?))
     });
-    let alone = (daemon.dataplane.diverts() && takers(&daemon.node) == 0)
+    let alone = (daemon.failover.diverts() && daemon.failover.healthy() == 0)
         .then(|| "no peer is up to take new transactions, which therefore stay here".to_owned());
-    let hook = daemon.standing.last_run().and_then(|run| Some((run.old, run.new, run.failure?)));
+    let hook = daemon.hooks.as_ref().and_then(Hooks::last).and_then(|run| Some((run.old, run.new, run.failure?)));
     let hook = hook.map(|(old, new, why)| format!("the hook for {} to {}: {why}", old.name(), new.name()));
     let now_s = unix_s();
     let certificates = daemon.identity.warnings(now_s).into_iter();
@@ -176,7 +205,7 @@ fn warnings(daemon: &Daemon) -> Vec<String> {
     });
     let files = daemon.files.complaints().map(str::to_owned);
     let interfaces = &daemon.config.interfaces;
-    let rest = daemon.interfaces.warnings().chain(daemon.peers.warnings(interfaces));
+    let rest = daemon.interfaces.warnings().chain(daemon.next_hop_table.warnings(interfaces));
     proxies.chain(alone).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
 }
 
@@ -247,7 +276,7 @@ fn fill(daemon: &Daemon, answer: &mut Owner, entry: Entry, by: &str) {
     let is_current = if mine {
         Some(entry.epoch() == daemon.dataplane.epoch())
     } else {
-        NodeId::new(entry.owner()).and_then(|id| daemon.peers.is_live(id, entry.epoch()))
+        NodeId::new(entry.owner()).and_then(|id| daemon.failover.is_effective(id, entry.epoch()))
     };
     answer.state = match is_current {
         _ if remaining == 0 => "expired",

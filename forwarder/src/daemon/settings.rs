@@ -9,7 +9,7 @@ use forwarder_common::{
 };
 use ring::rand::SecureRandom as _;
 
-use super::peers::address;
+use super::next_hops::address;
 use crate::{
     config::{Affinity, Config},
     dataplane,
@@ -44,7 +44,6 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             underlay: address(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
-            epoch: fresh_epoch().number(),
             lifetimes,
             flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
             ..abi::Config::default()
@@ -54,8 +53,9 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
     }
 }
 
-/// The epoch of a start without maps of an earlier one: it comes again only after the claims of its last time ended.
-fn fresh_epoch() -> Epoch {
+/// The epoch to begin with where no maps tell of an earlier start: another one every 16 s, so that a host that boots again and again
+/// goes round.
+pub(super) fn first_epoch() -> Epoch {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Epoch::new(unix.as_secs() / EPOCH_SECONDS)
 }

@@ -15,7 +15,7 @@ use forwarder_common::{
     verdict::Found,
 };
 
-use super::{interfaces::Interfaces, own, peers::Peers};
+use super::{interfaces::Interfaces, own};
 use crate::{
     config::{Affinity, Config},
     dataplane::{self, Dataplane, Interface},
@@ -23,6 +23,7 @@ use crate::{
     tunnel::{DATAGRAM, Tunnel},
 };
 use forwarder_core::{
+    failover::Failover,
     node::{Node, Now},
     slowpath::{self, Action, Sent, SlowPath, View},
 };
@@ -50,7 +51,7 @@ pub(super) struct Slow {
 pub(super) struct Around<'a> {
     pub(super) config: &'a Config,
     pub(super) dataplane: &'a mut Dataplane,
-    pub(super) peers: &'a Peers,
+    pub(super) failover: &'a Failover,
     pub(super) node: &'a mut Node,
     pub(super) now: Now,
 }
@@ -59,12 +60,12 @@ pub(super) struct Around<'a> {
 struct Sight<'a> {
     node: NodeId,
     dataplane: &'a Dataplane,
-    peers: &'a Peers,
+    failover: &'a Failover,
 }
 
 impl Around<'_> {
     const fn sight(&self) -> Sight<'_> {
-        Sight { node: self.config.node, dataplane: self.dataplane, peers: self.peers }
+        Sight { node: self.config.node, dataplane: self.dataplane, failover: self.failover }
     }
 }
 
@@ -78,19 +79,19 @@ impl View for Sight<'_> {
         if owner == self.node {
             return if entry.epoch() == self.dataplane.epoch() { Found::Own } else { Found::Nothing };
         }
-        if self.peers.is_live(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
+        if self.failover.is_effective(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
     }
 
     fn peer_up(&self) -> bool {
-        self.peers.any_up()
+        self.failover.any_up()
     }
 
     fn taker(&self, request_key: u64) -> Option<NodeId> {
-        if self.dataplane.diverts() { self.peers.taker(request_key) } else { None }
+        if self.failover.diverts() { self.failover.successor(request_key) } else { None }
     }
 
     fn gatherer(&self, slot: usize) -> Option<NodeId> {
-        self.peers.gatherer(slot).filter(|node| *node != self.node)
+        self.failover.reassembler(slot).filter(|node| *node != self.node)
     }
 }
 
@@ -189,7 +190,7 @@ impl Slow {
 
     fn take_datagram(&mut self, length: usize, from: IpAddr, around: &Around<'_>) {
         let datagram = self.buffer.get(..length).unwrap_or_default();
-        match self.tunnel.read(datagram, from, |id| around.peers.underlay(id)) {
+        match self.tunnel.read(datagram, from, |id| underlay(around.failover, id)) {
             Some(got) => {
                 let (view, now_us) = (around.sight(), around.now.monotonic_us);
                 self.path.handle_tunnel(got.from, got.gather, got.packet, self.main, &view, now_us);
@@ -235,7 +236,7 @@ impl Slow {
             let done = match action {
                 Action::Inject { ifindex, packet } => self.inject(ifindex, &[packet], around.dataplane),
                 Action::Forward { to, packet, gather } => self
-                    .forward(to, &packet, gather, around.peers)
+                    .forward(to, &packet, gather, around.failover)
                     .with_context(|| format!("send a packet to node {}", to.number())),
                 Action::Ask { ticket, request_key, reply_key } => {
                     around.node.handle_ask(ticket, request_key, reply_key, around.now);
@@ -249,8 +250,8 @@ impl Slow {
         }
     }
 
-    fn forward(&self, to: NodeId, packet: &[u8], gather: bool, peers: &Peers) -> Result<()> {
-        let address = peers.underlay(to).context("its underlay address is not known")?;
+    fn forward(&self, to: NodeId, packet: &[u8], gather: bool, failover: &Failover) -> Result<()> {
+        let address = underlay(failover, to).context("its underlay address is not known")?;
         self.tunnel.send(address, packet, gather).context("the kernel refuses it")
     }
 
@@ -258,4 +259,9 @@ impl Slow {
         let interface = self.interfaces.get(&ifindex).or_else(|| self.interfaces.get(&self.main));
         dataplane.inject(interface.context("inject a packet: no interface is known")?, packets)
     }
+}
+
+/// Where a peer takes tunnel packets.
+fn underlay(failover: &Failover, id: NodeId) -> Option<IpAddr> {
+    Some(failover.peer(id)?.introduction?.underlay)
 }

@@ -1,87 +1,43 @@
-//! What the programs are told while they run: what this node takes and hands out, that a daemon lives, epoch and secrets.
-
-use std::time::Duration;
+//! What the programs are told while they run: the lease, successors, epoch and secrets; and what they were told before.
 
 use anyhow::Result;
 use forwarder_common::{abi, ids::Epoch};
+use forwarder_core::failover::{Given, Inherited, Lease};
 
 use super::Dataplane;
 use crate::identity::Secrets;
 
-/// How long a daemon counts as alive after it has said so: as long as a peer that falls silent, and a half.
-pub const LEASE: Duration = Duration::from_millis(1500);
-
 impl Dataplane {
-    /// Writes which healthy peer takes the new transactions of each slot of [`abi::TAKER_SLOTS`]; 0 for nobody.
-    ///
-    /// # Errors
-    /// The kernel refuses the write.
-    pub fn set_takers(&mut self, takers: &[u16]) -> Result<()> {
-        self.maps.set_takers(takers)
-    }
-
-    /// From now on, new transactions go to healthy peers, or no longer.
-    ///
-    /// # Errors
-    /// The kernel refuses the write.
-    pub fn set_divert(&mut self, diverts: bool) -> Result<()> {
-        self.diverts = diverts;
-        self.set_duty(self.duty.drains(), self.duty.lease_ns())
-    }
-
-    /// Whether this start takes over from a daemon that had peers: they look after this node until it has found them again.
+    /// What the maps of an earlier daemon of this node say, of a node with so many services.
     #[must_use]
-    pub const fn resumes(&self) -> bool {
-        self.resumes
+    pub fn inherited(&self, services: usize) -> Inherited {
+        let epoch = self.epoch();
+        let given = (!self.is_fresh).then(|| Given { services: vec![epoch; services], others: epoch });
+        let peers_up = self.peers_up.iter().filter(|(_, up)| **up).map(|(id, _)| *id).collect();
+        let lease = Lease {
+            diverts: self.lease.says_divert(),
+            drains: self.lease.drains(),
+            until_us: self.lease.lease_ns() / 1000,
+        };
+        Inherited { given, peers_up, lease }
     }
 
-    /// Whether there were no maps of an earlier daemon of this node: nothing here tells the epochs of its earlier lives.
-    #[must_use]
-    pub const fn is_fresh(&self) -> bool {
-        self.is_fresh
-    }
-
-    /// Whether new transactions go to healthy peers.
-    #[must_use]
-    pub const fn diverts(&self) -> bool {
-        self.diverts
-    }
-
-    /// Whether claims other than those of INVITEs are not made longer: said since this start, or before it.
-    #[must_use]
-    pub const fn drains(&self) -> bool {
-        self.duty.drains()
-    }
-
-    /// From now on, claims other than those of INVITEs are not made longer, or again.
+    /// Writes who takes the new transactions of each slot of [`abi::TAKER_SLOTS`] while this node takes none; 0 for nobody.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_draining(&mut self, drains: bool) -> Result<()> {
-        self.set_duty(drains, self.duty.lease_ns())
+    pub fn set_successors(&mut self, successors: &[u16]) -> Result<()> {
+        self.maps.set_takers(successors)
     }
 
-    /// Says that a daemon lives at `now_ns` of [`super::monotonic_ns`] and the maps of peers are right: to be called several times a
-    /// second, for after a second and a half the programs take the daemon for dead.
+    /// Writes what the programs do with what nobody owns, and until when the daemon lives at least.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn renew_lease(&mut self, now_ns: u64) -> Result<()> {
-        self.set_duty(self.duty.drains(), now_ns + LEASE.as_nanos() as u64)
-    }
-
-    /// Says that the daemon, which lives, cannot look after this node: as if its lease were over by now, so peers do for as long as they
-    /// would after a death at this moment.
-    ///
-    /// # Errors
-    /// The kernel refuses the write.
-    pub fn end_lease(&mut self, now_ns: u64) -> Result<()> {
-        self.set_duty(self.duty.drains(), now_ns)
-    }
-
-    fn set_duty(&mut self, drains: bool, lease_ns: u64) -> Result<()> {
-        self.duty = abi::Duty::new(self.diverts, drains, lease_ns);
-        self.maps.set_duty(self.duty)
+    pub fn set_lease(&mut self, lease: Lease) -> Result<()> {
+        let Lease { diverts, drains, until_us } = lease;
+        self.lease = abi::Duty::new(diverts, drains, until_us * 1000);
+        self.maps.set_duty(self.lease)
     }
 
     /// This node's proxy begins a new life: its claims of before are void.

@@ -9,10 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use forwarder::cluster::Counters;
-use forwarder::cluster::links::{self, Command, Event, LinkView, PeerIs, Settings};
+use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::Epoch;
+use forwarder_core::failover::LinkEnd;
 use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
@@ -114,18 +115,18 @@ impl Seen {
     }
 
     /// Why the first link that ended has done so, and what that says of its peer.
-    pub(crate) fn end(&self) -> Option<(String, PeerIs)> {
+    pub(crate) fn end(&self) -> Option<(String, LinkEnd)> {
         self.ends().next()
     }
 
     /// The same of the last one.
-    pub(crate) fn last_end(&self) -> Option<(String, PeerIs)> {
+    pub(crate) fn last_end(&self) -> Option<(String, LinkEnd)> {
         self.ends().last()
     }
 
-    fn ends(&self) -> impl Iterator<Item = (String, PeerIs)> {
+    fn ends(&self) -> impl Iterator<Item = (String, LinkEnd)> {
         self.events.iter().filter_map(|event| match event {
-            Event::LinkDown { reason, peer_is, .. } => Some((reason.clone(), *peer_is)),
+            Event::LinkDown { reason, end, .. } => Some((reason.clone(), *end)),
             _ => None,
         })
     }

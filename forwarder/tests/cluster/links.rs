@@ -3,7 +3,8 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use forwarder::cluster::links::{self, Command, DATAGRAM_BYTES, Event, PeerIs, Settings};
+use forwarder::cluster::links::{self, Command, DATAGRAM_BYTES, Event, Settings};
+use forwarder_core::failover::LinkEnd;
 use forwarder_core::node::Kind;
 use forwarder_core::wire::MESSAGE_BYTES;
 use tokio::sync::mpsc;
@@ -81,14 +82,14 @@ fn of_two_calls_at_once_exactly_one_link_remains() {
 }
 
 #[test]
-fn a_killed_peer_is_noticed_by_its_silence_and_comes_back() {
+fn a_killed_end_noticed_by_its_silence_and_comes_back() {
     let authority = Authority::new("edge");
     let (one, two) = Daemon::pair(&authority);
     let (a, b) = (one.address, two.address);
     two.kill();
     one.poll_until("the link goes down", |seen| !seen.is_up(2));
     let end = one.seen.lock().unwrap().end();
-    assert_eq!(end, Some(("timed out".to_owned(), PeerIs::Silent)), "by its silence alone: it has said no goodbye");
+    assert_eq!(end, Some(("timed out".to_owned(), LinkEnd::Silent)), "by its silence alone: it has said no goodbye");
     let two = Daemon::start(&authority.identity(2, "edge"), b, &[a]);
     one.poll_until("node 2 comes up again", |seen| seen.is_up(2));
     claims_flow(&one, 1, &two, 11);
@@ -104,7 +105,7 @@ fn a_peer_that_nobody_calls_is_found_when_it_calls_again() {
     two.poll_until("node 1 comes up", |seen| seen.is_up(1));
     one.kill();
     two.poll_until("node 1 goes down", |seen| !seen.is_up(1));
-    let is_leaving = |event: &Event| matches!(event, Event::LinkDown { peer_is: PeerIs::Leaving, .. });
+    let is_leaving = |event: &Event| matches!(event, Event::LinkDown { end: LinkEnd::Leaving, .. });
     assert!(!two.seen.lock().unwrap().events.iter().any(is_leaving), "a daemon that was killed has said no goodbye");
     let one = Daemon::start(&authority.identity(1, "edge"), a, &[b]);
     two.poll_until("node 1 comes up again", |seen| seen.is_up(1));
@@ -118,8 +119,8 @@ fn an_orderly_end_is_noticed_at_once_and_named() {
     two.shut_down();
     one.poll_until("the link goes down", |seen| !seen.is_up(2));
     // Not by the idle timeout: the peer has said so.
-    let (reason, peer_is) = one.seen.lock().unwrap().end().unwrap();
-    assert!(reason.contains("shutting down") && peer_is == PeerIs::Leaving, "{reason}");
+    let (reason, end) = one.seen.lock().unwrap().end().unwrap();
+    assert!(reason.contains("shutting down") && end == LinkEnd::Leaving, "{reason}");
 }
 
 #[test]

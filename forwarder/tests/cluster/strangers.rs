@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forwarder::cluster::links::{DATAGRAM_BYTES, Event, PeerIs};
+use forwarder::cluster::links::{DATAGRAM_BYTES, Event};
+use forwarder_core::failover::LinkEnd;
 use quinn::Connection;
 
 use super::daemon::{Authority, Daemon, free};
@@ -181,7 +182,7 @@ fn a_link_that_ends_before_its_hello_is_no_breach() {
     raw.runtime.block_on(send(&connection, &[]));
     one.poll_until("the link of node 3 ends", |seen| seen.downs() == 1);
     let seen = one.seen.lock().unwrap();
-    assert_eq!(seen.end(), Some(("no hello".to_owned(), PeerIs::Gone)));
+    assert_eq!(seen.end(), Some(("no hello".to_owned(), LinkEnd::Gone)));
     assert_eq!((seen.counters.links.links_dropped, seen.counters.core.protocol_errors), (0, 0));
     drop(seen);
     drop(two);
@@ -223,9 +224,9 @@ fn a_peer_that_has_forgotten_a_link_is_well_and_one_that_is_silent_may_not_be() 
         one.poll_until("node 2 goes down", |seen| !seen.is_up(2));
         relay.mute.store(false, Ordering::Release);
         two.poll_until("the link of node 2 ends", |seen| seen.downs() >= round);
-        let (reason, peer_is) = two.seen.lock().unwrap().last_end().unwrap();
-        assert_eq!(peer_is == PeerIs::Well, reason == "reset by peer", "{reason}");
-        if peer_is == PeerIs::Well {
+        let (reason, end) = two.seen.lock().unwrap().last_end().unwrap();
+        assert_eq!(end == LinkEnd::Well, reason == "reset by peer", "{reason}");
+        if end == LinkEnd::Well {
             return;
         }
     }

@@ -16,6 +16,8 @@ use forwarder_common::{
     outcome::Outcome,
 };
 
+use forwarder_core::failover::Lease;
+
 use super::frames::{Frame, HASH_KEY, vip};
 
 /// `XDP_PASS`.
@@ -41,6 +43,7 @@ const LIFETIME_MS: u64 = 60_000;
 
 pub(crate) struct Bench {
     dataplane: Dataplane,
+    lease: Lease,
     events: RingBuf<MapData>,
     punts: RingBuf<MapData>,
     node: u16,
@@ -94,7 +97,8 @@ impl Bench {
         let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
         let events = dataplane.take_events().unwrap();
         let punts = dataplane.take_punts().unwrap();
-        Self { dataplane, events, punts, node, underlay: v6 }
+        let lease = Lease { diverts: false, drains: false, until_us: 0 };
+        Self { dataplane, lease, events, punts, node, underlay: v6 }
     }
 
     pub(crate) const fn lifetimes(&self) -> Lifetimes {
@@ -162,36 +166,41 @@ impl Bench {
     /// The daemon takes what is handed to it, and lives, or it takes nothing.
     pub(crate) fn daemon(&mut self, lives: bool) {
         if lives {
-            self.dataplane.open_hand_over().unwrap();
             self.lives();
+            self.dataplane.open_punts().unwrap();
         } else {
-            self.dataplane.close_hand_over().unwrap();
+            self.dataplane.close_punts().unwrap();
         }
     }
 
     /// This node takes all new transactions that another does not take; 0 for nobody.
     pub(crate) fn taker(&mut self, node: u16) {
-        self.dataplane.set_takers(&[node; abi::TAKER_SLOTS as usize]).unwrap();
+        self.dataplane.set_successors(&[node; abi::TAKER_SLOTS as usize]).unwrap();
     }
 
     /// New transactions go to healthy peers, or no longer.
     pub(crate) fn divert(&mut self, diverts: bool) {
-        self.dataplane.set_divert(diverts).unwrap();
+        self.set_lease(|lease| lease.diverts = diverts);
     }
 
     pub(crate) fn drain(&mut self, drains: bool) {
-        self.dataplane.set_draining(drains).unwrap();
+        self.set_lease(|lease| lease.drains = drains);
     }
 
     /// A daemon lives for as long as any test runs, on however slow a machine.
     pub(crate) fn lives(&mut self) {
-        self.dataplane.renew_lease(monotonic_ns() + 3_600_000_000_000).unwrap();
+        self.set_lease(|lease| lease.until_us = monotonic_ns() / 1000 + 3_600_000_000);
     }
 
     /// A daemon has last lived so many milliseconds ago.
     pub(crate) fn lived(&mut self, milliseconds: u64) {
         // The machine may not be up for that long.
-        self.dataplane.renew_lease(monotonic_ns().saturating_sub(milliseconds * 1_000_000)).unwrap();
+        self.set_lease(|lease| lease.until_us = (monotonic_ns() / 1000).saturating_sub(milliseconds * 1000));
+    }
+
+    fn set_lease(&mut self, change: impl FnOnce(&mut Lease)) {
+        change(&mut self.lease);
+        self.dataplane.set_lease(self.lease).unwrap();
     }
 
     /// From now on the other secret of the tag is the one to send with.
@@ -216,7 +225,7 @@ impl Bench {
 
     /// All fragments are gathered by this node.
     pub(crate) fn gatherer(&mut self, node: u16) {
-        self.dataplane.set_gatherers(&[node; net::GATHER_SLOTS as usize]).unwrap();
+        self.dataplane.set_reassemblers(&[node; net::GATHER_SLOTS as usize]).unwrap();
     }
 
     /// What was handed to the daemon since the last call.

@@ -18,11 +18,14 @@ use tokio::time::timeout;
 
 use super::counts::{Linked, Shared, Traffic, count};
 use super::handshake::{Close, HANDSHAKE};
-use super::{DATAGRAM_BYTES, Event, PeerIs, queue, read};
-use forwarder_core::wire::MESSAGE_BYTES;
+use super::{DATAGRAM_BYTES, Event, queue, read};
+use forwarder_core::{
+    failover::{LinkEnd, timers::LINK_SUCCESSOR_US},
+    wire::MESSAGE_BYTES,
+};
 
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
-const SUCCESSOR: Duration = Duration::from_secs(1);
+const SUCCESSOR: Duration = Duration::from_micros(LINK_SUCCESSOR_US);
 
 /// Why the mesh ends a link; a dropped sender is the end of the daemon.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     }
     if announced || inherited {
         // An error is the daemon's end: nobody is left to tell.
-        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), peer_is: peer_is(&end) }).await;
+        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), end: says_of_peer(&end) }).await;
     }
     let _ = ended.send(Ended { peer, id, end, announced });
     false
@@ -163,15 +166,15 @@ fn closed_as_replaced(end: &End) -> bool {
     matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == replaced)
 }
 
-fn peer_is(end: &End) -> PeerIs {
+fn says_of_peer(end: &End) -> LinkEnd {
     let ended = VarInt::from_u32(Close::Ended as u32);
     match end {
-        End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => PeerIs::Leaving,
-        End::Closed(ConnectionError::Reset) => PeerIs::Well,
+        End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => LinkEnd::Leaving,
+        End::Closed(ConnectionError::Reset) => LinkEnd::Well,
         // It has another link to this node, of which this side has not heard in time.
-        end if closed_as_replaced(end) => PeerIs::Well,
-        End::Closed(ConnectionError::TimedOut) => PeerIs::Silent,
-        _ => PeerIs::Gone,
+        end if closed_as_replaced(end) => LinkEnd::Well,
+        End::Closed(ConnectionError::TimedOut) => LinkEnd::Silent,
+        _ => LinkEnd::Gone,
     }
 }
 

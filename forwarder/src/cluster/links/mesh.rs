@@ -25,12 +25,12 @@ use super::handshake::{Close, Verified};
 use super::handshakes::{Answer, Handshakes, Outcome};
 use super::link::{self, End, Ended, Setup, Stop};
 use super::{Command, DATAGRAM_BYTES, Event, queue};
-use forwarder_core::node::Kind;
+use forwarder_core::{failover::timers::LINK_PARKED_US, node::Kind};
 
 /// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the first.
 const SIMULTANEOUS: Duration = Duration::from_secs(2);
 /// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is lost.
-const PARKED: Duration = Duration::from_millis(500);
+const PARKED: Duration = Duration::from_micros(LINK_PARKED_US);
 /// A link that lasted this long clears its peer's record.
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// How often certificates are compared with the clock.

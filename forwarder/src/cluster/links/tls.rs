@@ -20,12 +20,15 @@ use rustls::version::TLS13;
 use rustls::{DigitallySignedStruct, Error, PeerIncompatible, RootCertStore, SignatureScheme};
 
 use crate::identity::Identity;
-use forwarder_core::wire::MESSAGE_BYTES;
+use forwarder_core::{
+    failover::timers::{LINK_IDLE_US, LINK_KEEP_ALIVE_US},
+    wire::MESSAGE_BYTES,
+};
 
 /// A silent peer is gone after this: the direct signal of a failure.
-const IDLE_MS: u32 = 1000;
+const IDLE_MS: u32 = (LINK_IDLE_US / 1000) as u32;
 /// How often a peer with nothing to say says so; three may be lost.
-const KEEP_ALIVE: Duration = Duration::from_millis(250);
+const KEEP_ALIVE: Duration = Duration::from_micros(LINK_KEEP_ALIVE_US);
 /// What the round trip is taken for until it is measured: decides when a lost first packet is sent again.
 const FIRST_RTT: Duration = Duration::from_millis(50);
 /// Messages of one peer under way at once: 10,000 a second over a round trip of 100 ms.

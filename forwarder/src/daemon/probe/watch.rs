@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use tokio::sync::{Notify, mpsc};
 
 use super::Seen;
-use crate::daemon::state::Evidence;
+use forwarder_core::failover::Evidence;
 
 /// How often the sockets are looked at: a proxy that dies is missed for that long.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -10,12 +10,12 @@ use std::{
 
 /// The sockets as they were last seen.
 #[derive(Debug)]
-pub(super) struct Lives {
+pub(super) struct Sockets {
     path: PathBuf,
     known: BTreeMap<SocketAddr, BTreeSet<u64>>,
 }
 
-impl Lives {
+impl Sockets {
     /// Reads the file that belongs to a control socket, if there is one.
     pub(super) fn open(control: &Path) -> Self {
         let mut path = control.as_os_str().to_owned();
@@ -63,13 +63,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let control = folder.path().join("control.sock");
         let (v4, v6) = ("192.0.2.10:5060".parse().unwrap(), "[2001:db8::10]:5060".parse().unwrap());
-        let mut lives = Lives::open(&control);
-        assert!(lives.inodes(v4).is_empty());
-        lives.set(v4, &[7].into());
-        lives.set(v6, &[8, 9].into());
-        lives.set(v4, &[10].into());
-        let lives = Lives::open(&control);
-        assert_eq!((lives.inodes(v4), lives.inodes(v6)), ([10].into(), [8, 9].into()));
+        let mut sockets = Sockets::open(&control);
+        assert!(sockets.inodes(v4).is_empty());
+        sockets.set(v4, &[7].into());
+        sockets.set(v6, &[8, 9].into());
+        sockets.set(v4, &[10].into());
+        let sockets = Sockets::open(&control);
+        assert_eq!((sockets.inodes(v4), sockets.inodes(v6)), ([10].into(), [8, 9].into()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -79,8 +79,8 @@ mod tests {
         let control = folder.path().join("control.sock");
         fs::write(folder.path().join("control.sock.proxies"), "nonsense\n\n192.0.2.10:5060 x\n192.0.2.11:5060 7\n")
             .unwrap();
-        let lives = Lives::open(&control);
-        assert!(lives.inodes("192.0.2.10:5060".parse().unwrap()).is_empty());
-        assert_eq!(lives.inodes("192.0.2.11:5060".parse().unwrap()), [7].into());
+        let sockets = Sockets::open(&control);
+        assert!(sockets.inodes("192.0.2.10:5060".parse().unwrap()).is_empty());
+        assert_eq!(sockets.inodes("192.0.2.11:5060".parse().unwrap()), [7].into());
     }
 }

@@ -1,0 +1,142 @@
+//! How the peers are reached, from the routes, and the one place that writes the peers into the maps.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use anyhow::Result;
+use forwarder_common::{
+    abi::{Address, Peer},
+    geneve,
+    ids::{Epoch, Epochs, NodeId},
+    net,
+};
+use tokio::sync::watch;
+
+use crate::{
+    dataplane::Dataplane,
+    routes::{NextHop, NextHops, Unreachable},
+};
+use forwarder_core::failover::Introduction;
+
+/// An address in the form of the maps.
+#[must_use]
+pub(super) const fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => Address::v4(v4.octets()),
+        IpAddr::V6(v6) => Address::v6(v6.octets()),
+    }
+}
+
+/// The largest IP packet of an Ethernet that is not configured otherwise, in bytes.
+const FULL_SIZE: u32 = 1500;
+
+/// What is written of a peer: whether it is up, its live epoch, and how it is reached.
+type Written = (bool, Epoch, Peer);
+
+/// The next hops, and the entries of the peers in the maps that are made with them.
+#[derive(Debug)]
+pub(super) struct NextHopTable {
+    source: Address,
+    hops: NextHops,
+    wanted: watch::Sender<Vec<IpAddr>>,
+    /// As last said by the failover machine.
+    peers: BTreeMap<NodeId, (bool, Introduction)>,
+    /// As last written, to write no more than what changes.
+    written: BTreeMap<NodeId, Written>,
+}
+
+impl NextHopTable {
+    /// For the peers of a node at `underlay`, whose next hops are asked for through `wanted`.
+    pub(super) const fn new(underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
+        Self {
+            source: address(underlay),
+            hops: NextHops::new(),
+            wanted,
+            peers: BTreeMap::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// Writes what this node takes a peer for.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub(super) fn set(&mut self, id: NodeId, up: bool, said: Introduction, dataplane: &mut Dataplane) -> Result<()> {
+        self.peers.insert(id, (up, said));
+        let mut wanted: Vec<_> = self.peers.values().map(|(_, said)| said.underlay).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.wanted.send_if_modified(|current| {
+            let changes = *current != wanted;
+            *current = wanted;
+            changes
+        });
+        self.write(id, dataplane)
+    }
+
+    /// The routes say how peers are reached now.
+    pub(super) fn set_next_hops(&mut self, hops: NextHops, dataplane: &mut Dataplane) -> Result<()> {
+        for (address, hop) in &hops {
+            match hop {
+                Ok(hop) => log::debug!("{address} is reached over {} by {:02x?}", hop.interface, hop.mac),
+                Err(reason) => log::info!("{address} cannot be reached by the fast path: {reason}"),
+            }
+        }
+        self.hops = hops;
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        ids.into_iter().try_for_each(|id| self.write(id, dataplane))
+    }
+
+    fn write(&mut self, id: NodeId, dataplane: &mut Dataplane) -> Result<()> {
+        let Some((up, said)) = self.peers.get(&id).copied() else { return Ok(()) };
+        let mut entry = Peer { address: address(said.underlay), source: self.source, ..Peer::default() };
+        if let Some(Ok(hop)) = self.hops.get(&said.underlay) {
+            entry.ifindex = hop.ifindex;
+            entry.mtu = hop.mtu;
+            entry.destination_mac = hop.mac;
+            entry.source_mac = hop.source_mac;
+        }
+        let written = (up, only(said.epochs), entry);
+        if self.written.get(&id) != Some(&written) {
+            dataplane.set_peer(id, up, written.1, &entry)?;
+            self.written.insert(id, written);
+        }
+        Ok(())
+    }
+
+    /// How a peer at this address is reached, or why it cannot be by the fast path.
+    pub(super) fn hop(&self, underlay: IpAddr) -> Option<&Result<NextHop, Unreachable>> {
+        self.hops.get(&underlay)
+    }
+
+    /// For `status`: what an operator should look at.
+    pub(super) fn warnings(&self, interfaces: &[String]) -> impl Iterator<Item = String> {
+        self.hops.iter().filter_map(|(address, hop)| match hop {
+            Err(reason @ Unreachable::NoNeighbour { .. }) => Some(format!("{address}: {reason}")),
+            Err(reason) => Some(format!("{address} cannot be reached by the fast path: {reason}")),
+            Ok(hop) if !interfaces.contains(&hop.interface) => Some(format!(
+                "{address} is reached over {}, which is not among `interfaces`: its packets come back over it unseen",
+                hop.interface
+            )),
+            Ok(hop) => small_mtu(*address, hop),
+        })
+    }
+}
+
+/// A full-size packet must fit the tunnel to take the fast path.
+fn small_mtu(address: IpAddr, hop: &NextHop) -> Option<String> {
+    let headers = (geneve::TUNNEL + if address.is_ipv4() { net::IPV4 } else { net::IPV6 }) as u32;
+    let fits = hop.mtu.saturating_sub(headers);
+    (fits < FULL_SIZE).then(|| {
+        format!(
+            "packets of more than {fits} bytes to {address} take the slow path: the MTU over {} is {}; hint: {} or more",
+            hop.interface,
+            hop.mtu,
+            FULL_SIZE + headers,
+        )
+    })
+}
+
+/// The one live epoch of a peer.
+fn only(epochs: Epochs) -> Epoch {
+    epochs.iter().next().unwrap_or(Epoch::new(0))
+}
