@@ -35,15 +35,12 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder/src/config.rs",
     "forwarder/src/config/read.rs",
     "forwarder/src/daemon.rs",
-    "forwarder/src/daemon/mesh.rs",
+    "forwarder/src/daemon/claims.rs",
+    "forwarder/src/daemon/report.rs",
     "forwarder/src/daemon/own.rs",
     "forwarder/src/daemon/probe.rs",
     "forwarder/src/daemon/probe/watch.rs",
     "forwarder/src/daemon/slow.rs",
-    "forwarder/src/daemon/stand.rs",
-    "forwarder/src/daemon/standing.rs",
-    "forwarder/src/daemon/state.rs",
-    "forwarder/src/daemon/state/proxy.rs",
     "forwarder/src/dataplane.rs",
     "forwarder/src/dataplane/attach.rs",
     "forwarder/src/dataplane/duty.rs",
@@ -63,8 +60,6 @@ const KNOWN_CIRCLES: &[&str] = &[
 const KNOWN_SCATTERED: &[(&str, &str)] = &[
     ("forwarder/src/cluster/links/mesh/refusals.rs", "Mesh"),
     ("forwarder/src/cluster/links/mesh/trust.rs", "Mesh"),
-    ("forwarder/src/daemon/mesh.rs", "Daemon"),
-    ("forwarder/src/daemon/report.rs", "Daemon"),
     ("forwarder/src/dataplane/duty.rs", "Dataplane"),
     ("forwarder/src/identity/admit.rs", "Identity"),
 ];
@@ -167,7 +162,8 @@ fn inline(code: &str) -> Vec<Vec<String>> {
         .map(|(_, name)| name)
         .collect();
     let is_name = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
-    let words = code.split(|c| !is_name(c)).filter(|word| word.contains("::"));
+    // What ends in `::` is the head of a group, which `used` expands.
+    let words = code.split(|c| !is_name(c)).filter(|word| word.contains("::") && !word.ends_with("::"));
     let paths = words.map(|word| word.split("::").map(str::to_owned).collect::<Vec<_>>());
     paths
         .filter(|path| ["crate", "super", "self"].contains(&path[0].as_str()) || declared.contains(&path[0].as_str()))
