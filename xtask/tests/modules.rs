@@ -18,15 +18,8 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder-common/src/sip/full.rs",
     "forwarder-common/src/sip/full/start.rs",
     "forwarder-common/src/sip/full/via.rs",
-    "forwarder-core/src/slowpath.rs",
     "forwarder-core/src/slowpath/gather.rs",
     "forwarder-core/src/slowpath/gather/datagram.rs",
-    "forwarder-core/src/slowpath/hold.rs",
-    "forwarder-core/src/slowpath/ledger.rs",
-    "forwarder-core/src/slowpath/packet.rs",
-    "forwarder-core/src/slowpath/sent.rs",
-    "forwarder-core/src/slowpath/verdict.rs",
-    "forwarder-core/src/slowpath/whole.rs",
     "forwarder/src/cluster/links.rs",
     "forwarder/src/cluster/links/link.rs",
     "forwarder/src/cluster/links/mesh.rs",
@@ -48,11 +41,6 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder/src/dataplane/inject.rs",
     "forwarder/src/dataplane/pins.rs",
     "forwarder/src/dataplane/verify.rs",
-    "forwarder/src/identity.rs",
-    "forwarder/src/identity/admit.rs",
-    "forwarder/src/identity/issue.rs",
-    "forwarder/src/identity/secrets.rs",
-    "forwarder/src/identity/watch.rs",
     "forwarder/src/status.rs",
     "forwarder/src/status/text.rs",
 ];
@@ -61,7 +49,6 @@ const KNOWN_SCATTERED: &[(&str, &str)] = &[
     ("forwarder/src/cluster/links/mesh/refusals.rs", "Mesh"),
     ("forwarder/src/cluster/links/mesh/trust.rs", "Mesh"),
     ("forwarder/src/dataplane/duty.rs", "Dataplane"),
-    ("forwarder/src/identity/admit.rs", "Identity"),
 ];
 
 const CRATES: [&str; 3] = ["forwarder-common", "forwarder-core", "forwarder"];

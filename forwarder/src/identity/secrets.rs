@@ -13,7 +13,7 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 
-use super::read;
+use super::files::read;
 
 /// Draws of a new secret, half of which have the wrong key epoch: that all do is as likely as a guessed key.
 const DRAWS: usize = 128;

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Identity, Secrets, load, secrets};
+use super::{
+    node::{Identity, load},
+    secrets::{Secrets, secrets},
+};
 use crate::config::Config;
 
 /// What the kernel says of a file: the same again means the same bytes. `None` where there is none.
