@@ -30,7 +30,7 @@ pub use self::{
     peers::{Introduction, LinkEnd, Peer, Phase},
     proxy::{Evidence, Health, Proxy, Reason},
 };
-use crate::node::State;
+use crate::state::State;
 
 /// What this node is to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use forwarder_common::ids::NodeId;
 
 use crate::{
-    config::{Config, DEFAULT_CONTROL, DEFAULT_PIN_DIR},
+    config::{self, DEFAULT_CONTROL, DEFAULT_PIN_DIR},
     control::{self, Request},
     daemon, dataplane, explain, identity,
 };
@@ -179,7 +179,7 @@ fn sentence(error: &anyhow::Error) -> String {
 
 fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
-        Command::Run { config } => daemon::run(Config::load(&config)?),
+        Command::Run { config } => daemon::run(config::load(&config)?),
         Command::Check { config } => check(&config, out),
         Command::Status { json, daemon } => answer::print(ask(&daemon.control, &Request::Status)?, json, out),
         Command::Owner { call_id, cseq, branch, json, daemon } => {
@@ -193,7 +193,7 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
             explain::run(&options, out)
         }
         Command::Detach { config, pin_dir } => {
-            let pin_dir = config.map_or(Ok(pin_dir), |config| Config::load(&config).map(|config| config.pin_dir))?;
+            let pin_dir = config.map_or(Ok(pin_dir), |config| config::load(&config).map(|config| config.pin_dir))?;
             let dataplane::Detached { programs, maps } = dataplane::detach(&pin_dir)?;
             let pins = pin_dir.display();
             writeln!(out, "detached {programs} programs, removed {maps} maps from {pins}").context("write the answer")
@@ -206,7 +206,7 @@ fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
 
 /// All that `run` looks at before it attaches anything.
 fn check(file: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
+    let config = config::load(file)?;
     identity::load(&config)?;
     identity::secrets(&config.cluster.secret)?;
     config.check_host()?;
@@ -218,7 +218,7 @@ fn ask(control: &Path, request: &Request) -> anyhow::Result<control::Response> {
 }
 
 fn hash_key(config: &Path) -> anyhow::Result<[u64; 2]> {
-    Ok(identity::secrets(&Config::load(config)?.cluster.secret)?.hash_key)
+    Ok(identity::secrets(&config::load(config)?.cluster.secret)?.hash_key)
 }
 
 fn list(files: &[PathBuf], out: &mut dyn Write) -> anyhow::Result<()> {

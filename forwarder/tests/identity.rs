@@ -13,7 +13,10 @@ use std::{
     path::Path,
 };
 
-use forwarder::{config::Config, identity};
+use forwarder::{
+    config::{self, Config},
+    identity,
+};
 use forwarder_common::ids::NodeId;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
@@ -50,7 +53,7 @@ const CONFIG: &str = r#"
     "#;
 
 fn config(dir: &Path) -> Config {
-    Config::parse(CONFIG, dir).unwrap()
+    config::parse(CONFIG, dir).unwrap()
 }
 
 /// The sentence of a refusal, with the folder's name taken out.

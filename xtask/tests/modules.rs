@@ -25,14 +25,10 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder/src/cluster/links/mesh.rs",
     "forwarder/src/cluster/links/mesh/trust.rs",
     "forwarder/src/cluster/links/read.rs",
-    "forwarder/src/config.rs",
-    "forwarder/src/config/read.rs",
     "forwarder/src/daemon.rs",
     "forwarder/src/daemon/claims.rs",
     "forwarder/src/daemon/report.rs",
     "forwarder/src/daemon/own.rs",
-    "forwarder/src/daemon/probe.rs",
-    "forwarder/src/daemon/probe/watch.rs",
     "forwarder/src/daemon/slow.rs",
     "forwarder/src/dataplane.rs",
     "forwarder/src/dataplane/attach.rs",
@@ -41,8 +37,6 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder/src/dataplane/inject.rs",
     "forwarder/src/dataplane/pins.rs",
     "forwarder/src/dataplane/verify.rs",
-    "forwarder/src/status.rs",
-    "forwarder/src/status/text.rs",
 ];
 /// Files with methods of a type that another file defines, and the type.
 const KNOWN_SCATTERED: &[(&str, &str)] = &[

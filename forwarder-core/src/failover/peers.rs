@@ -11,7 +11,7 @@ use std::{
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
 use super::timers::REJOIN_US;
-use crate::node::State;
+use crate::state::State;
 
 /// What the end of a link says of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use anyhow::{anyhow, bail};
 use forwarder_common::{abi::MAX_SERVICES, ids::NodeId};
 use toml::de::DeTable;
 
-use super::{
+use super::section::{Item, Layout, Section, line_of};
+use super::types::{
     Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_PIN_DIR, Deny, Hooks,
     MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode,
     is_cluster_name,
-    section::{Item, Layout, Section, line_of},
 };
 
 /// UDP port of the tunnel (RFC 8926): the daemon cannot listen for its peers there.
@@ -54,7 +54,11 @@ const LAYOUT: Layout = &[
 const SOCKET_HINT: &str = "give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"";
 const PATH_HINT: &str = "give a path as text";
 
-pub(super) fn config(text: &str, folder: &Path) -> anyhow::Result<Config> {
+/// Checks the text of a file that lies in `folder`, from which relative paths count.
+///
+/// # Errors
+/// One sentence: the line, the key, what is wrong and a hint.
+pub fn parse(text: &str, folder: &Path) -> anyhow::Result<Config> {
     let table = DeTable::parse(text).map_err(|error| syntax(text, &error))?;
     let top = Section::top(text, LAYOUT, table.get_ref())?;
     let node = top.integer("node", 1..=u64::from(NodeId::MAX))?.and_then(|n| NodeId::new(u16::try_from(n).ok()?));

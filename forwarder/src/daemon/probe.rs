@@ -17,14 +17,12 @@ use tokio::{
 };
 
 use self::message::Probe;
+pub(super) use self::watch::Seen;
 use crate::{config::Service, dataplane};
 use forwarder_core::failover::Evidence;
 
 /// Longest answer that is read in bytes; of a longer one the beginning is enough.
 const ANSWER: usize = 4096;
-
-/// What was seen of the proxy of a service, by the service's place in the configuration.
-pub(super) type Seen = (usize, Evidence);
 
 /// Starts to look after the services that ask for it, until `seen` is closed. Call within a tokio runtime.
 ///

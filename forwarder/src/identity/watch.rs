@@ -16,7 +16,7 @@ use super::{
     node::{Identity, load},
     secrets::{Secrets, secrets},
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// What the kernel says of a file: the same again means the same bytes. `None` where there is none.
 type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
@@ -94,7 +94,7 @@ impl Watch {
     fn read_identity(&mut self) -> Result<Identity> {
         let mut config = self.config.clone();
         if let Some(file) = &self.config.file {
-            let written = Config::load(file)?;
+            let written = config::load(file)?;
             config.cluster.deny = written.cluster.deny.clone();
             if written != config {
                 log::warn!("{}: what has changed in it but `deny` takes effect at the next start", file.display());

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use forwarder_common::outcome::{Hook, Outcome};
 
-use super::{Age, Interface, Peer, Replication, Service, Status};
+use super::snapshot::{Age, Interface, Peer, Replication, Service, Status};
 
 /// Column of the values.
 const LABEL: usize = 14;

@@ -6,7 +6,7 @@ mod bad;
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use bad::BAD;
-use forwarder::config::{Affinity, Config, Deny, Probe, XdpMode};
+use forwarder::config::{self, Affinity, Config, Deny, Probe, XdpMode};
 
 /// Every key there is, with the values of the design.
 const WHOLE: &str = r#"
@@ -64,7 +64,7 @@ secret = "cluster.secret"
 "#;
 
 fn parse(text: &str) -> anyhow::Result<Config> {
-    Config::parse(text, Path::new("/etc/forwarder"))
+    config::parse(text, Path::new("/etc/forwarder"))
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn relative_paths_count_from_the_files_folder() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("edge.toml");
     fs::write(&file, LEAST).unwrap();
-    let config = Config::load(&file).unwrap();
+    let config = config::load(&file).unwrap();
     assert_eq!((config.cluster.secret, config.file), (folder.path().join("cluster.secret"), Some(file)));
 }
 
@@ -168,12 +168,12 @@ fn there_is_an_upper_limit_of_services_and_seeds() {
 fn the_file_is_named_where_it_is_missing_and_where_it_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("edge.toml");
-    let error = format!("{:#}", Config::load(&file).unwrap_err());
+    let error = format!("{:#}", config::load(&file).unwrap_err());
     let name = file.display();
     let hint = "hint: name the configuration with --config FILE";
     assert_eq!(error, format!("read {name}: No such file or directory (os error 2); {hint}"));
     fs::write(&file, "nod = 1").unwrap();
-    let error = format!("{:#}", Config::load(&file).unwrap_err());
+    let error = format!("{:#}", config::load(&file).unwrap_err());
     assert_eq!(error, format!("read {name}: line 1: unknown key `nod`; hint: did you mean `node`?"));
 }
 

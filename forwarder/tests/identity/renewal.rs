@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use forwarder::{
-    config::Config,
+    config,
     identity::{self, Change, Identity, Watch},
 };
 use rcgen::SanType;
@@ -22,7 +22,7 @@ impl Running {
     fn start() -> Self {
         let folder = cluster("edge");
         fs::write(folder.path().join("edge.toml"), CONFIG).unwrap();
-        let config = Config::load(&folder.path().join("edge.toml")).unwrap();
+        let config = config::load(&folder.path().join("edge.toml")).unwrap();
         identity::load(&config).unwrap();
         let watch = Watch::new(&config, identity::secrets(&config.cluster.secret).unwrap());
         Self { folder, watch }

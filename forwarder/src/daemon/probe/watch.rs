@@ -15,7 +15,6 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::sync::{Notify, mpsc};
 
-use super::Seen;
 use forwarder_core::failover::Evidence;
 
 /// How often the sockets are looked at: a proxy that dies is missed for that long.
@@ -24,6 +23,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 const SHARE: u32 = 20;
 /// Of the network namespace that this thread is in, whatever /proc was mounted for.
 const LISTS: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
+
+/// What was seen of the proxy of a service, by the service's place in the configuration.
+pub(in crate::daemon) type Seen = (usize, Evidence);
 
 /// A service to look at.
 pub(super) struct Watched {
