@@ -25,7 +25,7 @@ const SHARE: u32 = 20;
 const LISTS: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
 /// What was seen of the proxy of a service, by the service's place in the configuration.
-pub(in crate::daemon) type Seen = (usize, Evidence);
+pub(crate) type Seen = (usize, Evidence);
 
 /// A service to look at.
 pub(super) struct Watched {
