@@ -3,7 +3,7 @@
 use forwarder_common::{
     abi::{Address, Peer},
     checksum,
-    geneve::{Headers, Inner, OuterV4, OuterV6, Sender},
+    geneve::{self, Head, Headers, Inner, OuterV4, OuterV6, Sender},
     hash,
     ids::EtherType,
     net,
@@ -207,7 +207,7 @@ pub(crate) fn tunnelled(v6: bool, frame: &Frame) -> Frame {
     let ip = net::ip(&inner, 0, ether_type).unwrap();
     let there = peer(v6);
     let back = Peer { address: there.source, source: there.address, ..there };
-    let sender = Sender { node: PEER, vni: VNI, flags: 0, key_epoch: 0, key: TAG_KEY };
+    let sender = Sender { head: Head::new(PEER, geneve::Kind::Data, 0), vni: VNI, key: TAG_KEY };
     let inner_fields = Inner::read(&inner, &ip).unwrap();
     let mut bytes = if v6 {
         Headers::<OuterV6>::new(&back, &sender, &inner_fields).bytes().to_vec()

@@ -15,21 +15,83 @@ use crate::{
 /// The UDP port of Geneve.
 pub const PORT: u16 = 6081;
 /// Bytes of UDP header, Geneve header and option.
-pub const TUNNEL: usize = net::UDP + 8 + 16;
+pub const TUNNEL: usize = net::UDP + 8 + 24;
 
-/// Version 0, four words of options; the option is critical (RFC 8926 §3.4).
-const START: u64 = 0x4004;
-/// Experimental option class, critical type 1, three words of data (RFC 8926 §3.5, §7).
-const OPTION: u64 = u32::from_le_bytes([0xff, 0x51, 0x81, 0x03]) as u64;
+/// Version 0, six words of options; the option is critical (RFC 8926 §3.4).
+const START: u64 = 0x4006;
+/// Experimental option class, critical type 2, five words of data (RFC 8926 §3.5, §7). The type is the option's
+/// version.
+const OPTION: u64 = u32::from_le_bytes([0xff, 0x51, 0x82, 0x05]) as u64;
 /// Hop limit of the outer packet (RFC 1700).
 const HOP_LIMIT: u8 = 64;
 
-/// Flag: the packet inside is an IP fragment, for the receiver to gather.
-pub const GATHER: u8 = 1;
-/// Flag: a daemon hands a packet, maybe a fragment, to its own node's stack.
-pub const LOCAL: u8 = 2;
-/// Flag: a node without a daemon could not finish the packet inside: the receiver's daemon is to give it its verdict.
-pub const HAND_OVER: u8 = 4;
+/// What the receiver is to do with the packet inside. Numbers are never given anew; 4 (ask) and 5 (probe) are kept for
+/// later, and a packet of a kind that is not listed is no tunnel packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// It belongs to a transaction of the receiver.
+    Data = 0,
+    /// It is an IP fragment, for the receiver to reassemble.
+    Reassemble = 1,
+    /// A daemon gives it, maybe a fragment, to its own node's stack.
+    Local = 2,
+    /// A node without a daemon could not finish it: the receiver's daemon gives it its verdict.
+    Relay = 3,
+}
+
+impl Kind {
+    /// Its number in the option.
+    #[inline(always)] // no instruction
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind with this number.
+    #[inline(always)] // a compare
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Data),
+            1 => Some(Self::Reassemble),
+            2 => Some(Self::Local),
+            3 => Some(Self::Relay),
+            _ => None,
+        }
+    }
+}
+
+/// What the option says before its tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Node id of the sender.
+    pub node: u16,
+    /// What the packet is.
+    pub kind: Kind,
+    /// Epoch of the tag key.
+    pub key_epoch: u8,
+    /// The sender's monotonic clock in milliseconds; 0 by now, and not looked at.
+    pub time_ms: u32,
+    /// For kinds that need one; 0 by now, and not looked at.
+    pub argument: u32,
+}
+
+impl Head {
+    /// What node `node` says of a packet that it sends with a key of `key_epoch`.
+    #[inline(always)] // no instruction
+    #[must_use]
+    pub const fn new(node: u16, kind: Kind, key_epoch: u8) -> Self {
+        Self { node, kind, key_epoch, time_ms: 0, argument: 0 }
+    }
+
+    /// The words of the option's data before the tag: the second half of the first, and the second.
+    #[inline(always)] // built in registers
+    const fn words(&self) -> [u64; 2] {
+        let named = self.node.swap_bytes() as u64 | (self.kind.number() as u64) << 16 | (self.key_epoch as u64) << 24;
+        [named << 32, self.time_ms.swap_bytes() as u64 | (self.argument.swap_bytes() as u64) << 32]
+    }
+}
 
 /// What the tunnel must know of the packet inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +106,8 @@ pub struct Inner {
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// The first eight bytes of the IP payload: the UDP header.
-    pub udp: u64,
+    /// The first eight bytes of the IP payload: of a whole datagram the UDP header.
+    pub start: u64,
     /// Sum of the IP header for the outer checksum; 0 for IPv4, whose header sums to nothing.
     pub header_sum: u64,
 }
@@ -70,24 +132,26 @@ impl Inner {
             class,
             source: ip.source(r)?,
             destination: ip.destination(r)?,
-            udp: r.word(ip.payload)?,
+            start: r.word(ip.payload)?,
             header_sum,
         })
     }
 
-    /// The tag of this packet, sent by node `sender` under `flags` with a key of `key_epoch`.
+    /// The tag of this packet under `key`, with what the option says of it. Of the IP payload it covers the first eight
+    /// bytes, whatever the protocol.
     #[inline(always)] // the hash stays in registers
     #[must_use]
-    pub fn tag(&self, key: [u64; 2], sender: u16, flags: u8, key_epoch: u8) -> u64 {
+    pub fn tag(&self, key: [u64; 2], head: &Head) -> u64 {
         let mut hash = SipHash::new(key);
-        let head = u64::from(sender) | (u64::from(key_epoch) << 16) | (u64::from(flags) << 24);
-        hash.put(head | (u64::from(self.length) << 32));
+        let named = u64::from(head.node) | (u64::from(head.key_epoch) << 16) | (u64::from(head.kind.number()) << 24);
+        hash.put(named | (u64::from(self.length) << 32));
+        hash.put(u64::from(head.time_ms) | (u64::from(head.argument) << 32));
         for Address([a, b, c, d]) in [self.source, self.destination] {
             hash.put(u64::from(a) | (u64::from(b) << 32));
             hash.put(u64::from(c) | (u64::from(d) << 32));
         }
-        hash.put(self.udp);
-        hash.finish(48)
+        hash.put(self.start);
+        hash.finish(56)
     }
 
     /// A source port from the dynamic range that spreads flows over queues and paths (RFC 8926 §3.3).
@@ -95,7 +159,7 @@ impl Inner {
     #[must_use]
     const fn source_port(&self) -> u16 {
         let Address([a, b, c, d]) = self.source;
-        let mixed = (a ^ b ^ c ^ d ^ self.udp as u32).wrapping_mul(0x9e37_79b1);
+        let mixed = (a ^ b ^ c ^ d ^ self.start as u32).wrapping_mul(0x9e37_79b1);
         0xc000 | (mixed >> 16) as u16
     }
 
@@ -106,7 +170,7 @@ impl Inner {
         let Address([e, f, g, h]) = self.destination;
         // The mapped form of IPv4 adds one 0xffff a side, which a sum does not feel.
         let addresses = a as u64 + b as u64 + c as u64 + d as u64 + e as u64 + f as u64 + g as u64 + h as u64;
-        let length = (self.udp >> 32) & 0xffff;
+        let length = (self.start >> 32) & 0xffff;
         let pseudo = addresses + length + (IpProtocol::UDP.0 as u64) * 256;
         checksum::fold(pseudo) as u64 + self.header_sum
     }
@@ -115,15 +179,11 @@ impl Inner {
 /// Who sends, and with what.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
-    /// Node id.
-    pub node: u16,
+    /// What the option says.
+    pub head: Head,
     /// The cluster's network identifier, 24 bits.
     pub vni: u32,
-    /// [`GATHER`], [`LOCAL`] or [`HAND_OVER`]; 0 for a packet that the receiver owns.
-    pub flags: u8,
-    /// Epoch of the tag key.
-    pub key_epoch: u8,
-    /// The tag key of that epoch.
+    /// The tag key of the head's epoch.
     pub key: [u64; 2],
 }
 
@@ -135,7 +195,7 @@ pub struct Headers<I> {
     source_mac: [u8; 6],
     ether_type: [u8; 2],
     ip: I,
-    tunnel: [u64; 4],
+    tunnel: [u64; 5],
 }
 
 /// An outer IP header.
@@ -205,10 +265,10 @@ impl<I: OuterIp> Headers<I> {
         // The lower two bits are ECN: the tunnel takes no part in it.
         let ip = I::new(peer, length, inner.class & 0xfc);
         let ports = u64::from(inner.source_port().swap_bytes()) | (u64::from(PORT.swap_bytes()) << 16);
-        let [geneve, option, tag] = header(sender, inner);
-        let mut tunnel = [ports | (u64::from(length.swap_bytes()) << 32), geneve, option, tag];
+        let [geneve, option, time, tag] = header(sender, inner);
+        let mut tunnel = [ports | (u64::from(length.swap_bytes()) << 32), geneve, option, time, tag];
         // A fragment's bytes have no sum that could be known from its header (RFC 6935 allows none at all).
-        if I::CHECKSUM && inner.udp >> 48 != 0 && sender.flags & GATHER == 0 {
+        if I::CHECKSUM && inner.start >> 48 != 0 && !matches!(sender.head.kind, Kind::Reassemble) {
             tunnel[0] |= u64::from(outer_checksum(peer, inner, &tunnel, length)) << 48;
         }
         Self {
@@ -228,24 +288,20 @@ impl<I: OuterIp> Headers<I> {
     }
 }
 
-/// Geneve header, option and tag, as three words: what a socket sends before the packet.
+/// Geneve header and option, as four words: what a socket sends before the packet.
 #[inline(always)] // built in registers
 #[must_use]
-pub fn header(sender: &Sender, inner: &Inner) -> [u64; 3] {
+pub fn header(sender: &Sender, inner: &Inner) -> [u64; 4] {
     let protocol = if inner.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
     let vni = u64::from((sender.vni << 8).swap_bytes());
-    let named =
-        u64::from(sender.node.swap_bytes()) | (u64::from(sender.flags) << 16) | (u64::from(sender.key_epoch) << 24);
-    [
-        START | (u64::from(protocol.0.swap_bytes()) << 16) | (vni << 32),
-        OPTION | (named << 32),
-        inner.tag(sender.key, sender.node, sender.flags, sender.key_epoch),
-    ]
+    let [named, time] = sender.head.words();
+    let geneve = START | (u64::from(protocol.0.swap_bytes()) << 16) | (vni << 32);
+    [geneve, OPTION | named, time, inner.tag(sender.key, &sender.head)]
 }
 
 /// UDP checksum of the outer packet; where the inner packet has none (IPv4), neither has the tunnel (RFC 6935).
 #[inline(always)] // once per packet over IPv6
-fn outer_checksum(peer: &Peer, inner: &Inner, tunnel: &[u64; 4], length: u16) -> u16 {
+fn outer_checksum(peer: &Peer, inner: &Inner, tunnel: &[u64; 5], length: u16) -> u16 {
     let Address([a, b, c, d]) = peer.source;
     let Address([e, f, g, h]) = peer.address;
     let mut sum = inner.sum() + u64::from(length.swap_bytes()) + u64::from(IpProtocol::UDP.0) * 256;
@@ -266,31 +322,32 @@ pub struct Received {
     pub protocol: EtherType,
     /// Network identifier.
     pub vni: u32,
-    /// Node id of the sender.
-    pub node: u16,
-    /// [`GATHER`], [`LOCAL`] or [`HAND_OVER`]; 0 for a packet that the receiver owns.
-    pub flags: u8,
-    /// Epoch of the tag key.
-    pub key_epoch: u8,
+    /// What the option says.
+    pub head: Head,
     /// The tag.
     pub tag: u64,
 }
 
-/// Reads the Geneve header and option at `at`; `None` if it is not of the one form that this program sends.
+/// Reads the Geneve header and option at `at`; `None` if it is not of the form that this version sends.
 #[inline(always)] // loads from the packet
 pub fn receive<R: Reader>(r: &R, at: usize) -> Option<Received> {
     let geneve = r.word(at)?;
     let option = r.word(at + 8)?;
-    let tag = r.word(at + 16)?;
+    let time = r.word(at + 16)?;
+    let tag = r.word(at + 24)?;
     if geneve & 0xffff != START || option & 0xffff_ffff != OPTION || geneve >> 56 != 0 {
         return None;
     }
     Some(Received {
         protocol: EtherType(((geneve >> 16) as u16).swap_bytes()),
         vni: ((geneve >> 32) as u32).swap_bytes() >> 8,
-        node: ((option >> 32) as u16).swap_bytes(),
-        flags: (option >> 48) as u8,
-        key_epoch: (option >> 56) as u8,
+        head: Head {
+            node: ((option >> 32) as u16).swap_bytes(),
+            kind: Kind::new((option >> 48) as u8)?,
+            key_epoch: (option >> 56) as u8,
+            time_ms: (time as u32).swap_bytes(),
+            argument: ((time >> 32) as u32).swap_bytes(),
+        },
         tag,
     })
 }
@@ -303,6 +360,8 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+
+    const HEAD: Head = Head { node: 513, kind: Kind::Relay, key_epoch: 1, time_ms: 0x0102_0304, argument: 0x0506_0708 };
 
     /// The plain checksum of RFC 1071 over bytes.
     fn sum(bytes: &[u8]) -> u64 {
@@ -356,7 +415,7 @@ mod tests {
     fn encapsulated<I: OuterIp>(peer: &Peer, inner: &[u8]) -> Vec<u8> {
         let ether_type = if inner[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
         let ip = net::ip(&inner, 0, ether_type).unwrap();
-        let sender = Sender { node: 513, vni: 0x00ab_cdef, flags: 0, key_epoch: 1, key: [5, 6] };
+        let sender = Sender { head: HEAD, vni: 0x00ab_cdef, key: [5, 6] };
         let headers = Headers::<I>::new(peer, &sender, &Inner::read(&inner, &ip).unwrap());
         let mut frame = Vec::from(headers.bytes());
         frame.extend(inner);
@@ -382,11 +441,11 @@ mod tests {
             let udp = ip.udp(&r).unwrap();
             prop_assert_eq!((udp.destination, udp.length), (PORT, frame.len() - ip.payload));
             let got = receive(&r, ip.payload + 8).unwrap();
-            prop_assert_eq!((got.vni, got.node, got.key_epoch), (0x00ab_cdef, 513, 1));
+            prop_assert_eq!((got.vni, got.head), (0x00ab_cdef, HEAD));
             let start = ip.payload + TUNNEL;
             prop_assert_eq!(&frame[start..], &inner[..]);
             let inside = net::ip(&r, start, got.protocol).unwrap();
-            prop_assert_eq!(Inner::read(&r, &inside).unwrap().tag([5, 6], 513, 0, 1), got.tag);
+            prop_assert_eq!(Inner::read(&r, &inside).unwrap().tag([5, 6], &HEAD), got.tag);
             if outer_v6 {
                 let total = pseudo(&frame[22..38], &frame[38..54], &frame[54..]);
                 prop_assert_eq!(checksum::fold(total), 0, "UDP checksum");
@@ -397,7 +456,7 @@ mod tests {
         }
 
         #[test]
-        fn any_changed_bit_of_addresses_ports_or_length_changes_the_tag(v6: bool, bit in 0..160_usize) {
+        fn any_changed_bit_of_addresses_ports_or_length_changes_the_tag(v6: bool, bit in 0..320_usize) {
             let inner = packet(v6, [9; 16], b"text");
             let (from, bits) = if v6 { (8, 256 + 64) } else { (12, 64 + 64) };
             let mut changed = inner.clone();
@@ -406,7 +465,7 @@ mod tests {
             let tag = |bytes: &[u8]| {
                 let kind = if v6 { EtherType::IPV6 } else { EtherType::IPV4 };
                 let ip = net::ip(&bytes, 0, kind).unwrap();
-                Inner::read(&bytes, &ip).unwrap().tag([5, 6], 1, 0, 0)
+                Inner::read(&bytes, &ip).unwrap().tag([5, 6], &HEAD)
             };
             prop_assert_ne!(tag(&inner), tag(&changed));
         }
@@ -415,13 +474,55 @@ mod tests {
     #[test]
     fn other_forms_of_geneve_are_refused() {
         let frame = encapsulated::<OuterV4>(&peer(false), &packet(false, [1; 16], b"x"));
-        for (at, value) in [(42, 5), (43, 0), (49, 1), (50, 0), (51, 0), (52, 1), (53, 2)] {
+        // Version and length of the options, critical, the last byte of the header, class, type (1 is that of version
+        // 1), length, kind.
+        let bad = [(42, 4), (42, 7), (43, 0), (49, 1), (50, 0), (51, 0), (52, 0x81), (52, 0x83), (53, 3), (53, 6)];
+        let kinds = (4..=u8::MAX).map(|kind| (56, kind));
+        for (at, value) in bad.into_iter().chain(kinds) {
             let mut bad = frame.clone();
             bad[at] = value;
-            assert_eq!(receive(&&bad[..], 42), None, "byte {at}");
+            assert_eq!(receive(&&bad[..], 42), None, "{value} at byte {at}");
         }
-        for cut in 0..66 {
-            assert!(receive(&&frame[..cut], 42).is_none() || cut > 58, "cut at {cut}");
+        for cut in 0..74 {
+            assert!(receive(&&frame[..cut], 42).is_none() || cut > 66, "cut at {cut}");
+        }
+    }
+    #[test]
+    fn the_option_lies_where_the_documents_say() {
+        let head = Head { kind: Kind::Reassemble, ..HEAD };
+        let inner = packet(false, [1; 16], b"x");
+        let ip = net::ip(&&inner[..], 0, EtherType::IPV4).unwrap();
+        let sender = Sender { head, vni: 0x00ab_cdef, key: [5, 6] };
+        let [geneve, option, time, tag] =
+            header(&sender, &Inner::read(&&inner[..], &ip).unwrap()).map(u64::to_le_bytes);
+        assert_eq!(geneve, [6, 0x40, 0x08, 0x00, 0xab, 0xcd, 0xef, 0]);
+        assert_eq!(option, [0xff, 0x51, 0x82, 5, 2, 1, 1, 1]);
+        assert_eq!(time, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_ne!(tag, [0; 8]);
+        assert_eq!(TUNNEL, 40);
+    }
+
+    #[test]
+    fn whatever_the_option_says_is_in_the_tag() {
+        let inner = packet(false, [1; 16], b"x");
+        let ip = net::ip(&&inner[..], 0, EtherType::IPV4).unwrap();
+        let inner = Inner::read(&&inner[..], &ip).unwrap();
+        let changed = [
+            Head { node: 514, ..HEAD },
+            Head { kind: Kind::Data, ..HEAD },
+            Head { key_epoch: 0, ..HEAD },
+            Head { time_ms: 0, ..HEAD },
+            Head { argument: 0, ..HEAD },
+        ];
+        for head in changed {
+            assert_ne!(inner.tag([5, 6], &head), inner.tag([5, 6], &HEAD), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_have_the_numbers_that_they_always_had() {
+        for (kind, number) in [(Kind::Data, 0), (Kind::Reassemble, 1), (Kind::Local, 2), (Kind::Relay, 3)] {
+            assert_eq!((kind.number(), Kind::new(number)), (number, Some(kind)));
         }
     }
 }

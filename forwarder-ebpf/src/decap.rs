@@ -3,7 +3,8 @@
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use aya_log_ebpf::warn;
 use forwarder_common::{
-    geneve::{self, Inner},
+    geneve::{self, Inner, Kind},
+    ids::NodeId,
     net::{self, Ip, Udp},
     outcome::Outcome,
 };
@@ -43,7 +44,7 @@ extern "C" fn complain(outcome: u64) -> u64 {
         return 0;
     }
     match outcome {
-        MALFORMED => warn!((), "a packet to the tunnel port is no tunnel packet of this cluster: passed"),
+        MALFORMED => warn!((), "a packet to the tunnel port is no tunnel packet of this cluster and version: passed"),
         UNKNOWN_PEER => warn!((), "a tunnel packet comes from an address that is no peer's: passed"),
         BAD_TAG => warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?"),
         NOT_SERVICE => warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services"),
@@ -66,31 +67,31 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
         return Err(Outcome::DecapMalformed);
     }
     let source = ip.source(frame).ok_or(Outcome::DecapMalformed)?;
-    let slot = maps::node(received.node).hop(received.node & 0x3ff).ok_or(Outcome::DecapUnknownPeer)?;
+    let head = received.head;
+    let slot = maps::node(head.node).hop(head.node & NodeId::MAX).ok_or(Outcome::DecapUnknownPeer)?;
     if maps::peer(slot).is_none_or(|peer| peer.address != source) {
         return Err(Outcome::DecapUnknownPeer);
     }
     let inner = Inner::read(frame, &inside).ok_or(Outcome::DecapMalformed)?;
-    let key = config.tag_key[usize::from(received.key_epoch & 1)];
-    if inner.tag(key, received.node, received.flags, received.key_epoch) != received.tag {
+    let key = config.tag_key[usize::from(head.key_epoch & 1)];
+    if inner.tag(key, &head) != received.tag {
         return Err(Outcome::DecapBadTag);
     }
-    let port = match (inside.udp(frame), received.flags) {
+    let port = match (inside.udp(frame), head.kind) {
         (Some(udp), _) => udp.destination,
         // A fragment names no port: its address alone must be a service's.
-        (None, geneve::GATHER) if inside.fragment => 0,
-        (None, geneve::LOCAL) if inside.fragment && received.node == config.node => 0,
-        _ => return Err(Outcome::DecapNotService),
+        (None, Kind::Reassemble) if inside.fragment => 0,
+        (None, Kind::Local) if inside.fragment && head.node == config.node => 0,
+        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay) => return Err(Outcome::DecapNotService),
     };
     ingress::service(inner.destination, port).ok_or(Outcome::DecapNotService)?;
-    if received.flags == geneve::GATHER {
-        return Err(Outcome::DecapFragment);
-    }
-    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
-    match received.flags {
-        geneve::LOCAL => Ok(Outcome::DecapInjected),
+    let outcome = match head.kind {
+        Kind::Data => Ok(Outcome::Decapsulated),
+        Kind::Reassemble => return Err(Outcome::DecapFragment),
+        Kind::Local => Ok(Outcome::DecapInjected),
         // From here on as if it had arrived here in the first place.
-        geneve::HAND_OVER => Err(Outcome::DecapRelayed),
-        _ => Ok(Outcome::Decapsulated),
-    }
+        Kind::Relay => Err(Outcome::DecapRelayed),
+    };
+    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
+    outcome
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
     abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
-    geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
+    geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::{IpProtocol, NodeId, Tick},
     marks::Marks,
     net::{self, Ip, Udp},
@@ -99,11 +99,11 @@ const fn not_sent(why: u16, obstacle: Outcome) -> Outcome {
 }
 
 #[inline(always)] // a few compares
-const fn tunnel_flags(why: u16) -> u8 {
+const fn tunnel_kind(why: u16) -> geneve::Kind {
     match why {
-        GATHERED => geneve::GATHER,
-        HANDED_OVER => geneve::HAND_OVER,
-        _ => 0,
+        GATHERED => geneve::Kind::Reassemble,
+        HANDED_OVER => geneve::Kind::Relay,
+        _ => geneve::Kind::Data,
     }
 }
 
@@ -278,7 +278,7 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: u16) -> Result<u32, Outcom
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
     let key = config.tag_key[usize::from(epoch & 1)];
-    let sender = Sender { node: config.node, vni: config.vni, flags: tunnel_flags(why), key_epoch: epoch, key };
+    let sender = Sender { head: Head::new(config.node, tunnel_kind(why), epoch), vni: config.vni, key };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use forwarder_common::{
-    geneve::{self, Inner, Sender},
+    geneve::{self, Head, Inner, Kind, Sender},
     ids::{EtherType, NodeId},
     net,
 };
@@ -99,15 +99,15 @@ impl Tunnel {
         let header = geneve::receive(&datagram, 0)?;
         let packet = datagram.get(geneve::TUNNEL - net::UDP..)?;
         let ip = net::ip(&packet, 0, header.protocol)?;
-        let node = NodeId::new(header.node)?;
+        let node = NodeId::new(header.head.node)?;
         if header.vni != self.vni || ip.length() != packet.len() || address_of(node) != Some(from) {
             return None;
         }
-        let key = if header.key_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
-        if Inner::read(&packet, &ip)?.tag(key, header.node, header.flags, header.key_epoch) != header.tag {
+        let key = if header.head.key_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
+        if Inner::read(&packet, &ip)?.tag(key, &header.head) != header.tag {
             return None;
         }
-        Some(Received { from: node, gather: header.flags == geneve::GATHER, packet })
+        Some(Received { from: node, gather: header.head.kind == Kind::Reassemble, packet })
     }
 
     /// Sends an IP packet to the node at `to`.
@@ -119,8 +119,8 @@ impl Tunnel {
         let inner = net::ip(&packet, 0, kind).and_then(|ip| Inner::read(&packet, &ip));
         let inner = inner.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no IP packet"))?;
         let key = if self.tag_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
-        let flags = if gather { geneve::GATHER } else { 0 };
-        let sender = Sender { node: self.node.number(), vni: self.vni, flags, key_epoch: self.tag_epoch, key };
+        let kind = if gather { Kind::Reassemble } else { Kind::Data };
+        let sender = Sender { head: Head::new(self.node.number(), kind, self.tag_epoch), vni: self.vni, key };
         let mut datagram: Vec<u8> =
             geneve::header(&sender, &inner).iter().flat_map(|word| word.to_le_bytes()).collect();
         datagram.extend(packet);
@@ -188,7 +188,7 @@ mod tests {
             assert_eq!(got, Received { from: node(2), gather: size == 1400, packet: &packet(size) });
             assert!(!read(good, to.into()), "another address");
             assert!(!read(&good[..length - 1], source.ip()), "cut off");
-            for at in [0, 4, 9, 13, 14, 16, 24 + 13] {
+            for at in [0, 4, 9, 13, 14, 16, 20, 24, 32 + 13] {
                 let mut bad = good.to_vec();
                 bad[at] ^= 1;
                 assert!(!read(&bad, source.ip()), "byte {at}");

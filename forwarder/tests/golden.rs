@@ -174,11 +174,11 @@ fn what_does_not_fit_or_has_no_next_hop_passes() {
     bench.claim(PEER, key);
     bench.expect(&Frame::to_vip(V4, &Sip::invite("call").bytes()), PASS, &["unresolved"]);
     bench.peer(PEER, true);
-    // 1500 of MTU less 52 of tunnel, 28 of IP and UDP headers.
+    // 1500 of MTU less 60 of tunnel, 28 of IP and UDP headers.
     let message = Sip::invite("call");
-    let fits = message.padded_to(1500 - 52 - 28);
+    let fits = message.padded_to(1500 - 60 - 28);
     bench.expect_changed(&Frame::to_vip(V4, &fits), TX, &["forwarded"]);
-    bench.expect(&Frame::to_vip(V4, &message.padded_to(1500 - 52 - 27)), PASS, &["too_big"]);
+    bench.expect(&Frame::to_vip(V4, &message.padded_to(1500 - 60 - 27)), PASS, &["too_big"]);
 }
 
 #[test]
@@ -267,11 +267,20 @@ fn a_tunnel_packet_that_is_not_a_peers_is_left_alone_and_counted() {
         bench.expect(&changed(geneve + 1, 0), PASS, &["decap_malformed"]);
         bench.expect(&changed(geneve + 4, 0xee), PASS, &["decap_malformed"]); // network identifier
         bench.expect(&changed(geneve + 13, 9), PASS, &["decap_unknown_peer"]); // sender
-        bench.expect(&changed(geneve + 16, good[geneve + 16] ^ 1), PASS, &["decap_bad_tag"]);
-        let inner = geneve + 24;
+        bench.expect(&changed(geneve + 10, 0x81), PASS, &["decap_malformed"]); // an earlier version's option
+        for (kind, moved) in
+            [(1, "decap_bad_tag"), (4, "decap_malformed"), (5, "decap_malformed"), (6, "decap_malformed")]
+        {
+            bench.expect(&changed(geneve + 14, kind), PASS, &[moved]);
+        }
+        // Time, argument and tag.
+        for at in [16, 20, 24] {
+            bench.expect(&changed(geneve + at, good[geneve + at] ^ 1), PASS, &["decap_bad_tag"]);
+        }
+        let inner = geneve + 32;
         bench.expect(&changed(inner + 12, 0xcc), PASS, &["decap_bad_tag"]); // inner source address
         bench.expect(&changed(14 + ip - 1, 77), PASS, &["not_service"]); // outer destination
-        bench.expect(&Frame::raw(good[..geneve + 20].to_vec()), PASS, &["decap_malformed"]);
+        bench.expect(&Frame::raw(good[..geneve + 28].to_vec()), PASS, &["decap_malformed"]);
         bench.expect_changed(&Frame::raw(good), PASS, &["decapsulated"]);
     }
 }

@@ -6,7 +6,7 @@ use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use forwarder_common::{
     abi::{Address, Peer},
     checksum,
-    geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Received, Sender},
+    geneve::{self, Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Received, Sender},
     ids::EtherType,
     net::{self, Ip},
 };
@@ -60,25 +60,26 @@ fn only_form(data: &[u8], received: &Received) {
         EtherType::IPV6 => true,
         _ => return,
     };
-    let Received { vni, node, flags, key_epoch, .. } = *received;
-    let sender = Sender { node, vni, flags, key_epoch, key: KEY };
+    let Received { vni, head, .. } = *received;
+    let sender = Sender { head, vni, key: KEY };
     let nothing = Address([0; 4]);
-    let inner = Inner { v6, length: 0, class: 0, source: nothing, destination: nothing, udp: 0, header_sum: 0 };
-    let [first, second, _] = geneve::header(&sender, &inner);
-    assert_eq!(data[..16], [first.to_le_bytes(), second.to_le_bytes()].concat());
+    let inner = Inner { v6, length: 0, class: 0, source: nothing, destination: nothing, start: 0, header_sum: 0 };
+    let [first, second, third, _] = geneve::header(&sender, &inner).map(u64::to_le_bytes);
+    assert_eq!(data[..24], [first, second, third].concat());
 }
 
 fn through_tunnel<I: OuterIp>(data: &[u8], ip: &Ip) {
     let Some(inner) = Inner::read(&data, ip) else { return };
     // The Ethernet header is at hand and otherwise unused.
     let [a, b, c, d, e, f, g, ..] = *data else { return };
-    let sender = Sender {
+    let head = Head {
         node: u16::from_be_bytes([a, b]),
-        vni: u32::from_be_bytes([0, c, d, e]),
-        flags: f,
+        kind: Kind::new(f & 3).expect("one of the first four"),
         key_epoch: g,
-        key: KEY,
+        time_ms: u32::from_be_bytes([d, e, f, g]),
+        argument: u32::from_be_bytes([a, b, c, d]),
     };
+    let sender = Sender { head, vni: u32::from_be_bytes([0, c, d, e]), key: KEY };
     let peer = Peer {
         address: Address::v4([10, 9, 3, a]),
         source: Address::v4([10, 9, 2, b]),
@@ -110,13 +111,10 @@ fn arrives(frame: &[u8], packet: &[u8], peer: &Peer, sender: &Sender) {
     let udp = outer.udp(&frame).expect("a UDP header");
     assert_eq!((udp.destination, udp.length), (geneve::PORT, outer.end - outer.payload));
     let got = geneve::receive(&frame, outer.payload + net::UDP).expect("a tunnel header");
-    assert_eq!(
-        (got.vni, got.node, got.flags, got.key_epoch),
-        (sender.vni, sender.node, sender.flags, sender.key_epoch)
-    );
+    assert_eq!((got.vni, got.head), (sender.vni, sender.head));
     let start = outer.payload + geneve::TUNNEL;
     assert_eq!(&frame[start..], packet);
     let inside = net::ip(&frame, start, got.protocol).expect("the packet inside");
     let again = Inner::read(&frame, &inside).expect("what the tunnel must know");
-    assert_eq!(again.tag(sender.key, got.node, got.flags, got.key_epoch), got.tag);
+    assert_eq!(again.tag(sender.key, &got.head), got.tag);
 }

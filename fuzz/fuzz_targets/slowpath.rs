@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_common::{abi::Punt, geneve, net, outcome::Outcome, verdict::Found};
+use forwarder_common::{abi::Punt, geneve::Kind, net, outcome::Outcome, verdict::Found};
 use forwarder_core::slowpath::{Action, gather, hold, whole};
 use libfuzzer_sys::fuzz_target;
 
@@ -251,7 +251,7 @@ impl<'a> Script<'a> {
         let is_inside = is_fragment && way.decap && packet.len() <= whole::LONGEST_IN_TUNNEL;
         let mut bytes = match packet {
             packet if way.socket => packet.to_vec(),
-            packet if is_inside => frame(&tunnel(id(PEER), geneve::GATHER, packet), way.tags, 0),
+            packet if is_inside => frame(&tunnel(id(PEER), Kind::Reassemble, packet), way.tags, 0),
             packet => frame(packet, way.tags, 0),
         };
         if let Some((at, to)) = self.spoil.take() {

@@ -48,8 +48,8 @@ impl<'a> Packet<'a> {
         let inner = Self::read(self.bytes.get(self.ip.payload + geneve::TUNNEL..end)?)?;
         let expected = if inner.ip.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
         (udp.destination == geneve::PORT && received.protocol == expected).then_some((
-            NodeId::new(received.node)?,
-            received.flags & geneve::GATHER != 0,
+            NodeId::new(received.head.node)?,
+            received.head.kind == geneve::Kind::Reassemble,
             inner,
         ))
     }

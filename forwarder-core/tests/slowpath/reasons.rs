@@ -1,6 +1,6 @@
 //! What becomes of a packet, by its reason, its message and what the table says.
 
-use forwarder_common::{abi::Punt, geneve, outcome::Outcome};
+use forwarder_common::{abi::Punt, geneve::Kind, outcome::Outcome};
 use forwarder_core::slowpath::Action;
 
 use super::{
@@ -231,7 +231,7 @@ fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_gathered() {
         world.peers(request_key("call"));
         // A fragment from the tunnel stays here, whoever should gather it by now.
         world.table.gatherer = Some(id(PEER));
-        let tunnelled = |part: &[u8]| frame(&tunnel(id(PEER), geneve::GATHER, part), 0, 3);
+        let tunnelled = |part: &[u8]| frame(&tunnel(id(PEER), Kind::Reassemble, part), 0, 3);
         let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &tunnelled(&parts[1])));
         assert_eq!(got, (vec![], vec![("slow_reassembling", 1)]));
         let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &tunnelled(&parts[0])));
@@ -244,9 +244,9 @@ fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_gathered() {
 #[test]
 fn a_punted_tunnel_packet_of_another_form_is_refused() {
     let part = cut(&sip(V4, &invite("call")), 9, &[64]).remove(0);
-    let good = tunnel(id(PEER), geneve::GATHER, &part);
-    // Port, version, protocol inside, sender, and the packet inside.
-    for (at, to) in [(23, 0), (28, 0x44), (30, 0x86), (41, 0), (52, 0x65)] {
+    let good = tunnel(id(PEER), Kind::Reassemble, &part);
+    // Port, version, protocol inside, sender, kind, and the packet inside.
+    for (at, to) in [(23, 0), (28, 0x44), (30, 0x86), (41, 0), (42, 4), (60, 0x65)] {
         let mut bad = good.clone();
         assert_ne!(bad[at], to);
         bad[at] = to;

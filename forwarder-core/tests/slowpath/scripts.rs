@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_common::{abi::Punt, geneve, outcome::Outcome, verdict::Found};
+use forwarder_common::{abi::Punt, geneve::Kind, outcome::Outcome, verdict::Found};
 use forwarder_core::slowpath::{Action, gather, hold};
 use proptest::{collection::vec, prelude::*};
 
@@ -129,7 +129,7 @@ impl Script {
             }
             match way {
                 0 => self.punt(Outcome::PuntedFragment, &frame(part, 0, 0)),
-                1 => self.punt(Outcome::DecapPuntedFragment, &frame(&tunnel(id(PEER), geneve::GATHER, part), 0, 0)),
+                1 => self.punt(Outcome::DecapPuntedFragment, &frame(&tunnel(id(PEER), Kind::Reassemble, part), 0, 0)),
                 _ => {
                     self.packets += 1;
                     self.world.tunnel(index % 2 == 0, part);
@@ -145,7 +145,7 @@ impl Script {
         let mut bytes = match at % 3 {
             0 => frame(&packet, 0, 0),
             1 => frame(&part, 0, 0),
-            _ => frame(&tunnel(id(PEER), geneve::GATHER, &part), 0, 0),
+            _ => frame(&tunnel(id(PEER), Kind::Reassemble, &part), 0, 0),
         };
         let at = at % bytes.len();
         bytes[at] = to;

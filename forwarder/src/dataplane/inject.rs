@@ -17,7 +17,7 @@ use aya::{
 };
 use forwarder_common::{
     abi::{Config, Peer},
-    geneve::{self, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
+    geneve::{Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Sender},
     ids::EtherType,
     net,
 };
@@ -138,7 +138,7 @@ fn wrapped(config: &Config, interface: &Interface, packet: &[u8]) -> Result<Vec<
     };
     let epoch = config.tag_epoch;
     let key = if epoch & 1 == 0 { config.tag_key[0] } else { config.tag_key[1] };
-    let sender = Sender { node: config.node, vni: config.vni, flags: geneve::LOCAL, key_epoch: epoch, key };
+    let sender = Sender { head: Head::new(config.node, Kind::Local, epoch), vni: config.vni, key };
     Ok(if config.underlay.is_v4() {
         [Headers::<OuterV4>::new(&peer, &sender, &inner).bytes(), packet].concat()
     } else {

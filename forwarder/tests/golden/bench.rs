@@ -10,7 +10,7 @@ use forwarder::{
 use forwarder_common::{
     abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
     checksum,
-    geneve::{self, Inner},
+    geneve::{self, Head, Inner, Kind},
     ids::{Epoch, NodeId, Tick},
     net,
     outcome::Outcome,
@@ -317,20 +317,20 @@ impl Bench {
 
     /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.
     pub(crate) fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
-        self.check_tunnel_with(sent, frame, node, 0);
+        self.check_tunnel_with(sent, frame, node, Kind::Data);
     }
 
-    /// The same under these flags.
-    pub(crate) fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, flags: u8) {
-        self.check_tagged(sent, frame, node, flags, (TAG_KEY, 0));
+    /// The same as a packet of this kind.
+    pub(crate) fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, kind: Kind) {
+        self.check_tagged(sent, frame, node, kind, (TAG_KEY, 0));
     }
 
     /// The same after [`Self::replace_tag`].
     pub(crate) fn check_tunnel_of_other_tag(&self, sent: &[u8], frame: &Frame, node: u16) {
-        self.check_tagged(sent, frame, node, 0, (OTHER_TAG_KEY, 1));
+        self.check_tagged(sent, frame, node, Kind::Data, (OTHER_TAG_KEY, 1));
     }
 
-    fn check_tagged(&self, sent: &[u8], frame: &Frame, node: u16, flags: u8, (key, epoch): ([u64; 2], u8)) {
+    fn check_tagged(&self, sent: &[u8], frame: &Frame, node: u16, kind: Kind, (key, epoch): ([u64; 2], u8)) {
         let r = sent;
         assert_eq!(sent[..12], [2, 0, 0, 0, 0, node as u8, 2, 0, 0, 0, 0, self.node as u8]);
         let ip = net::frame(&r).unwrap();
@@ -342,10 +342,10 @@ impl Bench {
         let start = ip.payload + geneve::TUNNEL;
         assert_eq!(&sent[start..ip.end], frame.ip_packet());
         let got = geneve::receive(&r, ip.payload + 8).unwrap();
-        assert_eq!((got.vni, got.node, got.key_epoch), (VNI, self.node, epoch));
+        let head = Head::new(self.node, kind, epoch);
+        assert_eq!((got.vni, got.head), (VNI, head));
         let inside = net::ip(&r, start, got.protocol).unwrap();
-        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(key, self.node, flags, epoch));
-        assert_eq!(got.flags, flags);
+        assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(key, &head));
         if !self.underlay {
             let header = sent[14..34].chunks(2).map(|pair| u64::from(u16::from_le_bytes([pair[0], pair[1]]))).sum();
             assert_eq!(checksum::fold(header), 0);

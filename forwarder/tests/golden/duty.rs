@@ -1,13 +1,13 @@
 //! What a node does that takes no new transactions or has no daemon.
 
+use forwarder_common::geneve::Kind;
+
 use super::{
     ME, PEER,
     bench::{Bench, PASS, TX, V4, V6},
     families,
     frames::{Frame, Sip},
 };
-
-const HAND_OVER: u8 = 4;
 
 /// A node with a peer that takes what it does not.
 fn with_taker(underlay: bool) -> Bench {
@@ -65,7 +65,7 @@ fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
         ] {
             let frame = Frame::to_vip(service, &message);
             let sent = bench.expect_changed(&frame, TX, &["relayed"]);
-            bench.check_tunnel_with(&sent, &frame, PEER, HAND_OVER);
+            bench.check_tunnel_with(&sent, &frame, PEER, Kind::Relay);
             // There it looks as if it had come from the wire, to daemon and proxy alike.
             helper.daemon(true);
             let inner = helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_punted_relayed");
@@ -118,7 +118,7 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     bench.expect_dropped(&reply);
     bench.lived(3_000);
     let sent = bench.expect_changed(&reply, TX, &["relayed"]);
-    bench.check_tunnel_with(&sent, &reply, PEER, HAND_OVER);
+    bench.check_tunnel_with(&sent, &reply, PEER, Kind::Relay);
     bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
     // By now the peers may be gone as well.
     bench.lived(13_000);
