@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod code;
 pub mod geneve;
 pub mod hash;
 pub mod ids;

@@ -13,7 +13,7 @@ mod random;
 
 use agree::{agree, agree_in};
 use common::corpus;
-use forwarder_common::{outcome::Outcome, sip::fast};
+use forwarder_common::sip::fast::{self, NoKey};
 use mutate::{ANSWER, INVITE, mutate, token};
 use random::Random;
 
@@ -61,6 +61,6 @@ fn what_the_fast_reader_calls_no_sip_the_full_reader_cannot_key() {
     ];
     for case in cases {
         assert!(!agree(case), "{}", case.escape_ascii());
-        assert!(matches!(fast::read(case, [0, 0], false), Err(Outcome::NotSip | Outcome::KeepAlive)));
+        assert!(matches!(fast::read(case, [0, 0], false), Err(NoKey::NotSip | NoKey::KeepAlive)));
     }
 }

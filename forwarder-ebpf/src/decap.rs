@@ -3,6 +3,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use aya_log_ebpf::warn;
 use forwarder_common::{
+    coded,
     geneve::{self, Inner, Kind},
     ids::NodeId,
     net::{self, Ip, Udp},
@@ -14,17 +15,43 @@ use crate::{
     packet::{self, Frame},
 };
 
-/// Where the tunnel packet's way ends.
+coded! {
+    /// Why a packet to the tunnel port of this node is not taken out of the tunnel. It passes as it is.
+    enum Refused {
+        /// It is no well-formed tunnel packet of this cluster.
+        Malformed = 1,
+        /// It does not come from the address of the node that it names.
+        UnknownPeer = 2,
+        /// Its tag is wrong.
+        BadTag = 3,
+        /// The packet inside is for no service.
+        NotService = 4,
+        /// The kernel failed.
+        Failed = 5,
+    }
+}
+
+impl Refused {
+    #[inline(always)] // a few compares
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::Malformed => Outcome::DecapMalformed,
+            Self::UnknownPeer => Outcome::DecapUnknownPeer,
+            Self::BadTag => Outcome::DecapBadTag,
+            Self::NotService => Outcome::DecapNotService,
+            Self::Failed => Outcome::DecapFailed,
+        }
+    }
+}
+
+/// Where the tunnel packet's way ends, unless it is punted.
 #[inline(always)] // the entry program's second half
 pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(outcome) => outcome,
-        Err(outcome) => {
-            let is_fine = matches!(outcome, Outcome::NotService | Outcome::DecapFragment | Outcome::DecapRelayed);
-            if !is_fine {
-                complain(u64::from(outcome.number()));
-            }
-            outcome
+        Err(refused) => {
+            complain(refused.code());
+            refused.outcome()
         }
     }
 }
@@ -34,64 +61,67 @@ pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
 /// Global, so that the verifier walks the log records apart from the packet's paths.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn complain(outcome: u64) -> u64 {
-    const MALFORMED: u64 = Outcome::DecapMalformed.number() as u64;
-    const UNKNOWN_PEER: u64 = Outcome::DecapUnknownPeer.number() as u64;
-    const BAD_TAG: u64 = Outcome::DecapBadTag.number() as u64;
-    const NOT_SERVICE: u64 = Outcome::DecapNotService.number() as u64;
+extern "C" fn complain(code: u64) -> u64 {
+    let Some(refused) = Refused::decode(code) else { return 0 };
     // SAFETY: the helper takes nothing and touches nothing.
     if !maps::may_log(unsafe { bpf_ktime_get_coarse_ns() }) {
         return 0;
     }
-    match outcome {
-        MALFORMED => warn!((), "a packet to the tunnel port is no tunnel packet of this cluster and version: passed"),
-        UNKNOWN_PEER => warn!((), "a tunnel packet comes from an address that is no peer's: passed"),
-        BAD_TAG => warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?"),
-        NOT_SERVICE => warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services"),
-        _ => warn!((), "a tunnel packet could not be unpacked: passed"),
+    match refused {
+        Refused::Malformed => {
+            warn!((), "a packet to the tunnel port is no tunnel packet of this cluster and version: passed")
+        }
+        Refused::UnknownPeer => warn!((), "a tunnel packet comes from an address that is no peer's: passed"),
+        Refused::BadTag => {
+            warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?")
+        }
+        Refused::NotService => {
+            warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services")
+        }
+        Refused::Failed => warn!((), "a tunnel packet could not be unpacked: passed"),
     }
     1
 }
 
 #[inline(always)] // as above
-fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome, Outcome> {
-    let config = maps::config().ok_or(Outcome::DecapMalformed)?;
+fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome, Refused> {
+    let config = maps::config().ok_or(Refused::Malformed)?;
     if ip.destination(frame) != Some(config.underlay) {
         // Somebody else's Geneve.
-        return Err(Outcome::NotService);
+        return Ok(Outcome::NotService);
     }
-    let received = geneve::receive(frame, ip.payload + net::UDP).ok_or(Outcome::DecapMalformed)?;
+    let received = geneve::receive(frame, ip.payload + net::UDP).ok_or(Refused::Malformed)?;
     let start = ip.payload + geneve::TUNNEL;
-    let inside = net::ip(frame, start, received.protocol).ok_or(Outcome::DecapMalformed)?;
+    let inside = net::ip(frame, start, received.protocol).ok_or(Refused::Malformed)?;
     if received.vni != config.vni || inside.end != ip.payload + udp.length || ip.end > frame.length() {
-        return Err(Outcome::DecapMalformed);
+        return Err(Refused::Malformed);
     }
-    let source = ip.source(frame).ok_or(Outcome::DecapMalformed)?;
+    let source = ip.source(frame).ok_or(Refused::Malformed)?;
     let head = received.head;
-    let slot = maps::node(head.node).hop(head.node & NodeId::MAX).ok_or(Outcome::DecapUnknownPeer)?;
+    let slot = maps::node(head.node).hop(head.node & NodeId::MAX).ok_or(Refused::UnknownPeer)?;
     if maps::peer(slot).is_none_or(|peer| peer.address != source) {
-        return Err(Outcome::DecapUnknownPeer);
+        return Err(Refused::UnknownPeer);
     }
-    let inner = Inner::read(frame, &inside).ok_or(Outcome::DecapMalformed)?;
+    let inner = Inner::read(frame, &inside).ok_or(Refused::Malformed)?;
     let key = config.tag_key[usize::from(head.key_epoch & 1)];
     if inner.tag(key, &head) != received.tag {
-        return Err(Outcome::DecapBadTag);
+        return Err(Refused::BadTag);
     }
     let port = match (inside.udp(frame), head.kind) {
         (Some(udp), _) => udp.destination,
         // A fragment names no port: its address alone must be a service's.
         (None, Kind::Reassemble) if inside.fragment => 0,
         (None, Kind::Local) if inside.fragment && head.node == config.node => 0,
-        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay) => return Err(Outcome::DecapNotService),
+        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay) => return Err(Refused::NotService),
     };
-    ingress::service(inner.destination, port).ok_or(Outcome::DecapNotService)?;
+    ingress::service(inner.destination, port).ok_or(Refused::NotService)?;
     let outcome = match head.kind {
-        Kind::Data => Ok(Outcome::Decapsulated),
-        Kind::Reassemble => return Err(Outcome::DecapFragment),
-        Kind::Local => Ok(Outcome::DecapInjected),
+        Kind::Data => Outcome::Decapsulated,
+        Kind::Reassemble => return Ok(Outcome::DecapFragment),
+        Kind::Local => Outcome::DecapInjected,
         // From here on as if it had arrived here in the first place.
-        Kind::Relay => Err(Outcome::DecapRelayed),
+        Kind::Relay => Outcome::DecapRelayed,
     };
-    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Outcome::DecapFailed)?;
-    outcome
+    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Refused::Failed)?;
+    Ok(outcome)
 }

@@ -3,13 +3,14 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
     abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
+    coded,
     ids::Tick,
     lifetime::{self, Lifetime},
     marks::Marks,
     net::{self, Ip, Udp},
     outcome::Outcome,
     reader::Reader as _,
-    sip::fast,
+    sip::fast::{self, NoKey},
     table::{self, Buckets as _, Entry},
 };
 
@@ -63,9 +64,9 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     match keys(ctx, Ip { payload: at, ..ip }, &udp, from, config) {
         // Segments behind the first are the daemon's to claim.
         Ok(marks) if segment == 0 => messages(marks, from, config),
-        Err(Outcome::EgressOther) => Err(Outcome::EgressOther),
-        _ if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
-        _ => {
+        Err(Keyless::Other) => Err(Outcome::EgressOther),
+        Ok(_) | Err(Keyless::Unread) if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
+        Ok(_) | Err(Keyless::Unread) => {
             if ip.fragment {
                 maps::set_fragmented(ip.datagram(&frame).ok_or(Outcome::EgressFragment)?);
             }
@@ -128,6 +129,14 @@ fn whole(ctx: &TcContext) -> Result<Frame, Outcome> {
     Ok(frame)
 }
 
+/// Why a packet has no key here.
+enum Keyless {
+    /// It is no SIP.
+    Other,
+    /// It may be SIP, in a form that only the daemon reads.
+    Unread,
+}
+
 /// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
 #[inline(always)] // part of the entry program
 fn keys(
@@ -136,13 +145,13 @@ fn keys(
     udp: &Udp,
     from: Option<Service>,
     config: &Config,
-) -> Result<&'static mut Marks, Outcome> {
+) -> Result<&'static mut Marks, Keyless> {
     let whole = ip.payload + udp.length;
     if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
-        return Err(Outcome::EgressOther);
+        return Err(Keyless::Other);
     }
     let end = if whole > ip.end { ip.end } else { whole };
-    let marks = maps::marks_egress().ok_or(Outcome::EgressOther)?;
+    let marks = maps::marks_egress().ok_or(Keyless::Other)?;
     marks.begin(ip.payload + net::UDP, end);
     let call = match from {
         Some(service) => service.flags & AFFINITY_CALL != 0,
@@ -152,8 +161,8 @@ fn keys(
     let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::X_OF_REQUEST } else { 0 };
     match key::egress(ctx.skb.skb, flags) {
         Ok(()) => Ok(marks),
-        Err(Outcome::NotSip | Outcome::KeepAlive) => Err(Outcome::EgressOther),
-        Err(outcome) => Err(outcome),
+        Err(NoKey::NotSip | NoKey::KeepAlive) => Err(Keyless::Other),
+        Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete) => Err(Keyless::Unread),
     }
 }
 
@@ -189,46 +198,67 @@ fn call_ticks(from: Option<Service>) -> u16 {
 
 #[inline(always)] // a call
 fn claim_key(key: u64, lifetime: Lifetime) -> Outcome {
-    const CLAIMED: u64 = Outcome::EgressClaimed.number() as u64;
-    const OWNER: u64 = Outcome::EgressOwner.number() as u64;
-    const NO_CLAIM: u64 = Outcome::EgressNoClaim.number() as u64;
-    const FOREIGN: u64 = Outcome::EgressForeign.number() as u64;
-    match egress_claim(key, u64::from(lifetime.pack())) {
-        CLAIMED => Outcome::EgressClaimed,
-        OWNER => Outcome::EgressOwner,
-        NO_CLAIM => Outcome::EgressNoClaim,
-        FOREIGN => Outcome::EgressForeign,
-        _ => Outcome::EgressLost,
+    // The function gives no other code.
+    let claimed = Claimed::decode(egress_claim(key, u64::from(lifetime.pack()))).unwrap_or(Claimed::Lost);
+    claimed.outcome()
+}
+
+coded! {
+    /// What became of the claim of one key.
+    enum Claimed {
+        /// It is new.
+        New = 1,
+        /// This node had it already.
+        Own = 2,
+        /// The message makes no claim.
+        NoClaim = 3,
+        /// It is another live node's.
+        Foreign = 4,
+        /// There was no room for it, or for telling of it.
+        Lost = 5,
     }
 }
 
-/// Claims one key, or refreshes this node's claim on it; the outcome's number.
+impl Claimed {
+    #[inline(always)] // a few compares
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::New => Outcome::EgressClaimed,
+            Self::Own => Outcome::EgressOwner,
+            Self::NoClaim => Outcome::EgressNoClaim,
+            Self::Foreign => Outcome::EgressForeign,
+            Self::Lost => Outcome::EgressLost,
+        }
+    }
+}
+
+/// Claims one key, or refreshes this node's claim on it; the code of what became of it.
 ///
 /// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else {
-        return u64::from(Outcome::EgressLost.number());
+        return Claimed::Lost.code();
     };
-    u64::from(one(marks, config, key, Lifetime::unpack(lifetime as u32)).number())
+    one(marks, config, key, Lifetime::unpack(lifetime as u32)).code()
 }
 
 #[inline(always)] // the body of the above
-fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Outcome {
+fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed {
     let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
         let known = table::find(&Claims(marks), config.bucket_mask, key);
         let standing = known.filter(|(_, entry)| maps::is_live(*entry, config, now));
         if let Some((_, entry)) = standing {
             if entry.owner() != config.node {
-                return Outcome::EgressForeign;
+                return Claimed::Foreign;
             }
             if !lifetime.changes(entry.remaining(now) as u16) {
-                return Outcome::EgressOwner;
+                return Claimed::Own;
             }
         } else if !lifetime.claims {
-            return Outcome::EgressNoClaim;
+            return Claimed::NoClaim;
         }
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
@@ -242,16 +272,16 @@ fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Outc
             return tell(config, key, lifetime.ticks, standing.is_none());
         }
     }
-    Outcome::EgressLost
+    Claimed::Lost
 }
 
 #[inline(always)] // one helper call
-fn tell(config: &Config, key: u64, ticks: u16, fresh: bool) -> Outcome {
+fn tell(config: &Config, key: u64, ticks: u16, fresh: bool) -> Claimed {
     // SAFETY: the helper takes nothing and touches nothing.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let flags = if fresh { EVENT_NEW } else { 0 };
     if !maps::tell(ClaimEvent { key, at_ns, ticks, epoch: config.epoch, flags, pad: 0 }) {
-        return Outcome::EgressLost;
+        return Claimed::Lost;
     }
-    if fresh { Outcome::EgressClaimed } else { Outcome::EgressOwner }
+    if fresh { Claimed::New } else { Claimed::Own }
 }

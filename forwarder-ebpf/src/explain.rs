@@ -5,6 +5,7 @@ use forwarder_common::{
     abi::{EXPLAINED_OUTCOME, Explained},
     net,
     outcome::Outcome,
+    sip::fast::NoKey,
 };
 
 use crate::{key, maps, packet::Frame};
@@ -29,6 +30,6 @@ fn keys(ctx: &XdpContext) -> Result<Explained, Outcome> {
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, end);
-    key::ingress(ctx.ctx, key::X_OF_REQUEST | key::X_OF_REPLY)?;
+    key::ingress(ctx.ctx, key::X_OF_REQUEST | key::X_OF_REPLY).map_err(NoKey::outcome)?;
     Ok(marks.explained())
 }

@@ -3,11 +3,12 @@
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
     abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
+    coded,
     geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::{IpProtocol, NodeId, Tick},
     marks::Marks,
     net::{self, Ip, Udp},
-    outcome::Outcome,
+    outcome::{Action, Hook, Outcome, Punt},
     sip::fast,
     table,
     verdict::{Found, Kind, Verdict, decide},
@@ -20,48 +21,87 @@ use crate::{
     punt,
 };
 
-/// Why a packet goes to another node.
-#[derive(Clone, Copy)]
-enum Why {
-    /// That node owns its transaction.
-    Owned,
-    /// That node gathers the fragments of its datagram.
-    Gathered,
-    /// It begins a transaction, and this node takes none.
-    Diverted,
-    /// Only a daemon can finish it, and none lives here.
-    Relayed,
+coded! {
+    /// Why a packet goes to another node.
+    enum Why {
+        /// That node owns its transaction.
+        Owned = 1,
+        /// That node reassembles its datagram.
+        Reassembled = 2,
+        /// It begins a transaction, and this node takes none.
+        Diverted = 3,
+        /// Only a daemon can finish it, and none lives here.
+        Relayed = 4,
+    }
+}
+
+impl Why {
+    /// The outcome of a packet that was sent.
+    #[inline(always)] // a few compares
+    const fn sent(self) -> Outcome {
+        match self {
+            Self::Owned => Outcome::Forwarded,
+            Self::Reassembled => Outcome::ForwardedFragment,
+            Self::Diverted => Outcome::Diverted,
+            Self::Relayed => Outcome::Relayed,
+        }
+    }
+
+    /// The outcome of a packet that could not be sent, given what was in its way.
+    #[inline(always)] // a few compares
+    const fn not_sent(self, obstacle: Outcome) -> Outcome {
+        match self {
+            // Whatever is in the way of a fragment, the daemon finds another.
+            Self::Reassembled => Outcome::Fragment,
+            // What cannot be sent away is served here all the same.
+            Self::Diverted => Outcome::LocalNew,
+            Self::Owned | Self::Relayed => obstacle,
+        }
+    }
+
+    #[inline(always)] // a few compares
+    const fn tunnel_kind(self) -> geneve::Kind {
+        match self {
+            Self::Reassembled => geneve::Kind::Reassemble,
+            Self::Relayed => geneve::Kind::Relay,
+            Self::Owned | Self::Diverted => geneve::Kind::Data,
+        }
+    }
 }
 
 /// A packet for another node.
-struct Send {
+struct Redirect {
     node: NodeId,
     why: Why,
-    ip: Ip,
 }
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
 #[inline(always)] // the entry program itself
 pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
-    let send = match locate(ctx) {
-        Ok(send) => send,
+    let frame = Frame::xdp(ctx.ctx);
+    // Outside the match, for the compiler would leave it unset on ways that do not need it, and the verifier refuses that.
+    let Some(ip) = net::frame(&frame) else { return (Outcome::NotService, xdp_action::XDP_PASS) };
+    let redirect = match locate(ctx, &frame, &ip) {
+        Ok(redirect) => redirect,
         Err(outcome) => {
             let Some(reason) = outcome.punted() else { return (outcome, xdp_action::XDP_PASS) };
             punt::hand_over(ctx, reason);
-            match without_daemon(ctx, outcome) {
-                Some(send) => send,
+            match without_daemon(ctx, &ip, outcome, reason) {
+                Some(redirect) => redirect,
                 None => return (outcome, xdp_action::XDP_PASS),
             }
         }
     };
     let Some(marks) = maps::marks_ingress() else { return (Outcome::EncapFailed, xdp_action::XDP_PASS) };
     // One number that the verifier does not know: what follows is verified once, not for every way that leads here.
-    let order = marks.hide(usize::from(send.node.number()) | (send.why as usize) << WHY_SHIFT) as u16;
-    let why = order >> WHY_SHIFT;
-    match forward(ctx, &send.ip, order & NodeId::MAX, why) {
-        Ok(action) => (sent(why), action),
+    let order = marks.hide(usize::from(redirect.node.number()) | (redirect.why.code() as usize) << WHY_SHIFT) as u16;
+    let Some(why) = Why::decode(u64::from(order >> WHY_SHIFT)) else {
+        return (Outcome::EncapFailed, xdp_action::XDP_PASS);
+    };
+    match forward(ctx, &ip, order & NodeId::MAX, why) {
+        Ok(action) => (why.sent(), action),
         Err(outcome) => {
-            let outcome = not_sent(why, outcome);
+            let outcome = why.not_sent(outcome);
             if let Some(reason) = outcome.punted() {
                 punt::hand_over(ctx, reason);
             }
@@ -72,50 +112,17 @@ pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
 
 /// Bits of a node id, above which a [`Why`] has its place.
 const WHY_SHIFT: u32 = NodeId::MAX.count_ones();
-const GATHERED: u16 = Why::Gathered as u16;
-const DIVERTED: u16 = Why::Diverted as u16;
-const HANDED_OVER: u16 = Why::Relayed as u16;
-
-#[inline(always)] // a few compares
-const fn sent(why: u16) -> Outcome {
-    match why {
-        GATHERED => Outcome::ForwardedFragment,
-        DIVERTED => Outcome::Diverted,
-        HANDED_OVER => Outcome::Relayed,
-        _ => Outcome::Forwarded,
-    }
-}
-
-/// What a packet is that could not be sent, given what was in its way.
-#[inline(always)] // a few compares
-const fn not_sent(why: u16, obstacle: Outcome) -> Outcome {
-    match why {
-        // Whatever is in the way of a fragment, the daemon finds another.
-        GATHERED => Outcome::Fragment,
-        // What cannot be sent away is served here all the same.
-        DIVERTED => Outcome::LocalNew,
-        _ => obstacle,
-    }
-}
-
-#[inline(always)] // a few compares
-const fn tunnel_kind(why: u16) -> geneve::Kind {
-    match why {
-        GATHERED => geneve::Kind::Reassemble,
-        HANDED_OVER => geneve::Kind::Relay,
-        _ => geneve::Kind::Data,
-    }
-}
 
 /// Where no daemon lives, a peer's can finish the packet: it knows the owner, or asks for it.
 #[inline(always)] // rare
-fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
-    if matches!(outcome, Outcome::DecapRelayed | Outcome::DecapFragment) {
+fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) -> Option<Redirect> {
+    match outcome.hook() {
+        Hook::Ingress => {}
         // It has come through the tunnel already.
-        return None;
+        Hook::Decap => return None,
+        // No packet of these arrives.
+        Hook::Egress | Hook::Slow => return None,
     }
-    let frame = Frame::xdp(ctx.ctx);
-    let ip = net::frame(&frame)?;
     let now_ns = maps::now_ns();
     if !maps::duty().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
@@ -123,33 +130,35 @@ fn without_daemon(ctx: &XdpContext, outcome: Outcome) -> Option<Send> {
         let request_key = maps::marks_ingress()?.request_key();
         let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
-        return Some(Send { node, why: Why::Owned, ip });
+        return Some(Redirect { node, why: Why::Owned });
     }
-    let slot = ip.gather_slot(&frame)?;
+    let slot = ip.gather_slot(&Frame::xdp(ctx.ctx))?;
     let node = NodeId::new(maps::taker(slot))?;
-    let why = if matches!(outcome, Outcome::Fragment) { Why::Gathered } else { Why::Relayed };
-    Some(Send { node, why, ip })
+    let why = match punted.action() {
+        Action::Punted(Punt::Reassembles) => Why::Reassembled,
+        Action::Punted(Punt::Asks | Punt::Reads) => Why::Relayed,
+        Action::Pass | Action::Sent | Action::Dropped | Action::Slow(_) => return None,
+    };
+    Some(Redirect { node, why })
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
 #[inline(always)] // as above
-fn locate(ctx: &XdpContext) -> Result<Send, Outcome> {
-    let frame = Frame::xdp(ctx.ctx);
-    let ip = net::frame(&frame).ok_or(Outcome::NotService)?;
-    let Some(udp) = ip.udp(&frame) else { return no_datagram(&frame, ip) };
+fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
+    let Some(udp) = ip.udp(frame) else { return no_datagram(frame, ip) };
     if udp.destination == geneve::PORT {
-        return Err(decap::run(ctx, &frame, &ip, &udp));
+        return Err(decap::run(ctx, frame, ip, &udp));
     }
     if !maps::is_service_port(udp.destination) {
         return Err(Outcome::NotService);
     }
-    let vip = ip.destination(&frame).ok_or(Outcome::NotService)?;
+    let vip = ip.destination(frame).ok_or(Outcome::NotService)?;
     let service = service(vip, udp.destination).ok_or(Outcome::NotService)?;
     let config = maps::config().ok_or(Outcome::NotService)?;
-    match message(ctx, &frame, &ip, &udp, service, config)? {
+    match message(ctx, frame, ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Send { node, why: Why::Owned, ip }),
-        Verdict::Divert(node) => Ok(Send { node, why: Why::Diverted, ip }),
+        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned }),
+        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted }),
     }
 }
 
@@ -161,7 +170,7 @@ pub fn service(vip: Address, port: u16) -> Option<Service> {
 
 /// What is no whole UDP datagram matters only if it is for a service's address.
 #[inline(always)] // rare
-fn no_datagram(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
+fn no_datagram(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     if !ip.fragment && !ip.extended() && ip.protocol != IpProtocol::UDP {
         return Err(Outcome::NotService);
     }
@@ -179,14 +188,14 @@ fn no_datagram(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
 
 /// Fragments of one datagram may reach many nodes: each sends them to the same one (DESIGN section 6).
 #[inline(always)] // rare
-fn gather(frame: &Frame, ip: Ip) -> Result<Send, Outcome> {
+fn gather(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     let config = maps::config().ok_or(Outcome::NotService)?;
     if config.peers_up == 0 {
         return Err(Outcome::LocalAlone);
     }
     let slot = ip.gather_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::gatherer(slot)) {
-        Some(node) if node.number() != config.node => Ok(Send { node, why: Why::Gathered, ip }),
+        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled }),
         _ => Err(Outcome::Fragment),
     }
 }
@@ -208,7 +217,8 @@ fn message(
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, datagram_end);
     let flags = key::X_OF_REPLY | if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 };
-    if let Err(outcome) = key::ingress(ctx.ctx, flags) {
+    if let Err(why) = key::ingress(ctx.ctx, flags) {
+        let outcome = why.outcome();
         // Alone, every message is local, whatever it says.
         let alone = config.peers_up == 0 && outcome.punted().is_some();
         return Err(if alone { Outcome::LocalAlone } else { outcome });
@@ -267,7 +277,7 @@ extern "C" fn owner_of(key: u64, now: u64) -> u64 {
 
 /// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
-fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: u16) -> Result<u32, Outcome> {
+fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why) -> Result<u32, Outcome> {
     let config = maps::config().ok_or(Outcome::Unresolved)?;
     let slot = maps::node(node).hop(node).ok_or(Outcome::Unresolved)?;
     let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
@@ -278,7 +288,7 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: u16) -> Result<u32, Outcom
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
     let key = config.tag_key[usize::from(epoch & 1)];
-    let sender = Sender { head: Head::new(config.node, tunnel_kind(why), epoch), vni: config.vni, key };
+    let sender = Sender { head: Head::new(config.node, why.tunnel_kind(), epoch), vni: config.vni, key };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {

@@ -3,7 +3,10 @@
 //! A scan in the entry programs themselves would be verified along every path that leads there.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use forwarder_common::{marks::Marks, outcome::Outcome, sip::fast};
+use forwarder_common::{
+    marks::Marks,
+    sip::fast::{self, NoKey},
+};
 
 use crate::{maps, packet::Frame};
 
@@ -16,56 +19,43 @@ pub const X_OF_REPLY: u64 = 4;
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;
-/// Returned by a chunk that gives up, with the outcome's number.
-const PUNT: u64 = 1 << 33;
+/// Returned by a chunk that gives up, with the code of the reason.
+const GIVES_UP: u64 = 1 << 33;
 
 /// The keys of the message between the marks `start` and `end` of an XDP frame, into the marks.
 #[inline(always)] // a call
-pub fn ingress(ctx: *mut xdp_md, flags: u64) -> Result<(), Outcome> {
+pub fn ingress(ctx: *mut xdp_md, flags: u64) -> Result<(), NoKey> {
     result(ingress_key(ctx, flags))
 }
 
 /// The same for a TC frame.
 #[inline(always)] // a call
-pub fn egress(ctx: *mut __sk_buff, flags: u64) -> Result<(), Outcome> {
+pub fn egress(ctx: *mut __sk_buff, flags: u64) -> Result<(), NoKey> {
     result(egress_key(ctx, flags))
 }
 
 #[inline(always)] // a compare
-fn result(code: u64) -> Result<(), Outcome> {
-    match code {
-        0 => Ok(()),
-        code => Err(punt((code - 1) as u32)),
-    }
+fn result(code: u64) -> Result<(), NoKey> {
+    if code == 0 { Ok(()) } else { Err(gives_up(code)) }
 }
 
-/// The outcome with this number, of those that end a parse; without a table, which would be a map.
-#[inline(always)] // a few compares
-fn punt(number: u32) -> Outcome {
-    const NOT_SIP: u32 = Outcome::NotSip.number();
-    const KEEP_ALIVE: u32 = Outcome::KeepAlive.number();
-    const BOUNDS: u32 = Outcome::UnreadBounds.number();
-    const INCOMPLETE: u32 = Outcome::UnreadIncomplete.number();
-    match number {
-        NOT_SIP => Outcome::NotSip,
-        KEEP_ALIVE => Outcome::KeepAlive,
-        BOUNDS => Outcome::UnreadBounds,
-        INCOMPLETE => Outcome::UnreadIncomplete,
-        _ => Outcome::UnreadForm,
-    }
+/// The reason with this code; no function of this file gives another one.
+#[inline(always)] // a compare
+fn gives_up(code: u64) -> NoKey {
+    NoKey::decode(code).unwrap_or(NoKey::Form)
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn ingress_key(ctx: *mut xdp_md, flags: u64) -> u64 {
-    let Some(marks) = maps::marks_ingress() else { return code(Outcome::UnreadForm) };
+    let Some(marks) = maps::marks_ingress() else { return NoKey::Form.code() };
     key(Frame::xdp(ctx), marks, flags, |off| ingress_chunk(ctx, off))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn egress_key(ctx: *mut __sk_buff, flags: u64) -> u64 {
-    let Some(marks) = maps::marks_egress() else { return code(Outcome::UnreadForm) };
+    let Some(marks) = maps::marks_egress() else { return NoKey::Form.code() };
     key(Frame::tc(ctx), marks, flags, |off| egress_chunk(ctx, off))
 }
 
@@ -90,7 +80,7 @@ fn chunk(frame: Frame, marks: &mut Marks, off: u64) -> u64 {
         match fast::step(&frame, marks, off) {
             Ok(Some(next)) => off = next,
             Ok(None) => return DONE,
-            Err(outcome) => return PUNT | u64::from(outcome.number()),
+            Err(why) => return GIVES_UP | why.code(),
         }
     }
     off as u64
@@ -100,17 +90,13 @@ fn chunk(frame: Frame, marks: &mut Marks, off: u64) -> u64 {
 fn key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> u64 {
     match try_key(frame, marks, flags, chunk) {
         Ok(()) => 0,
-        Err(outcome) => code(outcome),
+        Err(why) => why.code(),
     }
 }
 
-const fn code(outcome: Outcome) -> u64 {
-    outcome.number() as u64 + 1
-}
-
 #[inline(always)] // the body of two functions
-fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
-    let Some(config) = maps::config() else { return Err(Outcome::UnreadForm) };
+fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
+    let Some(config) = maps::config() else { return Err(NoKey::Form) };
     fast::start_line(&frame, marks)?;
     scan(marks, chunk)?;
     fast::cseq(&frame, marks)?;
@@ -123,16 +109,16 @@ fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u
 }
 
 #[inline(always)] // eight calls
-fn scan(marks: &mut Marks, chunk: impl Fn(u64) -> u64) -> Result<(), Outcome> {
+fn scan(marks: &mut Marks, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
     let mut off = u64::from(marks.start());
     for _ in 0..fast::CHUNKS {
         off = chunk(off);
         if off & DONE != 0 {
             return Ok(());
         }
-        if off & PUNT != 0 {
-            return Err(punt(off as u32));
+        if off & GIVES_UP != 0 {
+            return Err(gives_up(off ^ GIVES_UP));
         }
     }
-    Err(Outcome::UnreadBounds)
+    Err(NoKey::Bounds)
 }

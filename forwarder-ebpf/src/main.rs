@@ -21,7 +21,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use forwarder_common::outcome::{Hook, Outcome};
+use forwarder_common::outcome::{Action, Outcome};
 
 /// XDP: ingress and decapsulation.
 #[xdp]
@@ -29,24 +29,34 @@ use forwarder_common::outcome::{Hook, Outcome};
 pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
-    match outcome {
-        Outcome::Forwarded | Outcome::ForwardedFragment | Outcome::Diverted | Outcome::Relayed => sent,
-        outcome => match outcome.hook() {
-            Hook::Ingress | Hook::Decap | Hook::Egress | Hook::Slow => xdp_action::XDP_PASS,
-        },
-    }
+    xdp(outcome, sent)
 }
 
 /// XDP, called by ingress while a daemon lives: packets into its hands.
 #[xdp]
 pub fn forwarder_punt(ctx: XdpContext) -> u32 {
-    punt::run(&ctx)
+    let outcome = punt::run(&ctx);
+    maps::count(outcome);
+    xdp(outcome, xdp_action::XDP_PASS)
+}
+
+/// What an outcome means for a packet that has arrived; `sent` is how a packet to another node leaves.
+#[inline(always)] // a few compares
+fn xdp(outcome: Outcome, sent: u32) -> u32 {
+    match outcome.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Sent => sent,
+        Action::Punted(_) | Action::Dropped => xdp_action::XDP_DROP,
+        // The daemon's to count.
+        Action::Slow(_) => xdp_action::XDP_PASS,
+    }
 }
 
 /// TC egress: claims. Other programs on the hook go on after it.
 #[classifier]
 pub fn forwarder_egress(ctx: TcContext) -> i32 {
     maps::count(egress::run(&ctx));
+    // Whatever was claimed, no packet of the host's own is held up.
     TC_ACT_UNSPEC
 }
 

@@ -151,14 +151,8 @@ pub fn peer(slot: u32) -> Option<&'static Peer> {
 /// Counts a packet's outcome.
 #[inline(always)] // an inlined array look-up and one addition
 pub fn count(outcome: Outcome) {
-    count_number(outcome.number());
-}
-
-/// Counts an outcome by its number.
-#[inline(always)] // as above
-pub fn count_number(number: u32) {
     if let Some(slots) = STATISTICS.get_ptr_mut(0) {
-        let slot = slots.cast::<u64>().wrapping_add((number & (OUTCOMES - 1)) as usize);
+        let slot = slots.cast::<u64>().wrapping_add((outcome.number() & (OUTCOMES - 1)) as usize);
         // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
         unsafe { *slot += 1 };
     }

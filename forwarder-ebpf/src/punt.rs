@@ -5,11 +5,14 @@
 //! there but stands still gets nothing either, once its lease is over: the packet would wait as long as the daemon does.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, xdp_action, xdp_md},
+    bindings::{__sk_buff, xdp_md},
     helpers::bpf_ktime_get_coarse_ns,
     programs::XdpContext,
 };
-use forwarder_common::{abi::Punt, outcome::Outcome};
+use forwarder_common::{
+    abi,
+    outcome::{Action, Outcome, Punt},
+};
 
 use crate::{
     maps,
@@ -27,29 +30,23 @@ pub fn hand_over(ctx: &XdpContext, reason: Outcome) {
     maps::call_daemon(ctx);
 }
 
-/// The tail call's other end: the packet goes into the ring buffer, or passes if that has no room or no time for it.
+/// The tail call's other end: the packet goes into the ring buffer if that has room and the daemon time for it.
 #[inline(always)] // the entry program itself
-pub fn run(ctx: &XdpContext) -> u32 {
-    let Some(reason) = maps::marks_ingress().map(|marks| u32::from(marks.reason())) else {
-        return xdp_action::XDP_PASS;
+pub fn run(ctx: &XdpContext) -> Outcome {
+    let Some(marks) = maps::marks_ingress() else { return Outcome::PuntOverflow };
+    // The class becomes a number that the verifier does not know: what follows is verified once, not for every outcome.
+    let class = match Outcome::from_number(u32::from(marks.reason())).map(Outcome::action) {
+        Some(Action::Punted(class)) => marks.hide(class.code() as usize),
+        Some(Action::Pass | Action::Sent | Action::Dropped | Action::Slow(_)) | None => return Outcome::PuntOverflow,
     };
     // SAFETY: the helper takes nothing and touches nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    let asks = reason == Outcome::PuntedUnknownResponse.number()
-        || reason == Outcome::PuntedUnknownCancel.number()
-        || reason == Outcome::PuntedUnknownAck.number()
-        || reason == Outcome::PuntedUnknownBranch.number()
-        || reason == Outcome::DecapPuntedRelayed.number();
-    if !maps::may_punt(now, asks) || copy(ctx.ctx, reason).is_none() {
-        if reason == Outcome::PuntedFragment.number() || reason == Outcome::DecapPuntedFragment.number() {
-            maps::count(Outcome::FragmentOverflow);
-            return xdp_action::XDP_DROP;
-        }
-        maps::count(Outcome::PuntOverflow);
-        return xdp_action::XDP_PASS;
+    let (asks, reason) = (class as u64 == Punt::Asks.code(), u32::from(marks.reason()));
+    if maps::may_punt(now, asks) && copy(ctx.ctx, reason).is_some() {
+        Outcome::from_number(reason).unwrap_or(Outcome::PuntOverflow)
+    } else {
+        Punt::decode(class as u64).map_or(Outcome::PuntOverflow, Punt::overflow)
     }
-    maps::count_number(reason);
-    xdp_action::XDP_DROP
 }
 
 /// Copies the frame into the smallest record that it fits.
@@ -58,7 +55,7 @@ fn copy(ctx: *mut xdp_md, reason: u32) -> Option<()> {
     let length = Frame::xdp(ctx).length();
     // SAFETY: the context is valid for the program's run.
     let ifindex = unsafe { (*ctx).ingress_ifindex };
-    let head = Punt { ifindex, length: length as u32, reason, segment: 0 };
+    let head = abi::Punt { ifindex, length: length as u32, reason, segment: 0 };
     if length <= packet::SMALL {
         maps::reserve::<{ packet::SMALL }>()?.fill(head, |to| packet::load_small(ctx, to, length))
     } else if length <= packet::LARGE {
@@ -73,7 +70,7 @@ fn copy(ctx: *mut xdp_md, reason: u32) -> Option<()> {
 pub fn copy_sent(ctx: *mut __sk_buff, length: usize, segment: u32) -> Option<()> {
     let length = if length > packet::LARGE { packet::LARGE } else { length };
     let reason = Outcome::EgressPunted.number();
-    let head = Punt { ifindex: 0, length: length as u32, reason, segment };
+    let head = abi::Punt { ifindex: 0, length: length as u32, reason, segment };
     if length <= packet::SMALL {
         maps::reserve::<{ packet::SMALL }>()?.fill(head, |to| packet::load_sent_small(ctx, to, length))
     } else {

@@ -136,7 +136,7 @@ impl Explain<'_> {
         let hash_key = self.options.hash_key;
         let said = match fast::read(payload, hash_key, false) {
             Ok(marks) => verify::compare(&marks.explained(), payload, message, hash_key),
-            Err(outcome) => Said::Punts(outcome.name()),
+            Err(why) => Said::Punts(why.outcome().name()),
         };
         self.counts.note(frame, &said);
         match said {

@@ -234,7 +234,7 @@ impl Kernel for Program {
                 found.reply_key ^= u64::from(self.broken);
                 found
             }
-            Err(outcome) => Explained { result: EXPLAINED_OUTCOME | outcome.number(), ..Explained::default() },
+            Err(why) => Explained { result: EXPLAINED_OUTCOME | why.outcome().number(), ..Explained::default() },
         })
     }
 }

@@ -47,7 +47,7 @@ fn host(message: &[u8]) -> Explained {
             }
             read
         }
-        Err(outcome) => Explained { result: EXPLAINED_OUTCOME | outcome.number(), ..Explained::default() },
+        Err(why) => Explained { result: EXPLAINED_OUTCOME | why.outcome().number(), ..Explained::default() },
     }
 }
 

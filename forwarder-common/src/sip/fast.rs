@@ -10,7 +10,7 @@ mod via;
 pub use cseq::cseq;
 
 use super::swar::{below, blank, decimal, hit, index, maybe, not_digit, text};
-use crate::{hash::SipHash, hash::padded, marks::Marks, outcome::Outcome, reader::Reader};
+use crate::{coded, hash::SipHash, hash::padded, marks::Marks, outcome::Outcome, reader::Reader};
 
 /// Payload bytes within which the key's headers must begin: the last one ends before byte 580 in real captures.
 pub const BOUND: usize = 2047;
@@ -22,6 +22,37 @@ pub const CHUNKS: usize = 8;
 const WORDS: usize = 16;
 /// Longest datagram that is a keep-alive if it begins with CR, LF or NUL.
 const KEEP_ALIVE: usize = 8;
+
+coded! {
+    /// Why there is no key of a message.
+    #[must_use]
+    pub enum NoKey {
+        /// It does not begin as SIP does.
+        NotSip = 1,
+        /// A keep-alive, or nothing at all.
+        KeepAlive = 2,
+        /// The reader's bounds end before the headers that make the key.
+        Bounds = 3,
+        /// Text in a form other than the plain one, SIP or not.
+        Form = 4,
+        /// Text without one of the headers that make the key, or cut off, SIP or not.
+        Incomplete = 5,
+    }
+}
+
+impl NoKey {
+    /// Where the way of such a packet to a service ends.
+    #[inline(always)] // a few compares
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::NotSip => Outcome::NotSip,
+            Self::KeepAlive => Outcome::KeepAlive,
+            Self::Bounds => Outcome::UnreadBounds,
+            Self::Form => Outcome::UnreadForm,
+            Self::Incomplete => Outcome::UnreadIncomplete,
+        }
+    }
+}
 
 /// Kinds of message as [`Marks::kind`] has them.
 pub mod kind {
@@ -54,31 +85,31 @@ const STUN_COOKIE: u64 = 0x42a4_1221;
 /// Looks at the first bytes of the payload: what kind of message it is, if it can be SIP at all.
 ///
 /// # Errors
-/// The outcome, where it is no SIP or the form is not the plain one.
+/// It is no SIP, or not in the plain form.
 #[inline(always)] // inlined into the kernel's one function before the scan
-pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
+pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
     let start = m.start() as usize;
     let length = (m.end() as usize).wrapping_sub(start);
-    let Some(w) = r.word(start) else { return Err(Outcome::KeepAlive) };
+    let Some(w) = r.word(start) else { return Err(NoKey::KeepAlive) };
     let first = w as u8;
     if length == 0 || (matches!(first, b'\r' | b'\n' | 0) && length <= KEEP_ALIVE) {
-        return Err(Outcome::KeepAlive);
+        return Err(NoKey::KeepAlive);
     }
     if first <= 0x20 {
         let stun = first <= 1 && w >> 32 == STUN_COOKIE;
         return Err(if stun || !matches!(first, b'\r' | b'\n' | 0 | b' ' | b'\t') {
-            Outcome::NotSip
+            NoKey::NotSip
         } else {
-            Outcome::UnreadForm
+            NoKey::Form
         });
     }
     if first >= 0x7f {
-        return Err(Outcome::NotSip);
+        return Err(NoKey::NotSip);
     }
     if w == RESPONSE {
-        let status = r.word(start + 8).ok_or(Outcome::UnreadIncomplete)?;
+        let status = r.word(start + 8).ok_or(NoKey::Incomplete)?;
         if index(not_digit(status) | 1 << 63) != 3 {
-            return Err(Outcome::NotSip);
+            return Err(NoKey::NotSip);
         }
         m.set_kind(kind::RESPONSE);
         m.set_status(decimal(status.wrapping_sub(ZEROS) << 40) as u16);
@@ -99,15 +130,15 @@ pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
 /// One step of the scan: one block, at most one line. `None` when all headers are marked or the headers have ended.
 ///
 /// # Errors
-/// The outcome that ends the reading.
+/// Why the reading ends.
 #[inline(always)] // the loop around it is the function
-pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>, Outcome> {
+pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>, NoKey> {
     if off.wrapping_sub(m.start() as usize) > BOUND {
-        return Err(Outcome::UnreadBounds);
+        return Err(NoKey::Bounds);
     }
     let (block, width) = match r.block(off) {
         Some(block) => (block, 32),
-        None => ([r.word(off).ok_or(Outcome::UnreadIncomplete)?, 0, 0, 0], 8),
+        None => ([r.word(off).ok_or(NoKey::Incomplete)?, 0, 0, 0], 8),
     };
     let [a, b, c, d] = block;
     let (a, b, c, d) = (maybe(a, b'\n'), maybe(b, b'\n'), maybe(c, b'\n'), maybe(d, b'\n'));
@@ -128,7 +159,7 @@ pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>
     let next = if more | (hits & hits.wrapping_sub(1)) == 0 { m.hide(off + width) } else { 0 };
     let line = m.hide(off + at + index(hits) + 1);
     let next = if next == 0 { line } else { next };
-    let w = r.word(line).ok_or(Outcome::UnreadIncomplete)?;
+    let w = r.word(line).ok_or(NoKey::Incomplete)?;
     if m.first() == 0 {
         m.set_first(line as u16);
     }
@@ -147,7 +178,7 @@ const OF_INTEREST: u64 = 1 << (b'c' & 63)
 
 /// Marks the line that begins with the word `w` if the key needs it.
 #[inline(always)] // part of the step
-fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, Outcome> {
+fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, NoKey> {
     // Most lines are of no interest, which one test says; the few others that it lets through the match below sorts out.
     if (OF_INTEREST >> (w & 63)) & 1 == 0 {
         return Ok(Some(next));
@@ -169,7 +200,7 @@ fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<u
             }
         }
         b'\n' => return Ok(None),
-        b'\r' => return if w as u16 == u16::from_le_bytes(*b"\r\n") { Ok(None) } else { Err(Outcome::UnreadForm) },
+        b'\r' => return if w as u16 == u16::from_le_bytes(*b"\r\n") { Ok(None) } else { Err(NoKey::Form) },
         _ => {}
     }
     let complete = m.call_id() != 0 && m.cseq() != 0 && m.via() != 0;
@@ -190,8 +221,8 @@ const fn separates(byte: u8) -> bool {
 
 /// Where the value of a header begins, given the end of its name (RFC 3261 §7.3.1: blanks around the colon).
 #[inline(always)] // small, and the offset stays unknown to the verifier
-fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outcome> {
-    let w = r.word(name_end).ok_or(Outcome::UnreadIncomplete)?;
+fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, NoKey> {
+    let w = r.word(name_end).ok_or(NoKey::Incomplete)?;
     if w as u16 == COLON_BLANK && (w >> 16) as u8 > 0x20 {
         // What nearly every header has: the value's place does not wait for the search below.
         return Ok(m.hide(name_end + 2));
@@ -199,13 +230,13 @@ fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, Outc
     let before = index(!blank(w) & HIGH_BITS | 1 << 63);
     let rest = w >> (8 * (before & 7));
     if rest as u8 != b':' {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     let rest = rest >> 8;
     let after = index(!blank(rest) & HIGH_BITS | 1 << 63);
     // What was shifted in reads as zero, which no value begins with: blanks up to the end of the word are punted.
     if (rest >> (8 * (after & 7))) as u8 <= 0x20 {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     Ok(m.hide(name_end + before + 1 + after))
 }
@@ -214,10 +245,10 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
 #[inline(always)] // the hash stays in registers
-fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, Outcome> {
+fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, NoKey> {
     let mut off = at;
     for _ in 0..WORDS {
-        let w = r.word(off).ok_or(Outcome::UnreadIncomplete)?;
+        let w = r.word(off).ok_or(NoKey::Incomplete)?;
         let mut stop = below(w, 0x21);
         if branch {
             stop |= hit(w, b';') | hit(w, b',');
@@ -232,19 +263,19 @@ fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branc
         hash.put(w);
         off += 8;
     }
-    Err(Outcome::UnreadBounds)
+    Err(NoKey::Bounds)
 }
 
 /// Whether a text may end at the byte at `end`: white space, or with `branch` a delimiter; and within the payload.
 #[inline(always)] // part of the above
-fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(), Outcome> {
-    let byte = r.byte(end).ok_or(Outcome::UnreadIncomplete)?;
+fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(), NoKey> {
+    let byte = r.byte(end).ok_or(NoKey::Incomplete)?;
     let plain = matches!(byte, b'\r' | b'\n' | b' ' | b'\t') || (branch && matches!(byte, b';' | b','));
     if !plain {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     // Bytes behind the UDP payload are not the message's, whatever they look like.
-    if end >= m.end() as usize { Err(Outcome::UnreadIncomplete) } else { Ok(()) }
+    if end >= m.end() as usize { Err(NoKey::Incomplete) } else { Ok(()) }
 }
 
 /// Hashes what both keys begin with, Call-ID and CSeq number, the latter as 0 with `affinity_call`. The marks have the hash
@@ -253,7 +284,7 @@ fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(),
 /// # Errors
 /// The Call-ID is not in the plain form, or too long.
 #[inline(always)] // the hash stays in registers
-pub fn hash<R: Reader>(r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: bool) -> Result<SipHash, Outcome> {
+pub fn hash<R: Reader>(r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: bool) -> Result<SipHash, NoKey> {
     let name_end = m.call_id() as usize;
     let at = value(r, m, name_end)?;
     let mut hash = SipHash::new(hash_key);
@@ -273,7 +304,7 @@ pub fn hash<R: Reader>(r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: 
 /// # Errors
 /// The top Via is not in the plain form, or its branch is too long.
 #[inline(always)] // the hash stays in registers
-pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(), Outcome> {
+pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(), NoKey> {
     m.set_reply_key(0);
     let name_end = m.via() as usize;
     let via = value(r, m, name_end)?;
@@ -296,11 +327,11 @@ pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(
 /// Reads a whole payload on the host, as the kernel does: both keys, with offsets into `payload`.
 ///
 /// # Errors
-/// The outcome that ends the fast path's reading.
-pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Marks, Outcome> {
+/// Why the fast path has no key.
+pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Marks, NoKey> {
     let (r, m) = (&payload, &mut Marks::default());
     if payload.len() > usize::from(u16::MAX) {
-        return Err(Outcome::Malformed);
+        return Err(NoKey::Bounds);
     }
     m.begin(0, payload.len());
     start_line(r, m)?;
@@ -311,7 +342,7 @@ pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<M
     Ok(*m)
 }
 
-fn scan(r: &&[u8], m: &mut Marks) -> Result<(), Outcome> {
+fn scan(r: &&[u8], m: &mut Marks) -> Result<(), NoKey> {
     let mut off = 0;
     for _ in 0..CHUNK * CHUNKS {
         match step(r, m, off)? {
@@ -319,5 +350,5 @@ fn scan(r: &&[u8], m: &mut Marks) -> Result<(), Outcome> {
             None => return Ok(()),
         }
     }
-    Err(Outcome::UnreadBounds)
+    Err(NoKey::Bounds)
 }

@@ -1,12 +1,8 @@
 //! The slow path's account: no packet without an outcome.
 
-use forwarder_common::outcome::{Hook, Outcome};
+use forwarder_common::outcome::{Account, Action, Hook, Outcome};
 
 use super::{gather::Gather, hold::Hold};
-
-const FIRST: u32 = Outcome::SlowLocal.number();
-/// Up to the last outcome of the slow path.
-const LENGTH: usize = (Outcome::SlowFailed.number() - FIRST + 1) as usize;
 
 /// What came in, and what became of it. [`Self::balance`] is 0 at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +19,8 @@ pub struct Ledger {
     pub held_bytes: usize,
     /// Bytes that waiting fragments cost, at most [`super::gather::BYTES`].
     pub gathering_bytes: usize,
-    counts: [u64; LENGTH],
+    /// By the outcome's number; those of other hooks stay 0.
+    counts: Counts,
 }
 
 impl Ledger {
@@ -32,9 +29,7 @@ impl Ledger {
     }
 
     pub(super) fn count(&mut self, outcome: Outcome) {
-        if let Some(count) = slot(outcome).and_then(|slot| self.counts.get_mut(slot)) {
-            *count += 1;
-        }
+        *self.counts.of_mut(outcome) += 1;
     }
 
     /// With what waits at this moment.
@@ -47,16 +42,14 @@ impl Ledger {
             gathering_bytes: gather.bytes(),
             ..self
         };
-        if let Some(count) = slot(Outcome::SlowDroppedFragment).and_then(|slot| all.counts.get_mut(slot)) {
-            *count = gather.dropped();
-        }
+        *all.counts.of_mut(Outcome::SlowDroppedFragment) = gather.dropped();
         all
     }
 
     /// How often an outcome was reached.
     #[must_use]
     pub fn of(&self, outcome: Outcome) -> u64 {
-        slot(outcome).and_then(|slot| self.counts.get(slot)).copied().unwrap_or_default()
+        self.counts.of(outcome)
     }
 
     /// All outcomes of the slow path, in the order of their numbers.
@@ -66,27 +59,34 @@ impl Ledger {
     }
 
     /// Packets that came in, and datagrams made of fragments, less all that left, was dropped, or waits: 0.
-    ///
-    /// `SlowHeld` and `SlowReassembling` count beginnings of a wait, and `SlowFailed` counts an end a second time.
     #[must_use]
     pub fn balance(&self) -> i128 {
-        const ENDS: [Outcome; 9] = [
-            Outcome::SlowLocal,
-            Outcome::SlowForwarded,
-            Outcome::SlowDiverted,
-            Outcome::SlowReceived,
-            Outcome::SlowReleased,
-            Outcome::SlowHoldOverflow,
-            Outcome::SlowDroppedFragment,
-            Outcome::SlowRefused,
-            Outcome::SlowNotSip,
-        ];
-        let ended: u64 = ENDS.iter().map(|outcome| self.of(*outcome)).sum();
-        let came = i128::from(self.packets) + i128::from(self.of(Outcome::SlowReassembled));
-        came - i128::from(ended + self.joined + self.held + self.gathering)
+        let sum = |account| -> u64 {
+            let of_account = self.outcomes().filter(|(outcome, _)| outcome.action() == Action::Slow(account));
+            of_account.map(|(_, count)| count).sum()
+        };
+        let came = i128::from(self.packets) + i128::from(sum(Account::Made));
+        came - i128::from(sum(Account::Ended) + self.joined + self.held + self.gathering)
     }
 }
 
-fn slot(outcome: Outcome) -> Option<usize> {
-    usize::try_from(outcome.number().checked_sub(FIRST)?).ok()
+/// A count for each outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts([u64; Outcome::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([0; Outcome::ALL.len()])
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "numbers of outcomes are dense from 0 on")]
+impl Counts {
+    const fn of(&self, outcome: Outcome) -> u64 {
+        self.0[outcome.number() as usize]
+    }
+
+    const fn of_mut(&mut self, outcome: Outcome) -> &mut u64 {
+        &mut self.0[outcome.number() as usize]
+    }
 }

@@ -24,8 +24,8 @@ mod packet;
 mod punt;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use common::outcome::Outcome;
-pub use common::{abi, geneve, ids, marks, net, outcome, reader, sip, verdict};
+use common::outcome::Action;
+pub use common::{abi, coded, geneve, ids, marks, net, outcome, reader, sip, verdict};
 
 /// The claim table's functions, with a look-up in the LRU hash.
 pub mod table {
@@ -51,9 +51,9 @@ pub mod table {
 pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
-    match outcome {
-        Outcome::Forwarded | Outcome::ForwardedFragment | Outcome::Diverted | Outcome::Relayed => sent,
-        _ => xdp_action::XDP_PASS,
+    match outcome.action() {
+        Action::Sent => sent,
+        Action::Pass | Action::Punted(_) | Action::Dropped | Action::Slow(_) => xdp_action::XDP_PASS,
     }
 }
 

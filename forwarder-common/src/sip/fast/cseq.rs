@@ -2,9 +2,9 @@
 
 use super::{
     super::swar::{decimal, index, low, not_digit, text},
-    INVITE, ZEROS, kind, value,
+    INVITE, NoKey, ZEROS, kind, value,
 };
-use crate::{marks::Marks, outcome::Outcome, reader::Reader};
+use crate::{marks::Marks, reader::Reader};
 
 const REQUEST_END: u64 = text(b" SIP/2.0");
 
@@ -13,19 +13,19 @@ const REQUEST_END: u64 = text(b" SIP/2.0");
 /// # Errors
 /// A header that the key needs is missing or not in the plain form.
 #[inline(always)] // straight-line code before the hashing
-pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
+pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
     if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
-        return Err(Outcome::UnreadIncomplete);
+        return Err(NoKey::Incomplete);
     }
     if m.kind() != kind::RESPONSE && !request_line_ends(r, m) {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     let name_end = m.cseq() as usize;
     let at = value(r, m, name_end)?;
-    let w = r.word(at).ok_or(Outcome::UnreadIncomplete)?;
+    let w = r.word(at).ok_or(NoKey::Incomplete)?;
     let stop = not_digit(w);
     let (number, digits) = if stop == 0 {
-        let second = r.word(at + 8).ok_or(Outcome::UnreadIncomplete)?;
+        let second = r.word(at + 8).ok_or(NoKey::Incomplete)?;
         let more = index(not_digit(second) | 1 << 63);
         let (w, second) = (w - ZEROS, second.wrapping_sub(ZEROS));
         if more == 0 {
@@ -40,17 +40,17 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
     } else {
         let count = index(stop);
         if count == 0 {
-            return Err(Outcome::UnreadForm);
+            return Err(NoKey::Form);
         }
         (decimal((w.wrapping_sub(ZEROS)) << (8 * (8 - count))), count)
     };
     let end = m.hide(at + digits);
     if end + 8 > m.end() as usize {
-        return Err(Outcome::UnreadIncomplete);
+        return Err(NoKey::Incomplete);
     }
-    let after = r.word(end).ok_or(Outcome::UnreadIncomplete)?;
+    let after = r.word(end).ok_or(NoKey::Incomplete)?;
     if number > u64::from(u32::MAX) || (after as u8 != b' ' && after as u8 != b'\t') {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     m.set_number(number as u32);
     if m.kind() == kind::RESPONSE {
@@ -61,10 +61,10 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), Outcome> {
 
 /// Whether a response's CSeq names INVITE; `after` begins with the blank behind the number.
 #[inline(always)] // part of the above
-fn response_method(m: &mut Marks, after: u64) -> Result<(), Outcome> {
+fn response_method(m: &mut Marks, after: u64) -> Result<(), NoKey> {
     let method = after >> 8;
     if method as u8 <= 0x20 {
-        return Err(Outcome::UnreadForm);
+        return Err(NoKey::Form);
     }
     // Six letters of the method and the byte behind them.
     let invite = method & low(6) == INVITE & low(6) && ((method >> 48) as u8) <= 0x20;
