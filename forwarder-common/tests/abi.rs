@@ -1,0 +1,113 @@
+//! What the pinned maps of one version look like stays as it is: numbers and texts of outcomes, sizes, offsets, bits.
+//!
+//! `tests/abi/vN.txt` is the record of version N. A line of it is never changed or removed; a change raises `abi::VERSION` and
+//! begins another record. An outcome that comes new is added to the record of the version that is current.
+
+#![expect(clippy::panic, reason = "tests")]
+
+use std::{
+    fmt::Write as _,
+    mem::{offset_of, size_of},
+    path::Path,
+};
+
+use forwarder_common::{
+    abi::{
+        self, Address, ClaimEvent, Config, Duty, Explained, Lifetimes, Node, Peer, Punt, Service, ServiceKey,
+        ServiceSlot,
+    },
+    ids::Tick,
+    outcome::{Outcome, SLOTS},
+    table::{self, Entry},
+};
+
+/// Writes a struct's size and the offsets of its fields, all of which must be named.
+macro_rules! layout {
+    ($text:expr, $type:ident { $($field:ident),+ $(,)? }) => {
+        // The pattern has no rest: a field that is not named here does not compile.
+        let $type { $($field: _),+ } = $type::default();
+        writeln!($text, "{} {} bytes", stringify!($type), size_of::<$type>()).unwrap();
+        $(writeln!($text, "{}.{} at {}", stringify!($type), stringify!($field), offset_of!($type, $field)).unwrap();)+
+    };
+}
+
+fn now() -> String {
+    let mut text = String::new();
+    layout!(text, ServiceKey { vip, port, pad });
+    layout!(text, Service { flags, call_ticks, pad });
+    layout!(text, ServiceSlot { key, service });
+    layout!(
+        text,
+        Config {
+            hash_key,
+            tag_key,
+            underlay,
+            bucket_mask,
+            vni,
+            node,
+            epoch,
+            tag_epoch,
+            peers_up,
+            lifetimes,
+            flags,
+            pad,
+        }
+    );
+    layout!(text, Lifetimes { proceeding, failed, ended });
+    layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, pad });
+    layout!(text, ClaimEvent { key, at_ns, ticks, epoch, flags, pad });
+    layout!(text, Punt { ifindex, length, reason, segment });
+    layout!(text, Explained { request_key, reply_key, result, cseq, call_id, branch, kind, status, pad });
+    words(&mut text);
+    for outcome in Outcome::ALL {
+        writeln!(text, "outcome {} {} {:?}", outcome.number(), outcome.name(), outcome.hook()).unwrap();
+    }
+    text
+}
+
+/// What is packed into words, and where keys have their places.
+fn words(text: &mut String) {
+    let vip = Address::v4([192, 0, 2, 10]);
+    for (name, value) in [
+        ("service set", abi::SERVICE_SET.into()),
+        ("service of affinity call", abi::AFFINITY_CALL.into()),
+        ("egress of affinity call", abi::EGRESS_AFFINITY_CALL.into()),
+        ("event of a new claim", abi::EVENT_NEW.into()),
+        ("explained key", abi::EXPLAINED_KEY.into()),
+        ("explained outcome", abi::EXPLAINED_OUTCOME.into()),
+        ("duty that diverts", Duty::new(true, false, 0).0),
+        ("duty that drains", Duty::new(false, true, 0).0),
+        ("duty with a lease", Duty::new(false, false, 0x0123_4567_89ab_cdef).0),
+        ("node that is up", Node::new(true, 0, None).0),
+        ("node in epoch 5", Node::new(false, 5, None).0),
+        ("node with its first half", Node::new(false, 0, Some(0)).0),
+        ("node with its second half", Node::new(false, 0, Some(1)).0),
+        ("claim", Entry::new(0xfedc_ba98_7654_3210, 0x2a5, 9, Tick::new(0x1234)).0),
+        ("slots of the statistics", SLOTS.into()),
+        ("slots of the services", abi::SERVICE_SLOTS.into()),
+        ("slots of the peers", abi::PEER_SLOTS.into()),
+        ("slots of a bucket", table::SLOTS as u64),
+        ("slot of a service", ServiceKey { vip, port: 5060_u16.to_be(), pad: 0 }.slot().into()),
+        ("first bucket", table::buckets(0xfedc_ba98_7654_3210, 0xffff)[0].into()),
+        ("second bucket", table::buckets(0xfedc_ba98_7654_3210, 0xffff)[1].into()),
+    ] {
+        writeln!(text, "{name} {value:#x}").unwrap();
+    }
+}
+
+#[test]
+fn numbers_and_layouts_are_those_of_their_version() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/abi/v{}.txt", abi::VERSION));
+    let now = now();
+    let recorded = std::fs::read_to_string(&file)
+        .unwrap_or_else(|error| panic!("{}: {error}; a new version's record is this:\n{now}", file.display()));
+    let (recorded, now): (Vec<_>, Vec<_>) = (recorded.lines().collect(), now.lines().collect());
+    let gone: Vec<_> = recorded.iter().filter(|line| !now.contains(line)).collect();
+    let new: Vec<_> = now.iter().filter(|line| !recorded.contains(line)).collect();
+    assert!(gone.is_empty(), "these are no longer so, which takes another abi::VERSION: {gone:#?}; now: {new:#?}");
+    assert!(
+        new.iter().all(|line| line.starts_with("outcome ")),
+        "these are new, which takes another abi::VERSION: {new:#?}"
+    );
+    assert!(new.is_empty(), "these are new and come into {}: {new:#?}", file.display());
+}
