@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use forwarder_common::outcome::Outcome;
 
 /// What one edge's programs counted, by the outcomes' names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,25 +31,25 @@ impl FromIterator<(String, u64)> for Outcomes {
 }
 
 /// The outcomes that move all the time where daemons talk to each other and hosts resolve their neighbours.
-pub const BACKGROUND: [&str; 2] = ["not_service", "egress_other"];
+pub const BACKGROUND: [&str; 2] = [Outcome::NotService.name(), Outcome::EgressOther.name()];
 
 /// Where packets of calls may end. What outruns its claim is held; nothing unknown is let through by the programs.
 pub const CALLS: [&str; 15] = [
-    "punted_unknown_response",
-    "punted_unknown_branch",
-    "punted_unknown_cancel",
-    "punted_unknown_ack",
-    "slow_held",
-    "slow_local",
-    "slow_forwarded",
-    "slow_released",
-    "local_owner",
-    "local_new",
-    "forwarded",
-    "decapsulated",
-    "egress_claimed",
-    "egress_owner",
-    "egress_no_claim",
+    Outcome::PuntedUnknownResponse.name(),
+    Outcome::PuntedUnknownBranch.name(),
+    Outcome::PuntedUnknownCancel.name(),
+    Outcome::PuntedUnknownAck.name(),
+    Outcome::SlowHeld.name(),
+    Outcome::SlowLocal.name(),
+    Outcome::SlowForwarded.name(),
+    Outcome::SlowReleased.name(),
+    Outcome::LocalOwner.name(),
+    Outcome::LocalNew.name(),
+    Outcome::Forwarded.name(),
+    Outcome::Decapsulated.name(),
+    Outcome::EgressClaimed.name(),
+    Outcome::EgressOwner.name(),
+    Outcome::EgressNoClaim.name(),
 ];
 
 /// Fails unless exactly the named outcomes moved, by exactly so much, on one edge; the background is left out.
@@ -56,6 +57,7 @@ pub const CALLS: [&str; 15] = [
 /// # Errors
 /// Names both.
 pub fn ensure_moved(what: &str, before: &Outcomes, after: &Outcomes, wanted: &[(&str, u64)]) -> Result<()> {
+    ensure_known(what, wanted.iter().map(|(name, _)| *name))?;
     let mut moved = after.moved(before);
     moved.retain(|name, _| !BACKGROUND.contains(&name.as_str()));
     let wanted: BTreeMap<String, u64> = wanted.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
@@ -68,10 +70,18 @@ pub fn ensure_moved(what: &str, before: &Outcomes, after: &Outcomes, wanted: &[(
 /// # Errors
 /// Names the outcomes.
 pub fn ensure_only_moved(what: &str, before: &[Outcomes], after: &[Outcomes], allowed: &[&str]) -> Result<()> {
+    ensure_known(what, allowed.iter().copied())?;
     for (edge, (before, after)) in (1..).zip(before.iter().zip(after)) {
         let mut moved = after.moved(before);
         moved.retain(|name, _| !BACKGROUND.contains(&name.as_str()) && !allowed.contains(&name.as_str()));
         ensure!(moved.is_empty(), "{what}: at edge {edge} outcomes moved that must not: {moved:?}");
     }
+    Ok(())
+}
+
+/// A name that no outcome has would allow nothing, and nobody would see that the list says less than it seems to.
+fn ensure_known<'a>(what: &str, mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let unknown = names.find(|name| Outcome::ALL.iter().all(|outcome| outcome.name() != *name));
+    ensure!(unknown.is_none(), "{what}: no outcome is named {unknown:?}");
     Ok(())
 }
