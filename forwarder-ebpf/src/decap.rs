@@ -46,7 +46,7 @@ impl Refused {
 
 /// Where the tunnel packet's way ends, unless it is punted.
 #[inline(always)] // the entry program's second half
-pub fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
+pub(crate) fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
     match unwrap(ctx, frame, ip, udp) {
         Ok(outcome) => outcome,
         Err(refused) => {
@@ -69,14 +69,14 @@ extern "C" fn complain(code: u64) -> u64 {
     }
     match refused {
         Refused::Malformed => {
-            warn!((), "a packet to the tunnel port is no tunnel packet of this cluster and version: passed")
+            warn!((), "a packet to the tunnel port is no tunnel packet of this cluster and version: passed");
         }
         Refused::UnknownPeer => warn!((), "a tunnel packet comes from an address that is no peer's: passed"),
         Refused::BadTag => {
-            warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?")
+            warn!((), "a tunnel packet has a wrong tag: passed; hint: is cluster.secret the same everywhere?");
         }
         Refused::NotService => {
-            warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services")
+            warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services");
         }
         Refused::Failed => warn!((), "a tunnel packet could not be unpacked: passed"),
     }
@@ -103,7 +103,7 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
         return Err(Refused::UnknownPeer);
     }
     let inner = Inner::read(frame, &inside).ok_or(Refused::Malformed)?;
-    let key = config.tag_key[usize::from(head.key_epoch & 1)];
+    let key = maps::tag_key(config, head.key_epoch);
     if inner.tag(key, &head) != received.tag {
         return Err(Refused::BadTag);
     }

@@ -30,7 +30,7 @@ const TRIES: usize = 3;
 
 /// Where the packet's way ends.
 #[inline(always)] // the entry program itself
-pub fn run(ctx: &TcContext) -> Outcome {
+pub(crate) fn run(ctx: &TcContext) -> Outcome {
     match claim(ctx) {
         Ok(outcome) | Err(outcome) => outcome,
     }

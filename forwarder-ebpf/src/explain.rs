@@ -12,7 +12,7 @@ use crate::{key, maps, packet::Frame};
 
 /// Writes what it found to the explain map.
 #[inline(always)] // the entry program itself
-pub fn run(ctx: &XdpContext) {
+pub(crate) fn run(ctx: &XdpContext) {
     maps::explained(match keys(ctx) {
         Ok(found) => found,
         Err(outcome) => Explained { result: EXPLAINED_OUTCOME | outcome.number(), ..Explained::default() },

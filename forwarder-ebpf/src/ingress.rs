@@ -77,7 +77,7 @@ struct Redirect {
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
 #[inline(always)] // the entry program itself
-pub fn run(ctx: &XdpContext) -> (Outcome, u32) {
+pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
     let frame = Frame::xdp(ctx.ctx);
     // Outside the match, for the compiler would leave it unset on ways that do not need it, and the verifier refuses that.
     let Some(ip) = net::frame(&frame) else { return (Outcome::NotService, xdp_action::XDP_PASS) };
@@ -164,7 +164,7 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
 
 /// The service at an address and port.
 #[inline(always)] // one look-up
-pub fn service(vip: Address, port: u16) -> Option<Service> {
+pub(crate) fn service(vip: Address, port: u16) -> Option<Service> {
     maps::service(&ServiceKey { vip, port: port.to_be(), pad: 0 })
 }
 
@@ -249,8 +249,8 @@ fn lookup(marks: &Marks, config: &Config, now: Tick, kind: Kind) -> Found {
     }
     match found(config, marks.request_key(), now) {
         Found::Nothing => Found::Nothing,
-        _ if has_reply_key => Found::OtherBranch,
-        claimed => claimed,
+        Found::Own | Found::Peer(_) | Found::OtherBranch if has_reply_key => Found::OtherBranch,
+        claimed @ (Found::Own | Found::Peer(_) | Found::OtherBranch) => claimed,
     }
 }
 
@@ -287,7 +287,7 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why) -> Result<u32, Outcom
     let frame = Frame::xdp(ctx.ctx);
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
-    let key = config.tag_key[usize::from(epoch & 1)];
+    let key = maps::tag_key(config, epoch);
     let sender = Sender { head: Head::new(config.node, why.tunnel_kind(), epoch), vni: config.vni, key };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };

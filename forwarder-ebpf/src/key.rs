@@ -11,11 +11,11 @@ use forwarder_common::{
 use crate::{maps, packet::Frame};
 
 /// The message belongs to a service of affinity `call`.
-pub const AFFINITY_CALL: u64 = 1;
+pub(crate) const AFFINITY_CALL: u64 = 1;
 /// The reply key `X` of a request is wanted.
-pub const X_OF_REQUEST: u64 = 2;
+pub(crate) const X_OF_REQUEST: u64 = 2;
 /// The reply key of a reply is wanted.
-pub const X_OF_REPLY: u64 = 4;
+pub(crate) const X_OF_REPLY: u64 = 4;
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;
@@ -24,13 +24,13 @@ const GIVES_UP: u64 = 1 << 33;
 
 /// The keys of the message between the marks `start` and `end` of an XDP frame, into the marks.
 #[inline(always)] // a call
-pub fn ingress(ctx: *mut xdp_md, flags: u64) -> Result<(), NoKey> {
+pub(crate) fn ingress(ctx: *mut xdp_md, flags: u64) -> Result<(), NoKey> {
     result(ingress_key(ctx, flags))
 }
 
 /// The same for a TC frame.
 #[inline(always)] // a call
-pub fn egress(ctx: *mut __sk_buff, flags: u64) -> Result<(), NoKey> {
+pub(crate) fn egress(ctx: *mut __sk_buff, flags: u64) -> Result<(), NoKey> {
     result(egress_key(ctx, flags))
 }
 

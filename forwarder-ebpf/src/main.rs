@@ -5,7 +5,8 @@
 //! is only what the daemon has in hand. Doubt means pass.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)] // two single instructions, in packet.rs and maps.rs
+#![feature(asm_experimental_arch)] // three short blocks, in packet.rs and maps.rs
+#![expect(clippy::needless_pass_by_value, reason = "the macros of the entry points give them their context")]
 
 mod decap;
 mod egress;
@@ -26,7 +27,7 @@ use forwarder_common::outcome::{Action, Outcome};
 /// XDP: ingress and decapsulation.
 #[xdp]
 #[inline(always)] // a tail call must be made by the entry program itself
-pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
+fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
     xdp(outcome, sent)
@@ -34,7 +35,7 @@ pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
 
 /// XDP, called by ingress while a daemon lives: packets into its hands.
 #[xdp]
-pub fn forwarder_punt(ctx: XdpContext) -> u32 {
+fn forwarder_punt(ctx: XdpContext) -> u32 {
     let outcome = punt::run(&ctx);
     maps::count(outcome);
     xdp(outcome, xdp_action::XDP_PASS)
@@ -54,7 +55,7 @@ fn xdp(outcome: Outcome, sent: u32) -> u32 {
 
 /// TC egress: claims. Other programs on the hook go on after it.
 #[classifier]
-pub fn forwarder_egress(ctx: TcContext) -> i32 {
+fn forwarder_egress(ctx: TcContext) -> i32 {
     maps::count(egress::run(&ctx));
     // Whatever was claimed, no packet of the host's own is held up.
     TC_ACT_UNSPEC
@@ -62,7 +63,7 @@ pub fn forwarder_egress(ctx: TcContext) -> i32 {
 
 /// XDP, for test runs only: the keys of a frame.
 #[xdp]
-pub fn forwarder_explain(ctx: XdpContext) -> u32 {
+fn forwarder_explain(ctx: XdpContext) -> u32 {
     explain::run(&ctx);
     xdp_action::XDP_PASS
 }
@@ -70,7 +71,7 @@ pub fn forwarder_explain(ctx: XdpContext) -> u32 {
 /// TC, for test runs only: a copy of the run's packet enters the host's stack at the run's interface. Returns 0, or what
 /// the stack refused it with.
 #[classifier]
-pub fn forwarder_inject(ctx: TcContext) -> i32 {
+fn forwarder_inject(ctx: TcContext) -> i32 {
     packet::inject(&ctx)
 }
 

@@ -93,14 +93,21 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// The configuration, once the daemon has written it.
 #[inline(always)] // an inlined array look-up
-pub fn config() -> Option<&'static Config> {
+pub(crate) fn config() -> Option<&'static Config> {
     let config = CONFIG.get(0)?;
     if config.node == 0 { None } else { Some(config) }
 }
 
+/// The key of the tunnel's tag in this epoch.
+#[inline(always)] // a choice of two
+pub(crate) fn tag_key(config: &Config, epoch: u8) -> [u64; 2] {
+    let [even, odd] = config.tag_key;
+    if epoch & 1 == 0 { even } else { odd }
+}
+
 /// The service with this key.
 #[inline(always)] // mostly one inlined array look-up
-pub fn service(key: &ServiceKey) -> Option<Service> {
+pub(crate) fn service(key: &ServiceKey) -> Option<Service> {
     let first = key.slot();
     for probe in 0..SERVICE_PROBES {
         let slot = SERVICES.get((first + probe) % SERVICE_SLOTS)?;
@@ -116,14 +123,14 @@ pub fn service(key: &ServiceKey) -> Option<Service> {
 
 /// Whether some service has this port.
 #[inline(always)] // an inlined array look-up
-pub fn is_service_port(port: u16) -> bool {
+pub(crate) fn is_service_port(port: u16) -> bool {
     let Some(word) = PORTS.get(u32::from(port) / 64) else { return false };
     (*word >> (port & 63)) & 1 != 0
 }
 
 /// What is known of a node.
 #[inline(always)] // an inlined array look-up
-pub fn node(id: u16) -> Node {
+pub(crate) fn node(id: u16) -> Node {
     let Some(word) = NODES.get_ptr(u32::from(id)) else { return Node::default() };
     // SAFETY: the pointer is a map value's; the daemon writes whole words.
     Node(unsafe { read_volatile(word) })
@@ -131,7 +138,7 @@ pub fn node(id: u16) -> Node {
 
 /// Whether a claim stands: not expired, and its owner is this node or a peer that is up, in the same epoch.
 #[inline(always)] // a few compares
-pub fn is_live(entry: Entry, config: &Config, now: Tick) -> bool {
+pub(crate) fn is_live(entry: Entry, config: &Config, now: Tick) -> bool {
     if entry.remaining(now) == 0 {
         return false;
     }
@@ -144,13 +151,13 @@ pub fn is_live(entry: Entry, config: &Config, now: Tick) -> bool {
 
 /// The peer in a slot of the peers map.
 #[inline(always)] // an inlined array look-up
-pub fn peer(slot: u32) -> Option<&'static Peer> {
+pub(crate) fn peer(slot: u32) -> Option<&'static Peer> {
     PEERS.get(slot)
 }
 
 /// Counts a packet's outcome.
 #[inline(always)] // an inlined array look-up and one addition
-pub fn count(outcome: Outcome) {
+pub(crate) fn count(outcome: Outcome) {
     if let Some(slots) = STATISTICS.get_ptr_mut(0) {
         let slot = slots.cast::<u64>().wrapping_add((outcome.number() & (OUTCOMES - 1)) as usize);
         // SAFETY: the slot is masked to the array's size, and no other CPU writes this CPU's value.
@@ -160,7 +167,7 @@ pub fn count(outcome: Outcome) {
 
 /// Whether a log record may be written now.
 #[inline(always)] // rare
-pub fn may_log(now_ns: u64) -> bool {
+pub(crate) fn may_log(now_ns: u64) -> bool {
     let Some(last) = LOGGED.get_ptr_mut(0) else { return false };
     // SAFETY: a per-CPU value that only this hook writes.
     unsafe {
@@ -174,19 +181,19 @@ pub fn may_log(now_ns: u64) -> bool {
 
 /// The node that gathers the fragments of this slot; 0 if nobody does.
 #[inline(always)] // an inlined array look-up
-pub fn gatherer(slot: u32) -> u16 {
+pub(crate) fn gatherer(slot: u32) -> u16 {
     GATHER.get(slot).copied().unwrap_or(0)
 }
 
 /// The healthy peer that takes the new transactions of this slot; 0 if nobody does.
 #[inline(always)] // an inlined array look-up
-pub fn taker(slot: u32) -> u16 {
+pub(crate) fn taker(slot: u32) -> u16 {
     TAKERS.get(slot & (TAKER_SLOTS - 1)).copied().unwrap_or(0)
 }
 
 /// What this node does with what nobody owns.
 #[inline(always)] // an inlined array look-up
-pub fn duty() -> Duty {
+pub(crate) fn duty() -> Duty {
     let Some(word) = DUTY.get_ptr(0) else { return Duty::default() };
     // SAFETY: the pointer is a map value's; the daemon writes whole words.
     Duty(unsafe { read_volatile(word) })
@@ -194,7 +201,7 @@ pub fn duty() -> Duty {
 
 /// The time as `bpf_ktime_get_coarse_ns` has it, which moves with the jiffies: asked once a jiffy, it costs a load.
 #[inline(always)] // an inlined array look-up
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper, which the kernel inlines, takes nothing and touches nothing.
     let jiffies = unsafe { bpf_jiffies64() };
     let Some(clock) = CLOCK.get_ptr_mut(0) else { return 0 };
@@ -210,7 +217,7 @@ pub fn now_ns() -> u64 {
 
 /// Notes of which datagram this CPU has given the first fragment to the daemon.
 #[inline(always)] // an inlined array look-up
-pub fn set_fragmented(datagram: u64) {
+pub(crate) fn set_fragmented(datagram: u64) {
     if let Some(to) = FRAGMENTED.get_ptr_mut(0) {
         // SAFETY: the pointer is a map value's, and no other CPU writes it.
         unsafe { write_volatile(to, datagram) };
@@ -219,7 +226,7 @@ pub fn set_fragmented(datagram: u64) {
 
 /// The datagram of the last [`set_fragmented`] of this CPU.
 #[inline(always)] // an inlined array look-up
-pub fn fragmented() -> u64 {
+pub(crate) fn fragmented() -> u64 {
     let Some(from) = FRAGMENTED.get_ptr(0) else { return 0 };
     // SAFETY: as above.
     unsafe { read_volatile(from) }
@@ -227,7 +234,7 @@ pub fn fragmented() -> u64 {
 
 /// Goes on in the daemon's program; returns only if there is none.
 #[inline(always)] // a tail call must be made by the entry program itself
-pub fn call_daemon(ctx: &XdpContext) {
+pub(crate) fn call_daemon(ctx: &XdpContext) {
     // SAFETY: nothing of this program has to be undone, and the other has the same context.
     unsafe { DAEMON.tail_call(ctx, 0) };
 }
@@ -241,7 +248,7 @@ const PUNTS_A_WINDOW: u64 = 2000;
 
 /// Whether one more packet may be handed over now. Two classes, so that a flood of replies leaves room for fragments.
 #[inline(always)] // part of the hand-over
-pub fn may_punt(now_ns: u64, asks: bool) -> bool {
+pub(crate) fn may_punt(now_ns: u64, asks: bool) -> bool {
     let Some(rate) = PUNT_RATE.get_ptr_mut(0) else { return false };
     let (class, most) = if asks { (2, ASKS_A_WINDOW) } else { (0, PUNTS_A_WINDOW) };
     let window = now_ns >> PUNT_WINDOW_SHIFT;
@@ -260,24 +267,24 @@ pub fn may_punt(now_ns: u64, asks: bool) -> bool {
 
 /// A record of the punts' ring buffer with room for `N` bytes of a frame.
 #[repr(C)]
-pub struct Record<const N: usize> {
+pub(crate) struct Record<const N: usize> {
     head: Punt,
     frame: [u8; N],
 }
 
 /// A record that is being filled.
-pub struct Filling<const N: usize>(RingBufEntry<Record<N>>);
+pub(crate) struct Filling<const N: usize>(RingBufEntry<Record<N>>);
 
 /// Takes room in the punts' ring buffer.
 #[inline(always)] // one helper call
-pub fn reserve<const N: usize>() -> Option<Filling<N>> {
+pub(crate) fn reserve<const N: usize>() -> Option<Filling<N>> {
     PUNTS.reserve::<Record<N>>(0).map(Filling)
 }
 
 impl<const N: usize> Filling<N> {
     /// Writes the head, has `load` write the frame, and sends the record; gives the room back if `load` fails.
     #[inline(always)] // one helper call
-    pub fn fill(mut self, head: Punt, load: impl FnOnce(*mut u8) -> bool) -> Option<()> {
+    pub(crate) fn fill(mut self, head: Punt, load: impl FnOnce(*mut u8) -> bool) -> Option<()> {
         let record = self.0.as_mut_ptr();
         // SAFETY: the record is reserved memory of this size; the head is written and the frame's address taken.
         let frame = unsafe {
@@ -295,26 +302,26 @@ impl<const N: usize> Filling<N> {
 
 /// Tells the daemon of a claim; false if the ring buffer is full.
 #[inline(always)] // one helper call
-pub fn tell(event: ClaimEvent) -> bool {
+pub(crate) fn tell(event: ClaimEvent) -> bool {
     EVENTS.output::<ClaimEvent>(event, 0).is_ok()
 }
 
 /// The parser's scratch of the ingress hook.
 #[inline(always)] // an inlined array look-up
-pub fn marks_ingress() -> Option<&'static mut Marks> {
+pub(crate) fn marks_ingress() -> Option<&'static mut Marks> {
     // SAFETY: a program runs to its end on its CPU, and each hook has its own scratch.
     Some(unsafe { &mut *MARKS_INGRESS.get_ptr_mut(0)? })
 }
 
 /// The parser's scratch of the egress hook.
 #[inline(always)] // an inlined array look-up
-pub fn marks_egress() -> Option<&'static mut Marks> {
+pub(crate) fn marks_egress() -> Option<&'static mut Marks> {
     // SAFETY: as above.
     Some(unsafe { &mut *MARKS_EGRESS.get_ptr_mut(0)? })
 }
 
 /// Writes what the explain program found.
-pub fn explained(found: Explained) {
+pub(crate) fn explained(found: Explained) {
     if let Some(to) = EXPLAINED.get_ptr_mut(0) {
         // SAFETY: the pointer is a map value's; only test runs write it, one at a time.
         unsafe { write_volatile(to, found) };
@@ -322,7 +329,7 @@ pub fn explained(found: Explained) {
 }
 
 /// The claim table, with the scratch that hides numbers.
-pub struct Claims<'a>(pub &'a mut Marks);
+pub(crate) struct Claims<'a>(pub(crate) &'a mut Marks);
 
 impl Claims<'_> {
     #[inline(always)] // one instruction

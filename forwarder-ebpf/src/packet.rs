@@ -18,16 +18,16 @@ use forwarder_common::{
 };
 
 /// Bytes of a frame that fit a small record of the daemon's ring buffer.
-pub const SMALL: usize = 2048;
+pub(crate) const SMALL: usize = 2048;
 /// Bytes of a frame that fit a large one.
-pub const LARGE: usize = 8192;
+pub(crate) const LARGE: usize = 8192;
 
 /// Largest offset that a read can have: the parser's bound and all headers are well below it.
 const MASK: usize = 0xfff;
 
 /// A frame, from its Ethernet header to its end.
 #[derive(Clone, Copy)]
-pub struct Frame {
+pub(crate) struct Frame {
     data: usize,
     end: usize,
 }
@@ -35,21 +35,21 @@ pub struct Frame {
 impl Frame {
     /// The frame of an XDP program.
     #[inline(always)] // packet pointers live in registers
-    pub fn xdp(ctx: *mut xdp_md) -> Self {
+    pub(crate) fn xdp(ctx: *mut xdp_md) -> Self {
         // SAFETY: the context is valid for the program's run.
         unsafe { Self { data: (*ctx).data as usize, end: (*ctx).data_end as usize } }
     }
 
     /// The linear part of a TC program's frame.
     #[inline(always)] // as above
-    pub fn tc(ctx: *mut __sk_buff) -> Self {
+    pub(crate) fn tc(ctx: *mut __sk_buff) -> Self {
         // SAFETY: as above.
         unsafe { Self { data: (*ctx).data as usize, end: (*ctx).data_end as usize } }
     }
 
     /// Its length in bytes.
     #[inline(always)] // one instruction
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.end - self.data
     }
 }
@@ -101,7 +101,7 @@ impl Reader for Frame {
 /// # Errors
 /// The kernel has no room before the packet; it is as it was.
 #[inline(always)] // once per IP version of the underlay
-pub fn encapsulate<I: OuterIp>(ctx: &XdpContext, ip_start: usize, headers: Headers<I>) -> Result<(), ()> {
+pub(crate) fn encapsulate<I: OuterIp>(ctx: &XdpContext, ip_start: usize, headers: Headers<I>) -> Result<(), ()> {
     let delta = ip_start as i32 - Headers::<I>::LENGTH as i32;
     // SAFETY: the context is valid; no pointer into the packet is used after this but fresh ones.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
@@ -121,12 +121,14 @@ pub fn encapsulate<I: OuterIp>(ctx: &XdpContext, ip_start: usize, headers: Heade
 /// # Errors
 /// The kernel refused; the frame is as it was.
 #[inline(always)] // once
-pub fn decapsulate(ctx: &XdpContext, ip_start: usize, inner_start: usize, protocol: EtherType) -> Result<(), ()> {
+pub(crate) fn decapsulate(
+    ctx: &XdpContext,
+    ip_start: usize,
+    inner_start: usize,
+    protocol: EtherType,
+) -> Result<(), ()> {
     let frame = Frame::xdp(ctx.ctx);
-    let (a, b, c) = match (frame.word(0), frame.word(8), frame.word(16)) {
-        (Some(a), Some(b), Some(c)) => (a, b, c),
-        _ => return Err(()),
-    };
+    let (Some(a), Some(b), Some(c)) = (frame.word(0), frame.word(8), frame.word(16)) else { return Err(()) };
     let delta = inner_start as i32 - ip_start as i32;
     // SAFETY: as in `encapsulate`.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
@@ -173,7 +175,7 @@ macro_rules! bounded {
 
 /// Puts a copy of a packet into the host's stack, as received at the interface that the packet is at.
 #[inline(always)] // one helper call
-pub fn inject(ctx: &TcContext) -> i32 {
+pub(crate) fn inject(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid, and no packet pointer is used after this.
     unsafe {
         let ifindex = (*ctx.skb.skb).ifindex;
@@ -183,7 +185,7 @@ pub fn inject(ctx: &TcContext) -> i32 {
 
 /// Copies the first `length` bytes of a frame, at most [`SMALL`].
 #[inline(always)] // one helper call
-pub fn load_small(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
+pub(crate) fn load_small(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
     let length = bounded!(length, 2047);
     // SAFETY: the record has room for 2048 bytes.
     unsafe { bpf_xdp_load_bytes(ctx, 0, to.cast(), length) == 0 }
@@ -191,7 +193,7 @@ pub fn load_small(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
 
 /// Copies the first `length` bytes of a frame, at most [`LARGE`].
 #[inline(always)] // one helper call
-pub fn load_large(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
+pub(crate) fn load_large(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
     let length = bounded!(length, 8191);
     // SAFETY: the record has room for 8192 bytes.
     unsafe { bpf_xdp_load_bytes(ctx, 0, to.cast(), length) == 0 }
@@ -199,7 +201,7 @@ pub fn load_large(ctx: *mut xdp_md, to: *mut u8, length: usize) -> bool {
 
 /// As [`load_small`] for a packet that the host sends.
 #[inline(always)] // one helper call
-pub fn load_sent_small(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
+pub(crate) fn load_sent_small(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
     let length = bounded!(length, 2047);
     // SAFETY: the record has room for 2048 bytes.
     unsafe { bpf_skb_load_bytes(ctx.cast_const().cast(), 0, to.cast(), length) == 0 }
@@ -207,7 +209,7 @@ pub fn load_sent_small(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool 
 
 /// As [`load_large`] for a packet that the host sends.
 #[inline(always)] // one helper call
-pub fn load_sent_large(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
+pub(crate) fn load_sent_large(ctx: *mut __sk_buff, to: *mut u8, length: usize) -> bool {
     let length = bounded!(length, 8191);
     // SAFETY: the record has room for 8192 bytes.
     unsafe { bpf_skb_load_bytes(ctx.cast_const().cast(), 0, to.cast(), length) == 0 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// Tries to hand the packet over under `reason`; returns only where no daemon lives.
 #[inline(always)] // a tail call must be made by the entry program itself
-pub fn hand_over(ctx: &XdpContext, reason: Outcome) {
+pub(crate) fn hand_over(ctx: &XdpContext, reason: Outcome) {
     let Some(marks) = maps::marks_ingress() else { return };
     if !maps::duty().has_daemon(maps::now_ns()) {
         return;
@@ -32,7 +32,7 @@ pub fn hand_over(ctx: &XdpContext, reason: Outcome) {
 
 /// The tail call's other end: the packet goes into the ring buffer if that has room and the daemon time for it.
 #[inline(always)] // the entry program itself
-pub fn run(ctx: &XdpContext) -> Outcome {
+pub(crate) fn run(ctx: &XdpContext) -> Outcome {
     let Some(marks) = maps::marks_ingress() else { return Outcome::PuntOverflow };
     // The class becomes a number that the verifier does not know: what follows is verified once, not for every outcome.
     let class = match Outcome::from_number(u32::from(marks.reason())).map(Outcome::action) {
@@ -67,7 +67,7 @@ fn copy(ctx: *mut xdp_md, reason: u32) -> Option<()> {
 
 /// Gives the daemon a copy of the first bytes of a packet that the host sends; the packet itself goes on.
 #[inline(always)] // rare
-pub fn copy_sent(ctx: *mut __sk_buff, length: usize, segment: u32) -> Option<()> {
+pub(crate) fn copy_sent(ctx: *mut __sk_buff, length: usize, segment: u32) -> Option<()> {
     let length = if length > packet::LARGE { packet::LARGE } else { length };
     let reason = Outcome::EgressPunted.number();
     let head = abi::Punt { ifindex: 0, length: length as u32, reason, segment };

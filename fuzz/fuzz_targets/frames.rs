@@ -1,6 +1,7 @@
 //! For any bytes: looking for IP and a tunnel in them never panics, another library reads the same there, and what is
 //! sent through the tunnel is what arrives.
 #![no_main]
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "what panics here is a finding")]
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use forwarder_common::{

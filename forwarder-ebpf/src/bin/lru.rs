@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)] // as in main.rs
 #![expect(dead_code, reason = "the shipped files serve egress as well")]
+#![expect(clippy::needless_pass_by_value, reason = "as in main.rs")]
 
 extern crate forwarder_common as common;
 extern crate self as forwarder_common;
@@ -48,7 +49,7 @@ pub mod table {
 /// As in main.rs.
 #[xdp]
 #[inline(always)] // a tail call must be made by the entry program itself
-pub fn forwarder_ingress(ctx: XdpContext) -> u32 {
+fn forwarder_ingress(ctx: XdpContext) -> u32 {
     let (outcome, sent) = ingress::run(&ctx);
     maps::count(outcome);
     match outcome.action() {

@@ -5,6 +5,7 @@
 //! is. Never attached to anything.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the macros of the entry points give them their context")]
 
 #[path = "yardstick/feed.rs"]
 mod feed;
@@ -76,19 +77,19 @@ static SINK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// What everything is a multiple of.
 #[xdp]
-pub fn empty_xdp(_ctx: XdpContext) -> u32 {
+fn empty_xdp(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
 /// The same at egress.
 #[classifier]
-pub fn empty_tc(_ctx: TcContext) -> i32 {
+fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
 /// The end of a frame that was sent: counted, and no more.
 #[xdp]
-pub fn drop_xdp(_ctx: XdpContext) -> u32 {
+fn drop_xdp(_ctx: XdpContext) -> u32 {
     if let Some(dropped) = DROPPED.get_ptr_mut(0) {
         // SAFETY: a per-CPU value.
         unsafe { *dropped += 1 };
@@ -98,7 +99,7 @@ pub fn drop_xdp(_ctx: XdpContext) -> u32 {
 
 /// Sends a frame through an interface, as if this were its sender.
 #[xdp]
-pub fn send_xdp(_ctx: XdpContext) -> u32 {
+fn send_xdp(_ctx: XdpContext) -> u32 {
     let Some(ifindex) = SEND.get(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: the helper takes two numbers.
     unsafe { bpf_redirect(*ifindex, 0) as u32 }
@@ -106,7 +107,7 @@ pub fn send_xdp(_ctx: XdpContext) -> u32 {
 
 /// Sends a frame back where it came from with its MAC addresses exchanged: what forwarding costs without any reason for it.
 #[xdp]
-pub fn back_xdp(ctx: XdpContext) -> u32 {
+fn back_xdp(ctx: XdpContext) -> u32 {
     let at = ctx.data();
     if at + 12 > ctx.data_end() {
         return xdp_action::XDP_DROP;
@@ -122,7 +123,7 @@ pub fn back_xdp(ctx: XdpContext) -> u32 {
 
 /// Makes the next frame and calls the program that is measured.
 #[xdp]
-pub fn feed_xdp(ctx: XdpContext) -> u32 {
+fn feed_xdp(ctx: XdpContext) -> u32 {
     if let Some(feed) = FEED.get_ptr_mut(0) {
         let _ = make_xdp(&ctx, feed);
         // SAFETY: the context is that of this run.
@@ -133,7 +134,7 @@ pub fn feed_xdp(ctx: XdpContext) -> u32 {
 
 /// The same at egress.
 #[classifier]
-pub fn feed_tc(ctx: TcContext) -> i32 {
+fn feed_tc(ctx: TcContext) -> i32 {
     if let Some(feed) = FEED.get_ptr_mut(0) {
         let _ = make_tc(&ctx, feed);
         // SAFETY: the context is that of this run.
@@ -242,33 +243,33 @@ fn keep(found: u64) -> u32 {
 
 /// A key and nothing else.
 #[xdp]
-pub fn key_alone(_ctx: XdpContext) -> u32 {
+fn key_alone(_ctx: XdpContext) -> u32 {
     keep(key())
 }
 
 /// A key, looked up in the claim table.
 #[xdp]
-pub fn table_find(_ctx: XdpContext) -> u32 {
+fn table_find(_ctx: XdpContext) -> u32 {
     keep(in_table(key()))
 }
 
 /// The same key in the kernel's LRU hash.
 #[xdp]
-pub fn lru_find(_ctx: XdpContext) -> u32 {
+fn lru_find(_ctx: XdpContext) -> u32 {
     // SAFETY: the value is read at once.
     keep(unsafe { LRU.get(key()) }.copied().unwrap_or(0))
 }
 
 /// The same key in the kernel's hash.
 #[xdp]
-pub fn hash_find(_ctx: XdpContext) -> u32 {
+fn hash_find(_ctx: XdpContext) -> u32 {
     // SAFETY: as above.
     keep(unsafe { HASH.get(key()) }.copied().unwrap_or(0))
 }
 
 /// A new key for the LRU hash, which evicts where it is full.
 #[xdp]
-pub fn lru_insert(_ctx: XdpContext) -> u32 {
+fn lru_insert(_ctx: XdpContext) -> u32 {
     let key = key();
     keep(u64::from(LRU.insert(key, key, 0).is_ok()))
 }
@@ -310,7 +311,7 @@ impl Buckets for Memory {
 
 /// A layer-4 balancer as small as one can be: flow, server, IP-in-IP. What others have, in the same run.
 #[xdp]
-pub fn balancer(ctx: XdpContext) -> u32 {
+fn balancer(ctx: XdpContext) -> u32 {
     balance(&ctx).unwrap_or(xdp_action::XDP_PASS)
 }
 
