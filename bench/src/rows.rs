@@ -1,4 +1,5 @@
-//! What is measured: one row a program and kind of packet, with the outcome that it must have and issue's limit.
+//! What is measured: one row a program and kind of packet, with the outcome that it must have and the limit of its
+//! cost.
 
 use anyhow::Result;
 

@@ -50,7 +50,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// The load: 200 calls, 200 cancelled and 200 refused, each at 40 a second.
+    /// The load of most tests: 200 calls, 200 cancelled and 200 refused, each at 40 a second.
     #[must_use]
     pub fn usual(family: Family) -> Self {
         Self::of(&[Kind::Call, Kind::Cancel, Kind::Busy], 200, 40, family)
