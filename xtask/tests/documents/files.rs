@@ -1,31 +1,9 @@
-//! The documents name files; this checks that the files exist.
-
-#![expect(clippy::unwrap_used, reason = "all of it is a test")]
+//! Files that documents name.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 
-/// Folders whose documents are not the project's.
-const FOREIGN: [&str; 3] = ["target", "node_modules", "fuzz"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
-}
-
-fn documents(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let path = entry.path();
-        if path.is_dir() {
-            if !name.starts_with('.') && !FOREIGN.contains(&name.as_str()) {
-                documents(&path, found);
-            }
-        } else if name.ends_with(".md") {
-            found.push(path);
-        }
-    }
-}
+use crate::{root, texts};
 
 /// The files that a document names: targets of links, and words that begin with one of the project's folders.
 fn named_files(text: &str, folders: &BTreeSet<String>) -> BTreeSet<String> {
@@ -64,16 +42,15 @@ fn every_file_that_a_document_names_exists() {
         // What is built is not there in a clean clone.
         .filter(|name| name != "target" && name != ".git" && name != ".tools")
         .collect();
-    let mut found = Vec::new();
-    documents(&root, &mut found);
-    assert!(found.iter().any(|path| path.ends_with("README.md")), "no README.md below {}", root.display());
+    let found = texts(&["md"]);
+    assert!(found.iter().any(|(name, _)| name == "README.md"), "no README.md below {}", root.display());
     let mut missing = Vec::new();
-    for document in found {
-        let text = fs::read_to_string(&document).unwrap();
-        let beside = document.parent().unwrap();
+    for (document, text) in found {
+        let file = root.join(&document);
+        let beside = file.parent().unwrap();
         for name in named_files(&text, &folders) {
             if !root.join(&name).exists() && !beside.join(&name).exists() {
-                missing.push(format!("{}: {name}", document.strip_prefix(&root).unwrap().display()));
+                missing.push(format!("{document}: {name}"));
             }
         }
     }
