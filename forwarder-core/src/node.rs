@@ -1,8 +1,10 @@
-//! The cluster as a pure state machine: what a node does with its own claims, its peers' messages and the passing of time.
+//! The cluster as a pure state machine: what a node does with its own claims, its peers' messages and the passing of
+//! time.
 //!
-//! No socket, clock, task or random number in here: times and a seed are arguments, and what is to be sent or written into the
-//! kernel's maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until there are none, then
-//! sleeps until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the shell's word, from its certificate.
+//! No socket, clock, task or random number in here: times and a seed are arguments, and what is to be sent or written
+//! into the kernel's maps comes out of [`Node::poll_output`]. The shell calls a `handle_*`, then polls outputs until
+//! there are none, then sleeps until [`Node::poll_timeout`]. A peer can only ever claim for itself: its id is the
+//! shell's word, from its certificate.
 //!
 //! This file composes the parts; each of them has its own state and knows neither this file nor the others' insides.
 
@@ -121,7 +123,8 @@ impl Node {
         }
     }
 
-    /// The proxy of this node begins another incarnation: its claims of earlier ones are ineffective at once, here and at all peers.
+    /// The proxy of this node begins another incarnation: its claims of earlier ones are ineffective at once, here and
+    /// at all peers.
     pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
         if self.claims.epoch() != epoch {
             self.claims.set_epoch(epoch);
@@ -130,58 +133,40 @@ impl Node {
         }
     }
 
-    /// This node leaves the cluster in order: the others need not call it any more. The links' own farewell follows. A node that
-    /// only restarts does not leave.
+    /// This node leaves the cluster in order: the others need not call it any more. The links' own farewell follows. A
+    /// node that only restarts does not leave.
     pub fn leave(&mut self, now: Now) {
         self.members.leave(now);
     }
 
-    /// Takes a new claim of this host. It goes to the peers at the next [`Self::handle_timeout`] that is due: at once when nothing
-    /// was sent for a while, so hand over all waiting claims first, and in their order: of two words about a claim the later one
-    /// counts.
+    /// Takes a claim of this host that the kernel's maps had when this daemon took them over: one made before all
+    /// others. Call it before the first link, and before the claims that come from the egress program.
+    pub fn handle_restored(&mut self, claim: LocalClaim, now: Now) {
+        let is_logged = self.claims.restore(claim, now, &mut self.effects);
+        self.own_taken(claim.key, is_logged, now);
+    }
+
+    /// Takes a claim of this host, a new one or one whose end has changed. It goes to the peers at the next
+    /// [`Self::handle_timeout`] that is due: at once when nothing was sent for a while, so hand in all waiting claims
+    /// first, and in their order: of two words about a claim the later one counts.
     pub fn handle_local(&mut self, claim: LocalClaim, now: Now) {
-        self.take_own(claim, false, now);
+        let is_logged = self.claims.take_own(claim, now, &mut self.effects);
+        self.own_taken(claim.key, is_logged, now);
     }
 
-    /// Takes a claim of this host that the egress program made before, and whose end it has changed. If this daemon does not know the
-    /// claim, it counts as made before all others: when it was made nobody knows any more.
-    pub fn handle_change(&mut self, claim: LocalClaim, now: Now) {
-        self.take_own(claim, true, now);
-    }
-
-    /// Takes what the kernel's table has instead of a claim that [`MapWrite::Claim`] calls new: a live claim of this host in its present
-    /// epoch. If this daemon did not know of it, it counts, as by [`Self::handle_change`]. If it has lost or ended, it is written over.
-    pub fn handle_found(&mut self, claim: LocalClaim, now: Now) {
-        match self.claims.take_found(claim, now, &mut self.effects) {
-            Some(is_logged) => self.own_taken(claim.key, is_logged, now),
-            None => self.claims.write_known(claim.key, now, &mut self.effects),
-        }
-    }
-
-    /// Takes what the kernel's table has for an [`Output::LookUp`]: the live claims of this host in its present epoch, none if
-    /// there is none. They are claims like any other from then on, as by [`Self::handle_change`], and the peer that asked gets its
-    /// answer.
-    pub fn handle_looked_up(&mut self, ticket: u64, found: &[LocalClaim], now: Now) {
-        let Some((peer, ask)) = self.asks.looked_up(ticket) else { return };
-        for claim in found {
-            let is_logged = self.claims.take_looked_up(*claim, now, &mut self.effects);
-            self.own_taken(claim.key, is_logged, now);
-        }
-        self.answer_peer(peer, &ask, now);
-    }
-
-    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims that of a
-    /// CANCEL, and the ask would wait for every peer.
+    /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims
+    /// that of a CANCEL, and the ask would wait for every peer.
     ///
-    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too many asks
-    /// are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says that it owns
-    /// nothing, and the claim follows as a batch: the shell reads all waiting claims before it hands over a message.
+    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too
+    /// many asks are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says
+    /// that it owns nothing, and the claim follows as a batch: the shell reads all waiting claims before it hands over
+    /// a message.
     pub fn handle_ask(&mut self, ticket: u64, request_key: u64, reply_key: u64, now: Now) {
         let is_effective = |key: &u64| self.claims.has_effective(*key, now);
         let effective: Vec<u64> = keys(request_key, reply_key).filter(is_effective).collect();
         if !effective.is_empty() {
             // The packet came up because the kernel found nothing: its table has lost the claim, or is yet to be told.
-            effective.into_iter().for_each(|key| self.claims.write_known(key, now, &mut self.effects));
+            effective.into_iter().for_each(|key| self.claims.write(key, now, &mut self.effects));
             return self.answer(ticket, true);
         }
         let awaited = self.peers.up();
@@ -213,8 +198,8 @@ impl Node {
         handled
     }
 
-    /// Takes a message of a linked peer. The order of messages is free but for the first hello of a link, so a claim may come before
-    /// the hello that makes it effective, and an old hello after a new one.
+    /// Takes a message of a linked peer. The order of messages is free but for the first hello of a link, so a claim
+    /// may come before the hello that makes it effective, and an old hello after a new one.
     ///
     /// # Errors
     /// The message breaks the protocol; the link must be dropped and not be built again at once. What the message
@@ -230,7 +215,6 @@ impl Node {
         while let Some(open) = self.asks.expired(now) {
             self.end_ask(&open, now);
         }
-        self.asks.end_look_ups(now);
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
         self.members.timeout(now);
@@ -287,7 +271,8 @@ impl Node {
         self.claims.store().is_stale(owner, epoch)
     }
 
-    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still count there.
+    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still count
+    /// there.
     pub fn earlier_epochs(&self) -> impl Iterator<Item = Epoch> {
         self.earlier_epochs.iter()
     }
@@ -310,7 +295,8 @@ impl Node {
         self.asks.open_count()
     }
 
-    /// Whether this node knows the claims of all its linked peers that they had when they were linked; true without any.
+    /// Whether this node knows the claims of all its linked peers that they had when they were linked; true without
+    /// any.
     #[must_use]
     pub fn is_synchronised(&self) -> bool {
         self.peers.is_synchronised()
@@ -386,11 +372,6 @@ impl Node {
             // They may have been lost with its old link.
             self.asks.send_again(peer, &mut self.effects);
             self.members.introduced(peer, hello.listen, now);
-            if new.forgets {
-                // Its daemon may have forgotten claims of which not all nodes have heard. It is asked for those that won against
-                // this node's own: so it looks in its kernel's table and tells everybody.
-                self.asks.remind(peer, &self.claims.lost_against(peer, now), &mut self.effects);
-            }
         }
         // It is to be confirmed, by a digest if nothing else is said.
         self.digests.schedule(now);
@@ -448,11 +429,6 @@ impl Node {
         self.end_asks_for(claim.key, now);
     }
 
-    fn take_own(&mut self, claim: LocalClaim, is_change: bool, now: Now) {
-        let is_logged = self.claims.take_own(claim, is_change, now, &mut self.effects);
-        self.own_taken(claim.key, is_logged, now);
-    }
-
     fn own_taken(&mut self, key: u64, is_logged: bool, now: Now) {
         if is_logged {
             self.push(now);
@@ -480,19 +456,9 @@ impl Node {
                 self.effects.counters.asks_refused += 1;
                 continue;
             }
-            let Ask { request_key, reply_key, .. } = *ask;
-            let is_known = keys(request_key, reply_key).all(|key| self.claim(key, now).is_some());
-            let ticket = if is_known { None } else { self.asks.look_up(peer, *ask, now) };
-            match ticket {
-                Some(ticket) => self.effects.push(Output::LookUp { ticket, request_key, reply_key }),
-                None => self.answer_peer(peer, ask, now),
-            }
+            let claims = keys(ask.request_key, ask.reply_key).filter_map(|key| self.claims.own_of(key, now)).collect();
+            self.asks.answer(peer, Answer { number: ask.number, epoch: self.claims.epoch(), claims });
         }
-    }
-
-    fn answer_peer(&mut self, peer: NodeId, ask: &Ask, now: Now) {
-        let claims = keys(ask.request_key, ask.reply_key).filter_map(|key| self.claims.own_of(key, now)).collect();
-        self.asks.answer(peer, Answer { number: ask.number, epoch: self.claims.epoch(), claims });
     }
 
     fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
@@ -524,7 +490,8 @@ impl Node {
         self.digests.schedule(now);
     }
 
-    /// Ends the asks that a key decides if a claim of it is effective; what the kernel must know of it has been written before.
+    /// Ends the asks that a key decides if a claim of it is effective; what the kernel must know of it has been written
+    /// before.
     fn end_asks_for(&mut self, key: u64, now: Now) {
         if self.asks.open_count() == 0 || !self.claims.has_effective(key, now) {
             return;
@@ -538,7 +505,7 @@ impl Node {
     fn end_effective_asks(&mut self, now: Now) {
         for key in self.asks.asked() {
             if self.claims.has_effective(key, now) {
-                self.claims.write_known(key, now, &mut self.effects);
+                self.claims.write(key, now, &mut self.effects);
                 self.end_asks_for(key, now);
             }
         }

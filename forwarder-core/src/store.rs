@@ -1,8 +1,9 @@
 //! Every claim this node knows, its own and its peers', and the rule that says which of two claims wins.
 //!
-//! The rule is a minimum over (ineffective, claimed at, owner, epoch), so order and repetition of arrivals do not matter and all
-//! nodes come to the same owner. Bounded: when full, claims near their end make room. Made of many small tables, so that none ever
-//! grows for longer than a few microseconds; nothing depends on the order in which they are walked but who makes room.
+//! The rule is a minimum over (ineffective, claimed at, owner, epoch), so order and repetition of arrivals do not
+//! matter and all nodes come to the same owner. Bounded: when full, claims near their end make room. Made of many small
+//! tables, so that none ever grows for longer than a few microseconds; nothing depends on the order in which they are
+//! walked but who makes room.
 
 mod entry;
 mod held;
@@ -22,8 +23,8 @@ pub use self::word::Word;
 const TABLE_CLAIMS: usize = 192;
 /// Tables looked at for a claim that makes room; with more than one, that is because all before were empty.
 const EVICTION_TABLES: usize = 64;
-/// How long a claim that has ended is kept, in microseconds: copies of it end later by the way that they took, and until then its
-/// owner must go on with its words' numbers if it claims the key again.
+/// How long a claim that has ended is kept, in microseconds: copies of it end later by the way that they took, and
+/// until then its owner must go on with its words' numbers if it claims the key again.
 const LINGER_US: u64 = 1_000_000;
 
 /// What became of a claim that was merged into the store.
@@ -64,8 +65,8 @@ impl Store {
         Self { tables, owners: Owners::new(), len: 0, capacity, salt, swept: 0, evicted: 0 }
     }
 
-    /// These epochs of an owner are live: the next walk removes its claims of others, so that none is there any more when the
-    /// epochs' sixteen numbers come round again.
+    /// These epochs of an owner are live: the next walk removes its claims of others, so that none is there any more
+    /// when the epochs' sixteen numbers come round again.
     pub fn set_epochs(&mut self, owner: NodeId, epochs: Epochs) {
         self.owners.set_epochs(owner, epochs);
     }
@@ -135,7 +136,8 @@ impl Store {
         self.change(key, |entry| Entry { mark, ..entry });
     }
 
-    /// Merges a claim: the earlier one wins, ties go to the lower node id, an ineffective one wins against none that is effective.
+    /// Merges a claim: the earlier one wins, ties go to the lower node id, an ineffective one wins against none that is
+    /// effective.
     ///
     /// Of two words of one owner about its claim the later one counts, see [`Entry::after`].
     pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
@@ -221,9 +223,9 @@ impl Store {
         true
     }
 
-    /// Removes the claim nearest to its end in the first table from `at` on that has any. An owner that holds three quarters of the
-    /// store makes room with its own, so that a peer that claims without end cannot displace the claims of all others; false if it
-    /// has none here.
+    /// Removes the claim nearest to its end in the first table from `at` on that has any. An owner that holds three
+    /// quarters of the store makes room with its own, so that a peer that claims without end cannot displace the claims
+    /// of all others; false if it has none here.
     fn evict(&mut self, at: usize, owner: NodeId) -> bool {
         let is_full = self.held_by(owner) * 4 >= self.capacity * 3 && self.capacity >= 4;
         for step in 0..EVICTION_TABLES {

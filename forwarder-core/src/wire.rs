@@ -56,8 +56,8 @@ pub enum Message {
 }
 
 impl Message {
-    /// The bytes of the message. What is beyond [`BATCH_CLAIMS`], [`SNAPSHOT_CLAIMS`], [`MESSAGE_ASKS`], [`MESSAGE_ANSWERS`],
-    /// [`ANSWER_CLAIMS`] or [`REPAIR_RANGES`] is left out: callers send in chunks of that many.
+    /// The bytes of the message. What is beyond [`BATCH_CLAIMS`], [`SNAPSHOT_CLAIMS`], [`MESSAGE_ASKS`],
+    /// [`MESSAGE_ANSWERS`], [`ANSWER_CLAIMS`] or [`REPAIR_RANGES`] is left out: callers send in chunks of that many.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, self.kind()];

@@ -6,8 +6,6 @@
 mod asks;
 #[path = "cluster/epochs.rs"]
 mod epochs;
-#[path = "cluster/look_ups.rs"]
-mod look_ups;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/mesh.rs"]
@@ -16,6 +14,8 @@ mod mesh;
 mod node;
 #[path = "cluster/repair.rs"]
 mod repair;
+#[path = "cluster/restored.rs"]
+mod restored;
 #[path = "cluster/schedules.rs"]
 mod schedules;
 #[path = "cluster/words.rs"]

@@ -1,10 +1,11 @@
 //! How the nodes tell each other about claims.
 //!
 //! [`forwarder_core::node`] decides and does no I/O, [`links`] moves bytes over mutual TLS and decides nothing,
-//! [`forwarder_core::wire`] is what they say. The daemon owns the [`forwarder_core::node::Node`] and stands between them and
-//! the kernel's maps:
+//! [`forwarder_core::wire`] is what they say. The daemon owns the [`forwarder_core::node::Node`] and stands between
+//! them and the kernel's maps:
 //!
 //! ```text
+//! for claim in maps.own_claims() { node.handle_restored(claim, now()) }   // before the first link
 //! loop {
 //!     let due = node.poll_timeout();                              // monotonic µs; none: wait for an event
 //!     select! {
@@ -32,8 +33,8 @@
 //! }
 //! ```
 //!
-//! The links never wait for the daemon before they take a command, so those sends end. When `events` ends, the links are
-//! broken; the daemon says so and goes on with the claims it has.
+//! The links never wait for the daemon before they take a command, so those sends end. When `events` ends, the links
+//! are broken; the daemon says so and goes on with the claims it has.
 
 use forwarder_core::node::CoreCounters;
 use serde::Serialize;

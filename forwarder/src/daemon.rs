@@ -49,7 +49,7 @@ use tokio::{
 };
 
 use self::{
-    claims::{own_claim, take_all_claims, take_claims},
+    claims::{restore_claims, take_claims},
     drain::Drain,
     hooks::Hooks,
     interfaces::Interfaces,
@@ -165,7 +165,7 @@ impl Daemon {
         let slow = Slow::open(&config, &secrets, &interfaces)?;
         dataplane.set_self()?;
         dataplane.keep();
-        let node = Node::new(NodeSettings {
+        let mut node = Node::new(NodeSettings {
             node: config.node,
             epoch: failover.epochs().others,
             underlay: config.underlay,
@@ -173,6 +173,7 @@ impl Daemon {
             claims: config.claims as usize,
             seed: seed()?,
         });
+        restore_claims(&mut node, std::iter::empty());
         let next_hop_table = NextHopTable::new(config.underlay, wanted);
         let hooks = config.hooks.on_state.clone().map(|path| {
             let (node, cluster) = (config.node, config.cluster.name.clone());
@@ -366,7 +367,8 @@ impl Daemon {
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                // Or in the other one, where the program could not read the message. After a stall those are laid aside.
+                // Or in the other one, where the program could not read the message. After a stall those are laid
+                // aside.
                 let lays_aside = self.failover.is_rejoining() || self.failover.is_late(now_us);
                 self.slow.take_punts(self.punts.get_mut(), lays_aside, &mut around!(self));
                 let result = self.node.handle_message(peer, &bytes, now());
@@ -437,13 +439,7 @@ impl Daemon {
                 Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
                 Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
                 Output::Forget { peer } => self.command(Command::Forget { peer }).await,
-                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, is_new }) => {
-                    if is_new && let Some(own) = own_claim(&self.dataplane, self.config.node, key) {
-                        // It may wait in the ring buffer, or be one of which an earlier daemon knew.
-                        take_all_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
-                        self.node.handle_found(own, now());
-                        continue;
-                    }
+                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
                     self.dataplane.set_claim(key, owner, epoch, remaining_ms);
                     log::trace!(
                         target: "forwarder::claims",
@@ -461,12 +457,6 @@ impl Daemon {
                 }
                 Output::Answer { ticket, owned } => {
                     self.slow.answered(ticket, owned, &around!(self));
-                }
-                Output::LookUp { ticket, request_key, reply_key } => {
-                    let keys = [Some(request_key), Some(reply_key).filter(|key| *key != 0)].into_iter().flatten();
-                    let own = |key| own_claim(&self.dataplane, self.config.node, key);
-                    let found: Vec<_> = keys.filter_map(own).collect();
-                    self.node.handle_looked_up(ticket, &found, now());
                 }
             }
         }

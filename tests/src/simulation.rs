@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use forwarder_common::abi::Lifetimes;
-use forwarder_core::node::{LocalClaim, MapWrite, Now, Output, State};
+use forwarder_core::node::{Now, Output, State};
 
 use self::counts::Counts;
 use self::host::{Daemon, Host, Limits, host_at};
@@ -49,7 +49,7 @@ pub use self::traffic::Class;
 const ALONE_US: u64 = 5_000_000;
 /// A node that is linked knows what its peers know after so many: a few round trips, and the gossip of who they are.
 const JOIN_US: u64 = 1_500_000;
-/// Every so-manieth turn of a core is timed.
+/// One turn of a core in so many is timed.
 const TIMED: u64 = 64;
 /// Keys of a transaction, for the size of the tables: two, and those of another owner where its request was sent again.
 const CLAIMS_PER_TRANSACTION: usize = 3;
@@ -254,9 +254,8 @@ impl Simulation {
                 outputs.push(output);
             }
             for output in outputs.drain(..) {
-                // Slow path or core get something to do.
-                goes_on |= matches!(output, Output::Answer { .. } | Output::LookUp { .. })
-                    || matches!(output, Output::Map(MapWrite::Claim { is_new: true, .. }));
+                // The slow path gets something to do.
+                goes_on |= matches!(output, Output::Answer { .. });
                 self.carry_out(host, output, now);
             }
             self.outputs = outputs;
@@ -282,13 +281,10 @@ impl Simulation {
                     self.send(host, to, None, bytes);
                 }
             }
-            Output::Map(write) => self.write(host, write, now),
+            Output::Map(write) => self.hosts[host].kernel.write(write, now),
             Output::Answer { ticket, owned } => {
                 let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
                 daemon.slow.handle_answer(ticket, owned, &Host::sight(kernel, now), now.monotonic_us);
-            }
-            Output::LookUp { ticket, request_key, reply_key } => {
-                self.look_up(host, ticket, [request_key, reply_key], now);
             }
             Output::Call { address, .. } => {
                 if let Some(target) = host_at(address) {
@@ -301,27 +297,6 @@ impl Simulation {
                 }
             }
         }
-    }
-
-    /// Writes into the kernel's maps, but over no claim of this host that the daemon does not know.
-    fn write(&mut self, host: usize, write: MapWrite, now: Now) {
-        let Host { kernel, daemon, .. } = &mut self.hosts[host];
-        if let (MapWrite::Claim { key, is_new: true, .. }, Some(daemon)) = (write, daemon)
-            && let Some(own) = kernel.own_claim(key, now)
-        {
-            daemon.node.handle_found(own, now);
-            self.counts.found += 1;
-        } else {
-            kernel.write(write, now);
-        }
-    }
-
-    /// What the kernel's table has of this host's own claims that the daemon does not know.
-    fn look_up(&mut self, host: usize, ticket: u64, keys: [u64; 2], now: Now) {
-        let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
-        let own = keys.into_iter().filter(|key| *key != 0).filter_map(|key| kernel.own_claim(key, now));
-        let found: Vec<LocalClaim> = own.collect();
-        daemon.node.handle_looked_up(ticket, &found, now);
     }
 
     /// Lets the shell wake up when core or slow path ask for it.

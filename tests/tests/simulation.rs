@@ -69,7 +69,7 @@ fn a_region_that_was_cut_off_agrees_with_the_others_again_and_nothing_goes_astra
         assert_eq!(report.fates(Some("before")).wrong, 0, "{report}");
         assert_eq!(report.fates(Some("after")).wrong, 0, "{report}");
         assert!(report.fates(Some("cut")).wrong > 0, "the cut did nothing: {report}");
-        assert_eq!(report.found, 0, "all daemons know their claims: {report}");
+        assert_eq!(report.agreement.forgotten, 0, "all daemons know their claims: {report}");
     }
 }
 
@@ -100,8 +100,7 @@ fn nodes_agree_after_cuts_of_all_lengths_killed_daemons_and_restarted_proxies() 
         assert!(report.links[1] > 10, "nothing flapped: {report}");
     }
     // Keys that two nodes claim and of which one's daemon has forgotten it are among what is compared.
-    assert!(reports.iter().any(|report| report.found > 0), "nothing was forgotten");
-    assert!(reports.iter().any(|report| report.agreement.forgotten > 0), "nothing of it is left at the end");
+    assert!(reports.iter().any(|report| report.agreement.forgotten > 0), "nothing was forgotten");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Asking the peers who owns a key, and answering them.
 //!
-//! The slow path asks for a response or CANCEL that no claim places. A peer speaks for itself alone: it answers with its own
-//! claims of the keys, or with nothing. An ask ends once: with the first effective claim of its reply key (its
-//! request key, if it has no other), however it comes; or when every peer that was asked has spoken or is gone; at the latest
-//! after [`ASK_PATIENCE_US`]. A call that crosses the edge twice has one request key and two owners: only the reply key tells
-//! whose a reply is, so a claim of the request key alone waits for what the others say.
+//! The slow path asks for a response or CANCEL that no claim places. A peer speaks for itself alone: it answers with
+//! its own claims of the keys, or with nothing. An ask ends once: with the first effective claim of its reply key (its
+//! request key, if it has no other), however it comes; or when every peer that was asked has spoken or is gone; at the
+//! latest after [`ASK_PATIENCE_US`]. A call that crosses the edge twice has one request key and two owners: only the
+//! reply key tells whose a reply is, so a claim of the request key alone waits for what the others say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,16 +15,14 @@ use super::output::Kind;
 use crate::now::Now;
 use crate::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
-/// How long an ask is open at most, in microseconds. The hold is shorter; this bounds what a peer that never answers costs.
+/// How long an ask is open at most, in microseconds. The hold is shorter; this bounds what a peer that never answers
+/// costs.
 const ASK_PATIENCE_US: u64 = 1_000_000;
-/// Most asks open at a time: more than the slow path asks in [`ASK_PATIENCE_US`], so that one silent peer fills it never.
+/// Most asks open at a time: more than the slow path asks in [`ASK_PATIENCE_US`], so that one silent peer fills it
+/// never.
 const OPEN_ASKS: usize = 16_384;
 /// Most asks answered to one peer in one window: nearly twice what a peer's slow path asks in it, burst included.
 const PEER_ASKS: u32 = 20_000;
-/// Most look-ups that the shell has not answered; more are answered with what the core knows.
-const LOOK_UPS: usize = 4096;
-/// The number of an ask whose answer nobody waits for.
-const NOBODYS: u64 = u64::MAX;
 /// The window of [`PEER_ASKS`] in microseconds.
 const PEER_ASKS_US: u64 = 1_000_000;
 
@@ -52,14 +50,6 @@ impl Open {
     }
 }
 
-/// An ask of a peer for a key that the shell is looking up in the kernel's table.
-#[derive(Debug)]
-struct LookUp {
-    peer: NodeId,
-    ask: Ask,
-    until_us: u64,
-}
-
 /// Asks of one peer in its present window.
 #[derive(Debug, Default)]
 struct Rate {
@@ -79,9 +69,6 @@ pub(super) struct Asks {
     /// Answers of this turn, to be sent together.
     answers: BTreeMap<NodeId, Vec<Answer>>,
     rates: BTreeMap<NodeId, Rate>,
-    /// By ticket, in the order of their ends.
-    look_ups: BTreeMap<u64, LookUp>,
-    next_look_up: u64,
 }
 
 impl Asks {
@@ -93,26 +80,6 @@ impl Asks {
     /// Forgets what was to be said to `peer`.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.answers.remove(&peer);
-        self.look_ups.retain(|_, look_up| look_up.peer != peer);
-    }
-
-    /// Begins a look-up and gives its ticket; `None` when too many are under way.
-    pub(super) fn look_up(&mut self, peer: NodeId, ask: Ask, now: Now) -> Option<u64> {
-        if self.look_ups.len() >= LOOK_UPS {
-            return None;
-        }
-        let ticket = self.next_look_up;
-        self.next_look_up = self.next_look_up.wrapping_add(1);
-        let until_us = now.monotonic_us.saturating_add(ASK_PATIENCE_US);
-        self.look_ups.insert(ticket, LookUp { peer, ask, until_us });
-        Some(ticket)
-    }
-
-    /// Drops the look-ups that the shell has not answered in time: nobody waits for them any more.
-    pub(super) fn end_look_ups(&mut self, now: Now) {
-        while self.look_ups.first_entry().is_some_and(|first| first.get().until_us <= now.monotonic_us) {
-            self.look_ups.pop_first();
-        }
     }
 
     /// Opens an ask; false when too many are open.
@@ -196,12 +163,6 @@ impl Asks {
         send(&asks, &[peer], effects);
     }
 
-    /// Asks `winner` for keys of which it must remember its claims; nobody waits for its answers.
-    pub(super) fn remind(&self, winner: NodeId, keys: &[u64], effects: &mut Effects) {
-        let asks = keys.iter().map(|key| Ask { number: NOBODYS, request_key: *key, reply_key: 0 });
-        send(&asks.collect::<Vec<_>>(), &[winner], effects);
-    }
-
     /// The answer to an ask of a peer, sent at the end of the turn.
     pub(super) fn answer(&mut self, peer: NodeId, answer: Answer) {
         self.answers.entry(peer).or_default().push(answer);
@@ -215,11 +176,6 @@ impl Asks {
     /// How many asks are open.
     pub(super) fn open_count(&self) -> usize {
         self.open.len()
-    }
-
-    /// Takes the ask that a look-up is for.
-    pub(super) fn looked_up(&mut self, ticket: u64) -> Option<(NodeId, Ask)> {
-        self.look_ups.remove(&ticket).map(|look_up| (look_up.peer, look_up.ask))
     }
 
     /// An ask as it travels, if it is still open.

@@ -1,10 +1,11 @@
-//! Which claim counts: all claims with their merge rule, this node's own by number, and what the kernel is told of them.
+//! Which claim counts: all claims with their merge rule, this node's own by number, and what the kernel is told of
+//! them.
 //!
-//! A daemon that takes over the maps of an earlier one does not know what that one knew. Only the kernel's table still has this
-//! host's claims, without their keys; so a claim is known again when the egress program changes it, when a peer asks for it, or
-//! when a peer claims the same key.
+//! A daemon that takes over the maps of an earlier one is given this host's claims first of all. When they were made
+//! the maps do not say, so they count as made before all others: had another's claim won against one, that one would be
+//! in the table.
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
 use super::effects::Effects;
 use super::log::Log;
@@ -15,24 +16,21 @@ use crate::now::Now;
 use crate::store::{Entry, Merged, Store, Word};
 use crate::wire::{self, LIFETIME_MS};
 
-/// When a claim was made that this daemon did not know, in microseconds of Unix time: before all that it knows. Had another's
-/// claim won against it, that one would be in the kernel's table.
-const FORGOTTEN_UNIX_US: u64 = 0;
-/// What may be left in the kernel's table, in milliseconds, of a claim that has ended here: its ends are rounded up to ticks.
-const ROUNDED_MS: u64 = Tick::milliseconds(2);
+/// When a restored claim was made, in microseconds of Unix time: before all others.
+const RESTORED_UNIX_US: u64 = 0;
 /// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
 const LOG_FACTOR: usize = 4;
 /// How often that is looked at, in claims.
 const LOG_CHECK: u64 = 4096;
-/// Pause between two walks over all claims for those that have ended, in microseconds: they are invisible already, this only
-/// frees their memory.
+/// Pause between two walks over all claims for those that have ended, in microseconds: they are invisible already, this
+/// only frees their memory.
 const SWEEP_US: u64 = 2_000_000;
 /// Pause between the steps of a walk in microseconds.
 const SWEEP_STEP_US: u64 = 10_000;
 /// Claims looked at in one step: about 100 µs.
 const SWEEP_CLAIMS: usize = 16_384;
-/// An end that moves by more than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks in 4.3 s;
-/// what is less is the jitter of the way here.
+/// An end that moves by more than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks
+/// in 4.3 s; what is less is the jitter of the way here.
 const MOVE_US: u64 = 500_000;
 
 /// A claim that this host's egress program made, or changed the end of.
@@ -114,7 +112,8 @@ impl Claims {
         held.is_some_and(|held| self.store.is_effective(held.owner, held.epoch))
     }
 
-    /// Takes one claim of a peer, which came over the peer's link of that `session`; an ineffective one is as good as none.
+    /// Takes one claim of a peer, which came over the peer's link of that `session`; an ineffective one is as good as
+    /// none.
     pub(super) fn take(
         &mut self,
         (peer, epoch, session): (NodeId, Epoch, u8),
@@ -139,18 +138,18 @@ impl Claims {
         };
         match self.merge(claim.key, entry, now) {
             Merged::New => {
-                self.write(claim.key, true, now, effects);
+                self.write(claim.key, now, effects);
                 return Taken::New;
             }
             Merged::Known => {
                 let worth_it = |held: Entry| held.expires_us.abs_diff(held.mark) > MOVE_US;
                 if self.store.live(claim.key, now.monotonic_us).is_some_and(worth_it) {
-                    self.write_known(claim.key, now, effects);
+                    self.write(claim.key, now, effects);
                 }
             }
             Merged::Won(loser) => {
                 effects.counters.conflicts_lost += u64::from(loser.owner == self.me);
-                self.write_known(claim.key, now, effects);
+                self.write(claim.key, now, effects);
             }
             Merged::Lost(winner) if winner == self.me => {
                 effects.counters.conflicts_won += 1;
@@ -163,20 +162,20 @@ impl Claims {
         Taken::Done
     }
 
-    /// Takes a claim of this host, or a change of one; whether it was logged for the peers. A change of a claim that this daemon
-    /// does not know counts as one of a claim made before all others.
-    pub(super) fn take_own(&mut self, claim: LocalClaim, is_change: bool, now: Now, effects: &mut Effects) -> bool {
+    /// Takes a claim of this host that the maps had at the start of this daemon; whether it was logged for the peers.
+    pub(super) fn restore(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> bool {
+        self.take_own(LocalClaim { claimed_at_unix_us: RESTORED_UNIX_US, ..claim }, now, effects)
+    }
+
+    /// Takes a claim of this host, or a change of one; whether it was logged for the peers.
+    pub(super) fn take_own(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> bool {
         let remaining_ms = claim.remaining_ms.min(LIFETIME_MS);
         if remaining_ms == 0 {
             return false;
         }
         effects.counters.claims_local += 1;
         let claimed_at_unix_us = claim.claimed_at_unix_us.min(now.unix_us);
-        let (claimed_at_unix_us, word) = match self.last_own(claim.key) {
-            Some(last) => (claimed_at_unix_us, last.word.next()),
-            None if is_change => (FORGOTTEN_UNIX_US, Word { session: 0, number: Word::FORGOTTEN }),
-            None => (claimed_at_unix_us, Word::default()),
-        };
+        let word = self.last_own(claim.key).map_or_else(Word::default, |last| last.word.next());
         let entry = Entry {
             owner: self.me,
             epoch: self.epoch,
@@ -192,11 +191,11 @@ impl Claims {
             Merged::Won(_) => {
                 // The peer's claim may have been written over this one before its event was read.
                 effects.counters.conflicts_won += 1;
-                self.write_known(claim.key, now, effects);
+                self.write(claim.key, now, effects);
             }
             Merged::Lost(_) => {
                 effects.counters.conflicts_lost += 1;
-                self.write_known(claim.key, now, effects);
+                self.write(claim.key, now, effects);
                 return false;
             }
             Merged::Refused => {
@@ -208,22 +207,8 @@ impl Claims {
         true
     }
 
-    /// Takes what the kernel's table has for a key: a live claim of this host in its present epoch. What this daemon knows it knows
-    /// to the microsecond, and the table to the tick; so it counts only if this daemon knows of no other. Whether it was logged, or
-    /// nothing if it does not count.
-    pub(super) fn take_found(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> Option<bool> {
-        let counts = self.last_own(claim.key).is_none() && claim.remaining_ms > ROUNDED_MS;
-        counts.then(|| self.take_own(claim, true, now, effects))
-    }
-
-    /// The same where this daemon has no claim of the key at all.
-    pub(super) fn take_looked_up(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> bool {
-        let counts = self.store.live(claim.key, now.monotonic_us).is_none() && claim.remaining_ms > ROUNDED_MS;
-        counts && self.take_own(claim, true, now, effects)
-    }
-
-    /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any was logged for
-    /// the peers.
+    /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any was
+    /// logged for the peers.
     pub(super) fn revive(&mut self, winner: NodeId, now: Now, effects: &mut Effects) -> bool {
         let mut is_logged = false;
         for (key, claim) in self.shadowed.take(winner) {
@@ -236,7 +221,7 @@ impl Claims {
             let claim = Entry { expires_us, word, ..claim };
             let merged = self.merge(key, claim, now);
             if matches!(merged, Merged::New | Merged::Won(_)) {
-                self.write(key, merged == Merged::New, now, effects);
+                self.write(key, now, effects);
                 if claim.owner == self.me {
                     self.log_claim(key, now);
                     is_logged = true;
@@ -246,14 +231,15 @@ impl Claims {
         is_logged
     }
 
-    /// The keys of this node's claims that lost against one of `winner`.
-    pub(super) fn lost_against(&self, winner: NodeId, now: Now) -> Vec<u64> {
-        self.shadowed.keys(winner, self.me, now.monotonic_us)
-    }
-
-    /// Tells the kernel which claim counts of a key of which this daemon knew something.
-    pub(super) fn write_known(&mut self, key: u64, now: Now, effects: &mut Effects) {
-        self.write(key, false, now, effects);
+    /// Tells the kernel which claim counts for a key.
+    pub(super) fn write(&mut self, key: u64, now: Now, effects: &mut Effects) {
+        let Some(held) = self.store.live(key, now.monotonic_us) else { return };
+        let remaining_ms = (held.expires_us - now.monotonic_us).div_ceil(1000);
+        let Entry { owner, epoch, .. } = held;
+        effects.write(MapWrite::Claim { key, owner, epoch, remaining_ms });
+        if owner != self.me {
+            self.store.set_mark(key, held.expires_us);
+        }
     }
 
     /// The claim of a number as it travels, if it still counts under that one.
@@ -301,8 +287,8 @@ impl Claims {
         merged
     }
 
-    /// What this node last said of its own claim of a key in its present epoch, whether that counts, is shadowed or ended a moment
-    /// ago.
+    /// What this node last said of its own claim of a key in its present epoch, whether that counts, is shadowed or
+    /// ended a moment ago.
     fn last_own(&self, key: u64) -> Option<Entry> {
         let held = self.store.last(key)?;
         if self.is_own(&held) {
@@ -342,17 +328,5 @@ impl Claims {
         let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
         let Entry { claimed_at_unix_us, word, .. } = *entry;
         Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, word: word.number })
-    }
-
-    /// Tells the kernel which claim counts; `is_new` if this daemon knew nothing of the key.
-    fn write(&mut self, key: u64, is_new: bool, now: Now, effects: &mut Effects) {
-        let Some(held) = self.store.live(key, now.monotonic_us) else { return };
-        let remaining_ms = (held.expires_us - now.monotonic_us).div_ceil(1000);
-        let Entry { owner, epoch, .. } = held;
-        let is_new = is_new && owner != self.me;
-        effects.write(MapWrite::Claim { key, owner, epoch, remaining_ms, is_new });
-        if owner != self.me {
-            self.store.set_mark(key, held.expires_us);
-        }
     }
 }

@@ -1,9 +1,9 @@
 //! When the peers are told what should have arrived, and what they are told.
 //!
-//! A link loses messages when its queue is full or they have waited for too long; and what was made while too much waited was never
-//! sent. So a node that has sent something tells its peers a little later up to which number all should have arrived, each
-//! peer knows by the numbers what it has not got, and asks for that. When nothing new is made, the last digest is repeated until
-//! the peer has confirmed it.
+//! A link loses messages when its queue is full or they have waited for too long; and what was made while too much
+//! waited was never sent. So a node that has sent something tells its peers a little later up to which number all
+//! should have arrived, each peer knows by the numbers what it has not got, and asks for that. When nothing new is
+//! made, the last digest is repeated until the peer has confirmed it.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, SeedableRng as _};
@@ -32,8 +32,8 @@ pub(super) struct Round {
     pub(super) settled: u64,
     /// That was not said before.
     pub(super) is_news: bool,
-    /// A peer that has not confirmed all below must answer. While there are new claims all the time, each digest has the next one
-    /// behind it, and nobody needs to answer: then it is 0.
+    /// A peer that has not confirmed all below must answer. While there are new claims all the time, each digest has
+    /// the next one behind it, and nobody needs to answer: then it is 0.
     pub(super) confirmed_below: u64,
     /// Another round must follow, whatever the peers say.
     pub(super) goes_on: bool,

@@ -1,6 +1,7 @@
 //! What has arrived of one peer's claims, by the numbers that it gives them.
 //!
-//! A peer's numbers are its own word and mean nothing but to itself: one that lies about them is sent less, or more, of its own.
+//! A peer's numbers are its own word and mean nothing but to itself: one that lies about them is sent less, or more, of
+//! its own.
 
 use super::ranges::Ranges;
 use crate::wire::{Claims, REPAIR_RANGES, Repair};

@@ -1,7 +1,8 @@
 //! The claims of this node in the order in which they were made or lengthened, by number.
 //!
-//! What the peers are sent are stretches of this log, so each of them knows by the numbers what it has not got. A key's last number
-//! is in its entry in the store: under earlier ones it counts as gone. Chunks whose claims have all ended are freed.
+//! What the peers are sent are stretches of this log, so each of them knows by the numbers what it has not got. A key's
+//! last number is in its entry in the store: under earlier ones it counts as gone. Chunks whose claims have all ended
+//! are freed.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! Who belongs to the cluster: membership by gossip (SWIM, by the crate `foca`), carried as datagrams on the links.
 //!
-//! Gossip says who exists and where; whether a peer is up is said by its link alone, and who it is by its certificate. So a peer
-//! that lies in gossip can make a node call an address in vain, and no more. A node that hears of a member it is not linked to
-//! calls it, the lower id at once and the higher one a little later; the full mesh follows. Sans-IO as the core is, of which
-//! this is a part.
+//! Gossip says who exists and where; whether a peer is up is said by its link alone, and who it is by its certificate.
+//! So a peer that lies in gossip can make a node call an address in vain, and no more. A node that hears of a member it
+//! is not linked to calls it, the lower id at once and the higher one a little later; the full mesh follows. Sans-IO as
+//! the core is, of which this is a part.
 
 mod identity;
 
@@ -25,15 +25,17 @@ use crate::now::Now;
 
 /// How long a member that is down and not linked is called on, in microseconds: a host that restarts is back by then.
 const FORGET_US: u64 = 60_000_000;
-/// The higher id of two waits this long, in microseconds, for the call of the lower one, which may not have heard of it.
+/// The higher id of two waits this long, in microseconds, for the call of the lower one, which may not have heard of
+/// it.
 const CALL_LATER_US: u64 = 3_000_000;
 /// Pause between announcements to linked peers that gossip does not know yet, in microseconds: datagrams may be lost.
 const ANNOUNCE_US: u64 = 1_000_000;
 /// Most timers of the gossip: suspicions that lying peers invent. Its own are eight or so.
 const TIMERS: usize = 16_384;
 
-/// SWIM's settings for up to some hundreds of nodes over wide areas. A failure is seen by the link within a second; gossip only spreads
-/// who exists, so it may be slow and cheap: about ten datagrams a second for each node, however many there are.
+/// SWIM's settings for up to some hundreds of nodes over wide areas. A failure is seen by the link within a second;
+/// gossip only spreads who exists, so it may be slow and cheap: about ten datagrams a second for each node, however
+/// many there are.
 const CONFIG: Config = Config {
     probe_period: Duration::from_millis(1500),
     probe_rtt: Duration::from_millis(500),
@@ -84,7 +86,8 @@ pub(super) struct Members {
     /// Linked peers that gossip does not know yet, with where they listen.
     unannounced: BTreeMap<NodeId, SocketAddr>,
     announce_at_us: Option<u64>,
-    /// When the next of `known` is to be called or forgotten: found anew when one of them changes, asked for after every message.
+    /// When the next of `known` is to be called or forgotten: found anew when one of them changes, asked for after
+    /// every message.
     known_at_us: Option<u64>,
     /// By when they are due, what foca wants first of those that are due at once, and order.
     timers: BTreeMap<(u64, u8, u64), Timer<Member>>,

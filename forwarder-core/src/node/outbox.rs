@@ -1,9 +1,10 @@
 //! What is sent to the peers, and when.
 //!
 //! New claims go to all peers as stretches of the log: at once when nothing was sent for a while, else at most every
-//! `max(100 µs, 25 µs a peer)`, because the cost of sending follows packets times peers. Each peer has a feed beside that: what it
-//! has not got, because its link is new or has lost something, goes to it in large messages, of which so many may be on their way.
-//! A claim's remaining lifetime is computed when it leaves, and one that lost or ended meanwhile stays here.
+//! `max(100 µs, 25 µs a peer)`, because the cost of sending follows packets times peers. Each peer has a feed beside
+//! that: what it has not got, because its link is new or has lost something, goes to it in large messages, of which so
+//! many may be on their way. A claim's remaining lifetime is computed when it leaves, and one that lost or ended
+//! meanwhile stays here.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,8 @@ use crate::wire::{self, BATCH_CLAIMS, Message, Repair, SNAPSHOT_CLAIMS};
 const PAUSE_US: u64 = 100;
 /// What each peer adds to the pause in microseconds.
 const PAUSE_PER_PEER_US: u64 = 25;
-/// Most claims waiting for all peers: more than half a second at 100,000 claims/s. Beyond it the oldest are left to the digest.
+/// Most claims waiting for all peers: more than half a second at 100,000 claims/s. Beyond it the oldest are left to the
+/// digest.
 const WAITING_CLAIMS: u64 = 65_536;
 /// Most messages for each peer in one flush; what is left goes in the next one.
 const FLUSH_MESSAGES: usize = 64;
@@ -83,7 +85,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Claims below `next` are logged for all `peers` peers; how many older ones do not wait any more because too many do.
+    /// Claims below `next` are logged for all `peers` peers; how many older ones do not wait any more because too many
+    /// do.
     pub(super) fn push(&mut self, next: u64, now: Now, peers: usize) -> u64 {
         if peers == 0 {
             self.sent = next;
@@ -145,7 +148,8 @@ impl Outbox {
         self.sent
     }
 
-    /// Whether a peer has something to report: what it was fed, the hello of this sequence, or that it has all below `number`.
+    /// Whether a peer has something to report: what it was fed, the hello of this sequence, or that it has all below
+    /// `number`.
     pub(super) fn owes_report(&self, peer: NodeId, sequence: u32, number: u64) -> bool {
         let owes = |feed: &Feed| !feed.is_idle() || feed.greeted != Some(sequence) || feed.confirmed < number;
         self.feeds.get(&peer).is_some_and(owes)
@@ -240,7 +244,8 @@ impl Sender<'_> {
         self.effects.send_to_all(peers, &Message::Batch(self.stretch(from, to, claims)), Kind::Batch);
     }
 
-    /// Sends the next message for a feed, of what still counts of `from..to`; where to go on, and how many numbers were looked at.
+    /// Sends the next message for a feed, of what still counts of `from..to`; where to go on, and how many numbers were
+    /// looked at.
     fn snapshot(&mut self, peer: NodeId, from: u64, to: u64, budget: u64) -> (u64, u64) {
         let most = to.min(from.saturating_add(u64::from(u32::MAX)));
         let (mut claims, mut at, mut looks) = (Vec::new(), from, 0);

@@ -6,7 +6,8 @@ use forwarder_common::ids::{Epoch, NodeId};
 
 use crate::state::State;
 
-/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path carries.
+/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path
+/// carries.
 pub const DATAGRAM_BYTES: usize = 1100;
 
 /// What a message is, for the shell's queues and counters.
@@ -49,24 +50,16 @@ pub enum Output {
         /// A claim of one of the keys is effective; the kernel's map has it.
         owned: bool,
     },
-    /// Look these keys up in the kernel's table and call [`super::Node::handle_looked_up`] with this ticket: a peer asks for them, and
-    /// this daemon does not know them. The kernel may, from before the daemon's start or from a moment ago.
-    LookUp {
-        /// The core's name for the question.
-        ticket: u64,
-        /// The request key.
-        request_key: u64,
-        /// The reply key; 0 for none.
-        reply_key: u64,
-    },
-    /// Send this to a linked peer as an unreliable datagram of at most [`super::DATAGRAM_BYTES`]; drop it if there is no link.
+    /// Send this to a linked peer as an unreliable datagram of at most [`super::DATAGRAM_BYTES`]; drop it if there is
+    /// no link.
     Datagram {
         /// The peer.
         to: NodeId,
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// A member that is not linked: call it until it is linked or forgotten. Its certificate must say that it is this peer.
+    /// A member that is not linked: call it until it is linked or forgotten. Its certificate must say that it is this
+    /// peer.
     Call {
         /// The peer.
         peer: NodeId,
@@ -93,9 +86,6 @@ pub enum MapWrite {
         epoch: Epoch,
         /// Lifetime left in milliseconds, 1..=[`crate::wire::LIFETIME_MS`].
         remaining_ms: u64,
-        /// A peer's claim of a key of which this daemon knew nothing. The kernel may know more: if it has a live claim of this host's
-        /// present epoch for the key, call [`super::Node::handle_found`] with that, and do not write this.
-        is_new: bool,
     },
     /// A peer came up, changed its state, epoch or address, or went down.
     Peer {

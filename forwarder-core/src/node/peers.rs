@@ -59,8 +59,6 @@ pub(super) struct Introduction {
     pub(super) is_first: bool,
     /// The peer was not up, or has changed something that others go by.
     pub(super) is_changed: bool,
-    /// Its daemon is another one in the same epoch.
-    pub(super) forgets: bool,
     /// The epoch under which it knew an earlier incarnation of this node.
     pub(super) earlier_epoch: Option<Epoch>,
     /// Batches that overtook it.
@@ -137,7 +135,8 @@ impl Peers {
         linked.all(|peer| peer.is_introduced && peer.inbox.is_complete())
     }
 
-    /// Every peer that ever introduced itself, in the order of their ids; `claims` counts those of a peer that are held.
+    /// Every peer that ever introduced itself, in the order of their ids; `claims` counts those of a peer that are
+    /// held.
     pub(super) fn views(&self, claims: impl Fn(NodeId) -> usize) -> impl Iterator<Item = PeerView> {
         self.peers.iter().filter_map(move |(node, peer)| {
             let Hello { state, epoch, underlay, listen, .. } = peer.hello?;
@@ -215,7 +214,6 @@ impl Peer {
                 == (hello.state, hello.epoch, hello.underlay, hello.listen)
         };
         let is_changed = !self.is_up || !self.hello.is_some_and(same);
-        let forgets = self.hello.is_some_and(|held| held.incarnation != hello.incarnation && held.epoch == hello.epoch);
         // It has not heard of this incarnation yet when it sends its first hello.
         let earlier_epoch = if self.hello.is_none() { hello.your_epoch } else { None };
         (self.hello, self.is_introduced, self.is_up) = (Some(hello), true, true);
@@ -223,6 +221,6 @@ impl Peer {
             self.inbox.begin(hello.incarnation, hello.next);
         }
         let early = self.inbox.take_early();
-        Ok(Some(Introduction { is_first, is_changed, forgets, earlier_epoch, early }))
+        Ok(Some(Introduction { is_first, is_changed, earlier_epoch, early }))
     }
 }

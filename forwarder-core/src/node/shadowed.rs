@@ -1,8 +1,8 @@
 //! Shadowed claims: they lost against another node's and are kept for the moment when that one is ineffective.
 //!
-//! When a node dies or its proxy restarts, its peers hear of it at different times. One that has heard takes over a transaction and
-//! claims it, and at one that has not, the claim loses against the dead node's. It must win there as soon as that one is
-//! ineffective; and so must, at all nodes alike, one that lost because it was made a moment later.
+//! When a node dies or its proxy restarts, its peers hear of it at different times. One that has heard takes over a
+//! transaction and claims it, and at one that has not, the claim loses against the dead node's. It must win there as
+//! soon as that one is ineffective; and so must, at all nodes alike, one that lost because it was made a moment later.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,7 +10,8 @@ use forwarder_common::ids::{Epoch, NodeId};
 
 use crate::store::Entry;
 
-/// Most claims kept for each winner, the latest: two nodes claim one key only where a packet outran a claim, or in a takeover.
+/// Most claims kept for each winner, the latest: two nodes claim one key only where a packet outran a claim, or in a
+/// takeover.
 const SHADOWED: usize = 1024;
 
 /// By the winner.
@@ -33,13 +34,6 @@ impl Shadowed {
     pub(super) fn find(&self, winner: NodeId, key: u64, owner: NodeId) -> Option<Entry> {
         let mut claims = self.0.get(&winner)?.iter();
         claims.find(|(held, other)| *held == key && other.owner == owner).map(|(_, claim)| *claim)
-    }
-
-    /// The keys of the claims of `owner` that lost against one of `winner` and have not ended.
-    pub(super) fn keys(&self, winner: NodeId, owner: NodeId, now_us: u64) -> Vec<u64> {
-        let claims = self.0.get(&winner).into_iter().flatten();
-        let of_owner = claims.filter(|(_, claim)| claim.owner == owner && claim.expires_us > now_us);
-        of_owner.map(|(key, _)| *key).collect()
     }
 
     /// Takes out what lost against claims of `winner`.

@@ -24,8 +24,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What is known of a claim after another word about it has arrived: the later word counts, of two equal ones that which lets it
-    /// last longer. The time of the claim is the earliest that was ever said.
+    /// What is known of a claim after another word about it has arrived: the later word counts, of two equal ones that
+    /// which lets it last longer. The time of the claim is the earliest that was ever said.
     #[must_use]
     pub fn after(self, arrives: Self) -> Self {
         let (expires_us, word) = match arrives.word.order(self.word) {

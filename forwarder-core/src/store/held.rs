@@ -13,7 +13,8 @@ const SHIFT: u32 = OWNER_BITS + EPOCH_BITS + 1;
 /// The latest end, and the highest mark, that there is room for: 17 years of a host's monotonic clock.
 const MOST: u64 = u64::MAX >> SHIFT;
 
-/// An [`Entry`] with its key. The end shares a word with owner and epoch, the mark with session and number of the owner's last word.
+/// An [`Entry`] with its key. The end shares a word with owner and epoch, the mark with session and number of the
+/// owner's last word.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     pub(super) key: u64,

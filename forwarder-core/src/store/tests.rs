@@ -54,8 +54,8 @@ fn word_after(first: Word, words: u8) -> Word {
     (0..words).fold(first, |word, _| word.next())
 }
 
-/// What an owner says of one claim over links that follow each other: the ends, and in which order they arrive, some more than once
-/// and some not at all, but the last one does.
+/// What an owner says of one claim over links that follow each other: the ends, and in which order they arrive, some
+/// more than once and some not at all, but the last one does.
 fn sessions() -> impl Strategy<Value = Vec<(u8, Vec<u64>, Vec<usize>)>> {
     let session = (any::<u8>(), proptest::collection::vec(1000..2000_u64, 1..100)).prop_flat_map(|(first, ends)| {
         let count = ends.len();

@@ -1,8 +1,8 @@
 //! Which of two words of one owner about one claim is the later one.
 //!
-//! An owner says of its claim when it ends, and later that it ends earlier or later than that. Its words may overtake each other, so
-//! each has a number; and it forgets the numbers when its daemon restarts, so all that comes over a new link is later than what
-//! came over the links before it.
+//! An owner says of its claim when it ends, and later that it ends earlier or later than that. Its words may overtake
+//! each other, so each has a number; and it forgets the numbers when its daemon restarts, so all that comes over a new
+//! link is later than what came over the links before it.
 
 use std::cmp::Ordering;
 
@@ -10,8 +10,8 @@ use std::cmp::Ordering;
 const SESSIONS: u8 = 128;
 /// Numbers follow each other in a ring of so many, 1 to 255.
 const RING: u8 = 255;
-/// More than so many numbers ahead is behind. What is lost of a link's words comes again within seconds, and the egress program
-/// does not change one claim as often as this in that time.
+/// More than so many numbers ahead is behind. What is lost of a link's words comes again within seconds, and the egress
+/// program does not change one claim as often as this in that time.
 const AHEAD: u8 = 127;
 
 /// A word's place among all that its owner says of a claim.
@@ -24,10 +24,6 @@ pub struct Word {
 }
 
 impl Word {
-    /// The number of an owner's first word about a claim that it must have made before but does not know: later than the few words
-    /// that claims commonly have.
-    pub const FORGOTTEN: u8 = 64;
-
     /// The session after this one.
     #[must_use]
     pub const fn next_session(session: u8) -> u8 {

@@ -1,4 +1,5 @@
-//! Asking and answering in virtual time. The mesh itself checks that no ask is answered twice, nor before the kernel has the claim.
+//! Asking and answering in virtual time. The mesh itself checks that no ask is answered twice, nor before the kernel
+//! has the claim.
 
 use forwarder_common::ids::Epoch;
 use forwarder_core::node::{Kind, ProtocolError};

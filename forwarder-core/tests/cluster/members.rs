@@ -54,7 +54,8 @@ fn a_node_that_joins_later_is_known_to_all_within_seconds_and_nobody_is_restarte
     assert_eq!(mesh.owners(7), [Some(9); 9]);
 }
 
-/// Cuts all links between the nodes up to `last` and the others, as a partition does; nothing links them until [`heal`].
+/// Cuts all links between the nodes up to `last` and the others, as a partition does; nothing links them until
+/// [`heal`].
 fn part(mesh: &mut Mesh, last: u16) -> Vec<(NodeId, NodeId)> {
     let all = pairs(mesh.nodes.len() as u16);
     let cut: Vec<_> = all.into_iter().filter(|(a, b)| (a.number() <= last) != (b.number() <= last)).collect();

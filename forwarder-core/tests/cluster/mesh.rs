@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, NodeId};
-use forwarder_core::node::{
-    DATAGRAM_BYTES, Kind, LocalClaim, MapWrite, Node, NodeSettings, Now, Output, ProtocolError, State,
-};
+use forwarder_core::node::{DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State};
 use forwarder_core::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 
 pub(crate) use self::kernel::Kernel;
@@ -154,13 +152,17 @@ impl Mesh {
         self.run_for(1_000_000);
     }
 
-    /// Starts a node, or starts it anew with nothing but its kernel's map.
+    /// Starts a node, or starts it anew with nothing but its kernel's map: its own claims in that it is given first.
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
         let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
         let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
         self.incarnations.insert(node, seed | 1);
-        self.nodes.insert(node, Node::new(settings));
-        self.kernels.entry(node).or_default();
+        let mut state = Node::new(settings);
+        let own = self.kernels.entry(node).or_default().own_claims(node, epoch, self.now_us);
+        let now = self.now(node);
+        own.into_iter().for_each(|claim| state.handle_restored(claim, now));
+        self.nodes.insert(node, state);
+        self.drain(node);
     }
 
     pub(crate) fn now(&self, node: NodeId) -> Now {
@@ -195,12 +197,8 @@ impl Mesh {
         let now = self.now(node);
         let state = self.nodes.get_mut(&node).unwrap();
         let kernel = self.kernels.get_mut(&node).unwrap();
-        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
-        if kernel.claim(key, node, state.epoch(), remaining_ms, self.now_us) {
-            state.handle_local(claim, now);
-        } else {
-            state.handle_change(claim, now);
-        }
+        kernel.claim(key, node, state.epoch(), remaining_ms, self.now_us);
+        state.handle_local(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms }, now);
         self.drain(node);
     }
 
@@ -295,29 +293,13 @@ impl Mesh {
         while let Some(output) = self.nodes.get_mut(&node).unwrap().poll_output() {
             match output {
                 Output::Send { to, message, kind } => self.send(node, to, message, kind),
-                Output::Map(write) => self.write(node, write),
+                Output::Map(write) => self.kernels.get_mut(&node).unwrap().write(write, self.now_us),
                 Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
-                Output::LookUp { ticket, request_key, reply_key } => {
-                    self.look_up(node, ticket, [request_key, reply_key]);
-                }
                 Output::Datagram { to, bytes } => self.send_datagram(node, to, bytes),
                 Output::Call { peer, address } => drop(self.calls.insert((node, peer), address)),
                 Output::Forget { peer } => drop(self.calls.remove(&(node, peer))),
             }
         }
-    }
-
-    /// What this host's own claims are by its kernel's table, which may know more than the daemon.
-    fn look_up(&mut self, node: NodeId, ticket: u64, keys: [u64; 2]) {
-        let own = keys.iter().filter(|key| **key != 0).filter_map(|key| self.own_claim(node, *key));
-        let (now, found) = (self.now(node), own.collect::<Vec<_>>());
-        self.nodes.get_mut(&node).unwrap().handle_looked_up(ticket, &found, now);
-    }
-
-    fn own_claim(&self, node: NodeId, key: u64) -> Option<LocalClaim> {
-        let (epoch, kernel) = (self.nodes.get(&node)?.epoch(), self.kernels.get(&node)?);
-        let remaining_ms = kernel.remaining_ms(key, node, epoch, self.now_us)?;
-        Some(LocalClaim { key, claimed_at_unix_us: self.now(node).unix_us, remaining_ms })
     }
 
     /// Every ask is answered once, and after the kernel has what the answer speaks of.
@@ -363,17 +345,6 @@ impl Mesh {
         self.sequence += 1;
         let parcel = Parcel { from, to, bytes, is_datagram: true };
         self.flying.insert((self.now_us + latency, self.sequence), parcel);
-    }
-
-    /// As the shell does: what the daemon does not know its kernel may.
-    fn write(&mut self, node: NodeId, write: MapWrite) {
-        if let MapWrite::Claim { key, is_new: true, .. } = write
-            && let Some(own) = self.own_claim(node, key)
-        {
-            let now = self.now(node);
-            return self.nodes.get_mut(&node).unwrap().handle_found(own, now);
-        }
-        self.kernels.get_mut(&node).unwrap().write(write, self.now_us);
     }
 }
 

@@ -8,7 +8,7 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::{claims::own_claim, next_hops::address, slow::Around};
+use super::{next_hops::address, slow::Around};
 use crate::config::Affinity;
 use forwarder_core::node::LocalClaim;
 
@@ -49,14 +49,9 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut
         let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
         let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
         for key in [Some(request_key), is_reply_key.then_some(reply_key)].into_iter().flatten() {
-            let is_change = own_claim(around.dataplane, config.node, key).is_some();
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
             let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };
-            if is_change {
-                around.node.handle_change(claim, around.now);
-            } else {
-                around.node.handle_local(claim, around.now);
-            }
+            around.node.handle_local(claim, around.now);
         }
     }
 }

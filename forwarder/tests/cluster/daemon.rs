@@ -1,5 +1,5 @@
-//! Daemons without a kernel: the loop of `cluster.rs` on real links, each in a runtime of its own, so that one can die without a
-//! farewell.
+//! Daemons without a kernel: the loop of `cluster.rs` on real links, each in a runtime of its own, so that one can die
+//! without a farewell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
@@ -289,7 +289,6 @@ async fn run(
                 }
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
-                Output::LookUp { ticket, .. } => node.handle_looked_up(ticket, &[], now()),
                 Output::Datagram { to, bytes } => commands.send(Command::Datagram { to, bytes }).await.unwrap(),
                 Output::Call { .. } if !calls_members => {}
                 Output::Call { peer, address } => commands.send(Command::Call { peer, address }).await.unwrap(),

@@ -40,8 +40,6 @@ pub(super) struct Counts {
     pub(super) phases: Vec<(&'static str, [Fates; Class::ALL.len()])>,
     pub(super) transactions: u64,
     pub(super) repeated: u64,
-    /// Claims that a daemon did not know until a peer claimed the same key.
-    pub(super) found: u64,
     /// How long held messages waited, and how much later than they landed forwarded ones reached a proxy.
     pub(super) waits: Ages,
     pub(super) forwards: Ages,

@@ -4,7 +4,6 @@ use forwarder_common::ids::Epoch;
 use forwarder_core::node::{LocalClaim, State};
 
 use super::host::Host;
-use super::kernel::Told;
 use super::{ALONE_US, Event, Fault, Simulation};
 
 impl Simulation {
@@ -68,11 +67,14 @@ impl Simulation {
         let life = self.hosts[host].daemon_life;
         let now = self.hosts[host].now(self.now_us);
         self.queue.push(self.now_us + ALONE_US, Event::Joined { host, life });
+        let restored = self.hosts[host].kernel.own_claims(now);
+        self.reference.restore(&self.hosts[host], &restored, self.now_us);
         let Host { ring, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
+        restored.into_iter().for_each(|claim| daemon.node.handle_restored(claim, now));
         // The ring buffer is pinned: the next daemon reads what nobody read.
-        for (at_us, Told { claim, is_new }) in ring.drain(..) {
+        for (at_us, claim) in ring.drain(..) {
             let remaining_ms = claim.remaining_ms.saturating_sub((self.now_us - at_us) / 1000);
-            daemon.take(Told { claim: LocalClaim { remaining_ms, ..claim }, is_new }, now);
+            daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
         }
         for seed in self.seeds.clone() {
             self.want(host, seed);

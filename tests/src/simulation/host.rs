@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
-use forwarder_core::node::{Node, NodeSettings, Now, State};
+use forwarder_core::node::{LocalClaim, Node, NodeSettings, Now, State};
 use forwarder_core::slowpath::{self, SlowPath, View};
 
-use super::kernel::{Kernel, Told};
+use super::kernel::Kernel;
 use super::traffic::{HASH_KEY, PORT, VIP};
 
 /// Unix time at the start of the simulation, in microseconds: any will do that leaves an hour for slow clocks.
@@ -54,7 +54,7 @@ pub(super) struct Host {
     pub(super) daemon_life: u32,
     pub(super) daemon: Option<Daemon>,
     /// What the egress program has said while no daemon read it, with the virtual time.
-    pub(super) ring: Vec<(u64, Told)>,
+    pub(super) ring: Vec<(u64, LocalClaim)>,
 }
 
 /// What one daemon is started with.
@@ -63,13 +63,6 @@ pub(super) struct Limits {
     pub(super) hosts: usize,
     pub(super) claims: usize,
     pub(super) hold_us: u64,
-}
-
-impl Daemon {
-    /// Takes what the egress program has said.
-    pub(super) fn take(&mut self, Told { claim, is_new }: Told, now: Now) {
-        if is_new { self.node.handle_local(claim, now) } else { self.node.handle_change(claim, now) }
-    }
 }
 
 impl Host {

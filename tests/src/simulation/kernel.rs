@@ -32,13 +32,6 @@ pub(super) struct Peer {
     pub(super) state: State,
 }
 
-/// What the egress program says of a claim that it made or changed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
-    pub(super) claim: LocalClaim,
-    pub(super) is_new: bool,
-}
-
 #[derive(Debug)]
 struct Memory(Vec<[Cell<u64>; SLOTS]>);
 
@@ -78,6 +71,8 @@ pub(super) struct Kernel {
     /// The node drains: see [`forwarder_common::lifetime::of`].
     pub(super) drains: bool,
     memory: Memory,
+    /// The key of the claim of this node that was made in a slot.
+    keys: Vec<[u64; SLOTS]>,
     mask: u32,
     /// By node id.
     peers: Vec<Option<Peer>>,
@@ -96,6 +91,7 @@ impl Kernel {
             epoch,
             diverts: false,
             drains: false,
+            keys: vec![[0; SLOTS]; buckets],
             memory,
             mask: buckets as u32 - 1,
             peers: vec![None; nodes + 1],
@@ -104,15 +100,15 @@ impl Kernel {
         }
     }
 
-    /// Bytes of the claim table.
+    /// Bytes of the claim table and of its keys.
     pub(super) const fn table_bytes(&self) -> usize {
-        self.memory.0.len() * SLOTS * size_of::<u64>()
+        (self.memory.0.len() + self.keys.len()) * SLOTS * size_of::<u64>()
     }
 
     /// What the core has decided.
     pub(super) fn write(&mut self, write: MapWrite, now: Now) {
         match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
+            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
                 let tick = tick(now);
                 let expires = tick.after(Tick::covering_ms(remaining_ms));
                 self.put(key, Entry::new(key, owner.number(), epoch.number(), expires), tick);
@@ -137,11 +133,15 @@ impl Kernel {
         }
     }
 
-    /// This node's own live claim of a key; when it was made the table does not tell.
-    pub(super) fn own_claim(&self, key: u64, now: Now) -> Option<LocalClaim> {
-        let (_, entry) = table::find(&&self.memory, self.mask, key).filter(|(_, entry)| self.is_own(*entry))?;
-        let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
-        Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms: Tick::milliseconds(ticks) })
+    /// This node's own live claims, for a daemon that takes over the maps; when they were made they do not tell.
+    pub(super) fn own_claims(&self, now: Now) -> Vec<LocalClaim> {
+        let (entries, keys) = (self.memory.0.iter().flatten(), self.keys.iter().flatten());
+        let own = entries.map(|entry| Entry(entry.get())).zip(keys).filter_map(|(entry, key)| {
+            let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
+            let is_mine = self.is_own(entry) && entry.matches(*key);
+            is_mine.then(|| LocalClaim { key: *key, claimed_at_unix_us: 0, remaining_ms: Tick::milliseconds(ticks) })
+        });
+        own.collect()
     }
 
     /// What is left of the claim that the table has for a key, in microseconds, rounded up to ticks; 0 for none.
@@ -187,7 +187,7 @@ impl Kernel {
     }
 
     /// The egress program for one key; what goes into the ring buffer.
-    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<Told> {
+    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<LocalClaim> {
         let tick = tick(now);
         let known = table::find(&&self.memory, self.mask, key).map(|(_, entry)| entry);
         let standing = known.filter(|entry| self.is_live(*entry, tick));
@@ -199,10 +199,12 @@ impl Kernel {
             _ => {}
         }
         let expires = tick.after(lifetime.ticks);
-        self.put(key, Entry::new(key, self.node.number(), self.epoch.number(), expires), tick);
+        let entry = Entry::new(key, self.node.number(), self.epoch.number(), expires);
+        if let Some(place) = self.put(key, entry, tick) {
+            self.keys[place.bucket as usize][place.slot as usize] = key;
+        }
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
-        Some(Told { claim, is_new: standing.is_none() })
+        Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
     }
 
     fn is_own(&self, entry: Entry) -> bool {
@@ -215,16 +217,15 @@ impl Kernel {
         entry.remaining(tick) != 0 && (self.is_own(entry) || of_live_peer())
     }
 
-    fn put(&mut self, key: u64, entry: Entry, tick: Tick) {
+    fn put(&mut self, key: u64, entry: Entry, tick: Tick) -> Option<Place> {
         let mut memory = &self.memory;
         let found = table::find(&memory, self.mask, key).or_else(|| {
             let chosen = table::choose(&mut memory, self.mask, key, tick);
             self.evicted += u64::from(chosen.is_some_and(|(_, old)| old.remaining(tick) != 0));
             chosen
         });
-        if let Some((place, old)) = found {
-            memory.exchange(place, old, entry);
-        }
+        let (place, old) = found?;
+        memory.exchange(place, old, entry).then_some(place)
     }
 }
 

@@ -226,7 +226,7 @@ impl Simulation {
                 if let Some(told) = owner.kernel.claim(key, lifetime, now) {
                     self.reference.take(owner, told, self.now_us);
                     match &mut owner.daemon {
-                        Some(daemon) => daemon.take(told, now),
+                        Some(daemon) => daemon.node.handle_local(told, now),
                         None => owner.ring.push((self.now_us, told)),
                     }
                 }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
-use forwarder_core::node::Now;
+use forwarder_core::node::{LocalClaim, Now};
 
 use super::host::{Host, host_of};
-use super::kernel::Told;
 
 /// Claims nearer to their end than this, in microseconds, may be gone at one node and not yet at another: a tick of the
 /// kernel's table is 4.3 s.
@@ -18,7 +17,7 @@ const EXAMPLES: usize = 2;
 const TRANSIT_US: u64 = 3_000_000;
 /// How much longer yet in a kernel, in microseconds: two ticks by which lifetimes are rounded up, and the present one.
 const TICKS_US: u64 = 12_900_000;
-/// Most looks at single claims in one comparison: beyond it every so-manieth key is looked at.
+/// Most looks at single claims in one comparison: beyond it only every n-th key is looked at.
 const LOOKS: usize = 8_000_000;
 
 /// What one host has said of a key in one epoch.
@@ -49,8 +48,8 @@ pub struct Agreement {
     /// Keys that were won by a claim that is void or over since, or of which two owners have forgotten that they
     /// claimed them: the others' claims, or those, come back with their proxies' next messages only. Not compared.
     pub overtaken: usize,
-    /// Keys that more than one living owner claims, of which one has forgotten when by its daemon's restart. It stands
-    /// if another claim comes to its daemon while it lasts in the kernel, so all nodes are compared with each other.
+    /// Keys that more than one living owner claims, of which one has forgotten it by its daemon's restart, because its
+    /// kernel had another's claim then. All nodes are compared with each other.
     pub forgotten: usize,
     /// Claims that a node does not have.
     pub missing: usize,
@@ -83,8 +82,8 @@ impl Agreement {
 
 impl Reference {
     /// Takes what a host's egress program said.
-    pub(super) fn take(&mut self, host: &Host, told: Told, at_us: u64) {
-        let (claim, index, epoch) = (told.claim, host_of(host.node), host.kernel.epoch);
+    pub(super) fn take(&mut self, host: &Host, claim: LocalClaim, at_us: u64) {
+        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
         // What nobody reads now the next daemon does.
         let daemon_life = host.daemon_life + u32::from(host.daemon.is_none());
         let end_us = at_us + claim.remaining_ms * 1000;
@@ -106,6 +105,22 @@ impl Reference {
                 end_us,
                 longest_us: end_us,
             });
+        }
+    }
+
+    /// A host's new daemon was given these claims by the maps.
+    pub(super) fn restore(&mut self, host: &Host, claims: &[LocalClaim], at_us: u64) {
+        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
+        for claim in claims {
+            let all = self.0.entry(claim.key).or_default();
+            let Some(said) = all.iter_mut().find(|said| said.host == index && said.epoch == epoch) else { continue };
+            said.claimed_at_unix_us = 0;
+            // Else the ring buffer has the last word.
+            if said.daemon_life != host.daemon_life {
+                said.daemon_life = host.daemon_life;
+                said.end_us = at_us + claim.remaining_ms * 1000;
+                said.longest_us = said.longest_us.max(said.end_us);
+            }
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Report {
     pub harmed: u64,
     /// Messages that were sent again because they came to nothing.
     pub repeated: u64,
-    /// Claims that a daemon did not know until a peer claimed the same key.
-    pub found: u64,
     /// How long held messages waited in microseconds.
     pub waits: AgeSummary,
     /// How much later than they landed forwarded messages reached their owner.
@@ -93,7 +91,6 @@ impl Report {
             transactions: 0,
             harmed: 0,
             repeated: 0,
-            found: 0,
             waits: AgeSummary::default(),
             forwards: AgeSummary::default(),
             ages: ages.unwrap_or_default(),
@@ -122,7 +119,7 @@ impl Report {
         self.phases.clone_from(&counts.phases);
         self.transactions = counts.transactions;
         self.harmed = simulation.transactions.iter().filter(|transaction| transaction.is_harmed).count() as u64;
-        (self.repeated, self.found) = (counts.repeated, counts.found);
+        self.repeated = counts.repeated;
         (self.waits, self.forwards) = (counts.waits.summary(), counts.forwards.summary());
         self.evicted = simulation.hosts.iter().map(|host| host.kernel.evicted).sum();
         self.links = [counts.links_up, counts.links_down];
@@ -203,9 +200,7 @@ impl Display for Report {
         } = &self.agreement;
         writeln!(
             f,
-            "                  {keys} live claims, {contested} contested, {overtaken} overtaken, \
-             {forgotten} forgotten; {} found in kernels;",
-            self.found
+            "                  {keys} live claims, {contested} contested, {overtaken} overtaken, {forgotten} forgotten;"
         )?;
         writeln!(
             f,

@@ -73,7 +73,7 @@ fn remote_claims() -> Result<()> {
         messages.iter().try_for_each(|message| two.handle_message(id(1), message, now()))?;
         two.handle_timeout(now());
         while let Some(output) = two.poll_output() {
-            if let Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, .. }) = output {
+            if let Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) = output {
                 table.set_claim(key, owner, epoch, remaining_ms);
             }
         }

@@ -261,10 +261,8 @@ async fn one(number: u16, settings: Settings, ages: Arc<Ages>) -> Result<()> {
         }
         node.handle_timeout(now());
         while let Some(output) = node.poll_output() {
-            match output {
-                Output::Send { to, message, kind } => commands.send(Order::Send { to, message, kind }).await?,
-                Output::LookUp { ticket, .. } => node.handle_looked_up(ticket, &[], now()),
-                _ => {}
+            if let Output::Send { to, message, kind } = output {
+                commands.send(Order::Send { to, message, kind }).await?;
             }
         }
     }

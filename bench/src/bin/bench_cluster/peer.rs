@@ -378,17 +378,13 @@ async fn carry_out(
             Output::Datagram { to, bytes } if gossips => Command::Datagram { to, bytes },
             Output::Call { peer, address } => Command::Call { peer, address },
             Output::Forget { peer } => Command::Forget { peer },
-            Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms, .. }) => {
+            Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
                 table.set_claim(key, owner, epoch, remaining_ms);
                 if let Load::Receive { arrived } = load
                     && let Some(at) = arrived.get(index(key))
                 {
                     let _ = at.compare_exchange(0, monotonic_ns(), Ordering::Relaxed, Ordering::Relaxed);
                 }
-                continue;
-            }
-            Output::LookUp { ticket, .. } => {
-                node.handle_looked_up(ticket, &[], now());
                 continue;
             }
             Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } | Output::Datagram { .. } => continue,

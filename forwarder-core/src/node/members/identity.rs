@@ -6,8 +6,8 @@ use foca::Identity;
 use forwarder_common::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
-/// What a renewal adds to a member's birth, in microseconds: a node whose clock was set back by an hour during its restart must be
-/// declared down this few times (60) until its new identity wins over the one before.
+/// What a renewal adds to a member's birth, in microseconds: a node whose clock was set back by an hour during its
+/// restart must be declared down this few times (60) until its new identity wins over the one before.
 const RENEWAL_US: u64 = 60_000_000;
 
 /// One incarnation of a member. The cluster keeps one identity for each node id, so at most 1,023.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_common::ids::{Epoch, NodeId};
-use forwarder_core::node::MapWrite;
+use forwarder_core::node::{LocalClaim, MapWrite};
 
 use super::underlay;
 
@@ -20,19 +20,17 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The egress program claims a key; whether the host had no live claim of it.
-    pub(crate) fn claim(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now_us: u64) -> bool {
-        let is_new = self.remaining_ms(key, owner, epoch, now_us).is_none();
+    /// The egress program claims a key.
+    pub(crate) fn claim(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now_us: u64) {
         self.put(key, owner, epoch, remaining_ms, now_us);
-        is_new
     }
 
-    /// What is left of the live claim of a node in an epoch, in milliseconds.
-    pub(crate) fn remaining_ms(&self, key: u64, of: NodeId, in_epoch: Epoch, now_us: u64) -> Option<u64> {
-        let (_, _, remaining_ms) =
-            self.claims.get(&key).filter(|(owner, epoch, _)| (*owner, *epoch) == (of, in_epoch))?;
-        let left = |end_us: &u64| end_us.saturating_sub(now_us).div_ceil(1000);
-        Some(self.ends_us.get(&key).map_or(*remaining_ms, left)).filter(|left| *left > 0)
+    /// What a daemon that takes the maps over finds in them of its own node: the claims in `epoch` that have not ended.
+    pub(crate) fn own_claims(&self, node: NodeId, epoch: Epoch, now_us: u64) -> Vec<LocalClaim> {
+        let own = self.claims.iter().filter(|(_, (owner, of, _))| (*owner, *of) == (node, epoch));
+        let left = own.map(|(key, _)| (*key, self.end_us(*key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000)));
+        let claims = left.map(|(key, remaining_ms)| LocalClaim { key, claimed_at_unix_us: 0, remaining_ms });
+        claims.filter(|claim| claim.remaining_ms > 0).collect()
     }
 
     /// When the claim of a key ends.
