@@ -8,7 +8,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command};
 use bad::BAD;
 use forwarder::config::{self, Affinity, Config, Deny, Probe, XdpMode};
 
-/// Every key there is, with the values of the design.
+/// Every key there is, with the values of docs/configuration.md.
 const WHOLE: &str = r#"
 node = 1
 interfaces = ["eth0"]
@@ -68,7 +68,7 @@ fn parse(text: &str) -> anyhow::Result<Config> {
 }
 
 #[test]
-fn every_key_of_the_design_is_read() {
+fn every_key_is_read() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.node.number(), 1);
     assert_eq!(config.interfaces, ["eth0"]);
@@ -103,7 +103,7 @@ fn relative_paths_count_from_the_files_folder() {
 }
 
 #[test]
-fn what_is_left_out_has_the_defaults_of_the_design() {
+fn what_is_left_out_has_the_documented_defaults() {
     let config = parse(LEAST).unwrap();
     let whole = parse(WHOLE).unwrap();
     assert_eq!(config.xdp_mode, XdpMode::Auto);
