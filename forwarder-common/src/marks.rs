@@ -4,7 +4,10 @@
 //! follow through registers makes it walk every path of the scan apart (measured: 250 k instead of 18 k
 //! instructions). On the host it lies on the stack and costs nothing.
 
-use core::ptr::{read_volatile, write_volatile};
+use core::{
+    cell::Cell,
+    ptr::{read_volatile, write_volatile},
+};
 
 use crate::{
     abi::Explained,
@@ -12,30 +15,37 @@ use crate::{
 };
 
 /// Offsets into the frame, 0 while unset, and what was read there.
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// All of it lies in cells: several functions of a program hold a reference to the one value of its CPU at the same time.
+#[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Marks {
-    slot: u16,
-    start: u16,
-    end: u16,
-    first: u16,
-    call_id: u16,
-    cseq: u16,
-    via: u16,
-    kind: u16,
-    status: u16,
-    invite: u16,
-    call_id_length: u16,
-    branch: u16,
-    branch_length: u16,
-    id: u16,
-    pad: u16,
-    reason: u16,
-    number: u32,
-    pad2: u32,
-    hash: SipHash,
-    reply_key: u64,
+    slot: Cell<u16>,
+    start: Cell<u16>,
+    end: Cell<u16>,
+    first: Cell<u16>,
+    call_id: Cell<u16>,
+    cseq: Cell<u16>,
+    via: Cell<u16>,
+    kind: Cell<u16>,
+    status: Cell<u16>,
+    invite: Cell<u16>,
+    call_id_length: Cell<u16>,
+    branch: Cell<u16>,
+    branch_length: Cell<u16>,
+    id: Cell<u16>,
+    reason: Cell<u16>,
+    pad: Cell<u16>,
+    number: Cell<u32>,
+    pad2: Cell<u32>,
+    hash: Cell<SipHash>,
+    reply_key: Cell<u64>,
 }
+
+/// A [`Marks`] in words of eight bytes: zeros are one that has seen nothing.
+pub type Words = [u64; WORDS];
+const WORDS: usize = size_of::<Marks>() / size_of::<u64>();
+const _: () = assert!(size_of::<Marks>() == size_of::<Words>() && align_of::<Marks>() == align_of::<Words>());
 
 macro_rules! fields {
     ($($(#[doc = $doc:literal])+ $name:ident, $set:ident: $type:ty;)+) => {
@@ -45,15 +55,15 @@ macro_rules! fields {
                 #[inline(always)] // a call would cost more than the load
                 #[must_use]
                 pub fn $name(&self) -> $type {
-                    // SAFETY: a reference is always valid for reads.
-                    unsafe { read_volatile(&raw const self.$name) }
+                    // SAFETY: a cell's pointer is valid for reads, and no reference to its inside exists.
+                    unsafe { read_volatile(self.$name.as_ptr()) }
                 }
 
                 /// Sets the value of the same name.
                 #[inline(always)] // as above
-                pub fn $set(&mut self, value: $type) {
-                    // SAFETY: an exclusive reference is always valid for writes.
-                    unsafe { write_volatile(&raw mut self.$name, value) }
+                pub fn $set(&self, value: $type) {
+                    // SAFETY: as above, for writes.
+                    unsafe { write_volatile(self.$name.as_ptr(), value) }
                 }
             )+
         }
@@ -107,27 +117,26 @@ impl Marks {
 
     /// `value` modulo 2^16, as a number that neither optimiser nor verifier knows any more.
     #[inline(always)] // its point is to be two instructions in the loop
-    pub fn hide(&mut self, value: usize) -> usize {
-        // SAFETY: an exclusive reference is always valid for writes and reads.
+    #[must_use]
+    pub fn hide(&self, value: usize) -> usize {
+        let slot = self.slot.as_ptr();
+        // SAFETY: a cell's pointer is valid for writes and reads.
         unsafe {
-            write_volatile(&raw mut self.slot, value as u16);
-            read_volatile(&raw const self.slot) as usize
+            write_volatile(slot, value as u16);
+            read_volatile(slot) as usize
         }
     }
 
-    /// Forgets the last message and begins one whose payload lies at `start..end`.
+    /// Forgets all of the last message and begins one whose payload lies at `start..end`.
     #[inline(always)] // straight-line stores
-    pub fn begin(&mut self, start: usize, end: usize) {
+    pub fn begin(&self, start: usize, end: usize) {
+        let words = core::ptr::from_ref(self).cast_mut().cast::<u64>();
+        for word in 0..WORDS {
+            // SAFETY: size and alignment are those of as many words, zero is a value of every field, and each byte lies in a cell.
+            unsafe { write_volatile(words.wrapping_add(word), 0) };
+        }
         self.set_start(start as u16);
         self.set_end(end as u16);
-        self.set_first(0);
-        self.set_call_id(0);
-        self.set_cseq(0);
-        self.set_via(0);
-        self.set_status(0);
-        self.set_invite(0);
-        self.set_branch(0);
-        self.set_branch_length(0);
     }
 
     /// The results for `explain`.
@@ -144,5 +153,40 @@ impl Marks {
             status: self.status(),
             pad: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(marks: &Marks) -> [u64; WORDS] {
+        let words = core::ptr::from_ref(marks).cast::<Words>();
+        // SAFETY: size and alignment were compared, and any bytes are words.
+        unsafe { read_volatile(words) }
+    }
+
+    #[test]
+    fn nothing_of_the_last_message_is_left_where_another_begins() {
+        let mut marks = Marks::default();
+        // SAFETY: size and alignment were compared, and any bytes are a value of each field.
+        unsafe { write_volatile((&raw mut marks).cast::<Words>(), [u64::MAX; WORDS]) };
+        assert_eq!((marks.kind(), marks.number(), marks.reply_key()), (u16::MAX, u32::MAX, u64::MAX));
+        marks.begin(42, 77);
+        assert_eq!((marks.start(), marks.end()), (42, 77));
+        marks.set_start(0);
+        marks.set_end(0);
+        assert_eq!(words(&marks), [0; WORDS]);
+    }
+
+    #[test]
+    fn every_byte_lies_in_a_named_field() {
+        let Marks { slot, start, end, first, call_id, cseq, via, kind, status, invite, .. } = &Marks::default();
+        let Marks { call_id_length, branch, branch_length, id, reason, pad, .. } = &Marks::default();
+        let Marks { number, pad2, hash, reply_key, .. } = &Marks::default();
+        let small = [slot, start, end, first, call_id, cseq, via, kind, status, invite].map(size_of_val);
+        let more = [call_id_length, branch, branch_length, id, reason, pad].map(size_of_val);
+        let large = [number, pad2].map(size_of_val).iter().sum::<usize>() + size_of_val(hash) + size_of_val(reply_key);
+        assert_eq!(small.iter().chain(&more).sum::<usize>() + large, size_of::<Marks>());
     }
 }

@@ -139,13 +139,7 @@ enum Keyless {
 
 /// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
 #[inline(always)] // part of the entry program
-fn keys(
-    ctx: &TcContext,
-    ip: Ip,
-    udp: &Udp,
-    from: Option<Service>,
-    config: &Config,
-) -> Result<&'static mut Marks, Keyless> {
+fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Config) -> Result<&'static Marks, Keyless> {
     let whole = ip.payload + udp.length;
     if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
         return Err(Keyless::Other);
@@ -168,7 +162,7 @@ fn keys(
 
 /// Claims what the message says (DESIGN section 4).
 #[inline(always)] // part of the entry program
-fn messages(marks: &mut Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
+fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
     let kind = marks.kind();
     let (invite, drains) = (marks.invite() != 0, maps::duty().drains());
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks(from), drains);
@@ -245,7 +239,7 @@ extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
 }
 
 #[inline(always)] // the body of the above
-fn one(marks: &mut Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed {
+fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed {
     let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
         let known = table::find(&Claims(marks), config.bucket_mask, key);

@@ -74,7 +74,7 @@ extern "C" fn egress_chunk(ctx: *mut __sk_buff, off: u64) -> u64 {
 }
 
 #[inline(always)] // the body of two functions
-fn chunk(frame: Frame, marks: &mut Marks, off: u64) -> u64 {
+fn chunk(frame: Frame, marks: &Marks, off: u64) -> u64 {
     let mut off = off as usize;
     for _ in 0..fast::CHUNK {
         match fast::step(&frame, marks, off) {
@@ -87,7 +87,7 @@ fn chunk(frame: Frame, marks: &mut Marks, off: u64) -> u64 {
 }
 
 #[inline(always)] // the body of two functions
-fn key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> u64 {
+fn key(frame: Frame, marks: &Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> u64 {
     match try_key(frame, marks, flags, chunk) {
         Ok(()) => 0,
         Err(why) => why.code(),
@@ -95,7 +95,7 @@ fn key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) 
 }
 
 #[inline(always)] // the body of two functions
-fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
+fn try_key(frame: Frame, marks: &Marks, flags: u64, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
     let Some(config) = maps::config() else { return Err(NoKey::Form) };
     fast::start_line(&frame, marks)?;
     scan(marks, chunk)?;
@@ -109,7 +109,7 @@ fn try_key(frame: Frame, marks: &mut Marks, flags: u64, chunk: impl Fn(u64) -> u
 }
 
 #[inline(always)] // eight calls
-fn scan(marks: &mut Marks, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
+fn scan(marks: &Marks, chunk: impl Fn(u64) -> u64) -> Result<(), NoKey> {
     let mut off = u64::from(marks.start());
     for _ in 0..fast::CHUNKS {
         off = chunk(off);

@@ -17,7 +17,7 @@ use forwarder_common::{
         PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
     },
     ids::Tick,
-    marks::Marks,
+    marks::{Marks, Words},
     net::GATHER_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
     table::{Buckets, Entry, Place, SLOTS},
@@ -70,10 +70,10 @@ static DUTY: Array<u64> = Array::with_max_entries(1, 0);
 static FRAGMENTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Ingress, explain: scratch of the parser.
 #[map]
-static MARKS_INGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
+static MARKS_INGRESS: PerCpuArray<Words> = PerCpuArray::with_max_entries(1, 0);
 /// Egress: its own scratch, for egress may interrupt ingress.
 #[map]
-static MARKS_EGRESS: PerCpuArray<Marks> = PerCpuArray::with_max_entries(1, 0);
+static MARKS_EGRESS: PerCpuArray<Words> = PerCpuArray::with_max_entries(1, 0);
 /// Explain -> daemon: what it found.
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, 0);
@@ -308,16 +308,17 @@ pub(crate) fn tell(event: ClaimEvent) -> bool {
 
 /// The parser's scratch of the ingress hook.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn marks_ingress() -> Option<&'static mut Marks> {
-    // SAFETY: a program runs to its end on its CPU, and each hook has its own scratch.
-    Some(unsafe { &mut *MARKS_INGRESS.get_ptr_mut(0)? })
+pub(crate) fn marks_ingress() -> Option<&'static Marks> {
+    // SAFETY: the value is as large and aligned as marks, zeros are marks, and nothing but cells refers to its inside. A program runs
+    // to its end on its CPU, and each hook has its own scratch: nobody else writes it meanwhile.
+    Some(unsafe { &*MARKS_INGRESS.get_ptr_mut(0)?.cast::<Marks>() })
 }
 
 /// The parser's scratch of the egress hook.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn marks_egress() -> Option<&'static mut Marks> {
+pub(crate) fn marks_egress() -> Option<&'static Marks> {
     // SAFETY: as above.
-    Some(unsafe { &mut *MARKS_EGRESS.get_ptr_mut(0)? })
+    Some(unsafe { &*MARKS_EGRESS.get_ptr_mut(0)?.cast::<Marks>() })
 }
 
 /// Writes what the explain program found.
@@ -329,7 +330,7 @@ pub(crate) fn explained(found: Explained) {
 }
 
 /// The claim table, with the scratch that hides numbers.
-pub(crate) struct Claims<'a>(pub(crate) &'a mut Marks);
+pub(crate) struct Claims<'a>(pub(crate) &'a Marks);
 
 impl Claims<'_> {
     #[inline(always)] // one instruction

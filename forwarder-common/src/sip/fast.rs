@@ -87,7 +87,7 @@ const STUN_COOKIE: u64 = 0x42a4_1221;
 /// # Errors
 /// It is no SIP, or not in the plain form.
 #[inline(always)] // inlined into the kernel's one function before the scan
-pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
+pub fn start_line<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
     let start = m.start() as usize;
     let length = (m.end() as usize).wrapping_sub(start);
     let Some(w) = r.word(start) else { return Err(NoKey::KeepAlive) };
@@ -132,7 +132,7 @@ pub fn start_line<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
 /// # Errors
 /// Why the reading ends.
 #[inline(always)] // the loop around it is the function
-pub fn step<R: Reader>(r: &R, m: &mut Marks, off: usize) -> Result<Option<usize>, NoKey> {
+pub fn step<R: Reader>(r: &R, m: &Marks, off: usize) -> Result<Option<usize>, NoKey> {
     if off.wrapping_sub(m.start() as usize) > BOUND {
         return Err(NoKey::Bounds);
     }
@@ -178,7 +178,7 @@ const OF_INTEREST: u64 = 1 << (b'c' & 63)
 
 /// Marks the line that begins with the word `w` if the key needs it.
 #[inline(always)] // part of the step
-fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, NoKey> {
+fn mark_line(m: &Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, NoKey> {
     // Most lines are of no interest, which one test says; the few others that it lets through the match below sorts out.
     if (OF_INTEREST >> (w & 63)) & 1 == 0 {
         return Ok(Some(next));
@@ -208,7 +208,7 @@ fn mark_line(m: &mut Marks, line: usize, w: u64, next: usize) -> Result<Option<u
 }
 
 #[inline(always)] // two instructions
-fn mark_call_id(m: &mut Marks, at: usize) {
+fn mark_call_id(m: &Marks, at: usize) {
     if m.call_id() == 0 {
         m.set_call_id(at as u16);
     }
@@ -221,7 +221,7 @@ const fn separates(byte: u8) -> bool {
 
 /// Where the value of a header begins, given the end of its name (RFC 3261 §7.3.1: blanks around the colon).
 #[inline(always)] // small, and the offset stays unknown to the verifier
-fn value<R: Reader>(r: &R, m: &mut Marks, name_end: usize) -> Result<usize, NoKey> {
+fn value<R: Reader>(r: &R, m: &Marks, name_end: usize) -> Result<usize, NoKey> {
     let w = r.word(name_end).ok_or(NoKey::Incomplete)?;
     if w as u16 == COLON_BLANK && (w >> 16) as u8 > 0x20 {
         // What nearly every header has: the value's place does not wait for the search below.
@@ -245,7 +245,7 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
 #[inline(always)] // the hash stays in registers
-fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, NoKey> {
+fn text_at<R: Reader>(r: &R, m: &Marks, hash: &mut SipHash, at: usize, branch: bool) -> Result<usize, NoKey> {
     let mut off = at;
     for _ in 0..WORDS {
         let w = r.word(off).ok_or(NoKey::Incomplete)?;
@@ -268,7 +268,7 @@ fn text_at<R: Reader>(r: &R, m: &mut Marks, hash: &mut SipHash, at: usize, branc
 
 /// Whether a text may end at the byte at `end`: white space, or with `branch` a delimiter; and within the payload.
 #[inline(always)] // part of the above
-fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(), NoKey> {
+fn ends<R: Reader>(r: &R, m: &Marks, end: usize, branch: bool) -> Result<(), NoKey> {
     let byte = r.byte(end).ok_or(NoKey::Incomplete)?;
     let plain = matches!(byte, b'\r' | b'\n' | b' ' | b'\t') || (branch && matches!(byte, b';' | b','));
     if !plain {
@@ -284,7 +284,7 @@ fn ends<R: Reader>(r: &R, m: &mut Marks, end: usize, branch: bool) -> Result<(),
 /// # Errors
 /// The Call-ID is not in the plain form, or too long.
 #[inline(always)] // the hash stays in registers
-pub fn hash<R: Reader>(r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: bool) -> Result<SipHash, NoKey> {
+pub fn hash<R: Reader>(r: &R, m: &Marks, hash_key: [u64; 2], affinity_call: bool) -> Result<SipHash, NoKey> {
     let name_end = m.call_id() as usize;
     let at = value(r, m, name_end)?;
     let mut hash = SipHash::new(hash_key);
@@ -304,7 +304,7 @@ pub fn hash<R: Reader>(r: &R, m: &mut Marks, hash_key: [u64; 2], affinity_call: 
 /// # Errors
 /// The top Via is not in the plain form, or its branch is too long.
 #[inline(always)] // the hash stays in registers
-pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(), NoKey> {
+pub fn reply_key<R: Reader>(r: &R, m: &Marks, mut hash: SipHash) -> Result<(), NoKey> {
     m.set_reply_key(0);
     let name_end = m.via() as usize;
     let via = value(r, m, name_end)?;
@@ -329,20 +329,20 @@ pub fn reply_key<R: Reader>(r: &R, m: &mut Marks, mut hash: SipHash) -> Result<(
 /// # Errors
 /// Why the fast path has no key.
 pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Marks, NoKey> {
-    let (r, m) = (&payload, &mut Marks::default());
+    let (r, m) = (&payload, Marks::default());
     if payload.len() > usize::from(u16::MAX) {
         return Err(NoKey::Bounds);
     }
     m.begin(0, payload.len());
-    start_line(r, m)?;
-    scan(r, m)?;
-    cseq(r, m)?;
-    let hash = hash(r, m, hash_key, affinity_call)?;
-    reply_key(r, m, hash)?;
-    Ok(*m)
+    start_line(r, &m)?;
+    scan(r, &m)?;
+    cseq(r, &m)?;
+    let hash = hash(r, &m, hash_key, affinity_call)?;
+    reply_key(r, &m, hash)?;
+    Ok(m)
 }
 
-fn scan(r: &&[u8], m: &mut Marks) -> Result<(), NoKey> {
+fn scan(r: &&[u8], m: &Marks) -> Result<(), NoKey> {
     let mut off = 0;
     for _ in 0..CHUNK * CHUNKS {
         match step(r, m, off)? {

@@ -86,7 +86,8 @@ fn from_message(message: full::Message<'_>, affinity_call: bool) -> Answer<'_> {
 }
 
 fn read_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> Result<Marks, NoKey> {
-    let m = &mut Marks::default();
+    let marks = Marks::default();
+    let m = &marks;
     m.begin(payload.start, payload.end);
     fast::start_line(&frame, m)?;
     let mut next = Some(payload.start);
@@ -97,5 +98,5 @@ fn read_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> Result<M
     fast::cseq(&frame, m)?;
     let hash = fast::hash(&frame, m, KEY, affinity_call)?;
     fast::reply_key(&frame, m, hash)?;
-    Ok(*m)
+    Ok(marks)
 }

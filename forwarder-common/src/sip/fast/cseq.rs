@@ -13,7 +13,7 @@ const REQUEST_END: u64 = text(b" SIP/2.0");
 /// # Errors
 /// A header that the key needs is missing or not in the plain form.
 #[inline(always)] // straight-line code before the hashing
-pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
+pub fn cseq<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
     if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
         return Err(NoKey::Incomplete);
     }
@@ -61,7 +61,7 @@ pub fn cseq<R: Reader>(r: &R, m: &mut Marks) -> Result<(), NoKey> {
 
 /// Whether a response's CSeq names INVITE; `after` begins with the blank behind the number.
 #[inline(always)] // part of the above
-fn response_method(m: &mut Marks, after: u64) -> Result<(), NoKey> {
+fn response_method(m: &Marks, after: u64) -> Result<(), NoKey> {
     let method = after >> 8;
     if method as u8 <= 0x20 {
         return Err(NoKey::Form);
@@ -74,7 +74,7 @@ fn response_method(m: &mut Marks, after: u64) -> Result<(), NoKey> {
 
 /// RFC 3261 §7.1: the request line ends with a blank and the version.
 #[inline(always)] // part of the above
-fn request_line_ends<R: Reader>(r: &R, m: &mut Marks) -> bool {
+fn request_line_ends<R: Reader>(r: &R, m: &Marks) -> bool {
     let first = m.first() as usize;
     let crlf = first.wrapping_sub(10);
     let start = m.start() as usize;

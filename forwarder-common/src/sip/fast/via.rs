@@ -15,7 +15,7 @@ const BRANCH_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0x20, 0x20, 0, 0]);
 
 /// Where the value of the parameter `branch` begins in the Via at `at`; 0 if it has none (RFC 3261 §20.42).
 #[inline(always)] // the loop's offset must be hidden
-pub(super) fn branch<R: Reader>(r: &R, m: &mut Marks, at: usize) -> Result<usize, NoKey> {
+pub(super) fn branch<R: Reader>(r: &R, m: &Marks, at: usize) -> Result<usize, NoKey> {
     // What nearly every Via begins with needs no search.
     let first = r.word(at).ok_or(NoKey::Incomplete)?;
     let second = r.word(at + 8).ok_or(NoKey::Incomplete)?;
