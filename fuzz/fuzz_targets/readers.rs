@@ -1,21 +1,5 @@
-//! For any bytes: what the fast reader of SIP answers, the full one answers too.
+//! See `forwarder_fuzz::readers`.
 #![no_main]
 #![expect(clippy::panic, clippy::indexing_slicing, reason = "what panics here is a finding")]
 
-use libfuzzer_sys::fuzz_target;
-
-#[path = "../../forwarder-common/tests/common/agree.rs"]
-mod agree;
-
-/// Ethernet, IPv4 and UDP headers, which lie before the payload in a frame.
-const BEFORE: usize = 42;
-
-fuzz_target!(|data: &[u8]| {
-    agree::agree(data);
-    // The last two bytes say where in the rest a payload ends.
-    if let Some((rest, [low, high])) = data.split_last_chunk() {
-        let end = usize::from(u16::from_le_bytes([*low, *high])) % (rest.len() + 1);
-        let frame = [&[b'\n'; BEFORE], rest].concat();
-        agree::agree_in(&frame, BEFORE..BEFORE + end, *low & 1 != 0);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::readers(data));

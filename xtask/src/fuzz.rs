@@ -1,7 +1,8 @@
-//! `cargo xtask fuzz`: bytes that libFuzzer makes up, against the readers and the slow path.
+//! `cargo xtask fuzz`: bytes that libFuzzer makes up, against all that reads what comes from the network.
 //!
 //! The stable compiler counts coverage as `cargo fuzz` has it do; AddressSanitizer is left out, for it needs a nightly
-//! and what is fuzzed has no unsafe code of its own. What was learnt lies in the target directory and is used again.
+//! and what is fuzzed has no unsafe code of its own. What was learnt lies in the target directory and is used again;
+//! with `--keep` the fewest inputs that reach as much are put into `fuzz/corpus`, which the tests play.
 
 use std::env;
 use std::fmt;
@@ -24,8 +25,12 @@ pub(crate) enum Target {
     Readers,
     /// Packets and the tunnel
     Frames,
+    /// Scripts for a node of the cluster
+    Node,
     /// Scripts for the slow path
     Slowpath,
+    /// Messages between daemons
+    Wire,
 }
 
 /// Coverage counters as `cargo fuzz` asks for them.
@@ -45,12 +50,16 @@ const FIRST_WORDS: usize = 120;
 /// What libFuzzer says before the file with an input that it found.
 const FOUND: &str = "Test unit written to ";
 
-/// Fuzzes one target, or each in turn, for so many seconds.
-pub(crate) fn fuzz(project: &Project, target: Option<Target>, seconds: u32) -> Result<()> {
+/// Fuzzes one target, or each in turn, for so many seconds; with `keep` their corpora in the repository are made anew.
+pub(crate) fn fuzz(project: &Project, target: Option<Target>, seconds: u32, keep: bool) -> Result<()> {
     let targets = target.map_or(Target::value_variants().to_vec(), |target| vec![target]);
     let built = build(project, &targets)?;
     for target in targets {
-        one(project, target, &built.join(target.to_string()), seconds)?;
+        let program = built.join(target.to_string());
+        one(project, target, &program, seconds)?;
+        if keep {
+            self::keep(project, target, &program)?;
+        }
     }
     Ok(())
 }
@@ -58,9 +67,17 @@ pub(crate) fn fuzz(project: &Project, target: Option<Target>, seconds: u32) -> R
 /// Clippy of the targets, which needs no C++ compiler.
 pub(crate) fn lint(project: &Project) -> Result<()> {
     let mut clippy = project.cargo();
-    clippy.args(["clippy", "--no-default-features", "--bins", "--manifest-path"]).arg(manifest(project));
-    clippy.args(["--", "-D", "warnings"]);
+    clippy.args(["clippy", "--no-default-features", "--features", "targets", "--all-targets", "--manifest-path"]);
+    clippy.arg(manifest(project)).args(["--", "-D", "warnings"]);
     run("clippy of the fuzz targets", SEE_ABOVE, &mut clippy)
+}
+
+/// The tests of what is kept, which need no C++ compiler either.
+pub(crate) fn tests(project: &Project, filter: Option<&str>) -> Command {
+    let mut cargo = project.cargo();
+    cargo.args(["test", "--no-fail-fast", "--no-default-features", "--manifest-path"]).arg(manifest(project));
+    cargo.args(filter);
+    cargo
 }
 
 /// Builds the targets; where they lie.
@@ -90,8 +107,10 @@ fn one(project: &Project, target: Target, program: &Path, seconds: u32) -> Resul
     // What was found before is tried first.
     let artifacts = directory(place.join("artifacts").join(target.to_string()))?;
     let mut command = Command::new(program);
-    command.arg(&corpus).arg(&artifacts).args(seeds(project, target));
-    command.arg(format!("-dict={}", project.root().join("fuzz/sip.dict").display()));
+    command.arg(&corpus).arg(&artifacts).arg(directory(kept(project, target))?).args(seeds(project, target));
+    if target.is_sip() {
+        command.arg(format!("-dict={}", project.root().join("fuzz/sip.dict").display()));
+    }
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg(format!("-max_total_time={seconds}")).args(BOUNDS).arg("-print_final_stats=1");
     let log = project.log(&format!("fuzz-{target}"))?;
@@ -109,13 +128,47 @@ fn one(project: &Project, target: Target, program: &Path, seconds: u32) -> Resul
 
 /// The messages that tests read as well; they lie outside the project.
 fn seeds(project: &Project, target: Target) -> Option<PathBuf> {
-    let is_sip = target != Target::Frames;
     let messages =
         env::var_os("FORWARDER_CORPUS").map_or_else(|| project.root().join("../shared/corpus"), PathBuf::from);
-    if is_sip && !messages.is_dir() {
+    if target.is_sip() && !messages.is_dir() {
         say(format_args!("fuzz {target} without seeds: no corpus; hint: name its folder in FORWARDER_CORPUS"));
     }
-    (is_sip && messages.is_dir()).then_some(messages)
+    (target.is_sip() && messages.is_dir()).then_some(messages)
+}
+
+/// The inputs of a target that are in the repository.
+fn kept(project: &Project, target: Target) -> PathBuf {
+    project.root().join("fuzz/corpus").join(target.to_string())
+}
+
+/// Replaces them by the fewest of them, of what was learnt and of the seeds that together reach as much of the code.
+fn keep(project: &Project, target: Target, program: &Path) -> Result<()> {
+    let (place, kept) = (project.target().join("fuzz"), kept(project, target));
+    let fewest = place.join("fewest").join(target.to_string());
+    if fewest.exists() {
+        fs::remove_dir_all(&fewest).with_context(|| format!("remove {}", fewest.display()))?;
+    }
+    let mut command = Command::new(program);
+    command.arg("-merge=1").args(BOUNDS);
+    // How often a line runs is no reason to keep an input.
+    command.arg("-use_counters=0").arg(directory(fewest.clone())?).arg(&kept);
+    command.args(["corpus", "artifacts"].map(|from| place.join(from).join(target.to_string())));
+    command.args(seeds(project, target));
+    attempt(
+        &format!("keep the fewest inputs of {target}"),
+        &project.log(&format!("keep-{target}"))?,
+        None,
+        &mut command,
+    )?;
+    fs::remove_dir_all(&kept).with_context(|| format!("remove {}", kept.display()))?;
+    let (mut inputs, mut bytes) = (0, 0);
+    for input in fs::read_dir(&fewest).with_context(|| format!("read {}", fewest.display()))?.flatten() {
+        let to = directory(kept.clone())?.join(input.file_name());
+        bytes += fs::copy(input.path(), &to).with_context(|| format!("write {}", to.display()))?;
+        inputs += 1;
+    }
+    say(format_args!("fuzz/corpus/{target}: {inputs} inputs, {bytes} bytes"));
+    Ok(())
 }
 
 fn directory(path: PathBuf) -> Result<PathBuf> {
@@ -173,12 +226,21 @@ impl fmt::Display for Effort<'_> {
     }
 }
 
+impl Target {
+    /// Whether it reads SIP.
+    fn is_sip(self) -> bool {
+        matches!(self, Self::Readers | Self::Slowpath)
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Readers => "readers",
             Self::Frames => "frames",
+            Self::Node => "node",
             Self::Slowpath => "slowpath",
+            Self::Wire => "wire",
         })
     }
 }

@@ -72,13 +72,16 @@ enum Verb {
         #[arg(long)]
         record: bool,
     },
-    /// Make up bytes for the readers and the slow path (needs a C++ compiler)
+    /// Make up bytes for all that reads what comes from the network (needs a C++ compiler)
     Fuzz {
         /// Only this one; all in turn without it
         target: Option<fuzz::Target>,
         /// How long to fuzz each one
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
+        /// Put the fewest inputs that reach as much into `fuzz/corpus`, which the tests play
+        #[arg(long)]
+        keep: bool,
     },
     /// Play a cluster of many nodes in virtual time and check it against a reference model
     Simulate {
@@ -145,7 +148,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
         }
         Verb::Simulate { args } => simulate::simulate(project, &args),
         Verb::Bench { args } => bench::bench(project, &args),
-        Verb::Fuzz { target, seconds } => fuzz::fuzz(project, target, seconds),
+        Verb::Fuzz { target, seconds, keep } => fuzz::fuzz(project, target, seconds, keep),
         Verb::Lines { rewrap: true, files } => lines::rewrap(project, &files),
         Verb::Lines { rewrap: false, .. } => lines::check(project),
         Verb::Ci { no_lab } => ci::ci(project, !no_lab),
