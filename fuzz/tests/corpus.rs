@@ -1,6 +1,8 @@
 //! What is kept in `corpus` still passes: inputs that once found a fault, and the fewest that cover what a fuzzer
 //! reached.
 
+#![expect(clippy::expect_used, reason = "all of it is a test")]
+
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
