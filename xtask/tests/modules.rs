@@ -134,8 +134,8 @@ fn expand(tree: &str, before: &[String], paths: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The paths that code names without importing them: those that begin with `crate`, `super` or `self`, or with a module that
-/// the file declares.
+/// The paths that code names without importing them: those that begin with `crate`, `super` or `self`, or with a module
+/// that the file declares.
 fn inline(code: &str) -> Vec<Vec<String>> {
     let declared: Vec<&str> = code
         .lines()
@@ -273,7 +273,8 @@ fn circles_and_scattered_methods_are_seen() {
         source(&[], "mod a;\nmod b;\nuse self::a::A;\nfn f() { b::c::g(); }"),
         source(
             &["a"],
-            "use std::{fmt, io::{self, Read}};\npub(super) struct A;\nuse super::b::{self, c::{C, D as E}};\nimpl<T: Into<u8>> C<T> {}",
+            "use std::{fmt, io::{self, Read}};\npub(super) struct A;\nuse super::b::{self, c::{C, D as E}};\n\
+             impl<T: Into<u8>> C<T> {}",
         ),
         source(&["b"], "pub mod c;\npub use self::c::C;\n// use crate::a;"),
         source(
