@@ -1,14 +1,16 @@
-//! Many nodes in virtual time: the real core, slow path and claim table of each, in a network that delays, loses, cuts
-//! and heals, with SIP transactions whose packets land where they should not.
+//! Many nodes in virtual time: the real failover machine, core, slow path and claim table of each, in a network that
+//! delays, loses, cuts and heals, with SIP transactions whose packets land where they should not.
 //!
 //! One thread, one queue of events, one seed: the same seed plays the same game to the last byte. What is not real
-//! here: the QUIC links (`links` says what they do), the kernel's programs (`kernel` calls their parts), the proxies
-//! (`traffic`), and the capacity of wires and processors, which are without bounds.
+//! here: the daemon's loop (`shell` is the same in virtual time), the QUIC links (`links` says what they do), the
+//! kernel's programs (`kernel` calls their parts), the proxies (`traffic`), and the capacity of wires and processors,
+//! which are without bounds.
 #![expect(
     clippy::indexing_slicing,
     reason = "indices are the simulation's own; a wrong one is a bug that must stop it"
 )]
 
+mod cause;
 mod counts;
 mod faults;
 mod host;
@@ -20,36 +22,36 @@ mod queue;
 mod reference;
 mod report;
 mod scenario;
+mod shell;
 mod traffic;
+mod watch;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
 use forwarder_common::abi::Lifetimes;
-use forwarder_core::node::{Now, Output, State};
 
-use self::counts::Counts;
-use self::host::{Daemon, Host, Limits, host_at};
-use self::kernel::lifetimes;
-use self::links::{Call, Flight, Link, Silence};
-use self::network::Network;
-use self::queue::Queue;
-use self::reference::Reference;
-use self::traffic::{Message, Transaction};
+use self::{
+    counts::Counts,
+    host::{Host, Limits},
+    kernel::lifetimes,
+    links::{Call, Ending, Flight, Link},
+    network::Network,
+    queue::Queue,
+    reference::Reference,
+    traffic::{Message, Transaction},
+};
 
-pub use self::counts::{Fates, Traffic};
+pub use self::cause::Cause;
+pub use self::counts::{Fates, Noted, Phase, Traffic};
 pub use self::network::REGIONS;
 pub use self::reference::Agreement;
 pub use self::report::Report;
 pub use self::scenario::{Fault, NAMES, Scenario};
 pub use self::traffic::Class;
 
-/// A node that is linked with nobody takes transactions after so many microseconds.
-const ALONE_US: u64 = 5_000_000;
-/// A node that is linked knows what its peers know after so many: a few round trips, and the gossip of who they are.
-const JOIN_US: u64 = 1_500_000;
-/// One turn of a core in so many is timed.
+/// One run of a daemon's loop in so many is timed.
 const TIMED: u64 = 64;
 /// Keys of a transaction, for the size of the tables: two, and those of another owner where its request was sent again.
 const CLAIMS_PER_TRANSACTION: usize = 3;
@@ -57,29 +59,30 @@ const CLAIMS_PER_TRANSACTION: usize = 3;
 /// Something that happens.
 #[derive(Debug)]
 enum Event {
-    /// The shell of a daemon wakes up.
+    /// The loop of a daemon wakes up.
     Timer {
         host: usize,
-        life: u32,
+        incarnation: u32,
+    },
+    /// A daemon that was stopped goes on.
+    GoOn {
+        host: usize,
+        incarnation: u32,
+    },
+    /// A daemon looks at the sockets of its proxy.
+    Look {
+        host: usize,
+        incarnation: u32,
+    },
+    /// A probe of the proxy comes back.
+    Probe {
+        host: usize,
+        incarnation: u32,
     },
     Call(Call),
     Handshake(Call),
     Arrival(Flight),
-    Silence(Silence),
-    Farewell {
-        host: usize,
-        peer: usize,
-        session: u32,
-    },
-    GivenUp {
-        host: usize,
-        peer: usize,
-        session: u32,
-    },
-    Joined {
-        host: usize,
-        life: u32,
-    },
+    Ending(Ending),
     Fault(Fault),
     /// A client begins a transaction.
     Begin,
@@ -89,7 +92,7 @@ enum Event {
         step: traffic::Step,
         tries: u32,
     },
-    /// A proxy gets a packet: from the tunnel, or from the slow path.
+    /// A host gets a packet: from the tunnel, or from its slow path.
     Delivery {
         host: usize,
         message: Message,
@@ -100,9 +103,18 @@ enum Event {
 /// How a packet came to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
+    /// The programs of the host where it landed kept it.
     Landed,
-    Tunnel,
-    Held,
+    /// They needed a daemon, and there was none to ask.
+    Unasked,
+    /// They had no room for another packet for the daemon.
+    Overflowed,
+    /// The programs of another host sent it.
+    Tunnel { by: usize },
+    /// A daemon has decided, of this host or of another one.
+    Held { by: usize },
+    /// The programs of a host without a daemon sent it to this one's daemon.
+    Relayed { by: usize },
 }
 
 /// The cluster and its surroundings.
@@ -117,6 +129,8 @@ struct Simulation {
     network: Network,
     hosts: Vec<Host>,
     links: Vec<Link>,
+    /// By host, what waits in the socket of a daemon that is stopped.
+    sockets: Vec<Vec<Event>>,
     seeds: Vec<usize>,
     transactions: Vec<Transaction>,
     reference: Reference,
@@ -125,7 +139,6 @@ struct Simulation {
     trace: u64,
     turns: u64,
     timed: (u64, Duration),
-    outputs: Vec<Output>,
 }
 
 /// Plays a scenario to its end.
@@ -168,6 +181,7 @@ impl Simulation {
             now_us: 0,
             network: Network::new(count, scenario.loss, rng.u64(..)),
             links: (0..count * count).map(|_| Link::default()).collect(),
+            sockets: (0..count).map(|_| Vec::new()).collect(),
             seeds: (0..scenario.seeds).map(|seed| seed * count / scenario.seeds).collect(),
             transactions: Vec::new(),
             reference: Reference::default(),
@@ -175,7 +189,6 @@ impl Simulation {
             trace: scenario.seed,
             turns: 0,
             timed: (0, Duration::ZERO),
-            outputs: Vec::new(),
             hosts,
             rng,
             limits,
@@ -207,27 +220,22 @@ impl Simulation {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Timer { host, life } => {
-                if self.hosts[host].daemon_life == life {
+            Event::Timer { host, incarnation } => {
+                if self.hosts[host].incarnation == incarnation {
                     self.pump(host);
                 }
             }
+            Event::GoOn { host, incarnation } => self.go_on(host, incarnation),
+            Event::Look { host, incarnation } => self.look(host, incarnation),
+            Event::Probe { host, incarnation } => self.probe(host, incarnation),
             Event::Call(call) => self.call(call),
             Event::Handshake(call) => self.handshake(call),
             Event::Arrival(flight) => self.arrival(flight),
-            Event::Silence(silence) => self.silence(silence),
-            Event::Farewell { host, peer, session } => self.farewell(host, peer, session),
-            Event::GivenUp { host, peer, session } => self.given_up(host, peer, session),
-            Event::Joined { host, life } => {
-                if self.hosts[host].daemon_life == life {
-                    self.becomes_up(host);
-                    self.pump(host);
-                }
-            }
+            Event::Ending(ending) => self.ending(ending),
             Event::Fault(fault) => self.fault(fault),
             Event::Begin => self.begin(),
             Event::Packet { transaction, step, tries } => self.packet(transaction, step, tries),
-            Event::Delivery { host, message, way } => self.proxy(host, message, way),
+            Event::Delivery { host, message, way } => self.delivery(host, message, way),
         }
     }
 
@@ -235,103 +243,6 @@ impl Simulation {
     fn note(&mut self, a: u64, b: u64, c: u64) {
         for word in [self.now_us, a, b, c] {
             self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        }
-    }
-
-    /// The daemon's loop, until nothing is left to do: slow path, core, and what both have decided.
-    fn pump(&mut self, host: usize) {
-        self.turns += 1;
-        let timed = self.turns.is_multiple_of(TIMED).then(Instant::now);
-        let now = self.hosts[host].now(self.now_us);
-        loop {
-            let mut outputs = std::mem::take(&mut self.outputs);
-            let mut goes_on = self.slow_path(host, now);
-            let Some(daemon) = &mut self.hosts[host].daemon else { break };
-            if daemon.node.poll_timeout().is_some_and(|due| due <= now.monotonic_us) {
-                daemon.node.handle_timeout(now);
-            }
-            while let Some(output) = daemon.node.poll_output() {
-                outputs.push(output);
-            }
-            for output in outputs.drain(..) {
-                // The slow path gets something to do.
-                goes_on |= matches!(output, Output::Answer { .. });
-                self.carry_out(host, output, now);
-            }
-            self.outputs = outputs;
-            if !goes_on {
-                break;
-            }
-        }
-        self.arm(host);
-        if let Some(since) = timed {
-            self.timed = (self.timed.0 + 1, self.timed.1 + since.elapsed());
-        }
-    }
-
-    fn carry_out(&mut self, host: usize, output: Output, now: Now) {
-        match output {
-            Output::Send { to, message, kind } => {
-                if let Some(to) = self.peer_index(to) {
-                    self.send(host, to, Some(kind), message);
-                }
-            }
-            Output::Datagram { to, bytes } => {
-                if let Some(to) = self.peer_index(to) {
-                    self.send(host, to, None, bytes);
-                }
-            }
-            Output::Map(write) => self.hosts[host].kernel.write(write, now),
-            Output::Answer { ticket, owned } => {
-                let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
-                daemon.slow.handle_answer(ticket, owned, &Host::sight(kernel, now), now.monotonic_us);
-            }
-            Output::Call { address, .. } => {
-                if let Some(target) = host_at(address) {
-                    self.want(host, target);
-                }
-            }
-            Output::Forget { peer } => {
-                if let Some(target) = self.peer_index(peer) {
-                    self.forget(host, target);
-                }
-            }
-        }
-    }
-
-    /// Lets the shell wake up when core or slow path ask for it.
-    fn arm(&mut self, host: usize) {
-        let at_us = self.now_us;
-        let owner = &mut self.hosts[host];
-        let Some(Daemon { node, slow, .. }) = &owner.daemon else { return };
-        let Some(due) = [node.poll_timeout(), slow.poll_timeout()].into_iter().flatten().min() else { return };
-        // A microsecond at least, as any shell: what is overdue after a turn must not stop the time.
-        let due_us = owner.virtual_us(due).max(at_us + 1);
-        let life = owner.daemon_life;
-        let Some(daemon) = &mut owner.daemon else { return };
-        if daemon.timer_us <= at_us || due_us < daemon.timer_us {
-            daemon.timer_us = due_us;
-            self.queue.push(due_us, Event::Timer { host, life });
-        }
-    }
-
-    /// A node that was joining takes transactions; its hook announces the route.
-    fn becomes_up(&mut self, host: usize) {
-        let joining = self.hosts[host].daemon.as_ref().is_some_and(|daemon| daemon.state == State::Joining);
-        if joining {
-            self.hosts[host].is_routed = true;
-            self.set_state(host, State::Up);
-        }
-    }
-
-    fn set_state(&mut self, host: usize, state: State) {
-        let owner = &mut self.hosts[host];
-        let now = owner.now(self.now_us);
-        owner.kernel.diverts = matches!(state, State::Draining | State::ProxyDown);
-        owner.kernel.drains = state == State::Draining;
-        if let Some(daemon) = &mut owner.daemon {
-            daemon.state = state;
-            daemon.node.set_state(state, now);
         }
     }
 }

@@ -1,9 +1,8 @@
 //! What is counted while a simulation runs.
 
-use forwarder_core::ages::Ages;
-use forwarder_core::node::Kind;
+use forwarder_core::{ages::Ages, failover::Note, node::Kind};
 
-use super::traffic::Class;
+use super::{cause::Cause, traffic::Class};
 
 /// What became of the messages of one class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,12 +13,42 @@ pub struct Fates {
     pub forwarded: u64,
     /// Of these, held and asked for.
     pub held: u64,
+    /// Sent to a peer's daemon by a node that had none.
+    pub relayed: u64,
     /// Met a proxy that has nothing to do with their transaction while one that has it runs.
     pub wrong: u64,
     /// Nobody had their transaction any more: its owner's proxy is gone.
     pub ownerless: u64,
     /// Sent to a node that was off, or over a path that was cut.
     pub lost: u64,
+}
+
+/// What is counted apart: from one moment of a scenario to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Phase {
+    /// Its name.
+    pub name: &'static str,
+    /// What became of the messages, by class.
+    pub fates: [Fates; Class::ALL.len()],
+    /// Why those that met a wrong node did, by [`Cause`].
+    pub causes: [u64; Cause::ALL.len()],
+}
+
+/// What the failover machines have noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Stalls of a daemon's loop.
+    pub stalls: u64,
+    /// Of these, such that all others took the node for dead.
+    pub cut_off: u64,
+    /// Nodes that were forgotten by all their peers at once.
+    pub away: u64,
+    /// Peers that were given up, each by each of its peers.
+    pub down: u64,
+    /// Proxies that have stopped or restarted.
+    pub proxies_ended: u64,
+    /// Epochs that were given up because peers knew them from before.
+    pub epochs_taken: u64,
 }
 
 /// What one kind of traffic between daemons came to.
@@ -36,8 +65,8 @@ pub struct Traffic {
 /// Everything that is counted.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    /// By phase, and in it by class.
-    pub(super) phases: Vec<(&'static str, [Fates; Class::ALL.len()])>,
+    pub(super) phases: Vec<Phase>,
+    pub(super) noted: Noted,
     pub(super) transactions: u64,
     pub(super) repeated: u64,
     /// How long held messages waited, and how much later than they landed forwarded ones reached a proxy.
@@ -60,7 +89,7 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) fn new(hosts: usize) -> Self {
         let (sent_bytes, received_bytes) = (vec![0; hosts], vec![0; hosts]);
-        let phases = vec![("all", Default::default())];
+        let phases = vec![Phase { name: "all", ..Phase::default() }];
         Self { phases, sent_bytes, received_bytes, ..Self::default() }
     }
 
@@ -73,16 +102,39 @@ impl Counts {
 
     /// What happens from now on counts for another phase.
     pub(super) fn phase(&mut self, name: &'static str) {
-        if self.phases.len() == 1 && self.phases[0].1 == <[Fates; Class::ALL.len()]>::default() {
+        if self.phases.len() == 1 && self.phases[0].fates == <[Fates; Class::ALL.len()]>::default() {
             self.phases.clear();
         }
-        self.phases.push((name, Default::default()));
+        self.phases.push(Phase { name, ..Phase::default() });
     }
 
     /// The present phase's account of a class.
     pub(super) fn fates(&mut self, class: Class) -> &mut Fates {
         let last = self.phases.len() - 1;
-        &mut self.phases[last].1[class as usize]
+        &mut self.phases[last].fates[class as usize]
+    }
+
+    /// A message has met a wrong node.
+    pub(super) fn wrong(&mut self, class: Class, cause: Cause) {
+        self.fates(class).wrong += 1;
+        let last = self.phases.len() - 1;
+        self.phases[last].causes[cause as usize] += 1;
+    }
+
+    /// A failover machine has noted something.
+    pub(super) const fn noted(&mut self, note: &Note) {
+        let Noted { stalls, cut_off, away, down, proxies_ended, epochs_taken } = &mut self.noted;
+        match note {
+            Note::Stalled { cut_off: is_cut_off, .. } => {
+                *stalls += 1;
+                *cut_off += *is_cut_off as u64;
+            }
+            Note::Away => *away += 1,
+            Note::Down(_) | Note::Unconfirmed(_) => *down += 1,
+            Note::ProxyEnded(_) => *proxies_ended += 1,
+            Note::EpochTaken => *epochs_taken += 1,
+            Note::ProxyDown { .. } | Note::ProxyBack(_) => {}
+        }
     }
 
     pub(super) fn sent(&mut self, from: usize, to: usize, kind: Option<Kind>, bytes: usize) {

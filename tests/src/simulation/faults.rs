@@ -1,101 +1,122 @@
 //! What a scenario does to hosts and network.
 
-use forwarder_common::ids::Epoch;
-use forwarder_core::node::{LocalClaim, State};
-
-use super::host::Host;
-use super::{ALONE_US, Event, Fault, Simulation};
+use super::{Event, Fault, Simulation, host::Order, links::WAKE_UP_US};
 
 impl Simulation {
     pub(super) fn fault(&mut self, fault: Fault) {
         match fault {
             Fault::CutRegion(region) => {
                 self.network.cut_region(region, Some(self.now_us));
-                self.fall_silent(|this, a, b| !this.network.is_open(a, b));
+                self.review_all();
             }
-            Fault::HealRegion(region) => self.network.cut_region(region, None),
+            Fault::HealRegion(region) => {
+                self.network.cut_region(region, None);
+                self.review_all();
+            }
             Fault::CutHost(host) => {
                 self.network.cut_host(host, Some(self.now_us));
-                self.fall_silent(|this, a, b| !this.network.is_open(a, b));
+                self.review_all();
             }
-            Fault::HealHost(host) => self.network.cut_host(host, None),
+            Fault::HealHost(host) => {
+                self.network.cut_host(host, None);
+                self.review_all();
+            }
             Fault::Crash(host) => {
+                self.hosts[host].wants_daemon = false;
                 self.end_daemon(host, false);
-                let owner = &mut self.hosts[host];
-                (owner.is_powered, owner.is_routed) = (false, false);
-                owner.proxy_life += 1;
-                owner.ring.clear();
+                self.hosts[host].crash();
             }
-            Fault::Boot(host) => self.boot(host),
-            Fault::KillDaemon(host) => self.end_daemon(host, false),
-            Fault::StopDaemon(host) => self.end_daemon(host, true),
+            Fault::Boot(host) => {
+                if !self.hosts[host].is_powered {
+                    self.hosts[host].boot(self.limits);
+                    self.start_daemon(host);
+                }
+            }
+            Fault::KillDaemon(host) => {
+                self.hosts[host].wants_daemon = false;
+                self.end_daemon(host, false);
+            }
+            Fault::StopDaemon(host) => {
+                self.hosts[host].wants_daemon = false;
+                self.order(host, Order::Stop);
+            }
             Fault::StartDaemon(host) => self.start_daemon(host),
-            Fault::RestartProxy(host) => self.restart_proxy(host),
-            Fault::Drain(host) => {
-                self.hosts[host].is_routed = false;
-                self.set_state(host, State::Draining);
-                self.pump(host);
+            Fault::Stall(host, ms) => self.stall(host, ms),
+            Fault::StopProxy(host) => self.stop_proxy(host),
+            Fault::StartProxy(host) => self.start_proxy(host),
+            Fault::RestartProxy(host) => {
+                self.stop_proxy(host);
+                self.start_proxy(host);
             }
-            Fault::Undrain(host) => {
-                self.hosts[host].is_routed = true;
-                self.set_state(host, State::Up);
-                self.pump(host);
-            }
+            Fault::Drain(host) => self.order(host, Order::Drain(true)),
+            Fault::Undrain(host) => self.order(host, Order::Drain(false)),
             Fault::Phase(name) => self.counts.phase(name),
         }
     }
 
-    fn boot(&mut self, host: usize) {
-        if self.hosts[host].is_powered {
-            return;
+    /// The operator tells the daemon something, if there is one. A stopped one hears of it when it goes on.
+    fn order(&mut self, host: usize, order: Order) {
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.orders.push_back(order);
+            self.pump(host);
         }
-        let (limits, lives) = (self.limits, u64::from(self.hosts[host].daemon_life));
-        let owner = &mut self.hosts[host];
-        // Another epoch at each boot; the first of all is 0.
-        let epoch = Epoch::new(u64::from(owner.kernel.epoch.number()) + u64::from(lives > 0));
-        owner.kernel = super::kernel::Kernel::new(owner.node, epoch, limits.claims, limits.hosts);
-        owner.is_powered = true;
-        self.start_daemon(host);
     }
 
-    fn start_daemon(&mut self, host: usize) {
-        if self.hosts[host].daemon.is_some() || !self.hosts[host].is_powered {
+    /// Starts the daemon; where one runs that is told to end, as soon as it has.
+    pub(super) fn start_daemon(&mut self, host: usize) {
+        let owner = &mut self.hosts[host];
+        owner.wants_daemon = owner.is_powered;
+        if owner.daemon.is_some() || !owner.is_powered {
             return;
         }
         let seed = self.rng.u64(..);
-        self.hosts[host].start_daemon(&self.seeds, seed, self.limits);
-        let life = self.hosts[host].daemon_life;
-        let now = self.hosts[host].now(self.now_us);
-        self.queue.push(self.now_us + ALONE_US, Event::Joined { host, life });
-        let restored = self.hosts[host].kernel.own_claims(now);
+        let restored = self.hosts[host].start_daemon(&self.seeds, seed, self.limits, self.now_us);
         self.reference.restore(&self.hosts[host], &restored, self.now_us);
-        let Host { ring, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
-        restored.into_iter().for_each(|claim| daemon.node.handle_restored(claim, now));
-        // The ring buffer is pinned: the next daemon reads what nobody read.
-        for (at_us, claim) in ring.drain(..) {
-            let remaining_ms = claim.remaining_ms.saturating_sub((self.now_us - at_us) / 1000);
-            daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
-        }
         for seed in self.seeds.clone() {
             self.want(host, seed);
         }
+        self.look_soon(host);
         self.pump(host);
     }
 
-    /// The proxy begins another life: nobody knows its transactions any more.
-    fn restart_proxy(&mut self, host: usize) {
+    /// The daemon's process is stopped, until it goes on so much later.
+    fn stall(&mut self, host: usize, ms: u64) {
         let owner = &mut self.hosts[host];
-        if !owner.is_powered {
+        if !owner.is_awake() {
             return;
         }
-        let now = owner.now(self.now_us);
-        let epoch = Epoch::new(u64::from(owner.kernel.epoch.number()) + 1);
-        owner.proxy_life += 1;
-        owner.kernel.epoch = epoch;
-        owner.ring.clear();
-        if let Some(daemon) = &mut owner.daemon {
-            daemon.node.set_epoch(epoch, now);
+        owner.stalled_us = Some(self.now_us);
+        let incarnation = owner.incarnation;
+        self.queue.push(self.now_us + ms * 1000, Event::GoOn { host, incarnation });
+        self.review_all();
+    }
+
+    /// The daemon's process goes on: its loop at once, or only when its links have.
+    pub(super) fn go_on(&mut self, host: usize, incarnation: u32) {
+        let owner = &mut self.hosts[host];
+        let Some(since_us) = owner.stalled_us.filter(|_| owner.incarnation == incarnation) else { return };
+        owner.stalled_us = None;
+        self.wake_links(host, self.now_us - since_us);
+        self.review_all();
+        self.look_soon(host);
+        let at_us = self.now_us + self.rng.u64(0..WAKE_UP_US);
+        self.queue.push(at_us, Event::Timer { host, incarnation });
+    }
+
+    fn stop_proxy(&mut self, host: usize) {
+        let owner = &mut self.hosts[host];
+        if owner.has_proxy {
+            owner.has_proxy = false;
+            owner.proxy_incarnation += 1;
+            self.proxy_changed(host);
         }
-        self.pump(host);
+    }
+
+    fn start_proxy(&mut self, host: usize) {
+        let owner = &mut self.hosts[host];
+        if owner.is_powered && !owner.has_proxy {
+            owner.has_proxy = true;
+            self.proxy_changed(host);
+        }
     }
 }

@@ -1,19 +1,37 @@
-//! One simulated host: its clocks, its kernel, and its daemon, in which the real core and the real slow path run.
+//! One simulated host: its clocks, its kernel, its proxy, and its daemon, in which the real failover machine, core and
+//! slow path run.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
-use forwarder_core::node::{LocalClaim, Node, NodeSettings, Now, State};
-use forwarder_core::slowpath::{self, SlowPath, View};
+use forwarder_common::{
+    abi::{PUNT_BYTES, Punt},
+    ids::{Epoch, NodeId, Tick},
+    verdict::Found,
+};
+use forwarder_core::{
+    failover::{self, Evidence, Failover, LinkEnd, Proxy},
+    node::{LocalClaim, Node, NodeSettings, Now},
+    slowpath::{self, SlowPath, View},
+};
 
-use super::kernel::Kernel;
-use super::traffic::{HASH_KEY, PORT, VIP};
+use super::{
+    kernel::{Kernel, Told},
+    traffic::{HASH_KEY, PORT, VIP},
+};
 
 /// Unix time at the start of the simulation, in microseconds: any will do that leaves an hour for slow clocks.
 const START_UNIX_US: u64 = 1_800_000_000_000_000;
 /// Uptime of every host at the start, in microseconds, before its own share.
 const START_UPTIME_US: u64 = 10_000_000;
+/// Seconds of one epoch number where no maps tell of an earlier one, as the daemon's.
+const EPOCH_SECONDS: u64 = 16;
+/// Probes of the proxy in a row that may fail less one: the configuration's default.
+const FAILURES: u32 = 3;
+/// Punted packets that the ring buffer holds: a record has 2 KiB, its head of 16 bytes, and the ring's own of 8.
+pub(super) const PUNTS: usize = PUNT_BYTES as usize / (2048 + 24);
 
 /// A peer that the links call.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +44,46 @@ pub(super) struct Wanted {
     pub(super) is_seed: bool,
 }
 
+/// What the links tell the daemon's loop.
+#[derive(Debug)]
+pub(super) enum LinkEvent {
+    Up { peer: usize, again: bool },
+    Down { peer: usize, end: LinkEnd },
+    Message { peer: usize, bytes: Vec<u8> },
+    Datagram { peer: usize, bytes: Vec<u8> },
+}
+
+/// What the operator tells the daemon.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// It is to end.
+    Stop,
+    /// The node is to be taken out of service, or back.
+    Drain(bool),
+}
+
+/// A punted packet, as the ring buffer has it.
+pub(super) type Punted = (Punt, Vec<u8>);
+
 /// The daemon's process.
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) node: Node,
     pub(super) slow: SlowPath,
-    /// When the shell wakes up, in virtual microseconds.
+    pub(super) failover: Failover,
+    /// What waits for the loop.
+    pub(super) orders: VecDeque<Order>,
+    pub(super) link_events: VecDeque<LinkEvent>,
+    pub(super) evidence: VecDeque<Evidence>,
+    /// Punted packets that wait until it knows its peers again.
+    pub(super) late: Vec<Punted>,
+    /// The proxy's sockets at the last look.
+    pub(super) looked: Option<BTreeSet<u64>>,
+    /// When the loop wakes up, in virtual microseconds.
     pub(super) timer_us: u64,
     pub(super) wanted: BTreeMap<usize, Wanted>,
-    pub(super) state: State,
+    /// The loop ends after this turn.
+    pub(super) ends: bool,
 }
 
 /// A host.
@@ -45,16 +94,25 @@ pub(super) struct Host {
     unix_us: u64,
     uptime_us: u64,
     pub(super) is_powered: bool,
+    /// The operator wants a daemon: one that ends is followed by another.
+    pub(super) wants_daemon: bool,
     /// Routers send packets here.
     pub(super) is_routed: bool,
     pub(super) kernel: Kernel,
-    /// Lives of the proxy: an earlier one's transactions are gone.
-    pub(super) proxy_life: u32,
-    /// Lives of the daemon: what was meant for an earlier one is not for this one.
-    pub(super) daemon_life: u32,
+    pub(super) has_proxy: bool,
+    /// Of the proxy: the transactions of an earlier one are gone.
+    pub(super) proxy_incarnation: u32,
+    /// Of the daemon: what was meant for an earlier one is not for this one.
+    pub(super) incarnation: u32,
     pub(super) daemon: Option<Daemon>,
-    /// What the egress program has said while no daemon read it, with the virtual time.
-    pub(super) ring: Vec<(u64, LocalClaim)>,
+    /// Since when the daemon's process is stopped, in virtual microseconds.
+    pub(super) stalled_us: Option<u64>,
+    /// The claims' ring buffer: what the egress program has said and no daemon has read, with the virtual time.
+    pub(super) claims: VecDeque<(u64, Told)>,
+    /// The ring buffer of punted packets.
+    pub(super) punts: VecDeque<Punted>,
+    /// The proxy's sockets as a daemon has seen them last, in a file that a reboot empties.
+    pub(super) sockets: BTreeSet<u64>,
 }
 
 /// What one daemon is started with.
@@ -74,12 +132,17 @@ impl Host {
             unix_us: START_UNIX_US.saturating_add_signed(clock_us),
             uptime_us: START_UPTIME_US + index as u64 * 7_777_777,
             is_powered: false,
+            wants_daemon: false,
             is_routed: false,
-            kernel: Kernel::new(node, Epoch::new(0), limits.claims, limits.hosts),
-            proxy_life: 0,
-            daemon_life: 0,
+            kernel: Kernel::new(node, limits.claims, limits.hosts),
+            has_proxy: false,
+            proxy_incarnation: 0,
+            incarnation: 0,
             daemon: None,
-            ring: Vec::new(),
+            stalled_us: None,
+            claims: VecDeque::new(),
+            punts: VecDeque::new(),
+            sockets: BTreeSet::new(),
         })
     }
 
@@ -93,60 +156,111 @@ impl Host {
         monotonic_us.saturating_sub(self.uptime_us)
     }
 
-    /// Starts the daemon, which takes the maps as they are.
-    pub(super) fn start_daemon(&mut self, seeds: &[usize], seed: u64, limits: Limits) {
+    /// Boots: an empty kernel, and a proxy.
+    pub(super) fn boot(&mut self, limits: Limits) {
+        self.kernel = Kernel::new(self.node, limits.claims, limits.hosts);
+        (self.is_powered, self.has_proxy) = (true, true);
+    }
+
+    /// Loses its power, and with it all that it does not write down.
+    pub(super) fn crash(&mut self) {
+        (self.is_powered, self.is_routed, self.has_proxy, self.wants_daemon) = (false, false, false, false);
+        self.proxy_incarnation += 1;
+        self.claims.clear();
+        self.punts.clear();
+        self.sockets.clear();
+    }
+
+    /// The sockets of the proxy that runs, none without one.
+    pub(super) fn proxy_sockets(&self) -> BTreeSet<u64> {
+        self.has_proxy.then_some(u64::from(self.proxy_incarnation) + 1).into_iter().collect()
+    }
+
+    /// Whether the daemon runs, and is not stopped.
+    pub(super) const fn is_awake(&self) -> bool {
+        self.daemon.is_some() && self.stalled_us.is_none()
+    }
+
+    /// Starts the daemon, which takes the maps as they are; gives the claims that it was given by them.
+    pub(super) fn start_daemon(&mut self, seeds: &[usize], seed: u64, limits: Limits, at_us: u64) -> Vec<LocalClaim> {
         let index = usize::from(self.node.number()) - 1;
-        let node = Node::new(NodeSettings {
+        let now = self.now(at_us);
+        let service = SocketAddr::new(IpAddr::from(VIP), PORT);
+        let seeds: Vec<usize> = seeds.iter().copied().filter(|seed| *seed != index).collect();
+        let settings = failover::Settings {
             node: self.node,
-            epoch: self.kernel.epoch,
+            services: vec![(service, Proxy::new(Some(FAILURES), self.sockets.clone()))],
+            has_seeds: !seeds.is_empty(),
+            inherited: self.kernel.inherited(),
+            first_epoch: Epoch::new(now.unix_us / 1_000_000 / EPOCH_SECONDS),
+        };
+        let failover = Failover::new(settings, now.monotonic_us);
+        let mut node = Node::new(NodeSettings {
+            node: self.node,
+            epoch: failover.epochs().others,
             underlay: address(index).ip(),
             listen: address(index),
             claims: limits.claims,
             seed,
         });
+        let restored = self.kernel.own_claims(now);
+        restored.iter().for_each(|claim| node.handle_restored(*claim, now));
         let slow = SlowPath::new(&slowpath::Settings {
             node: self.node,
             hash_key: HASH_KEY,
-            services: vec![slowpath::Service {
-                address: SocketAddr::new(IpAddr::from(VIP), PORT),
-                affinity_call: false,
-            }],
+            services: vec![slowpath::Service { address: service, affinity_call: false }],
             hold_us: limits.hold_us,
         });
         let wanted = Wanted { backoff_us: super::links::CALL_FIRST_US, is_pending: false, is_seed: true };
-        let seeds = seeds.iter().filter(|seed| **seed != index).map(|seed| (*seed, wanted));
-        self.daemon_life += 1;
-        self.daemon = Some(Daemon { node, slow, timer_us: u64::MAX, wanted: seeds.collect(), state: State::Joining });
-    }
-
-    /// The slow path's view of the host's maps.
-    pub(super) const fn sight(kernel: &Kernel, now: Now) -> Sight<'_> {
-        Sight { kernel, now }
+        self.incarnation += 1;
+        self.daemon = Some(Daemon {
+            node,
+            slow,
+            failover,
+            orders: VecDeque::new(),
+            link_events: VecDeque::new(),
+            evidence: VecDeque::new(),
+            late: Vec::new(),
+            looked: None,
+            timer_us: u64::MAX,
+            wanted: seeds.into_iter().map(|seed| (seed, wanted)).collect(),
+            ends: false,
+        });
+        restored
     }
 }
 
-/// Claims and peers, for the slow path.
+/// Claims and peers, as the slow path sees them: claims of the kernel's table, peers of the failover machine.
 #[derive(Debug)]
 pub(super) struct Sight<'a> {
-    kernel: &'a Kernel,
-    now: Now,
+    pub(super) kernel: &'a Kernel,
+    pub(super) failover: &'a Failover,
+    pub(super) now: Now,
 }
 
 impl View for Sight<'_> {
     fn owner(&self, key: u64) -> Found {
-        self.kernel.owner(key, self.now)
+        let Some(entry) = self.kernel.entry(key) else { return Found::Nothing };
+        let Some(owner) = NodeId::new(entry.owner()) else { return Found::Nothing };
+        if entry.remaining(Tick::at(self.now.monotonic_us * 1000)) == 0 {
+            return Found::Nothing;
+        }
+        if owner == self.kernel.node {
+            return if self.kernel.is_own(entry) { Found::Own } else { Found::Nothing };
+        }
+        if self.failover.is_effective(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
     }
 
     fn peer_up(&self) -> bool {
-        self.kernel.peer_up()
+        self.failover.any_up()
     }
 
     fn taker(&self, request_key: u64) -> Option<NodeId> {
-        self.kernel.taker(request_key)
+        if self.failover.diverts() { self.failover.successor(request_key) } else { None }
     }
 
-    fn gatherer(&self, _slot: usize) -> Option<NodeId> {
-        None
+    fn gatherer(&self, slot: usize) -> Option<NodeId> {
+        self.failover.reassembler(slot).filter(|node| *node != self.kernel.node)
     }
 }
 

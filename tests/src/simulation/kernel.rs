@@ -1,15 +1,20 @@
 //! What the kernel of one host holds: the claim table with its own algorithm, and what it was told of the peers.
 
-use std::cell::Cell;
+use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::Lifetimes,
-    ids::{Epoch, NodeId, Tick},
+    abi::{Duty, Lifetimes},
+    ids::{Epoch, Epochs, NodeId, Tick},
     lifetime::Lifetime,
+    net::GATHER_SLOTS,
+    outcome::Outcome,
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Kind, Verdict, decide},
 };
-use forwarder_core::node::{LocalClaim, MapWrite, Now, State};
+use forwarder_core::{
+    failover::{Given, Inherited, Introduction, Lease},
+    node::{LocalClaim, Now},
+};
 
 /// T4 of RFC 3261 §17.1.1.2 in milliseconds.
 const T4_MS: u64 = 5000;
@@ -28,8 +33,27 @@ pub(super) fn lifetimes(t1_ms: u64, timer_c_ms: u64) -> Lifetimes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) up: bool,
+    pub(super) epochs: Epochs,
+}
+
+/// What becomes of a packet that only a daemon can finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Punt {
+    /// The daemon gets it.
+    ToDaemon,
+    /// No daemon lives here: that peer's decides.
+    Relay(NodeId),
+    /// No daemon lives here and nobody can be asked, but one leg of its call is known.
+    ToOwner(NodeId),
+    /// It passes to the local proxy.
+    Pass,
+}
+
+/// What the egress program says of a claim that it made or changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) claim: LocalClaim,
     pub(super) epoch: Epoch,
-    pub(super) state: State,
 }
 
 #[derive(Debug)]
@@ -61,15 +85,17 @@ impl Buckets for &Memory {
     }
 }
 
-/// The maps of one host.
+/// The maps of one host. They outlive its daemons.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) node: NodeId,
-    pub(super) epoch: Epoch,
-    /// The node takes no new transactions.
-    pub(super) diverts: bool,
-    /// The node drains: see [`forwarder_common::lifetime::of`].
-    pub(super) drains: bool,
+    /// Under which epochs the proxy claims; `None` before the first daemon.
+    pub(super) given: Option<Given>,
+    lease: Duty,
+    /// A daemon holds the program by which packets are punted: it goes with the daemon.
+    pub(super) has_punts: bool,
+    /// By slot, 0 for nobody.
+    successors: Vec<u16>,
     memory: Memory,
     /// The key of the claim of this node that was made in a slot.
     keys: Vec<[u64; SLOTS]>,
@@ -83,14 +109,15 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Empty maps with room for `claims` claims at half load, of a cluster of at most `nodes` nodes.
-    pub(super) fn new(node: NodeId, epoch: Epoch, claims: usize, nodes: usize) -> Self {
+    pub(super) fn new(node: NodeId, claims: usize, nodes: usize) -> Self {
         let buckets = (claims * 2 / SLOTS).next_power_of_two();
         let memory = Memory((0..buckets).map(|_| Default::default()).collect());
         Self {
             node,
-            epoch,
-            diverts: false,
-            drains: false,
+            given: None,
+            lease: Duty::default(),
+            has_punts: false,
+            successors: vec![0; GATHER_SLOTS as usize],
             keys: vec![[0; SLOTS]; buckets],
             memory,
             mask: buckets as u32 - 1,
@@ -100,29 +127,95 @@ impl Kernel {
         }
     }
 
+    /// What a daemon that starts takes over.
+    pub(super) fn inherited(&self) -> Inherited {
+        let is_up = |id: &u16| self.peers[usize::from(*id)].is_some_and(|peer| peer.up);
+        let peers_up: BTreeSet<NodeId> = (1..self.peers.len() as u16).filter(is_up).filter_map(NodeId::new).collect();
+        let (diverts, drains) = (self.lease.says_divert(), self.lease.drains());
+        let lease = Lease { diverts, drains, until_us: self.lease.lease_ns() / 1000 };
+        Inherited { given: self.given.clone(), peers_up, lease }
+    }
+
+    /// The epoch of the proxy's claims.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.given.as_ref().map_or(Epoch::new(0), |given| given.others)
+    }
+
     /// Bytes of the claim table and of its keys.
     pub(super) const fn table_bytes(&self) -> usize {
         (self.memory.0.len() + self.keys.len()) * SLOTS * size_of::<u64>()
     }
 
-    /// What the core has decided.
-    pub(super) fn write(&mut self, write: MapWrite, now: Now) {
-        match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
-                let tick = tick(now);
-                let expires = tick.after(Tick::covering_ms(remaining_ms));
-                self.put(key, Entry::new(key, owner.number(), epoch.number(), expires), tick);
-            }
-            MapWrite::Peer { node, up, state, epoch, .. } => {
-                self.peers[usize::from(node.number())] = Some(Peer { up, epoch, state });
-                self.up = self.peers.iter().flatten().filter(|peer| peer.up).count();
-            }
+    /// Writes a claim that the core takes for the one that counts.
+    pub(super) fn set_claim(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now: Now) {
+        let tick = tick(now);
+        let expires = tick.after(Tick::covering_ms(remaining_ms));
+        self.put(key, Entry::new(key, owner.number(), epoch.number(), expires), tick);
+    }
+
+    /// Writes what the daemon takes a peer for.
+    pub(super) fn set_peer(&mut self, node: NodeId, up: bool, said: Introduction) {
+        self.peers[usize::from(node.number())] = Some(Peer { up, epochs: said.epochs });
+        self.count_peers();
+    }
+
+    /// Takes a peer down that an earlier daemon left up.
+    pub(super) fn take_down(&mut self, node: NodeId) {
+        if let Some(peer) = &mut self.peers[usize::from(node.number())] {
+            peer.up = false;
         }
+        self.count_peers();
+    }
+
+    fn count_peers(&mut self) {
+        self.up = self.peers.iter().flatten().filter(|peer| peer.up).count();
+    }
+
+    /// Writes what is done with what nobody owns, and until when the daemon lives at least.
+    pub(super) const fn set_lease(&mut self, lease: Lease) {
+        self.lease = Duty::new(lease.diverts, lease.drains, lease.until_us * 1000);
+    }
+
+    /// Writes who takes the new transactions of each slot while this node takes none, 0 for nobody.
+    pub(super) fn set_successors(&mut self, successors: Vec<u16>) {
+        self.successors = successors;
+    }
+
+    /// Whether the node drains: see [`forwarder_common::lifetime::of`].
+    pub(super) const fn drains(&self) -> bool {
+        self.lease.drains()
+    }
+
+    /// What becomes of a packet that needs a daemon: [`Verdict::Ask`]. One that was relayed here is not relayed again.
+    pub(super) fn punt(&self, verdict: Verdict, is_relayed: bool, request_key: u64, slot: u32, now: Now) -> Punt {
+        let now_ns = now.monotonic_us * 1000;
+        if self.has_punts && self.lease.has_daemon(now_ns) {
+            return Punt::ToDaemon;
+        }
+        if is_relayed {
+            return Punt::Pass;
+        }
+        if self.lease.knows_peers(now_ns) {
+            return self.successor(slot).map_or(Punt::Pass, Punt::Relay);
+        }
+        match (verdict, self.owner(request_key, now)) {
+            (Verdict::Ask(Outcome::UnknownBranch), Found::Peer(owner)) => Punt::ToOwner(owner),
+            _ => Punt::Pass,
+        }
+    }
+
+    fn successor(&self, slot: u32) -> Option<NodeId> {
+        NodeId::new(*self.successors.get(slot as usize % self.successors.len().max(1))?)
+    }
+
+    /// What the table has for a key, live or not.
+    pub(super) fn entry(&self, key: u64) -> Option<Entry> {
+        table::find(&&self.memory, self.mask, key).map(|(_, entry)| entry)
     }
 
     /// What the table says of a key.
     pub(super) fn owner(&self, key: u64, now: Now) -> Found {
-        let Some((_, entry)) = table::find(&&self.memory, self.mask, key) else { return Found::Nothing };
+        let Some(entry) = self.entry(key) else { return Found::Nothing };
         if !self.is_live(entry, tick(now)) {
             return Found::Nothing;
         }
@@ -146,8 +239,7 @@ impl Kernel {
 
     /// What is left of the claim that the table has for a key, in microseconds, rounded up to ticks; 0 for none.
     pub(super) fn remaining_us(&self, key: u64, now: Now) -> u64 {
-        let found = table::find(&&self.memory, self.mask, key);
-        found.map_or(0, |(_, entry)| Tick::milliseconds(entry.remaining(tick(now)) as u16) * 1000)
+        self.entry(key).map_or(0, |entry| Tick::milliseconds(entry.remaining(tick(now)) as u16) * 1000)
     }
 
     /// Whether any peer is up.
@@ -158,18 +250,6 @@ impl Kernel {
     /// What the kernel knows of the peers, by node id.
     pub(super) fn peer(&self, node: usize) -> Option<Peer> {
         self.peers.get(node).copied().flatten()
-    }
-
-    /// Whom a new transaction goes to while this node takes none: all nodes that see the same peers choose the same.
-    pub(super) fn taker(&self, request_key: u64) -> Option<NodeId> {
-        if !self.diverts {
-            return None;
-        }
-        let healthy = (1..self.peers.len()).filter(|id| self.peer(*id).is_some_and(|p| p.up && p.state == State::Up));
-        let chosen = healthy.max_by_key(|id| {
-            (request_key & 0x3ff ^ (*id as u64) << 10).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-        })?;
-        NodeId::new(u16::try_from(chosen).ok()?)
     }
 
     /// The verdict of the ingress program: replies by `X`, all else by `L`.
@@ -183,14 +263,16 @@ impl Kernel {
             },
             Kind::Request | Kind::Ack | Kind::Cancel => by_request,
         };
-        decide(kind, found, self.peer_up(), self.taker(request_key))
+        let begins = kind == Kind::Request && found == Found::Nothing;
+        let diverts = begins && self.lease.diverts(now.monotonic_us * 1000);
+        let successor = if diverts { self.successor(request_key as u32) } else { None };
+        decide(kind, found, self.peer_up(), successor)
     }
 
     /// The egress program for one key; what goes into the ring buffer.
-    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<LocalClaim> {
+    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<Told> {
         let tick = tick(now);
-        let known = table::find(&&self.memory, self.mask, key).map(|(_, entry)| entry);
-        let standing = known.filter(|entry| self.is_live(*entry, tick));
+        let standing = self.entry(key).filter(|entry| self.is_live(*entry, tick));
         match standing {
             // A live claim of a live peer is not overwritten.
             Some(entry) if entry.owner() != self.node.number() => return None,
@@ -198,22 +280,23 @@ impl Kernel {
             None if !lifetime.claims => return None,
             _ => {}
         }
-        let expires = tick.after(lifetime.ticks);
-        let entry = Entry::new(key, self.node.number(), self.epoch.number(), expires);
-        if let Some(place) = self.put(key, entry, tick) {
+        let (epoch, expires) = (self.epoch(), tick.after(lifetime.ticks));
+        if let Some(place) = self.put(key, Entry::new(key, self.node.number(), epoch.number(), expires), tick) {
             self.keys[place.bucket as usize][place.slot as usize] = key;
         }
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        Some(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms })
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
+        Some(Told { claim, epoch })
     }
 
-    fn is_own(&self, entry: Entry) -> bool {
-        entry.owner() == self.node.number() && entry.epoch() == self.epoch
+    /// Whether an entry is a claim of this node under a live epoch.
+    pub(super) fn is_own(&self, entry: Entry) -> bool {
+        entry.owner() == self.node.number() && entry.epoch() == self.epoch()
     }
 
     fn is_live(&self, entry: Entry, tick: Tick) -> bool {
         let of_live_peer =
-            || self.peer(usize::from(entry.owner())).is_some_and(|peer| peer.up && peer.epoch == entry.epoch());
+            || self.peer(usize::from(entry.owner())).is_some_and(|peer| peer.up && peer.epochs.contains(entry.epoch()));
         entry.remaining(tick) != 0 && (self.is_own(entry) || of_live_peer())
     }
 

@@ -1,36 +1,72 @@
-//! The links as the core sees them: who calls whom, when a link stands, what arrives on it and how late, when it is
-//! gone.
+//! The links as the daemon's loop sees them: who calls whom, when a link stands, what arrives on it and how late, when
+//! it is gone and what that says of the peer.
 //!
-//! Instead of keep-alives there is one event a second after a host or a path falls silent. A message that the network
-//! loses arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what arrives
-//! during it.
+//! Instead of keep-alives there is one event an idle timeout after an end hears nothing any more. A message that the
+//! network loses arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what
+//! arrives during it. What reaches a host whose daemon is stopped waits in its socket.
 
-use forwarder_core::node::Kind;
+use forwarder_core::{
+    failover::{
+        LinkEnd,
+        timers::{LINK_IDLE_US, LINK_KEEP_ALIVE_US},
+    },
+    node::Kind,
+};
 
-use super::host::{Wanted, host_of};
-use super::{Event, JOIN_US, Simulation};
+use super::{
+    Event, Simulation,
+    host::{LinkEvent, Wanted, host_of},
+};
 
-/// Silence after which a link is gone, in microseconds (`max_idle_timeout` of the links).
-const IDLE_US: u64 = 1_000_000;
-/// The last keep-alive may have been sent so long before the silence began.
-const KEEP_ALIVE_US: u64 = 250_000;
 /// First pause after a call that failed.
 pub(super) const CALL_FIRST_US: u64 = 100_000;
 /// Longest pause after a call that failed.
 const CALL_LONGEST_US: u64 = 5_000_000;
-/// How long a peer whose daemon has ended in order counts as up.
-const REJOIN_US: u64 = 5_000_000;
+/// How long the higher node id leaves it to the lower one to call; with jitter half of it at least.
+const CALL_GRACE_US: u64 = 1_000_000;
 /// Cryptography of a handshake, both sides.
 const HANDSHAKE_US: u64 = 2_000;
+/// How long a caller waits for an answer.
+const HANDSHAKE_PATIENCE_US: u64 = 5_000_000;
+/// How long after a stall the links' tasks run at the latest: each in an order of its own, and before the loop or after.
+pub(super) const WAKE_UP_US: u64 = 2_000;
 
-/// The link between two hosts; the lower index is side 0.
+/// What one end of a link hears of the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hears {
+    /// Its packets: at least a keep-alive now and then.
+    #[default]
+    All,
+    /// Nothing.
+    Nothing,
+    /// Resets: the other end runs and knows nothing of the link (RFC 9000 §10.3).
+    Resets,
+}
+
+/// One end of a link.
+#[derive(Debug, Default)]
+struct End {
+    /// Of the daemon.
+    incarnation: u32,
+    is_up: bool,
+    hears: Hears,
+    /// Since when it hears nothing, in virtual microseconds.
+    silent_us: Option<u64>,
+    /// Its idle timeout has passed while its daemon was stopped.
+    is_overdue: bool,
+    /// It is about to notice its end: it takes nothing any more.
+    is_over: bool,
+    /// The other end's hello has arrived.
+    is_introduced: bool,
+    /// What has overtaken that.
+    waiting: Vec<Vec<u8>>,
+}
+
+/// The link between two hosts; the lower index is end 0.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     session: u32,
-    lives: [u32; 2],
-    up: [bool; 2],
-    introduced: [bool; 2],
-    waiting: [Vec<Vec<u8>>; 2],
+    ends: [End; 2],
 }
 
 /// Bytes on their way over a link.
@@ -49,16 +85,29 @@ pub(super) struct Flight {
 pub(super) struct Call {
     host: usize,
     target: usize,
-    lives: [u32; 2],
+    since_us: u64,
+    incarnations: [u32; 2],
 }
 
-/// A side of a link that may have to notice that the other is silent.
+/// The end of a link at `host`, of which it may have to notice that it is over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Silence {
-    host: usize,
-    peer: usize,
+pub(super) struct Ending {
+    pub(super) host: usize,
+    pub(super) peer: usize,
     session: u32,
-    since_us: u64,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Its idle timeout ends, unless it has heard something since then.
+    Silence { since_us: u64 },
+    /// That has passed while the daemon was stopped.
+    Overdue,
+    /// The other end has sent a reset.
+    Reset,
+    /// The other end has closed the link in order.
+    Farewell,
 }
 
 const fn side(host: usize, peer: usize) -> usize {
@@ -71,8 +120,14 @@ impl Simulation {
         &mut self.links[at]
     }
 
-    fn is_up(&mut self, host: usize, peer: usize) -> bool {
-        self.link(host, peer).up[side(host, peer)]
+    fn end(&mut self, host: usize, peer: usize) -> &mut End {
+        &mut self.link(host, peer).ends[side(host, peer)]
+    }
+
+    /// Whether `host` has a link to `peer`.
+    pub(super) fn is_linked(&self, host: usize, peer: usize) -> bool {
+        let at = host.min(peer) * self.hosts.len() + host.max(peer);
+        self.links[at].ends[side(host, peer)].is_up
     }
 
     /// `host` calls `target` until they are linked.
@@ -80,13 +135,15 @@ impl Simulation {
         if host == target || target >= self.hosts.len() {
             return;
         }
-        let is_up = self.is_up(host, target);
+        let is_up = self.is_linked(host, target);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
+        let is_known = daemon.wanted.contains_key(&target);
         let fresh = Wanted { backoff_us: CALL_FIRST_US, is_pending: false, is_seed: false };
         let wanted = daemon.wanted.entry(target).or_insert(fresh);
         if !is_up && !wanted.is_pending {
             wanted.is_pending = true;
-            self.call_after(0, host, target);
+            let grace_us = if is_known { 0 } else { self.grace_us(host, target) };
+            self.call_after(grace_us, host, target);
         }
     }
 
@@ -98,9 +155,15 @@ impl Simulation {
         }
     }
 
+    /// The higher node id leaves it to the lower one to call.
+    fn grace_us(&mut self, host: usize, target: usize) -> u64 {
+        if target < host { self.rng.u64(CALL_GRACE_US / 2..=CALL_GRACE_US) } else { 0 }
+    }
+
     fn call_after(&mut self, pause_us: u64, host: usize, target: usize) {
-        let lives = [self.hosts[host].daemon_life, self.hosts[target].daemon_life];
-        self.queue.push(self.now_us + pause_us, Event::Call(Call { host, target, lives }));
+        let incarnations = [self.hosts[host].incarnation, self.hosts[target].incarnation];
+        let since_us = self.now_us + pause_us;
+        self.queue.push(since_us, Event::Call(Call { host, target, since_us, incarnations }));
     }
 
     fn wanted(&mut self, host: usize, target: usize) -> Option<&mut Wanted> {
@@ -108,72 +171,96 @@ impl Simulation {
     }
 
     pub(super) fn call(&mut self, call: Call) {
-        let Call { host, target, lives } = call;
-        if self.hosts[host].daemon_life != lives[0] {
+        let Call { host, target, incarnations, .. } = call;
+        if self.hosts[host].incarnation != incarnations[0] {
             return;
         }
-        let is_up = self.is_up(host, target);
+        if self.waits_in_socket(host, || Event::Call(call)) {
+            return;
+        }
+        let is_up = self.is_linked(host, target);
         let Some(wanted) = self.wanted(host, target) else { return };
         if is_up {
             wanted.is_pending = false;
             return;
         }
         if self.hosts[target].daemon.is_none() || !self.network.is_open(host, target) {
-            return self.call_failed(call);
+            return self.call_failed(host, target);
         }
         let round_trip_us = self.network.one_way_us(host, target) + self.network.one_way_us(target, host);
-        let lives = [lives[0], self.hosts[target].daemon_life];
+        let incarnations = [incarnations[0], self.hosts[target].incarnation];
         let at_us = self.now_us + round_trip_us + HANDSHAKE_US;
-        self.queue.push(at_us, Event::Handshake(Call { host, target, lives }));
+        self.queue.push(at_us, Event::Handshake(Call { since_us: self.now_us, incarnations, ..call }));
     }
 
-    fn call_failed(&mut self, call: Call) {
+    fn call_failed(&mut self, host: usize, target: usize) {
         let jitter = 0.5 + 0.5 * self.rng.f64();
-        let Some(wanted) = self.wanted(call.host, call.target) else { return };
+        let grace_us = self.grace_us(host, target);
+        let Some(wanted) = self.wanted(host, target) else { return };
         wanted.is_pending = true;
         let pause_us = (wanted.backoff_us as f64 * jitter) as u64;
         wanted.backoff_us = (wanted.backoff_us * 2).min(CALL_LONGEST_US);
-        self.call_after(pause_us, call.host, call.target);
+        self.call_after(pause_us + grace_us, host, target);
     }
 
     pub(super) fn handshake(&mut self, call: Call) {
-        let Call { host, target, lives } = call;
-        if self.hosts[host].daemon_life != lives[0] || self.hosts[host].daemon.is_none() {
+        let Call { host, target, since_us, incarnations } = call;
+        if self.hosts[host].incarnation != incarnations[0] || self.hosts[host].daemon.is_none() {
             return;
         }
-        let reached = self.hosts[target].daemon.is_some() && self.hosts[target].daemon_life == lives[1];
-        if !reached || !self.network.is_open(host, target) {
-            return self.call_failed(call);
+        if self.waits_in_socket(host, || Event::Handshake(call)) {
+            return;
+        }
+        let is_there = self.hosts[target].daemon.is_some() && self.hosts[target].incarnation == incarnations[1];
+        let is_late = self.now_us > since_us + HANDSHAKE_PATIENCE_US;
+        if !is_there || is_late || !self.network.is_open(host, target) {
+            return self.call_failed(host, target);
+        }
+        if self.hosts[target].stalled_us.is_some() {
+            // The caller sends again until its patience ends; what is in the socket is answered when the callee goes on.
+            let at_us = self.now_us + LINK_KEEP_ALIVE_US;
+            return self.queue.push(at_us, Event::Handshake(call));
         }
         if let Some(wanted) = self.wanted(host, target) {
             (wanted.is_pending, wanted.backoff_us) = (false, CALL_FIRST_US);
         }
-        let by_side = if side(host, target) == 0 { lives } else { [lives[1], lives[0]] };
+        let by_side = if side(host, target) == 0 { incarnations } else { [incarnations[1], incarnations[0]] };
         let link = self.link(host, target);
-        if link.up == [true, true] && link.lives == by_side {
+        let is_up = link.ends.each_ref().map(|end| end.is_up);
+        if is_up == [true, true] && link.ends.each_ref().map(|end| end.incarnation) == by_side {
             return;
         }
-        *link = Link { session: link.session + 1, lives: by_side, up: [true; 2], ..Link::default() };
+        let ends = by_side.map(|incarnation| End { incarnation, is_up: true, ..End::default() });
+        *link = Link { session: link.session + 1, ends };
         self.counts.links_up += 1;
         for (host, peer) in [(host, target), (target, host)] {
-            self.linked(host, peer);
+            self.tell(host, LinkEvent::Up { peer, again: is_up[side(host, peer)] });
+        }
+        for (host, peer) in [(host, target), (target, host)] {
+            self.review(host, peer);
         }
     }
 
-    fn linked(&mut self, host: usize, peer: usize) {
-        let id = self.hosts[peer].node;
-        let now = self.hosts[host].now(self.now_us);
+    /// Tells the daemon's loop.
+    fn tell(&mut self, host: usize, event: LinkEvent) {
         if let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.node.handle_link_up(id, now);
+            daemon.link_events.push_back(event);
+            self.pump(host);
         }
-        let life = self.hosts[host].daemon_life;
-        self.queue.push(self.now_us + JOIN_US, Event::Joined { host, life });
-        self.pump(host);
+    }
+
+    /// Whether the daemon's process is stopped, so that this waits until it goes on.
+    fn waits_in_socket(&mut self, host: usize, event: impl FnOnce() -> Event) -> bool {
+        if !self.hosts[host].daemon.is_some() || self.hosts[host].stalled_us.is_none() {
+            return false;
+        }
+        self.sockets[host].push(event());
+        true
     }
 
     /// Puts a message or, without a kind, a datagram on a link.
     pub(super) fn send(&mut self, from: usize, to: usize, kind: Option<Kind>, bytes: Vec<u8>) {
-        if !self.is_up(from, to) {
+        if !self.is_linked(from, to) {
             self.counts.unsent += 1;
             return;
         }
@@ -193,150 +280,190 @@ impl Simulation {
     }
 
     pub(super) fn arrival(&mut self, flight: Flight) {
-        let (from, to, place) = (flight.from, flight.to, side(flight.to, flight.from));
-        let is_open = self.network.is_open(from, to);
-        let link = self.link(from, to);
-        if link.session != flight.session || !link.up[place] {
+        let (from, to, session) = (flight.from, flight.to, flight.session);
+        let is_of_this = self.link(from, to).session == session;
+        let end = self.end(to, from);
+        if !is_of_this || !end.is_up || end.is_over {
             return;
         }
-        if !is_open {
+        if !self.network.is_open(from, to) {
             if flight.kind.is_some() {
                 let later_us = self.now_us + self.network.repair_us(from, to, 1);
                 self.queue.push(later_us, Event::Arrival(flight));
             }
             return;
         }
+        if self.hosts[to].stalled_us.is_some() {
+            self.sockets[to].push(Event::Arrival(flight));
+            return;
+        }
+        let end = self.end(to, from);
         match flight.kind {
             Some(Kind::Hello) => {
-                let first = !std::mem::replace(&mut link.introduced[place], true);
-                let waiting = std::mem::take(&mut link.waiting[place]);
-                self.deliver(to, from, true, &flight.bytes);
+                let first = !std::mem::replace(&mut end.is_introduced, true);
+                let waiting = std::mem::take(&mut end.waiting);
+                self.deliver(to, from, true, flight.bytes);
                 if first {
-                    waiting.iter().for_each(|bytes| self.deliver(to, from, true, bytes));
+                    waiting.into_iter().for_each(|bytes| self.deliver(to, from, true, bytes));
                 }
             }
-            Some(_) if !link.introduced[place] => link.waiting[place].push(flight.bytes),
-            None if !link.introduced[place] => {}
-            kind => self.deliver(to, from, kind.is_some(), &flight.bytes),
+            Some(_) if !end.is_introduced => end.waiting.push(flight.bytes),
+            None if !end.is_introduced => {}
+            kind => self.deliver(to, from, kind.is_some(), flight.bytes),
         }
     }
 
-    fn deliver(&mut self, host: usize, peer: usize, is_message: bool, bytes: &[u8]) {
+    fn deliver(&mut self, host: usize, peer: usize, is_message: bool, bytes: Vec<u8>) {
         self.note(host as u64, peer as u64, bytes.len() as u64);
-        let id = self.hosts[peer].node;
-        let now = self.hosts[host].now(self.now_us);
-        let Some(daemon) = &mut self.hosts[host].daemon else { return };
-        let taken = if is_message {
-            self.counts.delivered += 1;
-            daemon.node.handle_message(id, bytes, now)
-        } else {
-            daemon.node.handle_datagram(id, bytes, now)
-        };
-        if let Err(error) = taken {
-            // All speak the protocol: this is a bug of the core.
-            self.counts.protocol_errors.push(format!("{id:?} to {:?}: {error}", self.hosts[host].node));
-        }
-        self.pump(host);
+        self.counts.delivered += u64::from(is_message);
+        let event = if is_message { LinkEvent::Message { peer, bytes } } else { LinkEvent::Datagram { peer, bytes } };
+        self.tell(host, event);
     }
 
-    /// A path or a host has fallen silent: whoever is linked over it notices within a second.
-    pub(super) fn fall_silent(&mut self, is_silent: impl Fn(&Self, usize, usize) -> bool) {
+    /// Looks at what each end of each link hears now.
+    pub(super) fn review_all(&mut self) {
         let hosts = self.hosts.len();
         for (host, peer) in (0..hosts).flat_map(|host| (0..hosts).map(move |peer| (host, peer))) {
-            if host == peer || !is_silent(self, host, peer) || !self.is_up(host, peer) {
-                continue;
+            self.review(host, peer);
+        }
+    }
+
+    fn review(&mut self, host: usize, peer: usize) {
+        if host == peer || !self.is_linked(host, peer) {
+            return;
+        }
+        let (session, incarnation) = {
+            let link = self.link(host, peer);
+            (link.session, link.ends[side(peer, host)].incarnation)
+        };
+        let is_same = self.hosts[peer].is_awake() && self.hosts[peer].incarnation == incarnation;
+        let hears = match is_same && self.network.is_open(host, peer) {
+            false => Hears::Nothing,
+            true if self.is_linked(peer, host) => Hears::All,
+            true => Hears::Resets,
+        };
+        let now_us = self.now_us;
+        let end = self.end(host, peer);
+        let before = std::mem::replace(&mut end.hears, hears);
+        if hears == Hears::All {
+            (end.silent_us, end.is_overdue) = (None, false);
+        } else if end.silent_us.is_none() {
+            end.silent_us = Some(now_us);
+            self.await_silence(host, peer, session, now_us);
+        }
+        if hears == Hears::Resets && before != Hears::Resets {
+            self.await_reset(host, peer, session);
+        }
+    }
+
+    /// The last keep-alive may have been sent a while before the silence began.
+    fn await_silence(&mut self, host: usize, peer: usize, session: u32, since_us: u64) {
+        let at_us = since_us + LINK_IDLE_US - self.rng.u64(0..LINK_KEEP_ALIVE_US);
+        self.queue.push(at_us, Event::Ending(Ending { host, peer, session, why: Why::Silence { since_us } }));
+    }
+
+    /// The next keep-alive is answered by a reset.
+    fn await_reset(&mut self, host: usize, peer: usize, session: u32) {
+        let round_trip_us = self.network.one_way_us(host, peer) + self.network.one_way_us(peer, host);
+        let at_us = self.now_us + self.rng.u64(0..LINK_KEEP_ALIVE_US) + round_trip_us;
+        self.queue.push(at_us, Event::Ending(Ending { host, peer, session, why: Why::Reset }));
+    }
+
+    pub(super) fn ending(&mut self, ending: Ending) {
+        let Ending { host, peer, session, why } = ending;
+        let is_of_this = self.link(host, peer).session == session;
+        let end = self.end(host, peer);
+        if !is_of_this || !end.is_up {
+            return;
+        }
+        let is_stalled = self.hosts[host].stalled_us.is_some();
+        match why {
+            Why::Silence { since_us } => {
+                let end = self.end(host, peer);
+                if end.silent_us != Some(since_us) {
+                    return;
+                }
+                end.is_overdue |= is_stalled;
+                if !is_stalled {
+                    self.link_down(host, peer, LinkEnd::Silent);
+                }
             }
-            let (session, since_us) = (self.link(host, peer).session, self.now_us);
-            let at_us = since_us + IDLE_US - self.rng.u64(0..KEEP_ALIVE_US);
-            self.queue.push(at_us, Event::Silence(Silence { host, peer, session, since_us }));
+            Why::Overdue => self.link_down(host, peer, LinkEnd::Silent),
+            Why::Reset | Why::Farewell if is_stalled => self.sockets[host].push(Event::Ending(ending)),
+            Why::Reset if self.end(host, peer).hears != Hears::Resets => {}
+            Why::Reset if self.network.loses() => self.await_reset(host, peer, session),
+            Why::Reset => self.link_down(host, peer, LinkEnd::Well),
+            Why::Farewell => self.link_down(host, peer, LinkEnd::Leaving),
         }
     }
 
-    pub(super) fn silence(&mut self, silence: Silence) {
-        let Silence { host, peer, session, since_us } = silence;
-        let life = self.link(host, peer).lives[side(peer, host)];
-        let is_gone = self.hosts[peer].daemon.is_none() || self.hosts[peer].daemon_life != life;
-        let is_cut = self.network.cut_since_us(host, peer).is_some_and(|cut_us| cut_us <= since_us);
-        if self.link(host, peer).session == session && (is_gone || is_cut) {
-            self.link_down(host, peer, false);
-        }
-    }
-
-    /// The link is gone at `host`, because of silence, or because the peer's daemon said farewell.
-    fn link_down(&mut self, host: usize, peer: usize, in_order: bool) {
-        let place = side(host, peer);
-        if !std::mem::replace(&mut self.link(host, peer).up[place], false) {
+    /// The link is gone at `host`.
+    fn link_down(&mut self, host: usize, peer: usize, end: LinkEnd) {
+        if !std::mem::replace(&mut self.end(host, peer).is_up, false) {
             return;
         }
         self.counts.links_down += 1;
-        let session = self.link(host, peer).session;
-        if in_order {
-            self.queue.push(self.now_us + REJOIN_US, Event::GivenUp { host, peer, session });
-        } else {
-            self.peer_down(host, peer);
+        // The other end is answered by resets from now on.
+        self.review(peer, host);
+        if self.wanted(host, peer).is_some_and(|wanted| !wanted.is_pending) {
+            self.call_failed(host, peer);
         }
-        if let Some(wanted) = self.wanted(host, peer).filter(|wanted| !wanted.is_pending) {
-            wanted.is_pending = true;
-            self.call_failed(Call { host, target: peer, lives: [0, 0] });
+        self.tell(host, LinkEvent::Down { peer, end });
+    }
+
+    /// The daemon of `host` goes on after its process was stopped for so long: of each link either the idle timeout is
+    /// seen first, or what waits in the socket.
+    pub(super) fn wake_links(&mut self, host: usize, stalled_us: u64) {
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
+            if !self.is_linked(host, peer) {
+                continue;
+            }
+            let is_overdue =
+                self.end(host, peer).is_overdue || stalled_us + self.rng.u64(0..LINK_KEEP_ALIVE_US) >= LINK_IDLE_US;
+            if !is_overdue {
+                continue;
+            }
+            let session = self.link(host, peer).session;
+            if self.rng.bool() {
+                self.end(host, peer).is_over = true;
+                let at_us = self.now_us + self.rng.u64(0..WAKE_UP_US);
+                self.queue.push(at_us, Event::Ending(Ending { host, peer, session, why: Why::Overdue }));
+            } else if self.end(host, peer).silent_us.is_some() {
+                // What it reads now was sent before the other end fell silent.
+                let now_us = self.now_us;
+                let end = self.end(host, peer);
+                (end.silent_us, end.is_overdue) = (Some(now_us), false);
+                self.await_silence(host, peer, session, now_us);
+            }
+        }
+        for event in std::mem::take(&mut self.sockets[host]) {
+            let at_us = self.now_us + self.rng.u64(0..WAKE_UP_US);
+            self.queue.push(at_us, event);
         }
     }
 
-    /// The peer whose daemon has ended in order has not come back.
-    pub(super) fn given_up(&mut self, host: usize, peer: usize, session: u32) {
-        let place = side(host, peer);
-        let link = self.link(host, peer);
-        if link.session == session && !link.up[place] {
-            self.peer_down(host, peer);
-        }
-    }
-
-    fn peer_down(&mut self, host: usize, peer: usize) {
-        let id = self.hosts[peer].node;
-        let now = self.hosts[host].now(self.now_us);
-        if let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.node.handle_link_down(id, now);
-            self.pump(host);
-        }
-    }
-
-    /// The daemon ends: in order, so that its peers hear of it, or not. Its own side of each link is gone.
-    pub(super) fn end_daemon(&mut self, host: usize, in_order: bool) {
-        let now = self.hosts[host].now(self.now_us);
-        if in_order && let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.node.leave(now);
-            self.pump(host);
-        }
-        let taken = self.hosts[host].daemon.take();
-        if taken.is_none() {
-            return;
-        }
-        if !in_order {
-            self.fall_silent(|_, _, peer| peer == host);
-        }
-        for peer in 0..self.hosts.len() {
-            if peer == host || !std::mem::replace(&mut self.link(host, peer).up[side(host, peer)], false) {
+    /// The daemon's process is gone, and its ends of all links with it: after it has closed them in order, or not.
+    pub(super) fn end_links(&mut self, host: usize, in_order: bool) {
+        self.sockets[host].clear();
+        for peer in (0..self.hosts.len()).filter(|peer| *peer != host) {
+            if !std::mem::replace(&mut self.end(host, peer).is_up, false) {
                 continue;
             }
             if in_order && self.network.is_open(host, peer) {
                 let session = self.link(host, peer).session;
                 let at_us = self.now_us + self.network.one_way_us(host, peer);
-                self.queue.push(at_us, Event::Farewell { host: peer, peer: host, session });
+                self.queue.push(at_us, Event::Ending(Ending { host: peer, peer: host, session, why: Why::Farewell }));
             }
         }
-    }
-
-    pub(super) fn farewell(&mut self, host: usize, peer: usize, session: u32) {
-        if self.link(host, peer).session == session {
-            self.link_down(host, peer, true);
-        }
+        self.review_all();
     }
 
     /// Pairs of running daemons that are not linked with each other.
     pub(super) fn unlinked(&self) -> usize {
         let runs = |host: usize| self.hosts[host].daemon.is_some();
         let pairs = (0..self.hosts.len()).flat_map(|low| (low + 1..self.hosts.len()).map(move |high| (low, high)));
-        let linked = |low: usize, high: usize| self.links[low * self.hosts.len() + high].up == [true, true];
-        pairs.filter(|(low, high)| runs(*low) && runs(*high) && !linked(*low, *high)).count()
+        let is_linked = |low: usize, high: usize| self.is_linked(low, high) && self.is_linked(high, low);
+        pairs.filter(|(low, high)| runs(*low) && runs(*high) && !is_linked(*low, *high)).count()
     }
 
     /// The index of a peer in an output of the core.

@@ -1,18 +1,15 @@
 //! Packets of transactions: where they land, what kernel and slow path do with them, and what the proxies make of them.
 
-use forwarder_common::abi::Punt;
-use forwarder_common::lifetime;
-use forwarder_common::sip::fast::kind;
-use forwarder_common::verdict::Verdict;
+use forwarder_common::{abi, lifetime, net, outcome::Outcome, sip::fast::kind, verdict::Verdict};
 use forwarder_core::node::Now;
-use forwarder_core::slowpath::Action;
 
-use super::host::Host;
-use super::traffic::{self, Leg, Message, Step, Transaction};
-use super::{Event, Simulation, Way};
+use super::{
+    Event, Simulation, Way,
+    host::{Host, PUNTS},
+    kernel::Punt,
+    traffic::{self, Leg, Message, Step, Transaction},
+};
 
-/// What an injection through the daemon costs in microseconds.
-const INJECTION_US: u64 = 50;
 /// How often a sender sends a message again that came to nothing.
 const TRIES: u32 = 4;
 
@@ -47,15 +44,16 @@ impl Simulation {
         let Transaction { request_key, legs, .. } = &self.transactions[transaction];
         let reply_key = legs.first().map_or(0, |leg| leg.reply_key);
         let now = self.hosts[host].now(self.now_us);
-        match self.hosts[host].kernel.verdict(step.kind(), *request_key, reply_key, now) {
+        let verdict = self.hosts[host].kernel.verdict(step.kind(), *request_key, reply_key, now);
+        match verdict {
             Verdict::Local(_) => self.proxy(host, message, Way::Landed),
             Verdict::ToOwner(to) | Verdict::Divert(to) => {
                 self.counts.fates(step.class()).forwarded += 1;
                 if let Some(to) = self.peer_index(to) {
-                    self.tunnel(host, to, message, tries);
+                    self.tunnel(host, to, message, Way::Tunnel { by: host }, tries);
                 }
             }
-            Verdict::Ask(_) => self.punt(host, message, now),
+            Verdict::Ask(_) => self.punt(host, message, verdict, None, tries, now),
         }
     }
 
@@ -73,12 +71,12 @@ impl Simulation {
         routed.get(at).or(routed.first()).copied()
     }
 
-    fn tunnel(&mut self, from: usize, to: usize, message: Message, tries: u32) {
+    /// Sends a message through the tunnel to another host.
+    pub(super) fn tunnel(&mut self, from: usize, to: usize, message: Message, way: Way, tries: u32) {
         if !self.network.is_open(from, to) {
             return self.is_lost(message, tries);
         }
         let at_us = self.now_us + self.network.one_way_us(from, to);
-        let way = if message.landed_us == self.now_us { Way::Tunnel } else { Way::Held };
         self.queue.push(at_us, Event::Delivery { host: to, message, way });
     }
 
@@ -98,60 +96,68 @@ impl Simulation {
         }
     }
 
-    /// Hands a packet to the daemon; without one it passes.
-    fn punt(&mut self, host: usize, message: Message, now: Now) {
-        let leg = self.transactions[message.transaction].legs.first().map_or(host, |leg| leg.host);
-        let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else {
-            return self.proxy(host, message, Way::Landed);
-        };
-        let frame = message.frame(leg);
-        let head = Punt { ifindex: 1, length: frame.len() as u32, reason: 0, segment: 0 };
-        daemon.slow.handle_punt(head, &frame, &Host::sight(kernel, now), now.monotonic_us);
-        self.counts.fates(message.step.class()).held += 1;
-        self.pump(host);
+    /// A packet that only a daemon can finish; `relayed_by`: it has come from a host without one.
+    fn punt(
+        &mut self,
+        host: usize,
+        message: Message,
+        verdict: Verdict,
+        relayed_by: Option<usize>,
+        tries: u32,
+        now: Now,
+    ) {
+        let Transaction { request_key, legs, .. } = &self.transactions[message.transaction];
+        let frame = message.frame(legs.first().map_or(host, |leg| leg.host));
+        let slot = net::frame(&frame.as_slice()).and_then(|ip| ip.gather_slot(&frame.as_slice())).unwrap_or_default();
+        let Host { kernel, punts, .. } = &mut self.hosts[host];
+        match kernel.punt(verdict, relayed_by.is_some(), *request_key, slot, now) {
+            Punt::ToDaemon if punts.len() >= PUNTS => self.proxy(host, message, Way::Overflowed),
+            Punt::ToDaemon => {
+                let head = abi::Punt { ifindex: 1, length: frame.len() as u32, reason: 0, segment: 0 };
+                punts.push_back((head, frame));
+                self.counts.fates(message.step.class()).held += 1;
+                self.pump(host);
+            }
+            Punt::Relay(to) => {
+                self.counts.fates(message.step.class()).relayed += 1;
+                if let Some(to) = self.peer_index(to) {
+                    self.tunnel(host, to, message, Way::Relayed { by: host }, tries);
+                }
+            }
+            Punt::ToOwner(to) => {
+                self.counts.fates(message.step.class()).forwarded += 1;
+                if let Some(to) = self.peer_index(to) {
+                    self.tunnel(host, to, message, Way::Tunnel { by: host }, tries);
+                }
+            }
+            Punt::Pass => self.proxy(host, message, Way::Unasked),
+        }
     }
 
-    /// What the slow path has decided; whether there was anything.
-    pub(super) fn slow_path(&mut self, host: usize, now: Now) -> bool {
-        let mut acted = false;
-        while let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] {
-            if daemon.slow.poll_timeout().is_some_and(|due| due <= now.monotonic_us) {
-                daemon.slow.handle_timeout(&Host::sight(kernel, now), now.monotonic_us);
-            }
-            let Some(action) = daemon.slow.poll_action() else { break };
-            acted = true;
-            match action {
-                Action::Inject { packet, .. } => {
-                    if let Some(message) = Message::of_packet(&packet) {
-                        let at_us = self.now_us + INJECTION_US;
-                        self.queue.push(at_us, Event::Delivery { host, message, way: Way::Held });
-                    }
-                }
-                Action::Forward { to, packet, .. } => {
-                    if let (Some(message), Some(to)) = (Message::of_packet(&packet), self.peer_index(to)) {
-                        self.tunnel(host, to, message, TRIES);
-                    }
-                }
-                Action::Ask { ticket, request_key, reply_key } => {
-                    daemon.node.handle_ask(ticket, request_key, reply_key, now);
-                }
-            }
+    /// A packet reaches a host: for its proxy, or for its daemon in another one's stead.
+    pub(super) fn delivery(&mut self, host: usize, message: Message, way: Way) {
+        let Way::Relayed { by } = way else { return self.proxy(host, message, way) };
+        if !self.hosts[host].is_powered {
+            return self.is_lost(message, TRIES);
         }
-        acted
+        let now = self.hosts[host].now(self.now_us);
+        // Whatever was unknown there: the daemon reads the packet anew.
+        let verdict = Verdict::Ask(Outcome::DecapRelayed);
+        self.punt(host, message, verdict, Some(by), TRIES, now);
     }
 
     /// A proxy gets a message.
     pub(super) fn proxy(&mut self, host: usize, message: Message, way: Way) {
         let Message { transaction, step, landed_us } = message;
         self.note(host as u64, transaction as u64, step as u64);
-        if !self.hosts[host].is_powered {
+        if !self.hosts[host].is_powered || !self.hosts[host].has_proxy {
             return self.is_lost(message, TRIES);
         }
         let since_us = self.now_us - landed_us;
         match way {
-            Way::Landed => {}
-            Way::Tunnel => self.counts.forwards.record(since_us),
-            Way::Held => self.counts.waits.record(since_us),
+            Way::Landed | Way::Unasked | Way::Overflowed | Way::Relayed { .. } => {}
+            Way::Tunnel { .. } => self.counts.forwards.record(since_us),
+            Way::Held { .. } => self.counts.waits.record(since_us),
         }
         let takes = self.takes(host, message);
         match takes {
@@ -161,7 +167,8 @@ impl Simulation {
                 return;
             }
             Takes::Wrong => {
-                self.counts.fates(step.class()).wrong += 1;
+                let cause = self.cause(host, message, way);
+                self.counts.wrong(step.class(), cause);
                 self.transactions[transaction].is_harmed = true;
                 if matches!(step, Step::Cancel | Step::RefusalAck) {
                     // 481, or nothing: the call goes on as if nobody had said anything.
@@ -184,15 +191,15 @@ impl Simulation {
     fn takes(&mut self, host: usize, message: Message) -> Takes {
         let Message { transaction, step, .. } = message;
         let hosts = &self.hosts;
-        let lives = |leg: &Leg| hosts[leg.host].is_powered && hosts[leg.host].proxy_life == leg.life;
+        let lives = |leg: &Leg| hosts[leg.host].has_proxy && hosts[leg.host].proxy_incarnation == leg.incarnation;
         let Transaction { legs, .. } = &self.transactions[transaction];
         let is_here = legs.iter().any(|leg| leg.host == host && lives(leg));
         let is_anywhere = legs.iter().any(&lives);
         match step.class() {
             traffic::Class::First | traffic::Class::Again if !is_here => {
                 let (_, reply_key) = traffic::keys(transaction, host);
-                let life = hosts[host].proxy_life;
-                self.transactions[transaction].legs.push(Leg { host, life, reply_key });
+                let incarnation = hosts[host].proxy_incarnation;
+                self.transactions[transaction].legs.push(Leg { host, incarnation, reply_key });
                 if is_anywhere { Takes::Wrong } else { Takes::Right }
             }
             traffic::Class::First | traffic::Class::Again => Takes::Right,
@@ -217,18 +224,15 @@ impl Simulation {
         let owner = &mut self.hosts[host];
         let now = owner.now(self.now_us);
         for (message_kind, invite, status) in step.emits() {
-            let drains = owner.kernel.drains;
+            let drains = owner.kernel.drains();
             let Some(lifetime) = lifetime::of(*message_kind, *invite, *status, &self.lifetimes, 0, drains) else {
                 continue;
             };
             let reply_key = reply_key.filter(|_| *message_kind != kind::RESPONSE);
             for key in [Some(request_key), reply_key].into_iter().flatten() {
                 if let Some(told) = owner.kernel.claim(key, lifetime, now) {
-                    self.reference.take(owner, told, self.now_us);
-                    match &mut owner.daemon {
-                        Some(daemon) => daemon.node.handle_local(told, now),
-                        None => owner.ring.push((self.now_us, told)),
-                    }
+                    self.reference.take(owner.node, told, self.now_us);
+                    owner.claims.push_back((self.now_us, told));
                 }
             }
         }

@@ -2,10 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forwarder_common::{ids::Epoch, ids::NodeId, verdict::Found};
+use forwarder_common::{
+    ids::{Epoch, NodeId},
+    verdict::Found,
+};
 use forwarder_core::node::{LocalClaim, Now};
 
-use super::host::{Host, host_of};
+use super::{
+    host::{Host, host_of},
+    kernel::Told,
+};
 
 /// Claims nearer to their end than this, in microseconds, may be gone at one node and not yet at another: a tick of the
 /// kernel's table is 4.3 s.
@@ -25,10 +31,12 @@ const LOOKS: usize = 8_000_000;
 struct Said {
     host: usize,
     epoch: Epoch,
-    /// The life of the daemon that got the last word.
-    daemon_life: u32,
+    /// The incarnation of the daemon that read the last word; 0 for none yet.
+    incarnation: u32,
     /// By the owner's clock; 0 if the daemon does not know.
     claimed_at_unix_us: u64,
+    /// When it was made, in virtual microseconds.
+    made_us: u64,
     /// When it ends, in virtual microseconds, by its owner's last word, and at the latest by any.
     end_us: u64,
     longest_us: u64,
@@ -82,46 +90,57 @@ impl Agreement {
 
 impl Reference {
     /// Takes what a host's egress program said.
-    pub(super) fn take(&mut self, host: &Host, claim: LocalClaim, at_us: u64) {
-        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
-        // What nobody reads now the next daemon does.
-        let daemon_life = host.daemon_life + u32::from(host.daemon.is_none());
+    pub(super) fn take(&mut self, node: NodeId, told: Told, at_us: u64) {
+        let (Told { claim, epoch }, index) = (told, host_of(node));
         let end_us = at_us + claim.remaining_ms * 1000;
         let all = self.0.entry(claim.key).or_default();
         let known = all.iter_mut().find(|said| said.host == index && said.epoch == epoch && said.end_us > at_us);
         if let Some(said) = known {
             said.end_us = end_us;
             said.longest_us = said.longest_us.max(end_us);
-            if said.daemon_life != daemon_life {
-                (said.daemon_life, said.claimed_at_unix_us) = (daemon_life, 0);
-            }
         } else {
             all.retain(|said| said.longest_us > at_us);
             all.push(Said {
                 host: index,
                 epoch,
-                daemon_life,
+                incarnation: 0,
                 claimed_at_unix_us: claim.claimed_at_unix_us,
+                made_us: at_us,
                 end_us,
                 longest_us: end_us,
             });
         }
     }
 
-    /// A host's new daemon was given these claims by the maps.
+    /// A host's daemon has read what the egress program said. To one that did not know of the claim it is a new one.
+    pub(super) fn read(&mut self, node: NodeId, incarnation: u32, told: Told) {
+        let (Told { claim, epoch }, index) = (told, host_of(node));
+        let all = self.0.get_mut(&claim.key).into_iter().flatten();
+        let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { return };
+        if said.incarnation != incarnation {
+            (said.incarnation, said.claimed_at_unix_us) = (incarnation, claim.claimed_at_unix_us);
+        }
+    }
+
+    /// A host's new daemon was given these claims by the maps: to it they were made before all others.
     pub(super) fn restore(&mut self, host: &Host, claims: &[LocalClaim], at_us: u64) {
-        let (index, epoch) = (host_of(host.node), host.kernel.epoch);
+        let (index, epoch) = (host_of(host.node), host.kernel.epoch());
         for claim in claims {
-            let all = self.0.entry(claim.key).or_default();
-            let Some(said) = all.iter_mut().find(|said| said.host == index && said.epoch == epoch) else { continue };
-            said.claimed_at_unix_us = 0;
+            let all = self.0.get_mut(&claim.key).into_iter().flatten();
+            let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { continue };
+            (said.claimed_at_unix_us, said.incarnation) = (0, host.incarnation);
             // Else the ring buffer has the last word.
-            if said.daemon_life != host.daemon_life {
-                said.daemon_life = host.daemon_life;
+            if !host.claims.iter().any(|(_, told)| told.claim.key == claim.key) {
                 said.end_us = at_us + claim.remaining_ms * 1000;
                 said.longest_us = said.longest_us.max(said.end_us);
             }
         }
+    }
+
+    /// When a host made its claim of a key under an epoch, in virtual microseconds, if it has not ended by `at_us`.
+    pub(super) fn made_us(&self, key: u64, host: usize, epoch: Epoch, at_us: u64) -> Option<u64> {
+        let of_it = |said: &&Said| said.host == host && said.epoch == epoch && said.end_us > at_us;
+        self.0.get(&key)?.iter().find(of_it).map(|said| said.made_us)
     }
 
     /// Compares all nodes that run with the reference.
@@ -131,7 +150,7 @@ impl Reference {
         for (key, all) in self.0.iter().step_by(step) {
             let lives = |said: &&Said| {
                 let host = &hosts[said.host];
-                said.end_us > at_us + MARGIN_US && host.is_powered && host.kernel.epoch == said.epoch
+                said.end_us > at_us + MARGIN_US && host.is_powered && host.kernel.epoch() == said.epoch
             };
             let living: Vec<Said> = all.iter().filter(lives).copied().collect();
             let first = living.iter().min_by_key(|said| (said.claimed_at_unix_us, said.host)).copied();
@@ -164,7 +183,7 @@ impl Agreement {
             Found::Peer(peer) => Some(host_of(peer)),
         };
         let mut broken = Vec::new();
-        if placed.is_some_and(|index| is_void(hosts, host, index, key, all)) {
+        if placed.is_some_and(|index| is_void(hosts, host, index, all)) {
             self.void_believed += 1;
             broken.push("void believed");
         }
@@ -194,7 +213,7 @@ impl Agreement {
             self.split += 1;
             self.example("split", || {
                 let views = nodes.map(|host| {
-                    (host_of(host.node), host.daemon_life, belief(host, key, at_us).map(|b| b.0), placed(host))
+                    (host_of(host.node), host.incarnation, belief(host, key, at_us).map(|b| b.0), placed(host))
                 });
                 format!("{key:016x}: {:?} of {all:?}", views.collect::<Vec<_>>())
             });
@@ -220,7 +239,7 @@ impl Agreement {
         // kernel does.
         let orphaned = is_forgotten(hosts, &owner);
         let Some((held, expires_us)) = belief(host, key, at_us) else {
-            if orphaned || host.daemon_life > 1 && placed == Some(owner.host) {
+            if orphaned || host.incarnation > 1 && placed == Some(owner.host) {
                 return None;
             }
             self.missing += 1;
@@ -253,7 +272,7 @@ impl Agreement {
 
 /// Whether an owner's daemon was restarted after the last word about its claim.
 fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
-    said.daemon_life != hosts[said.host].daemon_life
+    said.incarnation != hosts[said.host].incarnation
 }
 
 /// Whether the key was won by a claim that is void now or that its owner has ended since, or claimed by two owners that
@@ -261,7 +280,7 @@ fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
 fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
         let host = &hosts[said.host];
-        !host.is_powered || host.kernel.epoch != said.epoch || said.end_us <= at_us + MARGIN_US
+        !host.is_powered || host.kernel.epoch() != said.epoch || said.end_us <= at_us + MARGIN_US
     };
     let forgotten = all.iter().filter(|said| is_forgotten(hosts, said)).count();
     let earlier = |said: &&Said| said.claimed_at_unix_us < first.claimed_at_unix_us || forgotten > 0;
@@ -276,14 +295,15 @@ fn belief(host: &Host, key: u64, at_us: u64) -> Option<(usize, u64)> {
 }
 
 /// Whether the claim of `index` that a kernel goes by is of an owner that is gone, or of an epoch that is.
-fn is_void(hosts: &[Host], host: &Host, index: usize, key: u64, all: &[Said]) -> bool {
+fn is_void(hosts: &[Host], host: &Host, index: usize, all: &[Said]) -> bool {
     let owner = &hosts[index];
-    let epoch = if owner.node == host.node {
-        Some(host.kernel.epoch)
+    let epoch = owner.kernel.epoch();
+    let is_live = if owner.node == host.node {
+        host.kernel.epoch() == epoch
     } else {
-        host.kernel.peer(usize::from(owner.node.number())).map(|peer| peer.epoch)
+        let peer = host.kernel.peer(usize::from(owner.node.number()));
+        peer.is_some_and(|peer| peer.epochs == [epoch].into_iter().collect())
     };
-    let known = all.iter().any(|said| said.host == index && Some(said.epoch) == epoch);
-    debug_assert!(known || NodeId::new(owner.node.number()).is_some(), "{key:x}");
-    !owner.is_powered || epoch != Some(owner.kernel.epoch) || !known
+    let is_known = all.iter().any(|said| said.host == index && said.epoch == epoch);
+    !owner.is_powered || !is_live || !is_known
 }

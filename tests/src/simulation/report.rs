@@ -4,13 +4,15 @@ use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::Duration;
 
-use forwarder_core::ages::AgeSummary;
-use forwarder_core::node::CoreCounters;
+use forwarder_core::{ages::AgeSummary, node::CoreCounters};
 
-use super::counts::{Fates, Traffic};
-use super::reference::Agreement;
-use super::traffic::Class;
-use super::{Scenario, Simulation};
+use super::{
+    Scenario, Simulation,
+    cause::Cause,
+    counts::{Fates, Noted, Phase, Traffic},
+    reference::Agreement,
+    traffic::Class,
+};
 
 /// Resident memory of this process in bytes: before the hosts are made, when they are linked, at the end of the
 /// traffic.
@@ -29,8 +31,10 @@ pub struct Memory {
 pub struct Report {
     /// What was played.
     pub scenario: Scenario,
-    /// By phase, and in it by [`Class`].
-    pub phases: Vec<(&'static str, [Fates; Class::ALL.len()])>,
+    /// What became of the messages in each phase.
+    pub phases: Vec<Phase>,
+    /// What the failover machines have noted.
+    pub noted: Noted,
     /// Transactions begun.
     pub transactions: u64,
     /// Of these, such with a message that was lost or met the wrong node.
@@ -88,6 +92,7 @@ impl Report {
         Self {
             scenario: simulation.scenario.clone(),
             phases: Vec::new(),
+            noted: Noted::default(),
             transactions: 0,
             harmed: 0,
             repeated: 0,
@@ -117,6 +122,7 @@ impl Report {
     pub(super) fn finish(&mut self, simulation: &Simulation, elapsed: Duration) {
         let counts = &simulation.counts;
         self.phases.clone_from(&counts.phases);
+        self.noted = counts.noted;
         self.transactions = counts.transactions;
         self.harmed = simulation.transactions.iter().filter(|transaction| transaction.is_harmed).count() as u64;
         self.repeated = counts.repeated;
@@ -134,13 +140,22 @@ impl Report {
     /// The sum of all classes in a phase; all phases without a name.
     #[must_use]
     pub fn fates(&self, phase: Option<&str>) -> Fates {
-        let phases = self.phases.iter().filter(|(name, _)| phase.is_none_or(|wanted| wanted == *name));
-        phases.flat_map(|(_, classes)| classes).fold(Fates::default(), |sum, fates| sum_of(sum, *fates))
+        self.phases_of(phase).flat_map(|phase| phase.fates).fold(Fates::default(), sum_of)
+    }
+
+    /// How many messages met a wrong node for a cause in a phase; in all phases without a name.
+    #[must_use]
+    pub fn wrong(&self, phase: Option<&str>, cause: Cause) -> u64 {
+        self.phases_of(phase).map(|phase| phase.causes[cause as usize]).sum()
+    }
+
+    fn phases_of(&self, wanted: Option<&str>) -> impl Iterator<Item = &Phase> {
+        self.phases.iter().filter(move |phase| wanted.is_none_or(|wanted| wanted == phase.name))
     }
 
     fn classes(&self) -> impl Iterator<Item = (&'static str, Fates)> {
         Class::ALL.into_iter().map(|class| {
-            let all = self.phases.iter().map(|(_, classes)| classes[class as usize]);
+            let all = self.phases.iter().map(|phase| phase.fates[class as usize]);
             (class.name(), all.fold(Fates::default(), sum_of))
         })
     }
@@ -156,18 +171,19 @@ impl Display for Report {
         writeln!(f, "{:.1} % loss between daemons, hold {hold_ms} ms, seed {seed}\n", loss * 100.0)?;
         writeln!(
             f,
-            "{:<18}{:>10}{:>11}{:>9}{:>9}{:>10}{:>11}{:>8}",
-            "messages", "landed", "forwarded", "held", "wrong", "wrong %", "ownerless", "lost"
+            "{:<18}{:>10}{:>11}{:>9}{:>9}{:>9}{:>10}{:>11}{:>8}",
+            "messages", "landed", "forwarded", "held", "relayed", "wrong", "wrong %", "ownerless", "lost"
         )?;
         for (name, fates) in self.classes() {
             row(f, name, fates)?;
         }
         if self.phases.len() > 1 {
-            for (name, _) in &self.phases {
-                row(f, &format!("phase: {name}"), self.fates(Some(name)))?;
+            for Phase { name, fates, .. } in &self.phases {
+                row(f, &format!("phase: {name}"), fates.iter().copied().fold(Fates::default(), sum_of))?;
             }
         }
         row(f, "all", self.fates(None))?;
+        self.write_causes(f)?;
         let percent = self.harmed as f64 * 100.0 / self.transactions.max(1) as f64;
         writeln!(
             f,
@@ -226,6 +242,22 @@ impl Display for Report {
 }
 
 impl Report {
+    /// Why messages met a wrong node, in each phase.
+    fn write_causes(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.fates(None).wrong == 0 {
+            return Ok(());
+        }
+        write!(f, "\n{:<42}", "at a wrong node because")?;
+        self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.name))?;
+        writeln!(f)?;
+        for cause in Cause::ALL.into_iter().filter(|cause| self.wrong(None, *cause) > 0) {
+            write!(f, "{:<42}", cause.name())?;
+            self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.causes[cause as usize]))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
     fn write_costs(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (nodes, seconds) = (self.scenario.nodes as u64, self.scenario.traffic_s.max(1));
         writeln!(f, "between daemons   per node and second, without QUIC's own bytes:")?;
@@ -267,14 +299,22 @@ impl Report {
             "links             {} came up, {} went down, {} pairs unlinked at the end",
             self.links[0], self.links[1], self.unlinked
         )?;
+        let Noted { stalls, cut_off, away, down, proxies_ended, epochs_taken } = self.noted;
+        writeln!(
+            f,
+            "failover          {stalls} stalls, {cut_off} of nodes that all took for dead, {away} nodes were away; \
+             peers given up {down} times;"
+        )?;
+        writeln!(f, "                  {proxies_ended} proxies ended, {epochs_taken} times an epoch was in use")?;
         writeln!(f, "processor         {} ns a turn of a daemon", self.turn_ns)
     }
 }
 
 fn row(f: &mut Formatter<'_>, name: &str, fates: Fates) -> fmt::Result {
-    let Fates { landed, forwarded, held, wrong, ownerless, lost } = fates;
+    let Fates { landed, forwarded, held, relayed, wrong, ownerless, lost } = fates;
     let percent = wrong as f64 * 100.0 / landed.max(1) as f64;
-    writeln!(f, "{name:<18}{landed:>10}{forwarded:>11}{held:>9}{wrong:>9}{percent:>10.4}{ownerless:>11}{lost:>8}")
+    write!(f, "{name:<18}{landed:>10}{forwarded:>11}{held:>9}{relayed:>9}{wrong:>9}{percent:>10.4}")?;
+    writeln!(f, "{ownerless:>11}{lost:>8}")
 }
 
 fn age(ages: &AgeSummary) -> String {
@@ -297,6 +337,7 @@ const fn sum_of(a: Fates, b: Fates) -> Fates {
         landed: a.landed + b.landed,
         forwarded: a.forwarded + b.forwarded,
         held: a.held + b.held,
+        relayed: a.relayed + b.relayed,
         wrong: a.wrong + b.wrong,
         ownerless: a.ownerless + b.ownerless,
         lost: a.lost + b.lost,

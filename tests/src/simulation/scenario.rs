@@ -15,19 +15,25 @@ pub enum Fault {
     HealHost(usize),
     /// A host loses its power, and with it proxy, kernel and daemon.
     Crash(usize),
-    /// It boots: an empty kernel, another epoch.
+    /// It boots: an empty kernel, a new proxy and daemon.
     Boot(usize),
     /// Its daemon is killed; kernel and proxy go on.
     KillDaemon(usize),
     /// Its daemon ends in order; kernel and proxy go on.
     StopDaemon(usize),
-    /// Its daemon starts with the maps as they are, in the same epoch.
+    /// Its daemon starts with the maps as they are.
     StartDaemon(usize),
-    /// Its proxy restarts: another epoch, with the same daemon.
+    /// The process of its daemon is stopped for so many milliseconds; kernel and proxy go on.
+    Stall(usize, u64),
+    /// Its proxy dies.
+    StopProxy(usize),
+    /// Its proxy starts.
+    StartProxy(usize),
+    /// Its proxy restarts between two looks at its sockets.
     RestartProxy(usize),
-    /// It drains: no new transactions, its route is withdrawn.
+    /// Its operator drains it: no new transactions.
     Drain(usize),
-    /// It takes new transactions again, its route is announced.
+    /// Its operator takes it back into service.
     Undrain(usize),
     /// The next part of the report begins.
     Phase(&'static str),

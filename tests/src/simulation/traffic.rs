@@ -216,8 +216,8 @@ pub(super) fn opening(flow: Flow, t1_us: u64, rng: &mut Rng) -> Vec<(u64, Step)>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leg {
     pub(super) host: usize,
-    /// Which life of that host's proxy.
-    pub(super) life: u32,
+    /// Of that host's proxy.
+    pub(super) incarnation: u32,
     pub(super) reply_key: u64,
 }
 
@@ -267,7 +267,8 @@ impl Message {
         let (udp, marks) = (8 + text.len() + MARKS, [self.transaction as u64, self.step as u64, self.landed_us]);
         frame.extend([0x45, 0]);
         frame.extend((20 + udp as u16).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7]);
+        let [.., high, low] = self.transaction.to_be_bytes();
+        frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 198, 18, high, low]);
         frame.extend(VIP);
         frame.extend([PORT.to_be_bytes(), PORT.to_be_bytes(), (udp as u16).to_be_bytes(), [0, 0]].concat());
         frame.extend(text.into_bytes());
