@@ -96,7 +96,9 @@ impl Simulation {
         let owner = &mut self.hosts[host];
         let Some(since_us) = owner.stalled_us.filter(|_| owner.incarnation == incarnation) else { return };
         owner.stalled_us = None;
-        self.wake_links(host, self.now_us - since_us);
+        let stalled_us = self.now_us - since_us;
+        owner.longest_stall_us = owner.longest_stall_us.max(stalled_us);
+        self.wake_links(host, stalled_us);
         self.review_all();
         self.look_soon(host);
         let at_us = self.now_us + self.rng.u64(0..WAKE_UP_US);

@@ -107,6 +107,8 @@ pub(super) struct Host {
     pub(super) daemon: Option<Daemon>,
     /// Since when the daemon's process is stopped, in virtual microseconds.
     pub(super) stalled_us: Option<u64>,
+    /// The longest that it was, in microseconds.
+    pub(super) longest_stall_us: u64,
     /// The claims' ring buffer: what the egress program has said and no daemon has read, with the virtual time.
     pub(super) claims: VecDeque<(u64, Told)>,
     /// The ring buffer of punted packets.
@@ -140,6 +142,7 @@ impl Host {
             incarnation: 0,
             daemon: None,
             stalled_us: None,
+            longest_stall_us: 0,
             claims: VecDeque::new(),
             punts: VecDeque::new(),
             sockets: BTreeSet::new(),

@@ -250,7 +250,9 @@ impl Agreement {
             return Some("wrong");
         }
         let kernel_us = at_us + host.kernel.remaining_us(key, host.now(at_us));
-        if !orphaned && (expires_us > owner.end_us + TRANSIT_US || kernel_us > owner.end_us + TRANSIT_US + TICKS_US) {
+        // What has waited in the socket of a daemon that was stopped lasts from then on.
+        let transit_us = TRANSIT_US + host.longest_stall_us;
+        if !orphaned && (expires_us > owner.end_us + transit_us || kernel_us > owner.end_us + transit_us + TICKS_US) {
             self.not_shortened += 1;
             return Some("not shortened");
         }
@@ -262,7 +264,7 @@ impl Agreement {
             self.kernel_differs += 1;
             return Some("kernel differs");
         }
-        if expires_us > owner.longest_us + TRANSIT_US {
+        if expires_us > owner.longest_us + transit_us {
             self.outlive += 1;
             return Some("longer than said");
         }
@@ -283,7 +285,8 @@ fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
         !host.is_powered || host.kernel.epoch() != said.epoch || said.end_us <= at_us + MARGIN_US
     };
     let forgotten = all.iter().filter(|said| is_forgotten(hosts, said)).count();
-    let earlier = |said: &&Said| said.claimed_at_unix_us < first.claimed_at_unix_us || forgotten > 0;
+    let order = |said: &Said| (said.claimed_at_unix_us, said.host);
+    let earlier = |said: &&Said| order(said) < order(&first) || forgotten > 0;
     all.iter().filter(earlier).any(is_gone) || all.len() > 1 && forgotten > 1
 }
 
