@@ -23,6 +23,7 @@ mod reference;
 mod report;
 mod scenario;
 mod shell;
+mod summary;
 mod traffic;
 mod watch;
 
@@ -49,6 +50,7 @@ pub use self::network::REGIONS;
 pub use self::reference::Agreement;
 pub use self::report::Report;
 pub use self::scenario::{Fault, NAMES, Scenario};
+pub use self::summary::Summary;
 pub use self::traffic::Class;
 
 /// One run of a daemon's loop in so many is timed.

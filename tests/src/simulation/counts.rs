@@ -1,5 +1,7 @@
 //! What is counted while a simulation runs.
 
+use std::fmt;
+
 use forwarder_core::{ages::Ages, failover::Note, node::Kind};
 
 use super::{cause::Cause, traffic::Class};
@@ -21,6 +23,22 @@ pub struct Fates {
     pub ownerless: u64,
     /// Sent to a node that was off, or over a path that was cut.
     pub lost: u64,
+}
+
+impl Fates {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            landed: self.landed + other.landed,
+            forwarded: self.forwarded + other.forwarded,
+            held: self.held + other.held,
+            relayed: self.relayed + other.relayed,
+            wrong: self.wrong + other.wrong,
+            ownerless: self.ownerless + other.ownerless,
+            lost: self.lost + other.lost,
+        }
+    }
 }
 
 /// What is counted apart: from one moment of a scenario to another.
@@ -49,6 +67,33 @@ pub struct Noted {
     pub proxies_ended: u64,
     /// Epochs that were given up because peers knew them from before.
     pub epochs_taken: u64,
+}
+
+impl Noted {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            stalls: self.stalls + other.stalls,
+            cut_off: self.cut_off + other.cut_off,
+            away: self.away + other.away,
+            down: self.down + other.down,
+            proxies_ended: self.proxies_ended + other.proxies_ended,
+            epochs_taken: self.epochs_taken + other.epochs_taken,
+        }
+    }
+}
+
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stalls, cut_off, away, down, proxies_ended, epochs_taken } = self;
+        write!(
+            f,
+            "{stalls} stalls, {cut_off} of them longer than a lease; {away} nodes away; {down} peers given up;\n\
+             {:18}{proxies_ended} proxies ended, {epochs_taken} epochs in use already",
+            ""
+        )
+    }
 }
 
 /// What one kind of traffic between daemons came to.

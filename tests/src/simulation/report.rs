@@ -137,10 +137,16 @@ impl Report {
         self.elapsed = elapsed;
     }
 
+    /// Whether all nodes agree with the reference, and none broke the protocol.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.agreement.holds() && self.protocol_errors.is_empty()
+    }
+
     /// The sum of all classes in a phase; all phases without a name.
     #[must_use]
     pub fn fates(&self, phase: Option<&str>) -> Fates {
-        self.phases_of(phase).flat_map(|phase| phase.fates).fold(Fates::default(), sum_of)
+        self.phases_of(phase).flat_map(|phase| phase.fates).fold(Fates::default(), Fates::plus)
     }
 
     /// How many messages met a wrong node for a cause in a phase; in all phases without a name.
@@ -156,7 +162,7 @@ impl Report {
     fn classes(&self) -> impl Iterator<Item = (&'static str, Fates)> {
         Class::ALL.into_iter().map(|class| {
             let all = self.phases.iter().map(|phase| phase.fates[class as usize]);
-            (class.name(), all.fold(Fates::default(), sum_of))
+            (class.name(), all.fold(Fates::default(), Fates::plus))
         })
     }
 }
@@ -179,7 +185,7 @@ impl Display for Report {
         }
         if self.phases.len() > 1 {
             for Phase { name, fates, .. } in &self.phases {
-                row(f, &format!("phase: {name}"), fates.iter().copied().fold(Fates::default(), sum_of))?;
+                row(f, &format!("phase: {name}"), fates.iter().copied().fold(Fates::default(), Fates::plus))?;
             }
         }
         row(f, "all", self.fates(None))?;
@@ -299,13 +305,7 @@ impl Report {
             "links             {} came up, {} went down, {} pairs unlinked at the end",
             self.links[0], self.links[1], self.unlinked
         )?;
-        let Noted { stalls, cut_off, away, down, proxies_ended, epochs_taken } = self.noted;
-        writeln!(
-            f,
-            "failover          {stalls} stalls, {cut_off} of nodes that all took for dead, {away} nodes were away; \
-             peers given up {down} times;"
-        )?;
-        writeln!(f, "                  {proxies_ended} proxies ended, {epochs_taken} times an epoch was in use")?;
+        writeln!(f, "failover          {}", self.noted)?;
         writeln!(f, "processor         {} ns a turn of a daemon", self.turn_ns)
     }
 }
@@ -330,18 +330,6 @@ fn age(ages: &AgeSummary) -> String {
 
 fn mean_and_most(values: &[u64]) -> [u64; 2] {
     [values.iter().sum::<u64>() / values.len().max(1) as u64, values.iter().copied().max().unwrap_or(0)]
-}
-
-const fn sum_of(a: Fates, b: Fates) -> Fates {
-    Fates {
-        landed: a.landed + b.landed,
-        forwarded: a.forwarded + b.forwarded,
-        held: a.held + b.held,
-        relayed: a.relayed + b.relayed,
-        wrong: a.wrong + b.wrong,
-        ownerless: a.ownerless + b.ownerless,
-        lost: a.lost + b.lost,
-    }
 }
 
 /// The counters that the report names.

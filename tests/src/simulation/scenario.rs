@@ -1,5 +1,7 @@
 //! What happens to the cluster, and when.
 
+mod chaos;
+
 use super::network::REGIONS;
 
 /// Something that happens to hosts or network.
@@ -80,12 +82,14 @@ pub struct Scenario {
 const SEEDS: usize = 3;
 
 /// Names of the scenarios, with what they are.
-pub const NAMES: [(&str, &str); 8] = [
+pub const NAMES: [(&str, &str); 10] = [
     ("steady", "nothing happens"),
     ("partition", "a region is cut off for a third of the time"),
     ("crash", "hosts lose their power and come back"),
     ("rolling", "hosts are drained and restarted one after another"),
     ("flapping", "hosts are cut off for moments again and again, daemons are killed and come back"),
+    ("stalls", "daemons are stopped for moments and for seconds, and go on"),
+    ("chaos", "stalls, kills, stops, drains, proxies that end, crashes, cuts and flaps by chance for 50 s"),
     ("joining", "half of the hosts come later, some leave"),
     ("clocks", "hosts' clocks are up to an hour wrong, and a region is cut off"),
     ("headline", "300 nodes, 5 % elsewhere, 1 % loss, a region cut off for 30 s"),
@@ -103,6 +107,12 @@ impl Scenario {
             "rolling" => scenario.rolling(),
             "flapping" => scenario.flapping(),
             "joining" => scenario.joining(),
+            "stalls" => scenario.stalls(),
+            "chaos" => {
+                // A claim's question and its answer between the farthest regions.
+                (scenario.hold_ms, scenario.traffic_s) = (300, chaos::TRAFFIC_S);
+                scenario.faults = chaos::faults(nodes, seed);
+            }
             "clocks" => {
                 scenario.clocks = true;
                 scenario.partition(10.0, 20.0);
@@ -173,8 +183,8 @@ impl Scenario {
             let (host, at_s) = (turn * self.nodes / count, turn as f64 * 45.0);
             self.faults.push((at_s, Fault::Drain(host)));
             self.faults.push((at_s + 35.0, Fault::StopDaemon(host)));
-            self.faults.push((at_s + 35.1, Fault::RestartProxy(host)));
-            self.faults.push((at_s + 35.2, Fault::StartDaemon(host)));
+            self.faults.push((at_s + 35.4, Fault::RestartProxy(host)));
+            self.faults.push((at_s + 35.7, Fault::StartDaemon(host)));
             self.faults.push((at_s + 42.0, Fault::Undrain(host)));
         }
         self.traffic_s = count as u64 * 45;
@@ -192,6 +202,29 @@ impl Scenario {
             self.faults.push((at_s + 1.0 + turn as f64 * 0.4, Fault::StartDaemon(other)));
             self.faults.push((at_s + 0.7, Fault::RestartProxy((host + 2) % self.nodes)));
         }
+    }
+
+    /// Daemons that are stopped for less than a link's patience, for more, for more than the lease, and for longer than
+    /// peers wait.
+    fn stalls(&mut self) {
+        self.traffic_s = 60;
+        self.faults = vec![(0.0, Fault::Phase("before")), (5.0, Fault::Phase("short"))];
+        let mut turn = 0;
+        let mut stall = |faults: &mut Vec<_>, at_s: f64, ms| {
+            faults.push((at_s, Fault::Stall(turn * 7 % self.nodes, ms)));
+            turn += 1;
+        };
+        for step in 0..6 {
+            stall(&mut self.faults, 5.0 + f64::from(step), 600);
+        }
+        self.faults.push((12.0, Fault::Phase("medium")));
+        for step in 0..3 {
+            stall(&mut self.faults, 12.0 + f64::from(step) * 3.0, 1_300);
+        }
+        self.faults.push((21.0, Fault::Phase("long")));
+        stall(&mut self.faults, 21.0, 4_000);
+        stall(&mut self.faults, 28.0, 15_000);
+        self.faults.push((51.0, Fault::Phase("after")));
     }
 
     fn joining(&mut self) {
