@@ -107,8 +107,8 @@ enum Event {
 enum Way {
     /// The programs of the host where it landed kept it.
     Landed,
-    /// They needed a daemon, and there was none to ask.
-    Unasked,
+    /// They needed a daemon, and there was none to ask; or another host's did, and this one has none either.
+    Unasked { is_relayed: bool },
     /// They had no room for another packet for the daemon.
     Overflowed,
     /// The programs of another host sent it.

@@ -23,7 +23,7 @@ pub enum Cause {
     OwnerDead,
     /// The same, but its daemon is stopped.
     OwnerStalled,
-    /// Both daemons run, but are not linked again yet.
+    /// Both daemons run, but are not linked again yet, or what the owner claimed before is on its way.
     Unlinked,
     /// The owner's daemon was dead or stopped when the owner claimed, and has told nobody yet.
     Untold,
@@ -35,6 +35,10 @@ pub enum Cause {
     Stale,
     /// Two nodes have it: it was sent to the other one.
     Contested,
+    /// A node without a daemon sent it to another one for its daemon to decide, and that had none either.
+    RelayedInVain,
+    /// The deciding node's daemon was stopped while it held it, and let it go before it read what its peers said.
+    HeldTooLong,
     /// The deciding node's ring buffer for punted packets was full.
     Overflowed,
     /// None of these.
@@ -43,7 +47,7 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::OnItsWay,
         Self::Cut,
         Self::OwnerDead,
@@ -54,6 +58,8 @@ impl Cause {
         Self::Stalled,
         Self::Stale,
         Self::Contested,
+        Self::RelayedInVain,
+        Self::HeldTooLong,
         Self::Overflowed,
         Self::Unknown,
     ];
@@ -66,12 +72,14 @@ impl Cause {
             Self::Cut => "cut off from the owner",
             Self::OwnerDead => "owner's daemon dead",
             Self::OwnerStalled => "owner's daemon stalled",
-            Self::Unlinked => "not linked with the owner yet",
+            Self::Unlinked => "not linked with the owner again yet",
             Self::Untold => "owner's daemon was away when it claimed",
             Self::NoDaemon => "no daemon here, peers not asked",
             Self::Stalled => "daemon here stalled",
             Self::Stale => "owner's claim of an epoch that is over",
             Self::Contested => "two nodes have it",
+            Self::RelayedInVain => "relayed to a node without a daemon",
+            Self::HeldTooLong => "held over a stall of the daemon here",
             Self::Overflowed => "too many punts",
             Self::Unknown => "unknown",
         }
@@ -84,7 +92,8 @@ impl Simulation {
         let decider = match way {
             Way::Tunnel { by } | Way::Held { by } | Way::Relayed { by } => by,
             Way::Overflowed => return Cause::Overflowed,
-            Way::Landed | Way::Unasked => host,
+            Way::Landed | Way::Unasked { is_relayed: false } => host,
+            Way::Unasked { is_relayed: true } => return Cause::RelayedInVain,
         };
         let transaction = &self.transactions[message.transaction];
         let has_it = |leg: &&traffic::Leg| {
@@ -94,7 +103,16 @@ impl Simulation {
         };
         let Some(leg) = transaction.legs.iter().find(has_it) else { return Cause::Unknown };
         let key = if message.step.class() == Class::Reply { leg.reply_key } else { transaction.request_key };
-        self.between(decider, leg.host, key)
+        let took_it = self.reference.made_us(key, host, self.hosts[host].kernel.epoch(), self.now_us);
+        match self.between(decider, leg.host, key) {
+            Cause::Unknown if took_it.is_some_and(|made_us| made_us < self.now_us) => Cause::Contested,
+            Cause::Unknown if matches!(way, Way::Held { .. }) && self.has_just_gone_on(decider) => Cause::HeldTooLong,
+            cause => cause,
+        }
+    }
+
+    fn has_just_gone_on(&self, host: usize) -> bool {
+        self.now_us < self.hosts[host].went_on_us + TRANSIT_US
     }
 
     fn between(&self, decider: usize, owner: usize, key: u64) -> Cause {
@@ -127,7 +145,9 @@ impl Simulation {
             (None, _) => Cause::NoDaemon,
             (Some(_), Some(_)) => Cause::Stalled,
             (Some(_), None) if self.now_us < made_us + TRANSIT_US => Cause::OnItsWay,
-            (Some(_), None) if !self.is_linked(decider, owner) => Cause::Unlinked,
+            (Some(daemon), None) if !self.is_linked(decider, owner) || !daemon.node.is_synchronised() => {
+                Cause::Unlinked
+            }
             (Some(_), None) => Cause::Unknown,
         }
     }

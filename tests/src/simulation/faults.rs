@@ -95,7 +95,7 @@ impl Simulation {
     pub(super) fn go_on(&mut self, host: usize, incarnation: u32) {
         let owner = &mut self.hosts[host];
         let Some(since_us) = owner.stalled_us.filter(|_| owner.incarnation == incarnation) else { return };
-        owner.stalled_us = None;
+        (owner.stalled_us, owner.went_on_us) = (None, self.now_us);
         let stalled_us = self.now_us - since_us;
         owner.longest_stall_us = owner.longest_stall_us.max(stalled_us);
         self.wake_links(host, stalled_us);

@@ -107,7 +107,9 @@ pub(super) struct Host {
     pub(super) daemon: Option<Daemon>,
     /// Since when the daemon's process is stopped, in virtual microseconds.
     pub(super) stalled_us: Option<u64>,
-    /// The longest that it was, in microseconds.
+    /// When it went on last, in virtual microseconds.
+    pub(super) went_on_us: u64,
+    /// The longest that it was stopped, in microseconds.
     pub(super) longest_stall_us: u64,
     /// The claims' ring buffer: what the egress program has said and no daemon has read, with the virtual time.
     pub(super) claims: VecDeque<(u64, Told)>,
@@ -142,6 +144,7 @@ impl Host {
             incarnation: 0,
             daemon: None,
             stalled_us: None,
+            went_on_us: 0,
             longest_stall_us: 0,
             claims: VecDeque::new(),
             punts: VecDeque::new(),

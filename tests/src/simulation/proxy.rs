@@ -130,7 +130,7 @@ impl Simulation {
                     self.tunnel(host, to, message, Way::Tunnel { by: host }, tries);
                 }
             }
-            Punt::Pass => self.proxy(host, message, Way::Unasked),
+            Punt::Pass => self.proxy(host, message, Way::Unasked { is_relayed: relayed_by.is_some() }),
         }
     }
 
@@ -155,7 +155,7 @@ impl Simulation {
         }
         let since_us = self.now_us - landed_us;
         match way {
-            Way::Landed | Way::Unasked | Way::Overflowed | Way::Relayed { .. } => {}
+            Way::Landed | Way::Unasked { .. } | Way::Overflowed | Way::Relayed { .. } => {}
             Way::Tunnel { .. } => self.counts.forwards.record(since_us),
             Way::Held { .. } => self.counts.waits.record(since_us),
         }
