@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
-use tests::simulation::{Report, Scenario, run};
+use tests::simulation::{Cause, Report, Scenario, Summary, run};
+
+/// Games of chaos: 20 s of a program that is not optimised.
+const CHAOS_SEEDS: u64 = 20;
 
 /// Small enough for a program that is not optimised.
 fn scenario(name: &str, seed: u64) -> Scenario {
@@ -33,9 +36,11 @@ fn agree(name: &str, seeds: std::ops::Range<u64>) -> Vec<Report> {
 
 #[test]
 fn a_seed_plays_the_same_game_each_time_and_another_seed_another_one() {
-    let traces: Vec<u64> = [7, 7, 8].map(|seed| play(&scenario("flapping", seed)).trace).into();
-    assert_eq!(traces[0], traces[1]);
-    assert_ne!(traces[0], traces[2]);
+    for name in ["flapping", "chaos"] {
+        let traces: Vec<u64> = [7, 7, 8].map(|seed| play(&scenario(name, seed)).trace).into();
+        assert_eq!(traces[0], traces[1]);
+        assert_ne!(traces[0], traces[2]);
+    }
 }
 
 #[test]
@@ -90,6 +95,7 @@ fn hosts_restarted_one_after_another_cost_no_message() {
         let fates = report.fates(None);
         assert_eq!((fates.lost, fates.ownerless), (0, 0), "{report}");
         assert!(report.links[1] > 0, "nobody was restarted: {report}");
+        assert_eq!(report.noted.down, 0, "a daemon that restarts in order is waited for: {report}");
     }
 }
 
@@ -111,4 +117,36 @@ fn nodes_that_come_and_go_know_every_claim() {
 #[test]
 fn clocks_an_hour_apart_lose_no_claim() {
     agree("clocks", 70..73);
+}
+
+#[test]
+fn daemons_that_are_stopped_for_moments_cost_next_to_nothing_and_for_seconds_only_while_they_are() {
+    for report in agree("stalls", 80..83) {
+        let wrong = |phase| report.fates(Some(phase)).wrong;
+        assert_eq!((wrong("before"), wrong("after")), (0, 0), "{report}");
+        assert_eq!((report.fates(None).lost, report.fates(None).ownerless), (0, 0), "{report}");
+        // No link ends, so whatever goes wrong is news that waits for the daemon.
+        let news = |cause| report.wrong(Some("short"), cause);
+        assert_eq!(wrong("short"), news(Cause::OnItsWay) + news(Cause::Untold) + news(Cause::Stalled), "{report}");
+        assert!(report.noted.stalls > 5 && report.noted.cut_off >= 2, "nothing was stopped: {report}");
+        assert!(report.fates(Some("long")).relayed > 0, "nothing was left to the peers' daemons: {report}");
+    }
+}
+
+#[test]
+fn nodes_agree_after_faults_of_all_sorts_one_on_top_of_the_other() {
+    let mut summary = Summary::default();
+    for seed in 1..=CHAOS_SEEDS {
+        let nodes = 5 + (seed % 8) as usize;
+        let report = run(&Scenario::named("chaos", nodes, seed).unwrap()).unwrap();
+        assert_eq!(report.fates(Some("after")).wrong, 0, "{report}");
+        assert_eq!((report.unlinked, report.evicted), (0, 0), "{report}");
+        summary.add(&report);
+    }
+    assert!(summary.failed().is_empty(), "{summary}");
+    // Each fault must have met each part of the machine.
+    let noted = summary.noted();
+    assert!(noted.stalls > noted.cut_off && noted.cut_off > 0 && noted.down > 0, "{summary}");
+    assert!(noted.proxies_ended > 0 && noted.epochs_taken > 0, "{summary}");
+    assert!(summary.wrong(Cause::Unknown) * 1000 <= summary.wrong_in_all(), "causes are missing: {summary}");
 }

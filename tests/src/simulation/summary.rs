@@ -70,6 +70,24 @@ impl Summary {
         &self.failed
     }
 
+    /// What the failover machines have noted in all games.
+    #[must_use]
+    pub const fn noted(&self) -> Noted {
+        self.noted
+    }
+
+    /// How many messages met a wrong node for a cause.
+    #[must_use]
+    pub fn wrong(&self, cause: Cause) -> u64 {
+        self.parts.iter().map(|part| part.causes[cause as usize]).sum()
+    }
+
+    /// How many messages met a wrong node.
+    #[must_use]
+    pub fn wrong_in_all(&self) -> u64 {
+        self.parts.iter().map(|part| part.fates.wrong).sum()
+    }
+
     fn part(&mut self, name: &'static str) -> &mut Part {
         let known = self.parts.iter().position(|part| part.name == name);
         let at = known.unwrap_or_else(|| {
