@@ -28,7 +28,7 @@ mod shadowed;
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
 use self::asks::{Asks, Open, keys};
-use self::claims::{Claims, Taken};
+use self::claims::{Claims, RESTORED_UNIX_US, Taken};
 use self::digests::Digests;
 use self::effects::Effects;
 use self::members::Members;
@@ -36,7 +36,7 @@ use self::outbox::{Outbox, Sender};
 use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
-use crate::wire::{self, Answer, Ask, Digest, Hello, Message, Repair, WireError};
+use crate::wire::{self, Answer, Ask, Digest, Hello, Message, MustEqual, Repair, WireError};
 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
@@ -52,9 +52,7 @@ pub use crate::state::State;
 pub struct Node {
     settings: NodeSettings,
     state: State,
-    /// Epochs of earlier incarnations.
-    earlier_epochs: Epochs,
-    /// Of the hellos.
+    /// Of the hellos: rises when all peers are to hear something new.
     sequence: u32,
     claims: Claims,
     peers: Peers,
@@ -71,16 +69,15 @@ impl Node {
     #[must_use]
     pub fn new(settings: NodeSettings) -> Self {
         Self {
-            settings,
             state: State::Joining,
-            earlier_epochs: Epochs::EMPTY,
-            sequence: 0,
+            sequence: 1,
             claims: Claims::new(&settings),
             peers: Peers::default(),
             outbox: Outbox::default(),
             digests: Digests::new(settings.seed),
             asks: Asks::default(),
             members: Members::new(settings.node, settings.listen, settings.seed),
+            settings,
             effects: Effects::default(),
             ages: Ages::default(),
         }
@@ -93,20 +90,18 @@ impl Node {
         }
         self.peers.link_up(peer, now);
         self.forget(peer);
-        self.sequence = self.sequence.wrapping_add(1);
         self.greet(peer);
     }
 
     /// The link to `peer` is gone, and with it the peer: its claims stay, but are ineffective.
     pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
         self.forget(peer);
-        let was_up = self.peers.link_down(peer);
+        if let Some(hello) = self.peers.link_down(peer) {
+            self.claims.peer_down(peer);
+            self.effects.write(peer_write(peer, false, hello));
+        }
         if self.peers.get(peer).is_none() {
             return;
-        }
-        if let Some(hello) = was_up {
-            self.claims.peer_down(peer);
-            self.effects.write(peer_write(peer, false, &hello));
         }
         self.members.unlinked(peer, now);
         self.revive(peer, now);
@@ -123,13 +118,21 @@ impl Node {
         }
     }
 
-    /// The proxy of this node begins another incarnation: its claims of earlier ones are ineffective at once, here and
-    /// at all peers.
-    pub fn set_epoch(&mut self, epoch: Epoch, now: Now) {
-        if self.claims.epoch() != epoch {
-            self.claims.set_epoch(epoch);
+    /// These epochs of this node are live from now on: its claims of others are ineffective at once, here and at all
+    /// peers.
+    pub fn set_epochs(&mut self, epochs: Epochs, now: Now) {
+        if self.claims.epochs() != epochs {
+            self.claims.set_epochs(epochs);
             self.greet_all(now);
             self.revive(self.settings.node, now);
+        }
+    }
+
+    /// What must be equal on all nodes has changed here: all peers are told.
+    pub fn set_must_equal(&mut self, must_equal: Vec<MustEqual>, now: Now) {
+        if self.settings.must_equal != must_equal {
+            self.settings.must_equal = must_equal;
+            self.greet_all(now);
         }
     }
 
@@ -142,16 +145,17 @@ impl Node {
     /// Takes a claim of this host that the kernel's maps had when this daemon took them over: one made before all
     /// others. Call it before the first link, and before the claims that come from the egress program.
     pub fn handle_restored(&mut self, claim: LocalClaim, now: Now) {
-        let is_logged = self.claims.restore(claim, now, &mut self.effects);
-        self.own_taken(claim.key, is_logged, now);
+        self.claims.restore(claim, now, &mut self.effects);
+        self.push(now);
     }
 
     /// Takes a claim of this host, a new one or one whose end has changed. It goes to the peers at the next
     /// [`Self::handle_timeout`] that is due: at once when nothing was sent for a while, so hand in all waiting claims
-    /// first, and in their order: of two words about a claim the later one counts.
+    /// first, and in their order: of two versions of a claim the later one counts.
     pub fn handle_local(&mut self, claim: LocalClaim, now: Now) {
-        let is_logged = self.claims.take_own(claim, now, &mut self.effects);
-        self.own_taken(claim.key, is_logged, now);
+        self.claims.take_own(claim, now, &mut self.effects);
+        self.push(now);
+        self.end_asks_for(claim.key, now);
     }
 
     /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims
@@ -221,7 +225,8 @@ impl Node {
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
         if due(self.outbox.due_us()) {
             let introduced = self.peers.introduced();
-            self.outbox.send(&mut Sender { claims: &self.claims, effects: &mut self.effects, now }, &introduced);
+            let (claims, sequence, effects) = (&self.claims, self.sequence, &mut self.effects);
+            self.outbox.send(&mut Sender { claims, sequence, effects, now }, &introduced);
             self.digests.schedule(now);
         }
         if due(self.digests.due_us()) {
@@ -229,6 +234,9 @@ impl Node {
         }
         if due(self.claims.sweep_at_us()) {
             self.claims.sweep(now);
+        }
+        if due(self.peers.due_us()) {
+            self.peers.forget_epochs(now).into_iter().for_each(|peer| self.greet(peer));
         }
     }
 
@@ -244,7 +252,7 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let claims = [self.outbox.due_us(), self.digests.due_us(), self.claims.sweep_at_us()];
-        claims.into_iter().chain([self.asks.due_us(), self.members.due_us()]).flatten().min()
+        claims.into_iter().chain([self.asks.due_us(), self.members.due_us(), self.peers.due_us()]).flatten().min()
     }
 
     /// The live claim of a key: its owner, epoch, claim time and end.
@@ -253,10 +261,10 @@ impl Node {
         self.claims.store().live(key, now.monotonic_us)
     }
 
-    /// This node's epoch.
+    /// This node's live epochs.
     #[must_use]
-    pub const fn epoch(&self) -> Epoch {
-        self.claims.epoch()
+    pub const fn own_epochs(&self) -> Epochs {
+        self.claims.epochs()
     }
 
     /// The live epochs of all nodes, by their ids, as far as they are known.
@@ -271,10 +279,10 @@ impl Node {
         self.claims.store().is_stale(owner, epoch)
     }
 
-    /// The epochs under which peers have known earlier runs of this node's daemon: claims of them may still count
-    /// there.
-    pub fn earlier_epochs(&self) -> impl Iterator<Item = Epoch> {
-        self.earlier_epochs.iter()
+    /// Epochs of earlier incarnations of this node's daemon of which peers may still hold claims.
+    #[must_use]
+    pub fn held_epochs(&self) -> Epochs {
+        self.peers.held_epochs()
     }
 
     /// Claims held, those of peers included; some seconds of ended ones may be among them.
@@ -309,7 +317,7 @@ impl Node {
     }
 
     /// Every peer that ever introduced itself, in the order of their ids.
-    pub fn peers(&self) -> impl Iterator<Item = PeerView> {
+    pub fn peers(&self) -> impl Iterator<Item = PeerView<'_>> {
         self.peers.views(|node| self.claims.store().held_by(node))
     }
 
@@ -354,57 +362,50 @@ impl Node {
     fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) -> Result<(), ProtocolError> {
         // While the peer does not count yet: it gets the asks of this turn below.
         self.send_asks();
-        let Some(new) = self.peers.take_hello(peer, hello)? else { return Ok(()) };
-        if let Some(epoch) = new.earlier_epoch {
-            self.earlier_epochs = self.earlier_epochs.with(epoch);
-        }
-        self.claims.peer_up(peer, hello.epoch);
+        let (incarnation, write) = (self.incarnation(), peer_write(peer, true, &hello));
+        let Hello { epochs, listen, your_incarnation, have, .. } = hello;
+        let Some(new) = self.peers.take_hello(peer, hello, incarnation, now)? else { return Ok(()) };
+        self.claims.peer_up(peer, epochs);
         if new.is_first {
-            let have = if hello.your_incarnation == self.incarnation() { hello.have } else { 0 };
-            self.outbox.begin(peer, have, now);
+            self.outbox.begin(peer, if your_incarnation == incarnation { have } else { 0 }, now);
         }
         if new.is_changed {
-            self.effects.write(peer_write(peer, true, &hello));
+            self.effects.write(write);
             self.revive(peer, now);
             self.end_effective_asks(now);
         }
         if new.is_first {
             // They may have been lost with its old link.
             self.asks.send_again(peer, &mut self.effects);
-            self.members.introduced(peer, hello.listen, now);
+            self.members.introduced(peer, listen, now);
         }
         // It is to be confirmed, by a digest if nothing else is said.
         self.digests.schedule(now);
         for claims in new.early {
-            // Of the sixteen numbers of epochs the eight before the present one are behind it.
-            if claims.epoch.number().wrapping_sub(hello.epoch.number()) & 0xf >= 8 {
-                // It was not early but late, and would seem live when its epoch's number comes round.
-                self.effects.counters.batches_dropped += 1;
-            } else {
-                self.take_batch(peer, claims, now);
-            }
+            self.take_batch(peer, claims, now);
         }
         Ok(())
     }
 
     fn take_batch(&mut self, peer: NodeId, claims: wire::Claims, now: Now) {
-        if !self.claims.store().is_effective(peer, claims.epoch) {
-            // Its hello is a moment behind, or it is of an epoch that is over. Its numbers stay missing.
-            let kept = self.peers.get_mut(peer).is_some_and(|state| state.inbox.keep_early(claims));
-            self.effects.counters.batches_dropped += u64::from(!kept);
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if state.is_early(claims.sequence) {
+            // Its hello is a moment behind. Until it comes the numbers stay missing.
+            self.effects.counters.batches_dropped += u64::from(!state.inbox.keep_early(claims));
             return;
         }
         for claim in &claims.claims {
-            self.take_claim(peer, claims.epoch, claim, claim.word == 0, now);
+            self.take_claim(peer, claim, true, now);
         }
         self.got(peer, &claims);
     }
 
     fn take_snapshot(&mut self, peer: NodeId, claims: &wire::Claims, now: Now) {
-        let was_complete = self.peers.get(peer).is_some_and(|state| state.inbox.is_complete());
-        if self.claims.store().is_effective(peer, claims.epoch) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let was_complete = state.inbox.is_complete();
+        if !state.is_early(claims.sequence) {
             for claim in &claims.claims {
-                self.take_claim(peer, claims.epoch, claim, false, now);
+                self.take_claim(peer, claim, false, now);
             }
             self.got(peer, claims);
         }
@@ -419,21 +420,18 @@ impl Node {
         }
     }
 
-    fn take_claim(&mut self, peer: NodeId, epoch: Epoch, claim: &wire::Claim, is_fresh: bool, now: Now) {
-        let session = self.peers.get(peer).map_or(0, Peer::session);
-        match self.claims.take((peer, epoch, session), claim, now, &mut self.effects) {
-            Taken::New if is_fresh => self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us)),
+    /// Takes a claim of a peer; `is_fresh` if it came as soon as it was made.
+    fn take_claim(&mut self, peer: NodeId, claim: &wire::Claim, is_fresh: bool, now: Now) {
+        let generation = self.peers.get(peer).map_or(0, Peer::generation);
+        match self.claims.take((peer, generation), claim, now, &mut self.effects) {
+            // Of a restored one nobody knows when it was made.
+            Taken::New if is_fresh && claim.claimed_at_unix_us != RESTORED_UNIX_US => {
+                self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
+            }
             Taken::Lost(number) => self.outbox.assert_to(peer, number, now),
             Taken::New | Taken::Done => {}
         }
         self.end_asks_for(claim.key, now);
-    }
-
-    fn own_taken(&mut self, key: u64, is_logged: bool, now: Now) {
-        if is_logged {
-            self.push(now);
-        }
-        self.end_asks_for(key, now);
     }
 
     /// The claims of `winner` may be ineffective now.
@@ -457,14 +455,14 @@ impl Node {
                 continue;
             }
             let claims = keys(ask.request_key, ask.reply_key).filter_map(|key| self.claims.own_of(key, now)).collect();
-            self.asks.answer(peer, Answer { number: ask.number, epoch: self.claims.epoch(), claims });
+            self.asks.answer(peer, Answer { number: ask.number, claims });
         }
     }
 
     fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
         for answer in answers {
             for claim in &answer.claims {
-                self.take_claim(peer, answer.epoch, claim, false, now);
+                self.take_claim(peer, claim, false, now);
             }
             if let Some(open) = self.asks.heard(answer.number, peer) {
                 self.end_ask(&open, now);
@@ -556,18 +554,20 @@ impl Node {
 
     /// Tells a linked peer who this node is.
     fn greet(&mut self, peer: NodeId) {
-        let NodeSettings { underlay, listen, .. } = self.settings;
+        let NodeSettings { underlay, listen, ref services, ref must_equal, .. } = self.settings;
         let hello = Hello {
             incarnation: self.incarnation(),
             sequence: self.sequence,
-            epoch: self.claims.epoch(),
+            epochs: self.claims.epochs(),
             state: self.state,
-            underlay,
-            listen,
             next: self.claims.log().next(),
             your_incarnation: 0,
-            your_epoch: None,
+            your_epochs: Epochs::EMPTY,
             have: 0,
+            underlay,
+            listen,
+            services: services.clone(),
+            must_equal: must_equal.clone(),
         };
         let Some(state) = self.peers.get_mut(peer) else { return };
         self.effects.send(peer, &Message::Hello(state.address(hello)), Kind::Hello);
@@ -592,6 +592,6 @@ impl Node {
 }
 
 fn peer_write(node: NodeId, up: bool, hello: &Hello) -> MapWrite {
-    let Hello { state, epoch, underlay, .. } = *hello;
-    MapWrite::Peer { node, up, state, epoch, underlay }
+    let Hello { state, epochs, underlay, .. } = *hello;
+    MapWrite::Peer { node, up, state, epochs, underlay }
 }

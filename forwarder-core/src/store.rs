@@ -8,7 +8,6 @@
 mod entry;
 mod held;
 mod owners;
-mod word;
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use hashbrown::HashTable;
@@ -16,24 +15,19 @@ use hashbrown::HashTable;
 use self::held::Held;
 use self::owners::Owners;
 
-pub use self::entry::Entry;
-pub use self::word::Word;
+pub use self::entry::{Entry, LATEST_UNIX_US, Version};
 
 /// Claims in one table when the store is full: three quarters of the 256 places that it has then.
 const TABLE_CLAIMS: usize = 192;
 /// Tables looked at for a claim that makes room; with more than one, that is because all before were empty.
 const EVICTION_TABLES: usize = 64;
-/// How long a claim that has ended is kept, in microseconds: copies of it end later by the way that they took, and
-/// until then its owner must go on with its words' numbers if it claims the key again.
-const LINGER_US: u64 = 1_000_000;
-
 /// What became of a claim that was merged into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
     /// Nobody held the key.
     New,
-    /// The owner held the key already; the later of its words counts.
-    Known,
+    /// The owner held the key already, like this; the later of the versions counts.
+    Known(Entry),
     /// It won against this one and took its place.
     Won(Entry),
     /// The claim of this node won.
@@ -121,30 +115,30 @@ impl Store {
     /// The claim of `key` that is alive at `now_us`.
     #[must_use]
     pub fn live(&self, key: u64, now_us: u64) -> Option<Entry> {
-        self.last(key).filter(|entry| entry.expires_us > now_us)
-    }
-
-    /// The claim of `key`, also one that ended a moment ago.
-    #[must_use]
-    pub fn last(&self, key: u64) -> Option<Entry> {
         let hash = self.hash(key);
-        self.tables.get(self.table_of(hash))?.find(hash, |held| held.key == key)?.entry()
+        let entry = self.tables.get(self.table_of(hash))?.find(hash, |held| held.key == key)?.entry();
+        entry.filter(|entry| entry.expires_us > now_us)
     }
 
-    /// Notes a mark on `key`'s claim.
-    pub fn set_mark(&mut self, key: u64, mark: u64) {
-        self.change(key, |entry| Entry { mark, ..entry });
+    /// The kernel's map has been told the end of `key`'s claim.
+    pub fn set_told(&mut self, key: u64) {
+        self.change(key, |entry| Entry { told_us: entry.expires_us, ..entry });
+    }
+
+    /// `key`'s claim has another number.
+    pub fn set_number(&mut self, key: u64, number: u64) {
+        self.change(key, |entry| Entry { version: Version { number, ..entry.version }, ..entry });
     }
 
     /// Merges a claim: the earlier one wins, ties go to the lower node id, an ineffective one wins against none that is
     /// effective.
     ///
-    /// Of two words of one owner about its claim the later one counts, see [`Entry::after`].
+    /// Of two versions of one claim the later one counts, see [`Self::are_versions`] and [`Entry::after`].
     pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
         let Some(held) = self.live(key, now_us) else { return self.insert(key, claim) };
-        if held.is_same_claim(&claim) {
+        if self.are_versions(&held, &claim) {
             self.change(key, |held| held.after(claim));
-            return Merged::Known;
+            return Merged::Known(held);
         }
         let rank = |entry: &Entry| {
             let is_ineffective = !self.is_effective(entry.owner, entry.epoch);
@@ -157,7 +151,14 @@ impl Store {
         Merged::Won(held)
     }
 
-    /// Removes claims whose end has passed a while ago, and stale ones, from the next tables, looking at about
+    /// Whether two entries of a key are versions of one claim: those of one owner in one epoch, or in live ones.
+    #[must_use]
+    pub fn are_versions(&self, one: &Entry, other: &Entry) -> bool {
+        let are_effective = || [one, other].iter().all(|entry| self.is_effective(entry.owner, entry.epoch));
+        one.owner == other.owner && (one.epoch == other.epoch || are_effective())
+    }
+
+    /// Removes claims whose end has passed, and stale ones, from the next tables, looking at about
     /// `budget` claims; whether all tables have had their turn.
     pub fn sweep(&mut self, now_us: u64, budget: usize) -> bool {
         let mut looks = 0;
@@ -171,7 +172,7 @@ impl Store {
             looks += before + 1;
             let owners = &mut self.owners;
             table.retain(|claim| {
-                let has_ended = claim.expires_us().saturating_add(LINGER_US) <= now_us;
+                let has_ended = claim.expires_us() <= now_us;
                 let stays = !has_ended && !owners.is_stale(claim.owner(), claim.epoch());
                 if !stays {
                     owners.take_one(claim.owner());

@@ -4,12 +4,25 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | 1 hello | incarnation (8), sequence (4), epoch (1), state (1), underlay: family 4 or 6 (1), address (4 or 16), links: family, address, port (2), next number (8), your incarnation (8), your epoch or 255 (1), have below (8) |
-//! | 2 batch, 3 snapshot | first number (8), span (4), epoch (1), count (2), then per claim: key (8), claimed at (8), remaining (4), word (1) |
+//! | 1 hello | the fixed head, then count of fields (1), then per field: type (1), length (2), value |
+//! | 2 batch, 3 snapshot | first number (8), span (4), sequence of the last hello (4), count (2), then claims |
 //! | 4 ask | count (2), then per ask: number (8), request key (8), reply key (8), 0 for none |
-//! | 5 answer | count (2), then per answer: number of the ask (8), epoch (1), count of claims (1), the claims as above |
+//! | 5 answer | count (2), then per answer: number of the ask (8), count of claims (1), claims |
 //! | 6 digest | settled below (8), flags (1) |
-//! | 7 repair | sequence of the hello (4), messages of snapshots (4), complete below (8), count (2), then per range: from (8), to (8) |
+//! | 7 repair | sequence of the hello (4), snapshots (4), complete below (8), count (2), ranges: from (8), to (8) |
+//!
+//! A claim is key (8), claimed at (8), remaining (4), kind of key (high 4 bits) and epoch (low 4 bits) (1), then its
+//! number: in a batch or snapshot as the distance from the first number (2), in an answer as it is (8).
+//!
+//! The fixed head of a hello is incarnation (8), sequence (4), live epochs (2), state (1), next number (8), receiver's
+//! incarnation (8), receiver's epochs (2), have below (8). A field of a type that the receiver does not know is skipped.
+//!
+//! | type | value |
+//! |---|---|
+//! | 1 underlay | an address: family, 4 or 6 (1), then 4 or 16 bytes |
+//! | 2 links | an address and port (2) |
+//! | 3 services | per service: transport (1), affinity (1), address, port (2) |
+//! | 4 must be equal | per value: what (1), hash (8) |
 
 mod asks;
 mod bounds;
@@ -23,9 +36,9 @@ use self::bytes::Reader;
 
 pub use self::asks::{ANSWER_CLAIMS, Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS};
 pub use self::bounds::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES, VERSION};
-pub use self::claims::{BATCH_CLAIMS, Claim, Claims, SNAPSHOT_CLAIMS};
+pub use self::claims::{BATCH_CLAIMS, Claim, Claims, SNAPSHOT_CLAIMS, STRETCH_NUMBERS};
 pub use self::error::WireError;
-pub use self::hello::Hello;
+pub use self::hello::{HELLO_EQUALS, HELLO_SERVICES, Hello, MustEqual, Service};
 pub use self::repair::{Digest, REPAIR_RANGES, Repair};
 
 const HELLO: u8 = 1;

@@ -55,7 +55,7 @@ use self::{
     interfaces::Interfaces,
     next_hops::NextHopTable,
     proxies::Proxies,
-    settings::{first_epoch, kernel_settings, seed},
+    settings::{first_epoch, kernel_settings, must_equal, seed, told_services},
     slow::Slow,
     sweep::Sweep,
 };
@@ -167,11 +167,14 @@ impl Daemon {
         dataplane.keep();
         let mut node = Node::new(NodeSettings {
             node: config.node,
-            epoch: failover.epochs().others,
+            // The programs claim under one epoch for all services.
+            epochs: [failover.epochs().others].into_iter().collect(),
             underlay: config.underlay,
             listen: config.cluster.listen,
             claims: config.claims as usize,
             seed: seed()?,
+            services: told_services(&config),
+            must_equal: must_equal(&config, &secrets),
         });
         restore_claims(&mut node, std::iter::empty());
         let next_hop_table = NextHopTable::new(config.underlay, wanted);
@@ -299,7 +302,7 @@ impl Daemon {
 
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     async fn turn(&mut self) -> Result<()> {
-        let (is_synchronised, seen) = (self.node.is_synchronised(), self.node.earlier_epochs().collect());
+        let (is_synchronised, seen) = (self.node.is_synchronised(), self.node.held_epochs());
         self.failover.handle_seen(seen);
         // However much else there is to do: without it the programs take this daemon for dead.
         self.failover.handle_turn(is_synchronised, now().monotonic_us);
@@ -329,6 +332,7 @@ impl Daemon {
                     self.slow.set_secrets(&secrets);
                     log::info!("the cluster's secret has changed: key epoch {}", secrets.tag_epoch);
                     if secrets.hash_key != self.secrets.hash_key {
+                        self.node.set_must_equal(must_equal(&self.config, &secrets), now());
                         log::warn!("`hash` of the secret has changed: claims made before are not found any more");
                     }
                     self.secrets = secrets;
@@ -413,7 +417,7 @@ impl Daemon {
                 Output::Epochs(given) => {
                     log::info!("epoch {}", given.others.number());
                     self.dataplane.set_epoch(given.others)?;
-                    self.node.set_epoch(given.others, now());
+                    self.node.set_epochs([given.others].into_iter().collect(), now());
                 }
                 Output::State { old, new } => {
                     log::info!("this node is {} (was {})", new.name(), old.name());
@@ -449,8 +453,8 @@ impl Daemon {
                 Output::Map(MapWrite::Peer { up: false, .. }) => {
                     // The failover machine has said so.
                 }
-                Output::Map(MapWrite::Peer { node, up: true, state, epoch, underlay }) => {
-                    let said = Introduction { state, epochs: [epoch].into_iter().collect(), underlay };
+                Output::Map(MapWrite::Peer { node, up: true, state, epochs, underlay }) => {
+                    let said = Introduction { state, epochs, underlay };
                     self.failover.handle_introduction(node, said, now().monotonic_us);
                     // Before the answer that follows it.
                     self.carry_out_failover()?;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use forwarder_core::node::{LocalClaim, Node, NodeSettings, Now, Output, State};
 
 /// The node that is looked at; the others are its peers.
@@ -62,7 +62,16 @@ fn id(node: usize) -> NodeId {
 fn start(node: usize, starts: u64) -> Node {
     let underlay = IpAddr::V4(Ipv4Addr::new(10, 0, 0, node as u8 + 1));
     let listen = SocketAddr::new(underlay, 7470);
-    Node::new(NodeSettings { node: id(node), epoch: Epoch::new(0), underlay, listen, claims: CLAIMS, seed: starts })
+    Node::new(NodeSettings {
+        node: id(node),
+        epochs: Epochs::from_bits(1),
+        underlay,
+        listen,
+        claims: CLAIMS,
+        seed: starts,
+        services: Vec::new(),
+        must_equal: Vec::new(),
+    })
 }
 
 impl<'a> Script<'a> {
@@ -152,7 +161,7 @@ impl<'a> Script<'a> {
             }
             12 => {
                 let (node, epoch) = (usize::from(self.byte()) % NODES, self.byte());
-                self.nodes[node].set_epoch(Epoch::new(u64::from(epoch)), self.now());
+                self.nodes[node].set_epochs(Epochs::from_bits(u16::from(epoch)), self.now());
             }
             13 => {
                 let peer = self.peer();
@@ -174,7 +183,8 @@ impl<'a> Script<'a> {
         let (node, key, length) = (self.byte(), self.number(), self.byte());
         let now = self.now();
         let remaining_ms = u64::from(length) * 200;
-        let claim = LocalClaim { key: u64::from(key), claimed_at_unix_us: now.unix_us, remaining_ms };
+        let (claimed_at_unix_us, epoch) = (now.unix_us, Epoch::new(u64::from(key)));
+        let claim = LocalClaim { key: u64::from(key), claimed_at_unix_us, remaining_ms, epoch, kind: 0 };
         let is_restored = node & 0x80 != 0;
         let node = &mut self.nodes[usize::from(node) % NODES];
         if is_restored { node.handle_restored(claim, now) } else { node.handle_local(claim, now) }

@@ -13,11 +13,11 @@ use super::output::MapWrite;
 use super::settings::NodeSettings;
 use super::shadowed::Shadowed;
 use crate::now::Now;
-use crate::store::{Entry, Merged, Store, Word};
+use crate::store::{Entry, LATEST_UNIX_US, Merged, Store, Version};
 use crate::wire::{self, LIFETIME_MS};
 
 /// When a restored claim was made, in microseconds of Unix time: before all others.
-const RESTORED_UNIX_US: u64 = 0;
+pub(super) const RESTORED_UNIX_US: u64 = 0;
 /// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
 const LOG_FACTOR: usize = 4;
 /// How often that is looked at, in claims.
@@ -42,6 +42,10 @@ pub struct LocalClaim {
     pub claimed_at_unix_us: u64,
     /// Lifetime left in milliseconds; more than [`LIFETIME_MS`] counts as that, 0 is ignored.
     pub remaining_ms: u64,
+    /// The epoch in which it was made, one of this node's live ones; else the claim is ignored.
+    pub epoch: Epoch,
+    /// What kind of key it is, 0..=15: 1 a request key, 2 a reply key, 0 not known.
+    pub kind: u8,
 }
 
 /// What came of a peer's claim.
@@ -58,7 +62,7 @@ pub(super) enum Taken {
 #[derive(Debug)]
 pub(super) struct Claims {
     me: NodeId,
-    epoch: Epoch,
+    epochs: Epochs,
     capacity: usize,
     store: Store,
     log: Log,
@@ -68,12 +72,12 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn new(settings: &NodeSettings) -> Self {
-        let NodeSettings { node: me, epoch, claims: capacity, seed, .. } = *settings;
+        let NodeSettings { node: me, epochs, claims: capacity, seed, .. } = *settings;
         let mut store = Store::new(capacity, seed);
-        store.set_epochs(me, Epochs::EMPTY.with(epoch));
+        store.set_epochs(me, epochs);
         store.set_up(me, true);
         let (log, shadowed) = (Log::default(), Shadowed::default());
-        Self { me, epoch, capacity, store, log, shadowed, sweep_at_us: None }
+        Self { me, epochs, capacity, store, log, shadowed, sweep_at_us: None }
     }
 
     pub(super) const fn store(&self) -> &Store {
@@ -84,20 +88,20 @@ impl Claims {
         &self.log
     }
 
-    /// The epoch of this node's claims.
-    pub(super) const fn epoch(&self) -> Epoch {
-        self.epoch
+    /// The live epochs of this node.
+    pub(super) const fn epochs(&self) -> Epochs {
+        self.epochs
     }
 
-    /// This node's claims are of another epoch from now on.
-    pub(super) fn set_epoch(&mut self, epoch: Epoch) {
-        self.epoch = epoch;
-        self.store.set_epochs(self.me, Epochs::EMPTY.with(epoch));
+    /// These epochs of this node are live from now on.
+    pub(super) fn set_epochs(&mut self, epochs: Epochs) {
+        self.epochs = epochs;
+        self.store.set_epochs(self.me, epochs);
     }
 
-    /// A peer is up, with this epoch.
-    pub(super) fn peer_up(&mut self, peer: NodeId, epoch: Epoch) {
-        self.store.set_epochs(peer, Epochs::EMPTY.with(epoch));
+    /// A peer is up, with these live epochs.
+    pub(super) fn peer_up(&mut self, peer: NodeId, epochs: Epochs) {
+        self.store.set_epochs(peer, epochs);
         self.store.set_up(peer, true);
     }
 
@@ -112,49 +116,52 @@ impl Claims {
         held.is_some_and(|held| self.store.is_effective(held.owner, held.epoch))
     }
 
-    /// Takes one claim of a peer, which came over the peer's link of that `session`; an ineffective one is as good as
-    /// none.
+    /// Takes one claim of a peer, said by the incarnation of its daemon that is the `generation`th here; an ineffective
+    /// one is as good as none.
     pub(super) fn take(
         &mut self,
-        (peer, epoch, session): (NodeId, Epoch, u8),
+        (peer, generation): (NodeId, u8),
         claim: &wire::Claim,
         now: Now,
         effects: &mut Effects,
     ) -> Taken {
+        let wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number } = *claim;
         effects.counters.claims_received += 1;
         if !self.store.is_effective(peer, epoch) {
             effects.counters.claims_void += 1;
             return Taken::Done;
         }
-        effects.counters.claims_from_the_future += u64::from(claim.claimed_at_unix_us > now.unix_us);
+        effects.counters.claims_from_the_future += u64::from(claimed_at_unix_us > now.unix_us);
         let entry = Entry {
             owner: peer,
             epoch,
+            kind,
             // As its owner says, whatever this host's clock: all nodes must compare the same numbers.
-            claimed_at_unix_us: claim.claimed_at_unix_us,
-            expires_us: now.monotonic_us.saturating_add(u64::from(claim.remaining_ms) * 1000),
-            mark: 0,
-            word: Word { session, number: claim.word },
+            claimed_at_unix_us: claimed_at_unix_us.min(LATEST_UNIX_US),
+            expires_us: now.monotonic_us.saturating_add(u64::from(remaining_ms) * 1000),
+            told_us: 0,
+            version: Version { generation, number },
         };
-        match self.merge(claim.key, entry, now) {
+        match self.merge(key, entry, now) {
             Merged::New => {
-                self.write(claim.key, now, effects);
+                self.write(key, now, effects);
                 return Taken::New;
             }
-            Merged::Known => {
-                let worth_it = |held: Entry| held.expires_us.abs_diff(held.mark) > MOVE_US;
-                if self.store.live(claim.key, now.monotonic_us).is_some_and(worth_it) {
-                    self.write(claim.key, now, effects);
+            Merged::Known(before) => {
+                let worth_it =
+                    |held: Entry| held.expires_us.abs_diff(held.told_us) > MOVE_US || held.epoch != before.epoch;
+                if self.store.live(key, now.monotonic_us).is_some_and(worth_it) {
+                    self.write(key, now, effects);
                 }
             }
             Merged::Won(loser) => {
                 effects.counters.conflicts_lost += u64::from(loser.owner == self.me);
-                self.write(claim.key, now, effects);
+                self.write(key, now, effects);
             }
             Merged::Lost(winner) if winner == self.me => {
                 effects.counters.conflicts_won += 1;
-                let held = self.store.live(claim.key, now.monotonic_us);
-                return held.map_or(Taken::Done, |held| Taken::Lost(held.mark));
+                let held = self.store.live(key, now.monotonic_us);
+                return held.map_or(Taken::Done, |held| Taken::Lost(held.version.number));
             }
             Merged::Lost(_) => {}
             Merged::Refused => effects.counters.claims_refused += 1,
@@ -162,70 +169,67 @@ impl Claims {
         Taken::Done
     }
 
-    /// Takes a claim of this host that the maps had at the start of this daemon; whether it was logged for the peers.
-    pub(super) fn restore(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> bool {
-        self.take_own(LocalClaim { claimed_at_unix_us: RESTORED_UNIX_US, ..claim }, now, effects)
+    /// Takes a claim of this host that the maps had at the start of this daemon.
+    pub(super) fn restore(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) {
+        self.take_own(LocalClaim { claimed_at_unix_us: RESTORED_UNIX_US, ..claim }, now, effects);
     }
 
-    /// Takes a claim of this host, or a change of one; whether it was logged for the peers.
-    pub(super) fn take_own(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) -> bool {
-        let remaining_ms = claim.remaining_ms.min(LIFETIME_MS);
-        if remaining_ms == 0 {
-            return false;
+    /// Takes a claim of this host, or a change of one, and logs it for the peers.
+    pub(super) fn take_own(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) {
+        let LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind } = claim;
+        let remaining_ms = remaining_ms.min(LIFETIME_MS);
+        if remaining_ms == 0 || !self.epochs.contains(epoch) {
+            return;
         }
         effects.counters.claims_local += 1;
-        let claimed_at_unix_us = claim.claimed_at_unix_us.min(now.unix_us);
-        let word = self.last_own(claim.key).map_or_else(Word::default, |last| last.word.next());
+        let expires_us = now.monotonic_us.saturating_add(remaining_ms * 1000);
         let entry = Entry {
             owner: self.me,
-            epoch: self.epoch,
-            claimed_at_unix_us,
-            expires_us: now.monotonic_us.saturating_add(remaining_ms * 1000),
-            mark: 0,
-            word,
+            epoch,
+            kind,
+            claimed_at_unix_us: claimed_at_unix_us.min(now.unix_us).min(LATEST_UNIX_US),
+            expires_us,
+            told_us: 0,
+            // Whatever becomes of it: under a number of which nothing is in the store the peers are sent nothing.
+            version: Version { generation: 0, number: self.log.append(key, expires_us) },
         };
-        match self.merge(claim.key, entry, now) {
-            Merged::New | Merged::Known => {}
-            // Of an earlier epoch.
+        match self.merge(key, entry, now) {
+            Merged::New | Merged::Known(_) => {}
+            // Of an epoch that is over.
             Merged::Won(loser) if loser.owner == self.me => {}
             Merged::Won(_) => {
                 // The peer's claim may have been written over this one before its event was read.
                 effects.counters.conflicts_won += 1;
-                self.write(claim.key, now, effects);
+                self.write(key, now, effects);
             }
             Merged::Lost(_) => {
                 effects.counters.conflicts_lost += 1;
-                self.write(claim.key, now, effects);
-                return false;
+                self.write(key, now, effects);
             }
-            Merged::Refused => {
-                effects.counters.claims_refused += 1;
-                return false;
-            }
+            Merged::Refused => effects.counters.claims_refused += 1,
         }
-        self.log_claim(claim.key, now);
-        true
+        self.log_anew(now);
     }
 
-    /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any was
-    /// logged for the peers.
+    /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any of
+    /// this node's was logged for the peers.
     pub(super) fn revive(&mut self, winner: NodeId, now: Now, effects: &mut Effects) -> bool {
         let mut is_logged = false;
         for (key, claim) in self.shadowed.take(winner) {
             if claim.expires_us <= now.monotonic_us || !self.store.is_effective(claim.owner, claim.epoch) {
                 continue;
             }
-            // What was heard of it since is the later word.
-            let heard = self.store.live(key, now.monotonic_us).filter(|held| held.is_same_claim(&claim));
-            let Entry { expires_us, word, .. } = heard.unwrap_or(claim);
-            let claim = Entry { expires_us, word, ..claim };
-            let merged = self.merge(key, claim, now);
-            if matches!(merged, Merged::New | Merged::Won(_)) {
-                self.write(key, now, effects);
-                if claim.owner == self.me {
-                    self.log_claim(key, now);
-                    is_logged = true;
-                }
+            // What was heard of it since is the later version.
+            let held = self.store.live(key, now.monotonic_us).filter(|held| self.store.are_versions(held, &claim));
+            let Entry { claimed_at_unix_us, .. } = claim;
+            let claim = held.map_or(claim, |held| Entry { claimed_at_unix_us, ..held });
+            if !matches!(self.merge(key, claim, now), Merged::New | Merged::Won(_)) {
+                continue;
+            }
+            self.write(key, now, effects);
+            if claim.owner == self.me {
+                self.log_again(key, now);
+                is_logged = true;
             }
         }
         is_logged
@@ -238,20 +242,21 @@ impl Claims {
         let Entry { owner, epoch, .. } = held;
         effects.write(MapWrite::Claim { key, owner, epoch, remaining_ms });
         if owner != self.me {
-            self.store.set_mark(key, held.expires_us);
+            self.store.set_told(key);
         }
     }
 
     /// The claim of a number as it travels, if it still counts under that one.
     pub(super) fn numbered(&self, number: u64, now: Now) -> Option<wire::Claim> {
-        let key = self.log.key(number)?;
-        let entry = self.store.live(key, now.monotonic_us).filter(|entry| entry.mark == number)?;
-        self.own(key, &entry, now)
+        self.own_of(self.log.key(number)?, now).filter(|claim| claim.number == number)
     }
 
     /// The claim of a key as it travels, if it is this node's.
     pub(super) fn own_of(&self, key: u64, now: Now) -> Option<wire::Claim> {
-        self.own(key, &self.store.live(key, now.monotonic_us)?, now)
+        let held = self.store.live(key, now.monotonic_us).filter(|held| self.is_own(held))?;
+        let remaining_ms = u32::try_from((held.expires_us - now.monotonic_us).div_ceil(1000)).ok()?;
+        let Entry { claimed_at_unix_us, epoch, kind, version, .. } = held;
+        Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number: version.number })
     }
 
     /// When [`Self::sweep`] is due, in microseconds of the monotonic clock.
@@ -278,55 +283,36 @@ impl Claims {
         let (winner, loser) = match merged {
             Merged::Won(loser) => (claim.owner, loser),
             Merged::Lost(winner) => (winner, claim),
-            Merged::New | Merged::Known | Merged::Refused => return merged,
+            Merged::New | Merged::Known(_) | Merged::Refused => return merged,
         };
         let counts = loser.expires_us > now.monotonic_us && self.store.is_effective(loser.owner, loser.epoch);
         if winner != loser.owner && counts {
-            self.shadowed.keep(winner, key, loser);
+            self.shadowed.keep(winner, key, loser, |known| self.store.are_versions(known, &loser));
         }
         merged
     }
 
-    /// What this node last said of its own claim of a key in its present epoch, whether that counts, is shadowed or
-    /// ended a moment ago.
-    fn last_own(&self, key: u64) -> Option<Entry> {
-        let held = self.store.last(key)?;
-        if self.is_own(&held) {
-            return Some(held);
-        }
-        self.shadowed.find(held.owner, key, self.me).filter(|lost| self.is_own(lost))
-    }
-
-    /// Logs a claim of this node for the peers, and old ones anew where the log grows too long.
-    fn log_claim(&mut self, key: u64, now: Now) {
-        self.append(key, now);
+    /// Logs the oldest claims anew where the log grows too long.
+    fn log_anew(&mut self, now: Now) {
         if self.log.next().is_multiple_of(LOG_CHECK) && self.log.held() > LOG_FACTOR * self.capacity {
             for (number, key) in self.log.take_oldest() {
                 let held = self.store.live(key, now.monotonic_us);
-                if held.is_some_and(|held| self.is_own(&held) && held.mark == number) {
-                    self.append(key, now);
+                if held.is_some_and(|held| self.is_own(&held) && held.version.number == number) {
+                    self.log_again(key, now);
                 }
             }
         }
     }
 
-    fn append(&mut self, key: u64, now: Now) {
+    /// Gives this node's claim of a key another number.
+    fn log_again(&mut self, key: u64, now: Now) {
         if let Some(held) = self.store.live(key, now.monotonic_us) {
             let number = self.log.append(key, held.expires_us);
-            self.store.set_mark(key, number);
+            self.store.set_number(key, number);
         }
     }
 
     fn is_own(&self, entry: &Entry) -> bool {
-        entry.owner == self.me && entry.epoch == self.epoch
-    }
-
-    fn own(&self, key: u64, entry: &Entry, now: Now) -> Option<wire::Claim> {
-        if !self.is_own(entry) {
-            return None;
-        }
-        let remaining_ms = u32::try_from(entry.expires_us.saturating_sub(now.monotonic_us).div_ceil(1000)).ok()?;
-        let Entry { claimed_at_unix_us, word, .. } = *entry;
-        Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, word: word.number })
+        entry.owner == self.me && self.epochs.contains(entry.epoch)
     }
 }

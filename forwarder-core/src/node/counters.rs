@@ -31,7 +31,7 @@ pub struct CoreCounters {
     pub claims_refused: u64,
     /// Claims received that were ineffective: of an epoch that is not live.
     pub claims_void: u64,
-    /// Batches of an epoch that the peer had not introduced that were not kept for its hello; the digest repairs them.
+    /// Batches that overtook a hello and were not kept for it because too many were; the digest repairs them.
     pub batches_dropped: u64,
     /// Digests sent.
     pub digests_sent: u64,

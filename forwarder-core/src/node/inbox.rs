@@ -10,7 +10,7 @@ use crate::wire::{Claims, REPAIR_RANGES, Repair};
 const RANGES: usize = 1024;
 /// Messages of a snapshot between two reports to their sender, who lets sixteen times as many be on their way.
 const REPORT_PIECES: u32 = 16;
-/// Most batches of an epoch that the peer has not introduced yet: its hello was overtaken and is a moment behind.
+/// Most batches kept that overtook the hello that they go by, which is a moment behind.
 const EARLY: usize = 64;
 
 #[derive(Debug, Default)]
@@ -31,6 +31,11 @@ impl Inbox {
     pub(super) fn begin(&mut self, incarnation: u64, next: u64) {
         let got = if incarnation == self.incarnation { std::mem::take(&mut self.got) } else { Ranges::default() };
         *self = Self { incarnation, got, target: next, ..Self::default() };
+    }
+
+    /// Nothing has arrived; which incarnation of the peer's daemon it was stays known.
+    pub(super) fn forget(&mut self) {
+        *self = Self { incarnation: self.incarnation, ..Self::default() };
     }
 
     /// The incarnation, and the number below which everything of it has arrived.

@@ -15,7 +15,7 @@ use super::effects::Effects;
 use super::output::Kind;
 use super::ranges::Ranges;
 use crate::now::Now;
-use crate::wire::{self, BATCH_CLAIMS, Message, Repair, SNAPSHOT_CLAIMS};
+use crate::wire::{self, BATCH_CLAIMS, Message, Repair, SNAPSHOT_CLAIMS, STRETCH_NUMBERS};
 
 /// Shortest pause between two flushes in microseconds.
 const PAUSE_US: u64 = 100;
@@ -231,6 +231,8 @@ fn pause_us(peers: usize) -> u64 {
 /// Everything that turning numbers into messages needs.
 pub(super) struct Sender<'a> {
     pub(super) claims: &'a Claims,
+    /// Of the last hello to all peers.
+    pub(super) sequence: u32,
     pub(super) effects: &'a mut Effects,
     pub(super) now: Now,
 }
@@ -251,7 +253,7 @@ impl Sender<'_> {
         let (mut claims, mut at, mut looks) = (Vec::new(), from, 0);
         while looks < budget && claims.len() < SNAPSHOT_CLAIMS {
             at = self.claims.log().skip_ended(at, most, self.now.monotonic_us);
-            if at >= most {
+            if at >= most || at - from >= STRETCH_NUMBERS {
                 break;
             }
             claims.extend(self.claims.numbered(at, self.now));
@@ -265,6 +267,6 @@ impl Sender<'_> {
     }
 
     fn stretch(&self, from: u64, to: u64, claims: Vec<wire::Claim>) -> wire::Claims {
-        wire::Claims { first: from, span: (to - from) as u32, epoch: self.claims.epoch(), claims }
+        wire::Claims { first: from, span: (to - from) as u32, sequence: self.sequence, claims }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
 use crate::state::State;
 
@@ -95,8 +95,8 @@ pub enum MapWrite {
         up: bool,
         /// How it is, by what it said last.
         state: State,
-        /// Its epoch.
-        epoch: Epoch,
+        /// Its live epochs.
+        epochs: Epochs,
         /// Where it takes encapsulated packets.
         underlay: IpAddr,
     },

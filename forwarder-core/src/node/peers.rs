@@ -3,33 +3,40 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epochs, NodeId};
 
 use super::budget::Budget;
 use super::error::ProtocolError;
 use super::inbox::Inbox;
 use crate::now::Now;
 use crate::state::State;
-use crate::store::Word;
-use crate::wire::{Claims, Hello};
+use crate::wire::{Claims, Hello, MustEqual, Service};
+
+/// Claims of a peer's epoch that is over are swept from this node's core and kernel so much later at the latest, in
+/// microseconds: within two walks of the one, and of a table of thirty million slots.
+const FORGET_US: u64 = 30_000_000;
 
 /// What this node knows of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerView {
+pub struct PeerView<'a> {
     /// The peer.
     pub node: NodeId,
     /// Whether it is linked and has introduced itself.
     pub up: bool,
     /// How it is, by what it said last.
     pub state: State,
-    /// Its epoch when last heard of.
-    pub epoch: Epoch,
+    /// Its live epochs when last heard of.
+    pub epochs: Epochs,
     /// Where it takes encapsulated packets.
     pub underlay: IpAddr,
     /// Where its links listen.
     pub listen: SocketAddr,
     /// Its claims that this node holds; some seconds of ended ones may be among them.
     pub claims: usize,
+    /// What it serves.
+    pub services: &'a [Service],
+    /// What must be equal on all nodes, as it has it.
+    pub must_equal: &'a [MustEqual],
 }
 
 /// One peer.
@@ -41,12 +48,18 @@ pub(super) struct Peer {
     is_linked: bool,
     /// The sequence of the last hello to it.
     greeting: u32,
-    /// Counts its links, see [`Word`].
-    session: u8,
+    /// Counts the incarnations of its daemon, modulo 256.
+    generation: u8,
     /// The present link has brought its hello.
     is_introduced: bool,
     /// The map says that the peer is up.
     is_up: bool,
+    /// All epochs of it of which this node may still hold claims.
+    seen: Epochs,
+    /// When those of them that are over are seen no more, in microseconds of the monotonic clock.
+    forget_at_us: Option<u64>,
+    /// Epochs of earlier incarnations of this node's daemon of which it may still hold claims.
+    holds: Epochs,
     budget: Budget,
     /// What has arrived of its claims.
     pub(super) inbox: Inbox,
@@ -59,8 +72,6 @@ pub(super) struct Introduction {
     pub(super) is_first: bool,
     /// The peer was not up, or has changed something that others go by.
     pub(super) is_changed: bool,
-    /// The epoch under which it knew an earlier incarnation of this node.
-    pub(super) earlier_epoch: Option<Epoch>,
     /// Batches that overtook it.
     pub(super) early: Vec<Claims>,
 }
@@ -77,28 +88,54 @@ impl Peers {
     pub(super) fn link_up(&mut self, peer: NodeId, now: Now) {
         let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
         (state.is_linked, state.is_introduced) = (true, false);
-        state.session = Word::next_session(state.session);
         self.count();
     }
 
     /// The link is gone; what the peer said of itself if it counted as up.
-    pub(super) fn link_down(&mut self, peer: NodeId) -> Option<Hello> {
+    pub(super) fn link_down(&mut self, peer: NodeId) -> Option<&Hello> {
         let state = self.peers.get_mut(&peer)?;
         (state.is_linked, state.is_introduced) = (false, false);
         // While it counts as down its claims give way to others: on its next link all of them must come again.
-        state.inbox = Inbox::default();
+        state.inbox.forget();
         let was_up = std::mem::take(&mut state.is_up);
-        let hello = state.hello.filter(|_| was_up);
         self.count();
-        hello
+        self.peers.get(&peer)?.hello.as_ref().filter(|_| was_up)
     }
 
     /// Takes a hello; `None` if a newer one has overtaken it.
-    pub(super) fn take_hello(&mut self, peer: NodeId, hello: Hello) -> Result<Option<Introduction>, ProtocolError> {
+    pub(super) fn take_hello(
+        &mut self,
+        peer: NodeId,
+        hello: Hello,
+        my_incarnation: u64,
+        now: Now,
+    ) -> Result<Option<Introduction>, ProtocolError> {
         let Some(state) = self.peers.get_mut(&peer) else { return Ok(None) };
-        let introduction = state.take_hello(hello)?;
+        let introduction = state.take_hello(hello, my_incarnation, now)?;
         self.count();
         Ok(introduction)
+    }
+
+    /// Epochs of earlier incarnations of this node's daemon of which peers may still hold claims.
+    pub(super) fn held_epochs(&self) -> Epochs {
+        self.peers.values().flat_map(|peer| peer.holds.iter()).collect()
+    }
+
+    /// When [`Self::forget_epochs`] is due, in microseconds of the monotonic clock.
+    pub(super) fn due_us(&self) -> Option<u64> {
+        self.peers.values().filter_map(|peer| peer.forget_at_us).min()
+    }
+
+    /// Forgets epochs of peers that have been over for long enough; the linked peers of which it has forgotten some.
+    pub(super) fn forget_epochs(&mut self, now: Now) -> Vec<NodeId> {
+        let mut forgotten = Vec::new();
+        for (node, peer) in &mut self.peers {
+            if peer.forget_at_us.take_if(|at| *at <= now.monotonic_us).is_some() {
+                peer.seen = peer.hello.as_ref().map_or(Epochs::EMPTY, |hello| hello.epochs);
+                forgotten.extend(peer.is_linked.then_some(*node));
+            }
+        }
+        forgotten
     }
 
     pub(super) fn get(&self, peer: NodeId) -> Option<&Peer> {
@@ -137,10 +174,11 @@ impl Peers {
 
     /// Every peer that ever introduced itself, in the order of their ids; `claims` counts those of a peer that are
     /// held.
-    pub(super) fn views(&self, claims: impl Fn(NodeId) -> usize) -> impl Iterator<Item = PeerView> {
+    pub(super) fn views(&self, claims: impl Fn(NodeId) -> usize) -> impl Iterator<Item = PeerView<'_>> {
         self.peers.iter().filter_map(move |(node, peer)| {
-            let Hello { state, epoch, underlay, listen, .. } = peer.hello?;
-            Some(PeerView { node: *node, up: peer.is_up, state, epoch, underlay, listen, claims: claims(*node) })
+            let Hello { state, epochs, underlay, listen, ref services, ref must_equal, .. } = *peer.hello.as_ref()?;
+            let (up, claims) = (peer.is_up, claims(*node));
+            Some(PeerView { node: *node, up, state, epochs, underlay, listen, claims, services, must_equal })
         })
     }
 
@@ -159,9 +197,12 @@ impl Peer {
             hello: None,
             is_linked: false,
             greeting: 0,
-            session: 0,
+            generation: 0,
             is_introduced: false,
             is_up: false,
+            seen: Epochs::EMPTY,
+            forget_at_us: None,
+            holds: Epochs::EMPTY,
             budget: Budget::new(now),
             inbox: Inbox::default(),
         }
@@ -175,8 +216,9 @@ impl Peer {
         self.is_introduced
     }
 
-    pub(super) const fn session(&self) -> u8 {
-        self.session
+    /// Which incarnation of its daemon this is, in this node's count, modulo 256.
+    pub(super) const fn generation(&self) -> u8 {
+        self.generation
     }
 
     /// The sequence of the last hello to it.
@@ -186,7 +228,7 @@ impl Peer {
 
     /// The sequence of its last hello.
     pub(super) fn sequence(&self) -> u32 {
-        self.hello.map_or(0, |hello| hello.sequence)
+        self.hello.as_ref().map_or(0, |hello| hello.sequence)
     }
 
     /// Takes a message with so many claims from its budget; false when that is spent.
@@ -194,33 +236,59 @@ impl Peer {
         self.budget.spend(claims, now)
     }
 
+    /// Whether what was sent under this sequence of its hellos overtook that hello.
+    pub(super) fn is_early(&self, sequence: u32) -> bool {
+        is_newer(sequence, self.sequence())
+    }
+
     /// Makes a hello one to this peer: with what is known of it.
     pub(super) fn address(&mut self, hello: Hello) -> Hello {
         self.greeting = hello.sequence;
         let (your_incarnation, have) = self.inbox.have();
-        Hello { your_incarnation, your_epoch: self.hello.map(|hello| hello.epoch), have, ..hello }
+        Hello { your_incarnation, your_epochs: self.seen, have, ..hello }
     }
 
-    fn take_hello(&mut self, hello: Hello) -> Result<Option<Introduction>, ProtocolError> {
+    fn take_hello(
+        &mut self,
+        hello: Hello,
+        my_incarnation: u64,
+        now: Now,
+    ) -> Result<Option<Introduction>, ProtocolError> {
         let is_first = !self.is_introduced;
         if !is_first && self.inbox.incarnation() != hello.incarnation {
             return Err(ProtocolError::OtherIncarnation);
         }
-        if !is_first && self.hello.is_some_and(|held| hello.sequence.wrapping_sub(held.sequence) > u32::MAX / 2) {
+        if !is_first && is_newer(self.sequence(), hello.sequence) {
             return Ok(None);
         }
-        let same = |held: Hello| {
-            (held.state, held.epoch, held.underlay, held.listen)
-                == (hello.state, hello.epoch, hello.underlay, hello.listen)
+        let known = self.hello.as_ref();
+        if known.is_none_or(|known| known.incarnation != hello.incarnation) {
+            self.generation = self.generation.wrapping_add(1);
+        }
+        let same = |known: &Hello| {
+            (known.state, known.epochs, known.underlay, known.listen)
+                == (hello.state, hello.epochs, hello.underlay, hello.listen)
         };
-        let is_changed = !self.is_up || !self.hello.is_some_and(same);
-        // It has not heard of this incarnation yet when it sends its first hello.
-        let earlier_epoch = if self.hello.is_none() { hello.your_epoch } else { None };
-        (self.hello, self.is_introduced, self.is_up) = (Some(hello), true, true);
+        let is_changed = !self.is_up || !known.is_some_and(same);
+        self.seen = hello.epochs.iter().fold(self.seen, Epochs::with);
+        if self.seen == hello.epochs {
+            self.forget_at_us = None;
+        } else {
+            self.forget_at_us = Some(now.monotonic_us.saturating_add(FORGET_US));
+        }
+        let knows_me = hello.your_incarnation == my_incarnation;
+        let held = if knows_me { self.holds.bits() & hello.your_epochs.bits() } else { hello.your_epochs.bits() };
+        self.holds = Epochs::from_bits(held);
         if is_first {
             self.inbox.begin(hello.incarnation, hello.next);
         }
-        let early = self.inbox.take_early();
-        Ok(Some(Introduction { is_first, is_changed, earlier_epoch, early }))
+        (self.hello, self.is_introduced, self.is_up) = (Some(hello), true, true);
+        Ok(Some(Introduction { is_first, is_changed, early: self.inbox.take_early() }))
     }
+}
+
+/// Whether a sequence comes after another; they come round.
+const fn is_newer(sequence: u32, other: u32) -> bool {
+    let ahead = sequence.wrapping_sub(other);
+    ahead != 0 && ahead <= u32::MAX / 2
 }

@@ -2,15 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epochs, NodeId};
+
+use crate::wire::{MustEqual, Service};
 
 /// Who this node is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NodeSettings {
     /// Its id, as in its certificate.
     pub node: NodeId,
-    /// Its epoch.
-    pub epoch: Epoch,
+    /// Its live epochs.
+    pub epochs: Epochs,
     /// Where it takes encapsulated packets.
     pub underlay: IpAddr,
     /// Where its links listen, as peers reach it.
@@ -19,4 +21,8 @@ pub struct NodeSettings {
     pub claims: usize,
     /// Randomness for membership and jitter; another one at each start.
     pub seed: u64,
+    /// What it serves; peers are told.
+    pub services: Vec<Service>,
+    /// What must be equal on all nodes; peers are told.
+    pub must_equal: Vec<MustEqual>,
 }

@@ -19,21 +19,16 @@ const SHADOWED: usize = 1024;
 pub(super) struct Shadowed(BTreeMap<NodeId, VecDeque<(u64, Entry)>>);
 
 impl Shadowed {
-    /// `claim` of `key` lost against one of `winner`.
-    pub(super) fn keep(&mut self, winner: NodeId, key: u64, claim: Entry) {
-        let known = self.find(winner, key, claim.owner).filter(|known| known.is_same_claim(&claim));
+    /// `claim` of `key` lost against one of `winner`; `is_version` tells whether what is kept of its owner is an
+    /// earlier version of it.
+    pub(super) fn keep(&mut self, winner: NodeId, key: u64, claim: Entry, is_version: impl Fn(&Entry) -> bool) {
         let claims = self.0.entry(winner).or_default();
-        claims.retain(|(held, other)| *held != key || other.owner != claim.owner);
+        let at = claims.iter().position(|(held, other)| *held == key && other.owner == claim.owner);
+        let known = at.and_then(|at| claims.remove(at)).map(|(_, known)| known).filter(is_version);
         if claims.len() >= SHADOWED {
             claims.pop_front();
         }
         claims.push_back((key, known.map_or(claim, |known| known.after(claim))));
-    }
-
-    /// The claim of `key` by `owner` that lost against one of `winner`.
-    pub(super) fn find(&self, winner: NodeId, key: u64, owner: NodeId) -> Option<Entry> {
-        let mut claims = self.0.get(&winner)?.iter();
-        claims.find(|(held, other)| *held == key && other.owner == owner).map(|(_, claim)| *claim)
     }
 
     /// Takes out what lost against claims of `winner`.

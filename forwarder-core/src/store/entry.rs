@@ -4,7 +4,29 @@ use std::cmp::Ordering;
 
 use forwarder_common::ids::{Epoch, NodeId};
 
-use super::word::Word;
+/// The latest time of a claim that is told apart from others, in microseconds of Unix time (the year 2112): there are
+/// 52 bits for it.
+pub const LATEST_UNIX_US: u64 = (1 << 52) - 1;
+
+/// Which of an owner's versions of a claim it is: an owner says when its claim ends, and later that it ends earlier or
+/// later than that.
+///
+/// All that an incarnation of its daemon says has a number, and what it says later a higher one. The next incarnation
+/// begins anew, so all that it says is later than all that the one before said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Which incarnation said it, in the receiver's count, modulo 256.
+    pub generation: u8,
+    /// Its number in that incarnation's log, below 2^44.
+    pub number: u64,
+}
+
+impl Version {
+    /// Of this version, which arrives, and one that is `held`: which was said later.
+    fn order(self, held: Self) -> Ordering {
+        if self.generation != held.generation { Ordering::Greater } else { self.number.cmp(&held.number) }
+    }
+}
 
 /// One claim as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,33 +35,30 @@ pub struct Entry {
     pub owner: NodeId,
     /// The owner's epoch when it was made.
     pub epoch: Epoch,
-    /// When it was made: Unix microseconds of the owner's clock, however wrong that is.
+    /// What kind of key it is, 0..=15, see [`crate::wire::Claim::kind`].
+    pub kind: u8,
+    /// When it was made: Unix microseconds of the owner's clock, however wrong that is, up to [`LATEST_UNIX_US`].
     pub claimed_at_unix_us: u64,
     /// When it ends: microseconds of this node's monotonic clock.
     pub expires_us: u64,
-    /// Of a claim of this node its number in the log, of a peer's the end that the kernel's map has been told.
-    pub mark: u64,
-    /// Which of its owner's words about it this is.
-    pub word: Word,
+    /// The end that the kernel's map has been told, if it is a peer's; when it is more than half a second from
+    /// [`Self::expires_us`], only that it is.
+    pub told_us: u64,
+    /// Which of its owner's versions it is.
+    pub version: Version,
 }
 
 impl Entry {
-    /// What is known of a claim after another word about it has arrived: the later word counts, of two equal ones that
-    /// which lets it last longer. The time of the claim is the earliest that was ever said.
+    /// What is known of a claim after another version of it has arrived: the later one counts (last writer wins), of
+    /// two copies of one version that which lets it last longer. The time of the claim is the earliest that was ever
+    /// said.
     #[must_use]
     pub fn after(self, arrives: Self) -> Self {
-        let (expires_us, word) = match arrives.word.order(self.word) {
-            Ordering::Greater => (arrives.expires_us, arrives.word),
-            Ordering::Equal => (arrives.expires_us.max(self.expires_us), self.word),
-            Ordering::Less => (self.expires_us, self.word),
-        };
         let claimed_at_unix_us = arrives.claimed_at_unix_us.min(self.claimed_at_unix_us);
-        Self { claimed_at_unix_us, expires_us, word, ..self }
-    }
-
-    /// Whether both are one claim: of one owner in one epoch.
-    #[must_use]
-    pub fn is_same_claim(&self, other: &Self) -> bool {
-        (self.owner, self.epoch) == (other.owner, other.epoch)
+        match arrives.version.order(self.version) {
+            Ordering::Greater => Self { claimed_at_unix_us, told_us: self.told_us, ..arrives },
+            Ordering::Equal => Self { claimed_at_unix_us, expires_us: arrives.expires_us.max(self.expires_us), ..self },
+            Ordering::Less => Self { claimed_at_unix_us, ..self },
+        }
     }
 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 const SECOND_US: u64 = 1_000_000;
+/// How far from its end what the kernel was told can be known to be.
+const TOLD_US: u64 = (1 << 19) - 1;
 
 fn node(id: u16) -> NodeId {
     NodeId::new(id).unwrap()
@@ -14,14 +16,15 @@ fn node(id: u16) -> NodeId {
 
 fn entry(owner: u16, claimed_at_unix_us: u64, expires_us: u64) -> Entry {
     let epoch = Epoch::new(0);
-    Entry { owner: node(owner), epoch, claimed_at_unix_us, expires_us, mark: 0, word: Word::default() }
+    let version = Version { generation: 5, number: 0 };
+    Entry { owner: node(owner), epoch, kind: 1, claimed_at_unix_us, expires_us, told_us: expires_us, version }
 }
 
-/// Of nodes 1 to 4 all but the last are up, each in epoch 0.
+/// Of nodes 1 to 4 all but the last are up, each with epochs 0 and 1 live.
 fn store(capacity: usize, salt: u64) -> Store {
     let mut store = Store::new(capacity, salt);
     for owner in 1..=4 {
-        store.set_epochs(node(owner), Epochs::EMPTY.with(Epoch::new(0)));
+        store.set_epochs(node(owner), Epochs::from_bits(0b11));
         store.set_up(node(owner), owner != 4);
     }
     store
@@ -32,40 +35,40 @@ fn merged(claims: &[Entry]) -> Option<Entry> {
     for claim in claims {
         store.merge(1, *claim, 0);
     }
-    store.live(1, 0)
+    // What the kernel was told is not a part of the rule.
+    store.live(1, 0).map(|held| Entry { told_us: held.expires_us, ..held })
 }
 
-/// Claims as owners make them: one time for each owner and epoch, and any end with each of their words.
+/// Claims as owners make them: one time for each owner's live epochs and one for each other epoch, and any end with
+/// each version.
 fn claims() -> impl Strategy<Value = Vec<Entry>> {
-    let claim = (1..=4_u16, 0..3_u64, 0..100_u8, 1..1000_u64);
+    let claim = (1..=4_u16, 0..4_u64, 0..100_u64, 1..1000_u64);
     let claims = proptest::collection::vec(claim, 1..12);
-    (claims, proptest::collection::vec(0..4_u64, 12), any::<u8>()).prop_map(|(claims, times, first)| {
-        let time = |owner: u16, epoch: u64| times[usize::from(owner - 1) * 3 + epoch as usize];
-        let entry = |(owner, epoch, words, end)| Entry {
+    (claims, proptest::collection::vec(0..4_u64, 16)).prop_map(|(claims, times)| {
+        let time = |owner: u16, epoch: u64| times[usize::from(owner - 1) * 4 + epoch.max(1) as usize];
+        let entry = |(owner, epoch, number, end)| Entry {
             epoch: Epoch::new(epoch),
-            word: word_after(Word { session: 5, number: first }, words),
+            // An owner says one thing under a number.
+            version: Version { generation: 5, number: number * 4 + epoch },
             ..entry(owner, time(owner, epoch), end)
         };
         claims.into_iter().map(entry).collect()
     })
 }
 
-fn word_after(first: Word, words: u8) -> Word {
-    (0..words).fold(first, |word, _| word.next())
-}
-
-/// What an owner says of one claim over links that follow each other: the ends, and in which order they arrive, some
-/// more than once and some not at all, but the last one does.
-fn sessions() -> impl Strategy<Value = Vec<(u8, Vec<u64>, Vec<usize>)>> {
-    let session = (any::<u8>(), proptest::collection::vec(1000..2000_u64, 1..100)).prop_flat_map(|(first, ends)| {
-        let count = ends.len();
-        let arrivals = proptest::collection::vec(0..count, 0..2 * count).prop_map(move |mut arrivals| {
-            arrivals.push(count - 1);
-            arrivals
+/// What an owner says of one claim in incarnations that follow each other: the ends, and in which order they arrive,
+/// some more than once and some not at all, but the last one does.
+fn incarnations() -> impl Strategy<Value = Vec<(u64, Vec<u64>, Vec<usize>)>> {
+    let incarnation =
+        (0..1000_u64, proptest::collection::vec(1000..2000_u64, 1..100)).prop_flat_map(|(first, ends)| {
+            let count = ends.len();
+            let arrivals = proptest::collection::vec(0..count, 0..2 * count).prop_map(move |mut arrivals| {
+                arrivals.push(count - 1);
+                arrivals
+            });
+            (Just(first), Just(ends), arrivals.prop_shuffle())
         });
-        (Just(first), Just(ends), arrivals.prop_shuffle())
-    });
-    proptest::collection::vec(session, 1..5)
+    proptest::collection::vec(incarnation, 1..5)
 }
 
 proptest! {
@@ -98,17 +101,19 @@ proptest! {
     }
 
     #[test]
-    fn the_last_word_about_a_claim_counts_whatever_the_order_of_arrival(sessions in sessions(), of_another in 0..3_u64) {
+    fn the_last_version_of_a_claim_counts_whatever_the_order_of_arrival(
+        incarnations in incarnations(), of_another in 0..3_u64
+    ) {
         let mut store = store(8, 1);
         store.merge(1, entry(2, of_another, 5000), 0);
-        for (session, (first, ends, arrivals)) in (0_u8..).zip(&sessions) {
+        for (generation, (first, ends, arrivals)) in (250_u8..).chain(0..).zip(&incarnations) {
             for at in arrivals {
-                let word = word_after(Word { session, number: *first }, *at as u8);
-                store.merge(1, Entry { word, ..entry(1, 1, ends[*at]) }, 0);
+                let version = Version { generation, number: first + *at as u64 };
+                store.merge(1, Entry { version, ..entry(1, 1, ends[*at]) }, 0);
             }
         }
         let held = store.live(1, 0).unwrap();
-        let last = *sessions.last().unwrap().1.last().unwrap();
+        let last = *incarnations.last().unwrap().1.last().unwrap();
         prop_assert_eq!((held.owner, held.expires_us), if of_another == 0 { (node(2), 5000) } else { (node(1), last) });
     }
 
@@ -117,22 +122,22 @@ proptest! {
         steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600), salt in any::<u64>()
     ) {
         let (mut store, mut model, mut now) = (store(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
-        let mut words = BTreeMap::<(u64, u16), Word>::new();
-        for (key, owner, at, seconds, pause) in steps {
+        for (number, (key, owner, at, seconds, pause)) in (0..).zip(steps) {
             now += pause * SECOND_US;
-            let word = words.entry((key, owner)).or_default();
-            *word = word.next();
-            let claim = Entry { word: *word, ..entry(owner, at, now + seconds * SECOND_US) };
+            let version = Version { generation: 5, number };
+            let end_us = now + seconds * SECOND_US;
+            let claim = Entry { version, told_us: end_us, ..entry(owner, at, end_us) };
             store.merge(key, claim, now);
             model.retain(|_, held| held.expires_us > now);
             let held = model.entry(key).or_insert(claim);
             if held.owner == claim.owner {
                 let claimed_at_unix_us = held.claimed_at_unix_us.min(at);
-                *held = Entry { claimed_at_unix_us, ..claim };
+                let told_us = held.told_us.clamp(claim.expires_us - TOLD_US, claim.expires_us + TOLD_US);
+                *held = Entry { claimed_at_unix_us, told_us, ..claim };
             } else if (claim.claimed_at_unix_us, claim.owner) < (held.claimed_at_unix_us, held.owner) {
                 *held = claim;
             }
-            while !store.sweep(now + LINGER_US, 4) {}
+            while !store.sweep(now, 4) {}
             prop_assert_eq!(store.len(), model.len());
             for (key, held) in &model {
                 prop_assert_eq!(store.live(*key, now), Some(*held));
@@ -177,22 +182,31 @@ fn an_ended_claim_wins_against_nobody() {
 #[test]
 fn a_claim_that_ends_earlier_than_said_at_first_ends_then() {
     let mut store = store(8, 1);
-    let word = |number, end| Entry { word: Word { session: 0, number }, ..entry(1, 1, end) };
+    let version = |number, end| Entry { version: Version { generation: 0, number }, ..entry(1, 1, end) };
     for (number, end, ends) in [(0, 240, 240), (1, 40, 40), (0, 240, 40), (1, 41, 41), (2, 100, 100), (1, 41, 100)] {
-        store.merge(1, word(number, end), 0);
-        assert_eq!(store.live(1, 0).unwrap().expires_us, ends, "word {number}");
+        store.merge(1, version(number, end), 0);
+        assert_eq!(store.live(1, 0).unwrap().expires_us, ends, "version {number}");
     }
     assert_eq!(store.live(1, 100), None);
+    while !store.sweep(100, 9) {}
+    assert!(store.is_empty());
 }
 
 #[test]
-fn a_claim_that_has_ended_is_kept_for_a_moment_so_that_its_owner_can_go_on_with_it() {
+fn a_claim_follows_its_owner_from_one_live_epoch_to_another_and_to_none_that_is_over() {
     let mut store = store(8, 1);
-    store.merge(1, Entry { word: Word { session: 0, number: 7 }, ..entry(1, 1, 100) }, 0);
-    while !store.sweep(LINGER_US + 99, 9) {}
-    assert_eq!((store.live(1, 100), store.last(1).unwrap().word.number), (None, 7));
-    while !store.sweep(LINGER_US + 100, 9) {}
-    assert_eq!(store.last(1), None);
+    let version = |epoch, number, at| {
+        let version = Version { generation: 0, number };
+        Entry { epoch: Epoch::new(epoch), version, ..entry(1, at, 100 + number) }
+    };
+    store.merge(1, version(0, 1, 10), 0);
+    assert!(matches!(store.merge(1, version(1, 2, 20), 0), Merged::Known(_)));
+    let held = store.live(1, 0).unwrap();
+    assert_eq!((held.epoch, held.claimed_at_unix_us, held.expires_us), (Epoch::new(1), 10, 102));
+    assert_eq!(store.merge(1, version(9, 3, 5), 0), Merged::Lost(node(1)), "of an epoch that is over");
+    store.set_epochs(node(1), Epochs::from_bits(0b1));
+    assert!(matches!(store.merge(1, version(0, 4, 30), 0), Merged::Won(_)), "the held one is of one that is over now");
+    assert_eq!(store.live(1, 0).unwrap().claimed_at_unix_us, 30);
 }
 
 #[test]
@@ -228,13 +242,24 @@ fn a_claim_takes_32_bytes_and_keeps_its_fields() {
     let full = Entry {
         owner: node(1023),
         epoch: Epoch::new(15),
-        claimed_at_unix_us: u64::MAX,
+        kind: 15,
+        claimed_at_unix_us: LATEST_UNIX_US,
         expires_us: (1 << 49) - 1,
-        mark: (1 << 49) - 1,
-        word: Word { session: 127, number: 255 },
+        told_us: (1 << 49) - 1,
+        version: Version { generation: 255, number: (1 << 44) - 1 },
     };
     assert_eq!(Held::new(5, &full).entry(), Some(full));
-    let least = Entry { owner: node(1), epoch: Epoch::new(0), expires_us: 1, mark: 0, word: Word::default(), ..full };
+    let version = Version::default();
+    let least = Entry { owner: node(1), epoch: Epoch::new(0), kind: 0, expires_us: 1, told_us: 1, version, ..full };
     assert_eq!(Held::new(5, &least).entry(), Some(least));
     assert_eq!(Held::new(5, &Entry { expires_us: u64::MAX, ..least }).entry().unwrap().expires_us, (1 << 49) - 1);
+    for off in [-500_000, -1, 1, 500_000] {
+        let told_us = 1_000_000_u64.saturating_add_signed(off);
+        let near = Entry { expires_us: 1_000_000, told_us, ..full };
+        assert_eq!(Held::new(5, &near).entry(), Some(near));
+    }
+    for told_us in [0, 1 << 40] {
+        let far = Held::new(5, &Entry { expires_us: 1 << 30, told_us, ..full }).entry().unwrap();
+        assert_eq!(far.told_us.abs_diff(far.expires_us), TOLD_US, "it is told that it is far");
+    }
 }

@@ -1,7 +1,5 @@
 //! The question who owns a key, and its answers.
 
-use forwarder_common::ids::Epoch;
-
 use super::bounds::PACKET_BYTES;
 use super::bytes::Reader;
 use super::claims::{CLAIM_BYTES, Claim};
@@ -11,13 +9,15 @@ use super::error::WireError;
 const HEAD_BYTES: usize = 4;
 const ASK_BYTES: usize = 24;
 /// Bytes of an answer without its claims.
-const ANSWER_BYTES: usize = 10;
+const ANSWER_BYTES: usize = 9;
+/// Bytes of a claim in an answer, with its whole number.
+const ANSWERED_BYTES: usize = CLAIM_BYTES + 8;
 /// Most asks in one message.
 pub const MESSAGE_ASKS: usize = (PACKET_BYTES - HEAD_BYTES) / ASK_BYTES;
 /// Most claims in one answer: one for each key of the ask.
 pub const ANSWER_CLAIMS: usize = 2;
 /// Most answers in one message, each with all the claims that it may carry.
-pub const MESSAGE_ANSWERS: usize = (PACKET_BYTES - HEAD_BYTES) / (ANSWER_BYTES + ANSWER_CLAIMS * CLAIM_BYTES);
+pub const MESSAGE_ANSWERS: usize = (PACKET_BYTES - HEAD_BYTES) / (ANSWER_BYTES + ANSWER_CLAIMS * ANSWERED_BYTES);
 
 /// The question who owns a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,6 @@ pub struct Ask {
 pub struct Answer {
     /// The ask's number.
     pub number: u64,
-    /// The epoch in which the claims were made.
-    pub epoch: Epoch,
     /// The sender's own claims of the keys, at most [`ANSWER_CLAIMS`]; none: it owns nothing.
     pub claims: Vec<Claim>,
 }
@@ -70,8 +68,11 @@ impl Answer {
         for answer in answers.iter().take(count) {
             let claims = answer.claims.len().min(ANSWER_CLAIMS);
             out.extend(answer.number.to_be_bytes());
-            out.extend([answer.epoch.number(), claims as u8]);
-            answer.claims.iter().take(claims).for_each(|claim| claim.encode(out));
+            out.push(claims as u8);
+            for claim in answer.claims.iter().take(claims) {
+                claim.encode(out);
+                out.extend(claim.number.to_be_bytes());
+            }
         }
     }
 
@@ -84,11 +85,15 @@ impl Answer {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (number, epoch, count) = (reader.u64()?, reader.epoch()?, reader.u8()?);
+        let (number, count) = (reader.u64()?, reader.u8()?);
         if usize::from(count) > ANSWER_CLAIMS {
             return Err(WireError::Claims(count));
         }
-        let claims = (0..count).map(|_| Claim::decode(reader)).collect::<Result<_, _>>()?;
-        Ok(Self { number, epoch, claims })
+        let claim = |reader: &mut Reader<'_>| {
+            let claim = Claim::decode(reader)?;
+            Ok(Claim { number: reader.u64()?, ..claim })
+        };
+        let claims = (0..count).map(|_| claim(reader)).collect::<Result<_, _>>()?;
+        Ok(Self { number, claims })
     }
 }

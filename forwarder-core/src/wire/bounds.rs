@@ -3,7 +3,7 @@
 use forwarder_common::ids::Tick;
 
 /// The protocol's version: a node drops the link of a peer that speaks another one.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Longest message in bytes, which only a snapshot may have: there is no hurry for one, and few large ones cost less.
 pub const MESSAGE_BYTES: usize = 8192;
 /// Longest message of any other kind in bytes: with QUIC's own headers it fits into one packet of 1,200 bytes, the

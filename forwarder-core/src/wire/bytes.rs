@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use forwarder_common::ids::Epoch;
-
 use super::error::WireError;
 
 /// The bytes of a message that are not read yet.
@@ -22,6 +20,13 @@ impl<'a> Reader<'a> {
         let (head, tail) = self.0.split_first_chunk::<N>().ok_or(WireError::Length)?;
         self.0 = tail;
         Ok(*head)
+    }
+
+    /// The next `length` bytes, to be read by themselves.
+    pub(super) fn part(&mut self, length: usize) -> Result<Self, WireError> {
+        let (head, tail) = self.0.split_at_checked(length).ok_or(WireError::Length)?;
+        self.0 = tail;
+        Ok(Self(head))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, WireError> {
@@ -58,11 +63,6 @@ impl<'a> Reader<'a> {
             6 => Ok(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
             family => Err(WireError::Family(family)),
         }
-    }
-
-    pub(super) fn epoch(&mut self) -> Result<Epoch, WireError> {
-        let number = self.u8()?;
-        if number > 15 { Err(WireError::Epoch(number)) } else { Ok(Epoch::new(u64::from(number))) }
     }
 }
 

@@ -15,8 +15,6 @@ pub enum WireError {
     Version(u8),
     /// No such kind of message.
     Kind(u8),
-    /// An epoch beyond 15.
-    Epoch(u8),
     /// No such state of a node.
     State(u8),
     /// An address family that is neither 4 nor 6.
@@ -25,7 +23,11 @@ pub enum WireError {
     Lifetime(u32),
     /// A flag that this version does not know.
     Flags(u8),
-    /// Numbers of claims that cannot be: too large, fewer than claims, or a range without one.
+    /// A field of a hello that came before.
+    Twice(u8),
+    /// A hello without a field that it must have.
+    Missing(u8),
+    /// Numbers of claims that cannot be: too large, outside their stretch, or a range without one.
     Numbers,
     /// More claims in one answer than one ask has keys.
     Claims(u8),
@@ -38,11 +40,12 @@ impl fmt::Display for WireError {
             Self::Oversized => write!(f, "a message that is too long"),
             Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
             Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
-            Self::Epoch(epoch) => write!(f, "an impossible epoch ({epoch})"),
             Self::State(state) => write!(f, "an unknown state of a node ({state})"),
             Self::Family(family) => write!(f, "an unknown address family ({family})"),
             Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
             Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),
+            Self::Twice(kind) => write!(f, "a hello with field {kind} twice"),
+            Self::Missing(kind) => write!(f, "a hello without field {kind}"),
             Self::Numbers => write!(f, "impossible numbers of claims"),
             Self::Claims(count) => write!(f, "too many claims in one answer ({count})"),
         }

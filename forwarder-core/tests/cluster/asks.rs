@@ -5,7 +5,7 @@ use forwarder_common::ids::Epoch;
 use forwarder_core::node::{Kind, ProtocolError};
 use forwarder_core::wire::{Answer, Ask, Claim, Message};
 
-use super::mesh::{Mesh, START_UNIX_US, id, stretch};
+use super::mesh::{self, Mesh, START_UNIX_US, id, stretch};
 
 const LIFETIME_MS: u64 = 37_000;
 const OPEN_ASKS: u64 = 16_384;
@@ -25,11 +25,12 @@ fn answer(number: u64, claims: Vec<Claim>) -> Vec<u8> {
 }
 
 fn answer_of(epoch: u64, number: u64, claims: Vec<Claim>) -> Vec<u8> {
-    Message::Answer(vec![Answer { number, epoch: Epoch::new(epoch), claims }]).encode()
+    let claims = claims.into_iter().map(|claim| Claim { epoch: Epoch::new(epoch), ..claim }).collect();
+    Message::Answer(vec![Answer { number, claims }]).encode()
 }
 
 fn claim(key: u64, at_us: u64) -> Claim {
-    Claim { key, claimed_at_unix_us: START_UNIX_US + at_us, remaining_ms: LIFETIME_MS as u32, word: 1 }
+    Claim { number: 1, ..mesh::claim(key, START_UNIX_US + at_us, LIFETIME_MS as u32) }
 }
 
 #[test]
@@ -256,7 +257,7 @@ fn an_answer_that_loses_the_merge_changes_no_owner() {
     mesh.loss = 1000;
     let start = mesh.now_us;
     mesh.ask(id(1), 5, 7, 0);
-    mesh.deliver(id(3), id(1), &Message::Batch(stretch(0, 0, vec![claim(7, 10)])).encode());
+    mesh.deliver(id(3), id(1), &Message::Batch(stretch(0, vec![claim(7, 10)])).encode());
     assert_eq!(mesh.answers(id(1), start), [(5, true, 0)], "a claim ends the ask however it comes");
     mesh.deliver(id(2), id(1), &answer(0, vec![claim(7, 20)]));
     assert_eq!(mesh.kernels[&id(1)].claims[&7].0, id(3));
@@ -340,7 +341,7 @@ fn asks_of_one_turn_share_messages_and_so_do_their_answers() {
     mesh.drain(id(1));
     mesh.run_for(1000);
     assert_eq!(kinds(&mesh), [vec![(1, 2, Kind::Ask); 3], vec![(2, 1, Kind::Answer); 7]].concat());
-    assert_eq!([0, 3].map(|index| mesh.sent[index].bytes), [4 + 47 * 24, 4 + 22 * (10 + 2 * 21)]);
+    assert_eq!([0, 3].map(|index| mesh.sent[index].bytes), [4 + 47 * 24, 4 + 17 * (9 + 2 * 29)]);
     assert_eq!(mesh.kernels[&id(1)].claims.len(), 200, "both keys of each");
     assert_eq!(mesh.nodes[&id(1)].counters().asks_found, 100);
 }

@@ -6,7 +6,7 @@ mod kernel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use forwarder_core::node::{DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State};
 use forwarder_core::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 
@@ -32,26 +32,52 @@ pub(crate) fn hello(node: NodeId, incarnation: u64, epoch: u64) -> Hello {
     Hello {
         incarnation,
         sequence: 1,
-        epoch: Epoch::new(epoch),
+        epochs: Epochs::EMPTY.with(Epoch::new(epoch)),
         state: State::Up,
-        underlay: underlay(node),
-        listen: listen(node),
         next: 0,
         your_incarnation: 0,
-        your_epoch: None,
+        your_epochs: Epochs::EMPTY,
         have: 0,
+        underlay: underlay(node),
+        listen: listen(node),
+        services: Vec::new(),
+        must_equal: Vec::new(),
     }
 }
 
-/// A stretch of claims from number `first` on.
-pub(crate) fn stretch(first: u64, epoch: u64, claims: Vec<Claim>) -> Claims {
-    Claims { first, span: claims.len() as u32, epoch: Epoch::new(epoch), claims }
+/// A claim of a request key in epoch 0.
+pub(crate) fn claim(key: u64, claimed_at_unix_us: u64, remaining_ms: u32) -> Claim {
+    Claim { key, claimed_at_unix_us, remaining_ms, epoch: Epoch::new(0), kind: 1, number: 0 }
+}
+
+/// A stretch of claims from number `first` on, sent after a node's first hello.
+pub(crate) fn stretch(first: u64, claims: Vec<Claim>) -> Claims {
+    let claims: Vec<Claim> = (first..).zip(claims).map(|(number, claim)| Claim { number, ..claim }).collect();
+    Claims { first, span: claims.len() as u32, sequence: 1, claims }
+}
+
+/// The settings of a node with one epoch.
+fn settings(node: NodeId, epoch: Epoch, claims: usize, seed: u64) -> NodeSettings {
+    NodeSettings {
+        node,
+        epochs: Epochs::EMPTY.with(epoch),
+        underlay: underlay(node),
+        listen: listen(node),
+        claims,
+        seed,
+        services: Vec::new(),
+        must_equal: Vec::new(),
+    }
+}
+
+/// A claim of this host's egress program for a request key.
+pub(crate) fn local(key: u64, now: Now, remaining_ms: u64, epoch: Epoch) -> LocalClaim {
+    LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: 1 }
 }
 
 /// A node by itself, for tests that are its network.
 pub(crate) fn alone(node: NodeId) -> Node {
-    let (underlay, listen) = (underlay(node), listen(node));
-    Node::new(NodeSettings { node, epoch: Epoch::new(0), underlay, listen, claims: 1 << 20, seed: 1 })
+    Node::new(settings(node, Epoch::new(0), 1 << 20, 1))
 }
 
 /// Something on its way.
@@ -154,10 +180,9 @@ impl Mesh {
 
     /// Starts a node, or starts it anew with nothing but its kernel's map: its own claims in that it is given first.
     pub(crate) fn start(&mut self, node: NodeId, epoch: Epoch, claims: usize) {
-        let (underlay, listen, seed) = (underlay(node), listen(node), self.random_below(u64::MAX));
-        let settings = NodeSettings { node, epoch, underlay, listen, claims, seed };
+        let seed = self.random_below(u64::MAX);
         self.incarnations.insert(node, seed | 1);
-        let mut state = Node::new(settings);
+        let mut state = Node::new(settings(node, epoch, claims, seed));
         let own = self.kernels.entry(node).or_default().own_claims(node, epoch, self.now_us);
         let now = self.now(node);
         own.into_iter().for_each(|claim| state.handle_restored(claim, now));
@@ -197,8 +222,9 @@ impl Mesh {
         let now = self.now(node);
         let state = self.nodes.get_mut(&node).unwrap();
         let kernel = self.kernels.get_mut(&node).unwrap();
-        kernel.claim(key, node, state.epoch(), remaining_ms, self.now_us);
-        state.handle_local(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms }, now);
+        let epoch = state.own_epochs().iter().next().unwrap();
+        kernel.claim(key, node, epoch, remaining_ms, self.now_us);
+        state.handle_local(local(key, now, remaining_ms, epoch), now);
         self.drain(node);
     }
 
@@ -251,6 +277,18 @@ impl Mesh {
             self.errors.push((to, error));
         }
         self.drain(to);
+    }
+
+    /// Another epoch of a node's only proxy.
+    pub(crate) fn set_epoch(&mut self, node: NodeId, epoch: u64) {
+        self.set_epochs(node, Epochs::EMPTY.with(Epoch::new(epoch)));
+    }
+
+    /// Other live epochs of a node.
+    pub(crate) fn set_epochs(&mut self, node: NodeId, epochs: Epochs) {
+        let now = self.now(node);
+        self.nodes.get_mut(&node).unwrap().set_epochs(epochs, now);
+        self.drain(node);
     }
 
     /// What a node of this mesh might say of itself.
@@ -310,7 +348,7 @@ impl Mesh {
         };
         let places = |key: &u64| {
             let claim = kernel.claims.get(key);
-            claim.is_some_and(|(owner, epoch, _)| *owner == node || kernel.up.get(owner) == Some(&(true, *epoch)))
+            claim.is_some_and(|(owner, epoch, _)| *owner == node || kernel.is_live(*owner, *epoch))
         };
         assert!(!owned || [request_key, reply_key].iter().any(places), "the answer comes before the claim");
         kernel.answers.push((ticket, owned, self.now_us));

@@ -1,10 +1,10 @@
 //! What the network loses, delays, repeats or floods, in virtual time.
 
-use forwarder_common::ids::Epoch;
-use forwarder_core::node::{Kind, LocalClaim, Node, Now, Output, ProtocolError, State};
+use forwarder_common::ids::{Epoch, Epochs};
+use forwarder_core::node::{Kind, Node, Now, Output, ProtocolError, State};
 use forwarder_core::wire::{Claim, Claims, Digest, Message, Repair};
 
-use super::mesh::{Mesh, START_UNIX_US, alone, hello, id, stretch};
+use super::mesh::{Mesh, START_UNIX_US, alone, claim, hello, id, local, stretch};
 
 const LIFETIME_MS: u64 = 37_000;
 /// By then whatever was lost once is found missing and has come: two digests and their jitter, and the way.
@@ -57,7 +57,7 @@ fn more_claims_than_may_wait_are_counted_and_come_with_the_digest() {
     let now = mesh.now(id(1));
     let node = mesh.nodes.get_mut(&id(1)).unwrap();
     for key in 0..100_000 {
-        node.handle_local(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS }, now);
+        node.handle_local(local(key, now, LIFETIME_MS, Epoch::new(0)), now);
     }
     assert_eq!((node.waiting() as u64, node.counters().claims_dropped), (65_536, 100_000 - 65_536));
     mesh.run_for(500_000);
@@ -96,7 +96,7 @@ fn a_feed_has_no_more_on_its_way_than_a_slow_link_can_hold() {
     let mut node = alone(id(1));
     let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
     for key in 0..500_000 {
-        node.handle_local(LocalClaim { key, claimed_at_unix_us: START_UNIX_US, remaining_ms: LIFETIME_MS }, now);
+        node.handle_local(local(key, now, LIFETIME_MS, Epoch::new(0)), now);
     }
     node.handle_link_up(id(2), now);
     node.handle_message(id(2), &Message::Hello(hello(id(2), 1, 0)).encode(), now).unwrap();
@@ -144,11 +144,10 @@ fn a_new_epoch_voids_all_claims_at_once_and_everywhere_without_a_new_link() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(1), 7, LIFETIME_MS);
     mesh.run_for(1000);
-    let (now, writes) = (mesh.now(id(1)), mesh.kernels[&id(2)].claim_writes);
-    mesh.nodes.get_mut(&id(1)).unwrap().set_epoch(Epoch::new(1), now);
-    mesh.drain(id(1));
+    let writes = mesh.kernels[&id(2)].claim_writes;
+    mesh.set_epoch(id(1), 1);
     mesh.run_for(1000);
-    assert_eq!(mesh.kernels[&id(2)].up[&id(1)], (true, Epoch::new(1)));
+    assert_eq!(mesh.kernels[&id(2)].up[&id(1)], (true, Epochs::EMPTY.with(Epoch::new(1))));
     assert_eq!(mesh.kernels[&id(2)].claim_writes, writes, "no claim is touched");
     mesh.claim(id(2), 7, LIFETIME_MS);
     mesh.claim(id(1), 8, LIFETIME_MS);
@@ -162,8 +161,9 @@ fn a_new_epoch_voids_all_claims_at_once_and_everywhere_without_a_new_link() {
 fn claims_that_overtake_the_hello_of_their_epoch_wait_for_it() {
     for hello_comes in [true, false] {
         let mut mesh = Mesh::linked(2, 1);
-        let claim = Claim { key: 7, claimed_at_unix_us: START_UNIX_US, remaining_ms: 37_000, word: 0 };
-        mesh.deliver(id(1), id(2), &Message::Batch(stretch(0, 1, vec![claim])).encode());
+        let claim = Claim { epoch: Epoch::new(1), ..claim(7, START_UNIX_US, 37_000) };
+        let early = Claims { sequence: 2, ..stretch(0, vec![claim]) };
+        mesh.deliver(id(1), id(2), &Message::Batch(early).encode());
         assert_eq!(mesh.owners(7), [None, None]);
         if hello_comes {
             let hello = Message::Hello(mesh.hello_of(id(1), 1, 2)).encode();
@@ -185,7 +185,7 @@ fn an_old_hello_that_comes_after_a_new_one_is_ignored() {
     for (epoch, sequence, stands) in [(3, 9, 3), (2, 8, 3), (4, 10, 4), (3, 9, 4)] {
         let hello = Message::Hello(mesh.hello_of(id(1), epoch, sequence)).encode();
         mesh.deliver(id(1), id(2), &hello);
-        assert_eq!(mesh.kernels[&id(2)].up[&id(1)], (true, Epoch::new(stands)));
+        assert_eq!(mesh.kernels[&id(2)].up[&id(1)], (true, Epochs::EMPTY.with(Epoch::new(stands))));
     }
     let other = Message::Hello(hello(id(1), mesh.incarnations[&id(1)] ^ 2, 5)).encode();
     mesh.deliver(id(1), id(2), &other);
@@ -229,11 +229,10 @@ fn claims_of_hours_among_claims_of_seconds_stay_known_to_late_joiners() {
 
 #[test]
 fn a_peer_that_floods_is_dropped_and_the_others_are_not_disturbed() {
-    let batch = Message::Batch(stretch(0, 0, Vec::new())).encode();
-    let claim = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 1000, word: 0 };
-    let full: Vec<Claim> = (0..389).map(|key| Claim { key, ..claim }).collect();
-    let snapshot = Message::Snapshot(stretch(0, 0, full)).encode();
-    for (flood, least, most) in [(batch, 90_000, 140_000), (snapshot, 5_000_000 / 389, 5_500_000 / 389)] {
+    let batch = Message::Batch(stretch(0, Vec::new())).encode();
+    let full: Vec<Claim> = (0..355).map(|key| claim(key, 1, 1000)).collect();
+    let snapshot = Message::Snapshot(stretch(0, full)).encode();
+    for (flood, least, most) in [(batch, 90_000, 140_000), (snapshot, 5_000_000 / 355, 5_500_000 / 355)] {
         let mut mesh = Mesh::linked(3, 1);
         let mut sent = 0;
         while mesh.errors.is_empty() {
@@ -252,14 +251,14 @@ fn a_peer_that_floods_is_dropped_and_the_others_are_not_disturbed() {
 #[test]
 fn repeated_and_invented_numbers_harm_nobody_but_their_sender() {
     let mut mesh = Mesh::linked(3, 1);
-    let claim = |key| Claim { key, claimed_at_unix_us: 1, remaining_ms: 37_000, word: 0 };
+    let claim = |key| claim(key, 1, 37_000);
     for first in [0, 5, 5, u64::MAX - 1, 1 << 40] {
-        mesh.deliver(id(2), id(1), &Message::Batch(stretch(first, 0, vec![claim(first)])).encode());
+        mesh.deliver(id(2), id(1), &Message::Batch(stretch(first, vec![claim(first)])).encode());
     }
     (0..5000).for_each(|number| {
-        mesh.deliver(id(2), id(1), &Message::Batch(stretch(10 + 2 * number, 0, vec![claim(3)])).encode());
+        mesh.deliver(id(2), id(1), &Message::Batch(stretch(10 + 2 * number, vec![claim(3)])).encode());
     });
-    let span = Claims { span: u32::MAX, ..stretch(1 << 50, 0, Vec::new()) };
+    let span = Claims { span: u32::MAX, ..stretch(1 << 50, Vec::new()) };
     mesh.deliver(id(2), id(1), &Message::Batch(span).encode());
     let missing = vec![(0, u64::MAX), (3, 4)];
     mesh.deliver(id(2), id(1), &Message::Repair(Repair { sequence: 7, pieces: 77, below: u64::MAX, missing }).encode());
@@ -301,7 +300,7 @@ fn a_feed_whose_messages_come_late_goes_on_by_the_peers_own_count() {
     let mut node = alone(id(1));
     let at = |monotonic_us| Now { monotonic_us, unix_us: START_UNIX_US };
     for key in 0..150_000 {
-        node.handle_local(LocalClaim { key, claimed_at_unix_us: START_UNIX_US, remaining_ms: LIFETIME_MS }, at(1));
+        node.handle_local(local(key, at(1), LIFETIME_MS, Epoch::new(0)), at(1));
     }
     node.handle_link_up(id(2), at(1));
     node.handle_message(id(2), &Message::Hello(hello(id(2), 1, 0)).encode(), at(1)).unwrap();

@@ -1,8 +1,8 @@
 //! Daemons that take over the kernel's maps of an earlier one with this host's claims, in virtual time.
 
 use forwarder_common::ids::Epoch;
-use forwarder_core::node::{Kind, LocalClaim, Node, Now, Output};
-use forwarder_core::wire::{Ask, Claim, Message};
+use forwarder_core::node::{Kind, Node, Now, Output};
+use forwarder_core::wire::{Ask, Message};
 
 use super::mesh::{self, Mesh, START_UNIX_US, id};
 
@@ -13,7 +13,7 @@ fn a_restarted_daemon_answers_asks_for_the_claims_of_the_kernel_before_its_first
     let mut node = mesh::alone(id(1));
     let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
     for key in [7, 8] {
-        node.handle_restored(LocalClaim { key, claimed_at_unix_us: START_UNIX_US, remaining_ms: LIFETIME_MS }, now);
+        node.handle_restored(mesh::local(key, now, LIFETIME_MS, Epoch::new(0)), now);
     }
     node.handle_link_up(id(2), now);
     node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
@@ -141,7 +141,7 @@ fn what_the_egress_program_says_after_the_start_changes_the_restored_claim() {
     let left_us = claim.expires_us - mesh.now_us;
     assert!((35_900_000..36_100_000).contains(&left_us), "{left_us}");
     // A claim of the same key that a peer made meanwhile, as an honest peer would tell of it.
-    let late = Claim { key: 7, claimed_at_unix_us: 1, remaining_ms: 240_000, word: 0 };
-    mesh.deliver(id(1), id(2), &Message::Batch(mesh::stretch(0, 0, vec![late])).encode());
+    let late = mesh::claim(7, 1, 240_000);
+    mesh.deliver(id(1), id(2), &Message::Batch(mesh::stretch(0, vec![late])).encode());
     assert_eq!(mesh.owners(7), [Some(2); 2]);
 }

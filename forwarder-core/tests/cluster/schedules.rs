@@ -151,9 +151,7 @@ fn played(seed: u64, turns: Vec<Turn>) -> Mesh {
             Turn::NewEpoch { node } => {
                 let epoch = epochs.entry(node).or_insert(0_u64);
                 *epoch += 1;
-                let now = mesh.now(id(node));
-                mesh.nodes.get_mut(&id(node)).unwrap().set_epoch(Epoch::new(*epoch), now);
-                mesh.drain(id(node));
+                mesh.set_epoch(id(node), *epoch);
             }
             Turn::Pass { us } => mesh.run_for(us),
         }
@@ -168,9 +166,9 @@ fn played(seed: u64, turns: Vec<Turn>) -> Mesh {
 fn owners(mesh: &Mesh, key: u64) -> Vec<Option<u16>> {
     let owner = |node: &NodeId| {
         let held = mesh.nodes.get(node)?.claim(key, mesh.now(*node))?;
-        let stands = mesh.nodes.get(&held.owner)?.epoch() == held.epoch;
-        (stands && (held.owner == *node || mesh.kernels.get(node)?.up.get(&held.owner) == Some(&(true, held.epoch))))
-            .then_some(held.owner.number())
+        let is_live = mesh.nodes.get(&held.owner)?.own_epochs().contains(held.epoch);
+        let is_up = held.owner == *node || mesh.kernels.get(node)?.is_live(held.owner, held.epoch);
+        (is_live && is_up).then_some(held.owner.number())
     };
     mesh.nodes.keys().map(owner).collect()
 }

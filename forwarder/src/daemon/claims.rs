@@ -41,6 +41,8 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch:
             claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
             // The event may be old: the ring buffer outlives daemons.
             remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
+            epoch,
+            kind: 0,
         };
         node.handle_local(claim, now);
     }

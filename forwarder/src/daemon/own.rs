@@ -48,9 +48,10 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut
         let branch = message.branch.unwrap_or_default();
         let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
         let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
-        for key in [Some(request_key), is_reply_key.then_some(reply_key)].into_iter().flatten() {
+        for (key, kind) in [Some((request_key, 1)), is_reply_key.then_some((reply_key, 2))].into_iter().flatten() {
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
-            let claim = LocalClaim { key, claimed_at_unix_us: around.now.unix_us, remaining_ms };
+            let (claimed_at_unix_us, epoch) = (around.now.unix_us, around.dataplane.epoch());
+            let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };
             around.node.handle_local(claim, around.now);
         }
     }

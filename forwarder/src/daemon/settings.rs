@@ -1,17 +1,22 @@
 //! The configuration in the kernel programs' terms.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 use forwarder_common::{
     abi::{self, Lifetimes, ServiceKey},
-    ids::{Epoch, Tick},
+    hash::SipHash,
+    ids::{Epoch, IpProtocol, Tick},
 };
+use forwarder_core::wire::{MustEqual, Service};
 use ring::rand::SecureRandom as _;
 
 use super::next_hops::address;
 use crate::{
-    config::{Affinity, Config},
+    config::{self, Affinity, Config},
     dataplane,
     identity::{self, Secrets},
 };
@@ -58,6 +63,33 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
 pub(super) fn first_epoch() -> Epoch {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Epoch::new(unix.as_secs() / EPOCH_SECONDS)
+}
+
+/// The services as peers are told of them.
+pub(super) fn told_services(config: &Config) -> Vec<Service> {
+    let told = |service: &config::Service| {
+        let affinity = match service.affinity {
+            Affinity::Transaction => Service::AFFINITY_TRANSACTION,
+            Affinity::Call => Service::AFFINITY_CALL,
+        };
+        let address = SocketAddr::new(service.vip, service.port);
+        Service { address, transport: IpProtocol::UDP.0, affinity }
+    };
+    config.services.iter().map(told).collect()
+}
+
+/// What must be equal on all nodes, as peers are told of it: hashes, which do not give a secret away.
+pub(super) fn must_equal(config: &Config, secrets: &Secrets) -> Vec<MustEqual> {
+    let hash = |key: [u64; 2], words: &[u64]| {
+        let mut hash = SipHash::new(key);
+        words.iter().for_each(|word| hash.put(*word));
+        hash.finish(words.len() * 8)
+    };
+    let timers = &config.timers;
+    vec![
+        MustEqual { what: MustEqual::HASH_KEY, hash: hash(secrets.hash_key, &[0]) },
+        MustEqual { what: MustEqual::TIMERS, hash: hash([0; 2], &[timers.t1_ms, timers.timer_c_s, timers.call_ttl_s]) },
+    ]
 }
 
 /// Randomness for the core.

@@ -12,7 +12,7 @@ use forwarder::cluster::Counters;
 use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
-use forwarder_common::ids::Epoch;
+use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::failover::LinkEnd;
 use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
@@ -246,11 +246,13 @@ async fn run(
     let me = settings.identity.node;
     let mut node = Node::new(NodeSettings {
         node: me,
-        epoch: Epoch::new(0),
+        epochs: Epochs::EMPTY.with(Epoch::new(0)),
         underlay: underlay(me),
         listen: settings.listen,
         claims: 1 << 20,
         seed: u64::from(me.number()),
+        services: Vec::new(),
+        must_equal: Vec::new(),
     });
     let (events, mut happened) = mpsc::channel(1024);
     let handle = links::spawn(settings, commanded, events).unwrap();
@@ -274,7 +276,13 @@ async fn run(
                 }
             }
             Some(key) = local.recv() => {
-                let claim = LocalClaim { key, claimed_at_unix_us: now().unix_us, remaining_ms: 37_000 };
+                let claim = LocalClaim {
+                    key,
+                    claimed_at_unix_us: now().unix_us,
+                    remaining_ms: 37_000,
+                    epoch: Epoch::new(0),
+                    kind: 1,
+                };
                 node.handle_local(claim, now());
             }
             Some(identity) = renewed.recv() => handle.set_identity(identity).unwrap(),

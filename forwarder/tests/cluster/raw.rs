@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use forwarder::identity::Identity;
-use forwarder_common::ids::Epoch;
+use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::node::{Node, NodeSettings, Now, Output};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
@@ -72,9 +72,16 @@ pub(crate) async fn send(connection: &Connection, message: &[u8]) {
 /// What node `node` says first to `peer`.
 fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
     let (own, now) = (id(node), Now { monotonic_us: 1, unix_us: 1 });
-    let settings =
-        NodeSettings { node: own, epoch: Epoch::new(0), underlay: underlay(own), listen, claims: 16, seed: 1 };
-    let mut core = Node::new(settings);
+    let mut core = Node::new(NodeSettings {
+        node: own,
+        epochs: Epochs::EMPTY.with(Epoch::new(0)),
+        underlay: underlay(own),
+        listen,
+        claims: 16,
+        seed: 1,
+        services: Vec::new(),
+        must_equal: Vec::new(),
+    });
     core.handle_link_up(id(peer), now);
     core.handle_timeout(now);
     let sent = std::iter::from_fn(|| core.poll_output()).find_map(|output| match output {

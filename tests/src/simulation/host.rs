@@ -203,11 +203,13 @@ impl Host {
         let failover = Failover::new(settings, now.monotonic_us);
         let mut node = Node::new(NodeSettings {
             node: self.node,
-            epoch: failover.epochs().others,
+            epochs: [failover.epochs().others].into_iter().collect(),
             underlay: address(index).ip(),
             listen: address(index),
             claims: limits.claims,
             seed,
+            services: Vec::new(),
+            must_equal: Vec::new(),
         });
         let restored = self.kernel.own_claims(now);
         restored.iter().for_each(|claim| node.handle_restored(*claim, now));

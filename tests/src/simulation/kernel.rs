@@ -232,7 +232,8 @@ impl Kernel {
         let own = entries.map(|entry| Entry(entry.get())).zip(keys).filter_map(|(entry, key)| {
             let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
             let is_mine = self.is_own(entry) && entry.matches(*key);
-            is_mine.then(|| LocalClaim { key: *key, claimed_at_unix_us: 0, remaining_ms: Tick::milliseconds(ticks) })
+            let (key, remaining_ms, epoch) = (*key, Tick::milliseconds(ticks), entry.epoch());
+            is_mine.then_some(LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, kind: 0 })
         });
         own.collect()
     }
@@ -285,7 +286,7 @@ impl Kernel {
             self.keys[place.bucket as usize][place.slot as usize] = key;
         }
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms };
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: 0 };
         Some(Told { claim, epoch })
     }
 

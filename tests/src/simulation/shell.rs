@@ -119,7 +119,7 @@ impl Simulation {
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     fn turn(&mut self, host: usize, now: Now) {
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
-        let (is_synchronised, seen) = (daemon.node.is_synchronised(), daemon.node.earlier_epochs().collect());
+        let (is_synchronised, seen) = (daemon.node.is_synchronised(), daemon.node.held_epochs());
         daemon.failover.handle_seen(seen);
         daemon.failover.handle_turn(is_synchronised, now.monotonic_us);
         self.carry_out_failover(host, now);
@@ -223,7 +223,7 @@ impl Simulation {
                 }
                 Output::ClosePunts => kernel.has_punts = false,
                 Output::Epochs(given) => {
-                    daemon.node.set_epoch(given.others, now);
+                    daemon.node.set_epochs([given.others].into_iter().collect(), now);
                     kernel.given = Some(given);
                 }
                 Output::State { new, .. } => {
@@ -279,8 +279,8 @@ impl Simulation {
             }
             // The failover machine has said so.
             MapWrite::Peer { up: false, .. } => {}
-            MapWrite::Peer { node, up: true, state, epoch, underlay } => {
-                let said = failover::Introduction { state, epochs: [epoch].into_iter().collect(), underlay };
+            MapWrite::Peer { node, up: true, state, epochs, underlay } => {
+                let said = failover::Introduction { state, epochs, underlay };
                 if let Some(daemon) = &mut self.hosts[host].daemon {
                     daemon.failover.handle_introduction(node, said, now.monotonic_us);
                 }

@@ -3,9 +3,9 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result};
-use forwarder_core::node::{LocalClaim, MapWrite, Node, Output};
+use forwarder_core::node::{MapWrite, Node, Output};
 
-use crate::peer::{LIFETIME_MS, core, id, key, now, table};
+use crate::peer::{claim, core, id, now, table};
 
 /// Bytes of this process that lie in memory.
 fn resident() -> Result<u64> {
@@ -61,10 +61,7 @@ fn remote_claims() -> Result<()> {
         let start = Instant::now();
         for index in first..first + 100 {
             let now = now();
-            one.handle_local(
-                LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS },
-                now,
-            );
+            one.handle_local(claim(index, now), now);
         }
         let messages = messages_to(&mut one, &mut writes);
         sender_ns += start.elapsed().as_nanos();
@@ -104,8 +101,7 @@ fn live_claims(millions: usize) -> Result<Node> {
     let start = Instant::now();
     for index in 0..claims {
         let now = now();
-        let claim = LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
-        node.handle_local(claim, now);
+        node.handle_local(claim(index, now), now);
     }
     messages_to(&mut node, &mut Vec::new());
     let (filled, memory) = (start.elapsed(), resident()? - before);

@@ -21,7 +21,7 @@ use forwarder::{
 };
 use forwarder_common::{
     abi::{Address, Config, Lifetimes},
-    ids::{Epoch, NodeId},
+    ids::{Epoch, Epochs, NodeId},
 };
 use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rustls::{
@@ -36,6 +36,8 @@ use crate::way::Way;
 pub(crate) const CLAIMS: usize = 1 << 22;
 /// Lifetime of the claims in milliseconds: longer than any run.
 pub(crate) const LIFETIME_MS: u64 = 240_000;
+/// The epoch of all of them.
+const EPOCH: Epoch = Epoch::new(1);
 /// As in the daemon.
 pub(crate) const QUEUE: usize = 1024;
 
@@ -47,6 +49,12 @@ pub(crate) const fn key(index: usize) -> u64 {
 /// The index of a key (the multiplier's inverse modulo 2^64).
 pub(crate) const fn index(key: u64) -> usize {
     key.wrapping_mul(0xf1de_83e1_9937_733d) as usize - 1
+}
+
+/// The claim of an index, made now.
+pub(crate) const fn claim(index: usize, now: Now) -> LocalClaim {
+    let (key, claimed_at_unix_us) = (key(index), now.unix_us);
+    LocalClaim { key, claimed_at_unix_us, remaining_ms: LIFETIME_MS, epoch: EPOCH, kind: 1 }
 }
 
 /// Both clocks.
@@ -63,11 +71,13 @@ pub(crate) fn id(node: u16) -> NodeId {
 pub(crate) fn core(node: u16, listen: SocketAddr) -> Node {
     Node::new(NodeSettings {
         node: id(node),
-        epoch: Epoch::new(1),
+        epochs: Epochs::EMPTY.with(EPOCH),
         underlay: IpAddr::V4(Ipv4Addr::new(10, 9, 0, node as u8)),
         listen,
         claims: CLAIMS,
         seed: u64::from(node),
+        services: Vec::new(),
+        must_equal: Vec::new(),
     })
 }
 
@@ -125,8 +135,7 @@ pub(crate) fn pair(claims: usize, between: Between) -> Result<(Prepared, Prepare
     let two = prepare(2, second, vec![way.as_ref().map_or(first, |way| way.address)])?;
     for index in 0..claims {
         let now = now();
-        let claim = LocalClaim { key: key(index), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
-        one.node.handle_local(claim, now);
+        one.node.handle_local(claim(index, now), now);
     }
     one.node.handle_timeout(now());
     while one.node.poll_output().is_some() {}
@@ -347,8 +356,7 @@ impl Maker {
         while self.made < sent.len().min(due as usize) {
             let now = now();
             sent[self.made].store(monotonic_ns(), Ordering::Relaxed);
-            let claim = LocalClaim { key: key(self.made), claimed_at_unix_us: now.unix_us, remaining_ms: LIFETIME_MS };
-            node.handle_local(claim, now);
+            node.handle_local(claim(self.made, now), now);
             self.made += 1;
         }
         self.made == sent.len()

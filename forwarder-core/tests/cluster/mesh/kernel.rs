@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use forwarder_core::node::{LocalClaim, MapWrite};
 
 use super::underlay;
@@ -13,7 +13,7 @@ pub(crate) struct Kernel {
     pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
     /// When those end that were written.
     ends_us: BTreeMap<u64, u64>,
-    pub(crate) up: BTreeMap<NodeId, (bool, Epoch)>,
+    pub(crate) up: BTreeMap<NodeId, (bool, Epochs)>,
     pub(crate) claim_writes: usize,
     /// Every answer: its ticket, whether it said owned, and when.
     pub(crate) answers: Vec<(u64, bool, u64)>,
@@ -29,8 +29,14 @@ impl Kernel {
     pub(crate) fn own_claims(&self, node: NodeId, epoch: Epoch, now_us: u64) -> Vec<LocalClaim> {
         let own = self.claims.iter().filter(|(_, (owner, of, _))| (*owner, *of) == (node, epoch));
         let left = own.map(|(key, _)| (*key, self.end_us(*key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000)));
-        let claims = left.map(|(key, remaining_ms)| LocalClaim { key, claimed_at_unix_us: 0, remaining_ms });
+        let claims =
+            left.map(|(key, remaining_ms)| LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, kind: 1 });
         claims.filter(|claim| claim.remaining_ms > 0).collect()
+    }
+
+    /// Whether packets would be sent to the owner of a claim of that epoch.
+    pub(crate) fn is_live(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.up.get(&owner).is_some_and(|(up, epochs)| *up && epochs.contains(epoch))
     }
 
     /// When the claim of a key ends.
@@ -40,14 +46,14 @@ impl Kernel {
 
     pub(crate) fn write(&mut self, write: MapWrite, now_us: u64) {
         match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
+            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
                 assert!(remaining_ms > 0);
                 self.put(key, owner, epoch, remaining_ms, now_us);
                 self.claim_writes += 1;
             }
-            MapWrite::Peer { node: peer, up, epoch, underlay: address, .. } => {
+            MapWrite::Peer { node: peer, up, epochs, underlay: address, .. } => {
                 assert_eq!(address, underlay(peer));
-                self.up.insert(peer, (up, epoch));
+                self.up.insert(peer, (up, epochs));
             }
         }
     }
