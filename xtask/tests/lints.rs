@@ -1,7 +1,5 @@
 //! The crates outside the workspace have the workspace's lints: Cargo cannot share a table with them.
 
-#![expect(clippy::unwrap_used, reason = "all of it is a test")]
-
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// The lints of a manifest whose tables begin with `prefix`, by table and name, with their levels.
