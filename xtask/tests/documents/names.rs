@@ -8,7 +8,7 @@ const FOREIGN_PATHS: [&str; 7] = ["std", "core", "io", "fmt", "u64", "u32", "u16
 /// How names begin that are the kernel's.
 const OF_THE_KERNEL: [&str; 8] = ["AF_", "BPF_", "CLOCK_", "ETHTOOL_", "MODULE_", "XDP_", "bpf_", "veth_"];
 /// Names of other programs, crates and formats, and of Rust.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
     "IpDefragPool",
     "PrivateMounts",
     "PrivateNetwork",
@@ -16,6 +16,7 @@ const FOREIGN: [&str; 12] = [
     "StdRng",
     "adjust_head",
     "foo.rs",
+    "incompatible_msrv",
     "max_ack_delay",
     "mod.rs",
     "rand_chacha",
