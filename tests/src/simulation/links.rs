@@ -28,7 +28,8 @@ const CALL_GRACE_US: u64 = 1_000_000;
 const HANDSHAKE_US: u64 = 2_000;
 /// How long a caller waits for an answer.
 const HANDSHAKE_PATIENCE_US: u64 = 5_000_000;
-/// How long after a stall the links' tasks run at the latest: each in an order of its own, and before the loop or after.
+/// How long after a stall the links' tasks run at the latest: each in an order of its own, and before the loop or
+/// after.
 pub(super) const WAKE_UP_US: u64 = 2_000;
 
 /// What one end of a link hears of the other.
@@ -217,7 +218,8 @@ impl Simulation {
             return self.call_failed(host, target);
         }
         if self.hosts[target].stalled_us.is_some() {
-            // The caller sends again until its patience ends; what is in the socket is answered when the callee goes on.
+            // The caller sends again until its patience ends; what is in the socket is answered when the callee goes
+            // on.
             let at_us = self.now_us + LINK_KEEP_ALIVE_US;
             return self.queue.push(at_us, Event::Handshake(call));
         }

@@ -1,5 +1,5 @@
-//! The daemon's loop, as `forwarder/src/daemon.rs` has it: failover machine, slow path and core in their order, and what
-//! they decide carried out on the model of links and kernel.
+//! The daemon's loop, as `forwarder/src/daemon.rs` has it: failover machine, slow path and core in their order, and
+//! what they decide carried out on the model of links and kernel.
 
 use std::time::Instant;
 
