@@ -20,8 +20,6 @@ const UNDERLAY: u8 = 1;
 const LISTEN: u8 = 2;
 const SERVICES: u8 = 3;
 const MUST_EQUAL: u8 = 4;
-/// The fields that this version sends.
-const FIELDS: u8 = 4;
 /// Bytes of one value that must be equal.
 const EQUAL_BYTES: usize = 9;
 
@@ -98,21 +96,30 @@ impl Hello {
         out.extend(self.your_incarnation.to_be_bytes());
         out.extend(self.your_epochs.bits().to_be_bytes());
         out.extend(self.have.to_be_bytes());
-        out.push(FIELDS);
+        // A list that is empty is left out.
+        out.push(2 + u8::from(!self.services.is_empty()) + u8::from(!self.must_equal.is_empty()));
         put_field(out, UNDERLAY, |out| put_address(out, self.underlay));
         put_field(out, LISTEN, |out| put_socket(out, self.listen));
-        put_field(out, SERVICES, |out| {
-            for service in self.services.iter().take(HELLO_SERVICES) {
-                out.extend([service.transport, service.affinity]);
-                put_socket(out, service.address);
-            }
-        });
-        put_field(out, MUST_EQUAL, |out| {
-            for equal in self.must_equal.iter().take(HELLO_EQUALS) {
-                out.push(equal.what);
-                out.extend(equal.hash.to_be_bytes());
-            }
-        });
+        if !self.services.is_empty() {
+            put_field(out, SERVICES, |out| self.put_services(out));
+        }
+        if !self.must_equal.is_empty() {
+            put_field(out, MUST_EQUAL, |out| self.put_equals(out));
+        }
+    }
+
+    fn put_services(&self, out: &mut Vec<u8>) {
+        for service in self.services.iter().take(HELLO_SERVICES) {
+            out.extend([service.transport, service.affinity]);
+            put_socket(out, service.address);
+        }
+    }
+
+    fn put_equals(&self, out: &mut Vec<u8>) {
+        for equal in self.must_equal.iter().take(HELLO_EQUALS) {
+            out.push(equal.what);
+            out.extend(equal.hash.to_be_bytes());
+        }
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -173,11 +180,13 @@ impl Fields {
                         let (transport, affinity) = (value.u8()?, value.u8()?);
                         fields.services.push(Service { address: socket(&mut value)?, transport, affinity });
                     }
+                    fields.services.truncate(HELLO_SERVICES);
                 }
                 MUST_EQUAL if length.is_multiple_of(EQUAL_BYTES) => {
                     while value.left() > 0 {
                         fields.must_equal.push(MustEqual { what: value.u8()?, hash: value.u64()? });
                     }
+                    fields.must_equal.truncate(HELLO_EQUALS);
                 }
                 MUST_EQUAL => return Err(WireError::Length),
                 // Of a later daemon.

@@ -230,6 +230,25 @@ fn a_hello_looks_as_documented() {
 }
 
 #[test]
+fn more_services_and_values_than_a_hello_carries_are_left_out_by_writer_and_reader() {
+    let mut hello = simple_hello();
+    hello.services = vec![hello.services[0]; HELLO_SERVICES + 1];
+    hello.must_equal = vec![hello.must_equal[0]; HELLO_EQUALS + 1];
+    let written = Message::Hello(hello.clone()).encode();
+    let (head, mut fields) = fields_of(&written);
+    hello.services.truncate(HELLO_SERVICES);
+    hello.must_equal.truncate(HELLO_EQUALS);
+    assert_eq!(Message::decode(&written), Ok(Message::Hello(hello.clone())));
+    for field in &mut fields[2..] {
+        let value = field.split_off(3).repeat(2);
+        *field = [&field[..1], &(value.len() as u16).to_be_bytes(), &value].concat();
+    }
+    let longer = [head, &[fields.len() as u8], &fields.concat()].concat();
+    assert!(longer.len() <= PACKET_BYTES);
+    assert_eq!(Message::decode(&longer), Ok(Message::Hello(hello)));
+}
+
+#[test]
 fn fields_that_are_missing_twice_or_of_a_wrong_length_are_named() {
     let bytes = Message::Hello(simple_hello()).encode();
     let (head, fields) = fields_of(&bytes);
