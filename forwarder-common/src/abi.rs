@@ -153,8 +153,10 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// [`EGRESS_AFFINITY_CALL`].
     pub flags: u32,
+    /// With [`EGRESS_AFFINITY_CALL`]: lifetime in ticks of the claims of messages that leave from other addresses.
+    pub call_ticks: u16,
     /// Zero.
-    pub pad: [u16; 4],
+    pub pad: [u16; 3],
 }
 
 /// Requests that leave from an address that is no service's are keyed by the Call-ID alone.

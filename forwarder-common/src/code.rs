@@ -2,7 +2,8 @@
 //!
 //! The verifier checks a global function apart from its callers, and such a function takes and returns numbers only.
 
-/// Declares a fieldless enum with its codes from 1 on, so that 0 is left for "none of them", and both ways between the two.
+/// Declares a fieldless enum with its codes from 1 on, so that 0 is left for "none of them", and both ways between the
+/// two.
 #[macro_export]
 macro_rules! coded {
     (

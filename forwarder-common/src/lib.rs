@@ -8,15 +8,18 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod claim;
 pub mod code;
 pub mod geneve;
 pub mod hash;
 pub mod ids;
+pub mod keys;
 pub mod lifetime;
 pub mod marks;
 pub mod net;
 pub mod outcome;
 pub mod reader;
+pub mod rendezvous;
 pub mod sip;
 pub mod table;
 pub mod verdict;

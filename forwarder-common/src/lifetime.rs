@@ -1,6 +1,20 @@
 //! How long a claim lasts after the owner has sent a message (DESIGN section 4; RFC 3261 §17, RFC 6026).
 
-use crate::{abi::Lifetimes, sip::fast::kind};
+use crate::{abi::Lifetimes, ids::Tick, sip::fast::kind};
+
+/// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
+const T4_MS: u64 = 5000;
+
+/// The lifetimes that follow from SIP's timers, in milliseconds: T1 (RFC 3261 §17.1.1.1) and Timer C (§16.6).
+#[must_use]
+pub const fn of_timers(t1_ms: u64, timer_c_ms: u64) -> Lifetimes {
+    let final_ms = 64 * t1_ms + T4_MS;
+    Lifetimes {
+        proceeding: Tick::covering_ms(timer_c_ms + final_ms),
+        failed: Tick::covering_ms(64 * t1_ms + final_ms),
+        ended: Tick::covering_ms(final_ms),
+    }
+}
 
 /// The lifetime that a message gives to its claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +61,8 @@ impl Lifetime {
     }
 }
 
-/// What a message of `message_kind` that the owner sends does; `None`: nothing. `call_ticks` is 0 without affinity `call`.
+/// What a message of `message_kind` that the owner sends does; `None`: nothing. `call_ticks` is 0 without affinity
+/// `call`.
 ///
 /// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands.
 #[inline(always)] // part of the egress program
@@ -98,6 +113,19 @@ mod tests {
         assert_eq!(after(kind::ACK, false, 0), None);
         let call = of(kind::RESPONSE, true, 200, &TICKS, 1700, false);
         assert_eq!(call, Some(Lifetime { ticks: 1700, shortens: false, claims: true, extends: true }));
+    }
+
+    #[test]
+    fn lifetimes_cover_the_timers_of_the_transactions() {
+        // Timer C and 64·T1 and T4 are 217 s; 2·64·T1 and T4 are 69 s; 64·T1 and T4 are 37 s. A tick is 4.295 s.
+        let usual = of_timers(500, 180_000);
+        assert_eq!(usual, Lifetimes { proceeding: 52, failed: 18, ended: 10 });
+        for (t1_ms, timer_c_ms) in [(500, 180_000), (2000, 181_000), (1, 86_400_000)] {
+            let Lifetimes { proceeding, failed, ended } = of_timers(t1_ms, timer_c_ms);
+            assert!(Tick::milliseconds(ended - 1) + 5 >= 64 * t1_ms + T4_MS);
+            assert!(Tick::milliseconds(failed - 1) + 5 >= 128 * t1_ms + T4_MS);
+            assert!(Tick::milliseconds(proceeding - 1) + 5 >= timer_c_ms + 64 * t1_ms + T4_MS);
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::{
 
 /// Offsets into the frame, 0 while unset, and what was read there.
 ///
-/// All of it lies in cells: several functions of a program hold a reference to the one value of its CPU at the same time.
+/// All of it lies in cells: several functions of a program hold a reference to the one value of its CPU at the same
+/// time.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Marks {
@@ -132,7 +133,8 @@ impl Marks {
     pub fn begin(&self, start: usize, end: usize) {
         let words = core::ptr::from_ref(self).cast_mut().cast::<u64>();
         for word in 0..WORDS {
-            // SAFETY: size and alignment are those of as many words, zero is a value of every field, and each byte lies in a cell.
+            // SAFETY: size and alignment are those of as many words, zero is a value of every field, and each byte lies
+            // in a cell.
             unsafe { write_volatile(words.wrapping_add(word), 0) };
         }
         self.set_start(start as u16);

@@ -1,8 +1,8 @@
 //! The named ends of every packet's way, one row each: number, text, hook, action, and what it becomes when punted.
 //!
-//! All else that tells outcomes apart derives from these rows: the programs' actions, the daemon's ledger, status, metrics and
-//! tests. A plain name says what the packet is or what was done with it; `punted_` says that it was given to this host's daemon.
-//! Numbers are append-only within a version of the maps (`tests/abi.rs`).
+//! All else that tells outcomes apart derives from these rows: the programs' actions, the daemon's ledger, status,
+//! metrics and tests. A plain name says what the packet is or what was done with it; `punted_` says that it was given
+//! to this host's daemon. Numbers are append-only within a version of the maps (`tests/abi.rs`).
 
 use crate::coded;
 
@@ -161,12 +161,13 @@ outcomes! {
     ForwardedFragment = 9, "forwarded_fragment", Ingress, Sent;
     /// A request that nobody owns while this node takes no new ones: encapsulated and sent to a healthy peer.
     Diverted = 10, "diverted", Ingress, Sent;
-    /// What only a daemon could finish, where none lives: encapsulated and sent to a healthy peer for its daemon's verdict.
+    /// What only a daemon could finish, where none lives: encapsulated and sent to a healthy peer for its daemon's
+    /// verdict.
     Relayed = 11, "relayed", Ingress, Sent;
     /// A response whose transaction nobody is known to own; passed.
     UnknownResponse = 12, "unknown_response", Ingress, Pass => PuntedUnknownResponse;
-    /// A response in a transaction that is owned, under a branch that nobody is known to have sent, and no daemon to ask for it;
-    /// passed where its transaction's owner cannot be told either.
+    /// A response in a transaction that is owned, under a branch that nobody is known to have sent, and no daemon to
+    /// ask for it; passed where its transaction's owner cannot be told either.
     UnknownBranch = 13, "unknown_branch", Ingress, Pass => PuntedUnknownBranch;
     /// A CANCEL whose transaction nobody is known to own; passed.
     UnknownCancel = 14, "unknown_cancel", Ingress, Pass => PuntedUnknownCancel;
@@ -204,12 +205,13 @@ outcomes! {
     PuntedFragment = 30, "punted_fragment", Ingress, Punted(Reassembles);
     /// To be punted, but the daemon's buffer is full or its share per second used up; passed.
     PuntOverflow = 31, "punt_overflow", Ingress, Pass;
-    /// An IP fragment to be reassembled here, but the daemon's buffer is full or its share used up; dropped, for the others of its
-    /// datagram are not with this host's kernel, whose memory for fragments it would only fill.
+    /// An IP fragment to be reassembled here, but the daemon's buffer is full or its share used up; dropped, for the
+    /// others of its datagram are not with this host's kernel, whose memory for fragments it would only fill.
     FragmentOverflow = 32, "fragment_overflow", Ingress, Dropped;
     /// From a peer, decapsulated, for the local proxy.
     Decapsulated = 33, "decapsulated", Decap, Pass;
-    /// A tunnel packet of this node to itself: how its daemon injects behind generic XDP. The slow path counts what it was.
+    /// A tunnel packet of this node to itself: how its daemon injects behind generic XDP. The slow path counts what it
+    /// was.
     DecapInjected = 34, "decap_injected", Decap, Pass;
     /// From a peer where no daemon lives, and none is here either; decapsulated, for the local proxy.
     DecapRelayed = 35, "decap_relayed", Decap, Pass => DecapPuntedRelayed;
@@ -241,7 +243,8 @@ outcomes! {
     EgressForeign = 48, "egress_foreign", Egress, Pass;
     /// Sent by the proxy in a form that the fast path does not read; a copy went to the daemon, which claims it.
     EgressPunted = 49, "egress_punted", Egress, Pass;
-    /// Sent by the proxy, SIP that the fast path does not read and of which the daemon could not be given a copy: not claimed.
+    /// Sent by the proxy, SIP that the fast path does not read and of which the daemon could not be given a copy: not
+    /// claimed.
     EgressUnread = 50, "egress_unread", Egress, Pass;
     /// Sent by the proxy as an IP fragment or otherwise not whole: not claimed.
     EgressFragment = 51, "egress_fragment", Egress, Pass;

@@ -1,6 +1,11 @@
 //! What to do with a packet of a service, as a pure and total table (no map, no clock, no packet).
 
-use crate::{ids::NodeId, outcome::Outcome};
+use crate::{
+    claim,
+    ids::{Epochs, NodeId, Tick},
+    outcome::Outcome,
+    table::Entry,
+};
 
 /// What kind of SIP message, as far as the verdict cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +29,48 @@ pub enum Found {
     Own,
     /// A live peer's claim.
     Peer(NodeId),
-    /// A live claim of the request key, but none of the reply key that the response has as well: its call may cross the edge
-    /// twice, and the owner of this leg may be another one whose claim is on its way.
+    /// A live claim of the request key, but none of the reply key that the response has as well: its call may cross the
+    /// edge twice, and the owner of this leg may be another one whose claim is on its way.
     OtherBranch,
+}
+
+impl Found {
+    /// What the table's claim of a key says, with what [`claim::is_effective`] asks for.
+    #[must_use]
+    pub fn of(entry: Option<Entry>, me: NodeId, now: Tick, live: impl FnOnce(u16) -> Epochs) -> Self {
+        match entry.filter(|entry| claim::is_effective(*entry, now, live)) {
+            Some(entry) => Self::owned_by(entry.owner(), me.number()),
+            None => Self::Nothing,
+        }
+    }
+
+    /// What a claim says that counts, by its owner; 0 where there is none.
+    #[inline(always)] // two compares
+    #[must_use]
+    pub fn owned_by(owner: u16, me: u16) -> Self {
+        match NodeId::new(owner) {
+            None => Self::Nothing,
+            Some(_) if owner == me => Self::Own,
+            Some(owner) => Self::Peer(owner),
+        }
+    }
+}
+
+/// What the table says of a message, where `owner` says it of a key: a response is looked up by its reply key, then by
+/// its request key. `reply_key` is `None` for all else, and for a response without a branch.
+#[inline(always)] // two calls
+pub fn look_up(reply_key: Option<u64>, request_key: impl FnOnce() -> u64, owner: impl Fn(u64) -> Found) -> Found {
+    if let Some(key) = reply_key {
+        let found = owner(key);
+        if !matches!(found, Found::Nothing) {
+            return found;
+        }
+    }
+    match owner(request_key()) {
+        Found::Nothing => Found::Nothing,
+        Found::Own | Found::Peer(_) | Found::OtherBranch if reply_key.is_some() => Found::OtherBranch,
+        found @ (Found::Own | Found::Peer(_) | Found::OtherBranch) => found,
+    }
 }
 
 /// What to do.
@@ -66,6 +110,28 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool, taker: Option<NodeI
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_response_is_found_by_its_branch_and_by_nothing_else_for_sure() {
+        const X: u64 = 10;
+        const L: u64 = 20;
+        let peer = Found::Peer(NodeId::new(2).unwrap());
+        for (reply, request, response, other) in [
+            (Found::Nothing, Found::Nothing, Found::Nothing, Found::Nothing),
+            (Found::Nothing, Found::Own, Found::OtherBranch, Found::Own),
+            (Found::Nothing, peer, Found::OtherBranch, peer),
+            (Found::Own, Found::Nothing, Found::Own, Found::Nothing),
+            (Found::Own, peer, Found::Own, peer),
+            (peer, Found::Own, peer, Found::Own),
+            (peer, peer, peer, peer),
+        ] {
+            let owner = |key| if key == X { reply } else { request };
+            assert_eq!(look_up(Some(X), || L, owner), response, "{reply:?}, {request:?}");
+            assert_eq!(look_up(None, || L, owner), other, "{reply:?}, {request:?}");
+        }
+        let of = [0, 1, 2, 1024].map(|owner| Found::owned_by(owner, 1));
+        assert_eq!(of, [Found::Nothing, Found::Own, peer, Found::Nothing]);
+    }
 
     #[test]
     fn the_table_of_the_design_holds() {

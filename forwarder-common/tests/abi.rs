@@ -1,9 +1,10 @@
 //! What the pinned maps of one version look like stays as it is: numbers and texts of outcomes, sizes, offsets, bits.
 //!
-//! `tests/abi/vN.txt` is the record of version N. A line of it is never changed or removed; a change raises `abi::VERSION` and
-//! begins another record. An outcome that comes new is added to the record of the version that is current.
+//! `tests/abi/vN.txt` is the record of version N. A line of it is never changed or removed; a change raises
+//! `abi::VERSION` and begins another record. An outcome that comes new is added to the record of the version that is
+//! current.
 
-#![expect(clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
 use std::{
     fmt::Write as _,
@@ -50,6 +51,7 @@ fn now() -> String {
             peers_up,
             lifetimes,
             flags,
+            call_ticks,
             pad,
         }
     );

@@ -179,7 +179,8 @@ const OF_INTEREST: u64 = 1 << (b'c' & 63)
 /// Marks the line that begins with the word `w` if the key needs it.
 #[inline(always)] // part of the step
 fn mark_line(m: &Marks, line: usize, w: u64, next: usize) -> Result<Option<usize>, NoKey> {
-    // Most lines are of no interest, which one test says; the few others that it lets through the match below sorts out.
+    // Most lines are of no interest, which one test says; the few others that it lets through the match below sorts
+    // out.
     if (OF_INTEREST >> (w & 63)) & 1 == 0 {
         return Ok(Some(next));
     }
@@ -278,8 +279,8 @@ fn ends<R: Reader>(r: &R, m: &Marks, end: usize, branch: bool) -> Result<(), NoK
     if end >= m.end() as usize { Err(NoKey::Incomplete) } else { Ok(()) }
 }
 
-/// Hashes what both keys begin with, Call-ID and CSeq number, the latter as 0 with `affinity_call`. The marks have the hash
-/// then, which [`Marks::request_key`] ends, and [`reply_key`] goes on with it.
+/// Hashes what both keys begin with, Call-ID and CSeq number, the latter as 0 with `affinity_call`. The marks have the
+/// hash then, which [`Marks::request_key`] ends, and [`reply_key`] goes on with it.
 ///
 /// # Errors
 /// The Call-ID is not in the plain form, or too long.

@@ -1,0 +1,120 @@
+//! Whether a claim counts, and what becomes of one that this node makes: decided here for programs, daemon and
+//! simulation alike.
+
+use crate::{
+    ids::{Epochs, Tick},
+    lifetime::Lifetime,
+    table::Entry,
+};
+
+/// Whether the table's claim counts: it has not expired, its owner is up and its epoch is live.
+///
+/// `live` gives the live epochs of a node, none of one that is down; this node is up. A claim that does not count is as
+/// if it were not there.
+#[inline(always)] // a few compares
+pub fn is_effective(entry: Entry, now: Tick, live: impl FnOnce(u16) -> Epochs) -> bool {
+    entry.remaining(now) != 0 && live(entry.owner()).contains(entry.epoch())
+}
+
+/// What becomes of the claim that a message of this node makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// It is made: there is none that counts.
+    New,
+    /// It is this node's already, and its end moves.
+    Refresh,
+    /// It is this node's already, and its end stays.
+    Keep,
+    /// Another node's claim counts.
+    Foreign,
+    /// There is none that counts, and the message makes none.
+    NoClaim,
+}
+
+/// What becomes of a claim with this lifetime by node `me`, where `effective` is the claim that the table has and that
+/// counts.
+#[inline(always)] // a few compares
+pub const fn decide(effective: Option<Entry>, lifetime: Lifetime, me: u16, now: Tick) -> Decision {
+    match effective {
+        Some(entry) if entry.owner() != me => Decision::Foreign,
+        Some(entry) if lifetime.changes(entry.remaining(now) as u16) => Decision::Refresh,
+        Some(_) => Decision::Keep,
+        None if lifetime.claims => Decision::New,
+        None => Decision::NoClaim,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{abi::Lifetimes, ids::Epoch, lifetime, sip::fast::kind};
+
+    const ME: u16 = 1;
+    const PEER: u16 = 2;
+    const DOWN: u16 = 3;
+    const NOW: Tick = Tick::new(1000);
+
+    /// Node 1 has two proxies, node 2 one, and node 3 is down.
+    fn live(node: u16) -> Epochs {
+        match node {
+            ME => Epochs::EMPTY.with(Epoch::new(4)).with(Epoch::new(5)),
+            PEER => Epochs::EMPTY.with(Epoch::new(5)),
+            _ => Epochs::EMPTY,
+        }
+    }
+
+    fn entry(owner: u16, epoch: u8, ticks: u16) -> Entry {
+        Entry::new(0, owner, epoch, NOW.after(ticks))
+    }
+
+    #[test]
+    fn a_claim_counts_until_it_ends_in_a_live_epoch_of_a_node_that_is_up() {
+        for (entry, counts) in [
+            (entry(ME, 4, 1), true),
+            (entry(ME, 5, 1), true),
+            (entry(ME, 6, 1), false),
+            (entry(PEER, 5, 1), true),
+            (entry(PEER, 4, 1), false),
+            (entry(DOWN, 5, 1), false),
+            (entry(ME, 4, 0), false),
+            (entry(PEER, 5, u16::MAX), false),
+            (Entry::default(), false),
+        ] {
+            assert_eq!(is_effective(entry, NOW, live), counts, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_claim_follows_the_table() {
+        use Decision::{Foreign, Keep, New, NoClaim, Refresh};
+        let lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
+        let of =
+            |message, invite, status, drains| lifetime::of(message, invite, status, &lifetimes, 0, drains).unwrap();
+        let messages = [
+            of(kind::REQUEST, true, 0, false),    // INVITE
+            of(kind::RESPONSE, true, 200, false), // its end
+            of(kind::CANCEL, false, 0, false),
+            of(kind::REQUEST, false, 0, true), // anything else, while the node drains
+        ];
+        for (found, expected) in [
+            // What does not count is as if it were not there: nothing, expired, of an earlier epoch, of a node that is
+            // down.
+            (None, [New, New, NoClaim, New]),
+            (Some(entry(ME, 4, 0)), [New, New, NoClaim, New]),
+            (Some(entry(ME, 6, 50)), [New, New, NoClaim, New]),
+            (Some(entry(PEER, 4, 50)), [New, New, NoClaim, New]),
+            (Some(entry(DOWN, 5, 50)), [New, New, NoClaim, New]),
+            // A peer's that counts is left alone.
+            (Some(entry(PEER, 5, 50)), [Foreign; 4]),
+            // An own one is written anew where its end moves.
+            (Some(entry(ME, 4, 57)), [Keep, Refresh, Keep, Keep]),
+            (Some(entry(ME, 5, 12)), [Refresh, Refresh, Refresh, Keep]),
+            (Some(entry(ME, 5, 11)), [Refresh, Keep, Refresh, Keep]),
+            (Some(entry(ME, 5, 1)), [Refresh, Refresh, Refresh, Keep]),
+        ] {
+            let effective = found.filter(|entry| is_effective(*entry, NOW, live));
+            assert_eq!(messages.map(|lifetime| decide(effective, lifetime, ME, NOW)), expected, "{found:?}");
+        }
+    }
+}
