@@ -2,16 +2,18 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, Service},
+    abi::{ClaimEvent, Config, EVENT_NEW, Service},
+    claim::{self, Decision},
     coded,
     ids::Tick,
+    keys::{Affinity, Seen},
     lifetime::{self, Lifetime},
     marks::Marks,
     net::{self, Ip, Udp},
     outcome::Outcome,
     reader::Reader as _,
     sip::fast::{self, NoKey},
-    table::{self, Buckets as _, Entry},
+    table::{self, Buckets as _, Entry, Place},
 };
 
 use crate::{
@@ -48,7 +50,8 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
             None => return Err(later_fragment(ctx, &frame, &ip)),
         },
     };
-    // What is sent in segments may have its payload apart from its headers; of others' packets none is touched for that.
+    // What is sent in segments may have its payload apart from its headers; of others' packets none is touched for
+    // that.
     let is_apart = frame.length() <= at + net::UDP;
     let is_ours =
         |frame: &Frame| Ip { payload: at, ..ip }.ports(frame).is_some_and(|udp| maps::is_service_port(udp.source));
@@ -92,8 +95,8 @@ fn segments(ctx: &TcContext, udp: &Udp) -> u32 {
     if size != 0 && udp.length > net::UDP + size as usize { size } else { 0 }
 }
 
-/// What follows a first fragment that the daemon has got goes to it as well: the kernel sends a datagram's fragments one after
-/// the other on one CPU. All others are counted: what they belong to was claimed by the first.
+/// What follows a first fragment that the daemon has got goes to it as well: the kernel sends a datagram's fragments
+/// one after the other on one CPU. All others are counted: what they belong to was claimed by the first.
 #[inline(always)] // rare
 fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
     if !ip.fragment || ip.source(frame).and_then(|source| ingress::service(source, 0)).is_none() {
@@ -105,8 +108,8 @@ fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
     Outcome::EgressFragment
 }
 
-/// SIP begins with a method or the version, in letters; media, DNS and most else do not. Some put empty lines before it, and
-/// proxies relay them (RFC 3261 §7.5); alone they are a keep-alive.
+/// SIP begins with a method or the version, in letters; media, DNS and most else do not. Some put empty lines before
+/// it, and proxies relay them (RFC 3261 §7.5); alone they are a keep-alive.
 #[inline(always)] // one load
 fn may_be_sip(frame: &Frame, udp: usize, is_ours: impl Fn(&Frame) -> bool) -> bool {
     match frame.byte(udp + net::UDP) {
@@ -147,13 +150,7 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Conf
     let end = if whole > ip.end { ip.end } else { whole };
     let marks = maps::marks_egress().ok_or(Keyless::Other)?;
     marks.begin(ip.payload + net::UDP, end);
-    let call = match from {
-        Some(service) => service.flags & AFFINITY_CALL != 0,
-        None => config.flags & EGRESS_AFFINITY_CALL != 0,
-    };
-    // A reply that is sent claims `L` alone.
-    let flags = if call { key::AFFINITY_CALL } else { 0 } | if from.is_some() { key::X_OF_REQUEST } else { 0 };
-    match key::egress(ctx.skb.skb, flags) {
+    match key::egress(ctx.skb.skb, key::flags(Seen::leaving(from.as_ref()), Affinity::of(from.as_ref(), config))) {
         Ok(()) => Ok(marks),
         Err(NoKey::NotSip | NoKey::KeepAlive) => Err(Keyless::Other),
         Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete) => Err(Keyless::Unread),
@@ -165,11 +162,12 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Conf
 fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
     let kind = marks.kind();
     let (invite, drains) = (marks.invite() != 0, maps::duty().drains());
-    let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks(from), drains);
+    let call_ticks = Affinity::of(from.as_ref(), config).call_ticks();
+    let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
     let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
     let key = marks.request_key();
     let outcome = claim_key(key, lifetime);
-    if kind != fast::kind::RESPONSE && from.is_some() && marks.reply_key() != 0 {
+    if Seen::leaving(from.as_ref()).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
         let key = marks.reply_key();
         return Ok(of_two(outcome, claim_key(key, lifetime)));
     }
@@ -180,14 +178,6 @@ fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Out
 #[inline(always)] // two compares
 const fn of_two(first: Outcome, second: Outcome) -> Outcome {
     if matches!(first, Outcome::EgressOwner | Outcome::EgressNoClaim) { second } else { first }
-}
-
-#[inline(always)] // a compare
-fn call_ticks(from: Option<Service>) -> u16 {
-    match from {
-        Some(service) if service.flags & AFFINITY_CALL != 0 => service.call_ticks,
-        _ => 0,
-    }
 }
 
 #[inline(always)] // a call
@@ -242,28 +232,33 @@ extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
 fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed {
     let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
-        let known = table::find(&Claims(marks), config.bucket_mask, key);
-        let standing = known.filter(|(_, entry)| maps::is_live(*entry, config, now));
-        if let Some((_, entry)) = standing {
-            if entry.owner() != config.node {
-                return Claimed::Foreign;
-            }
-            if !lifetime.changes(entry.remaining(now) as u16) {
-                return Claimed::Own;
-            }
-        } else if !lifetime.claims {
-            return Claimed::NoClaim;
-        }
+        // The slot becomes a number that the verifier does not know: what follows is verified once, not for each of
+        // sixteen.
+        let known = table::find(&Claims(marks), config.bucket_mask, key)
+            .map(|(place, entry)| (Place { slot: marks.hide(place.slot as usize) as u32, ..place }, entry));
+        let live = |id| maps::live_epochs(id, config);
+        let effective = match known {
+            Some((_, entry)) if claim::is_effective(entry, now, live) => Some(entry),
+            Some(_) | None => None,
+        };
+        let is_new = match claim::decide(effective, lifetime, config.node, now) {
+            Decision::New => true,
+            Decision::Refresh => false,
+            Decision::Keep => return Claimed::Own,
+            Decision::Foreign => return Claimed::Foreign,
+            Decision::NoClaim => return Claimed::NoClaim,
+        };
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
         let new = Entry::new(key, config.node, config.epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
             if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {
-                // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one counts.
+                // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one
+                // counts.
                 Claims(marks).exchange(place, new, Entry::default());
                 continue;
             }
-            return tell(config, key, lifetime.ticks, standing.is_none());
+            return tell(config, key, lifetime.ticks, is_new);
         }
     }
     Claimed::Lost

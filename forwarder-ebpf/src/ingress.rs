@@ -2,16 +2,17 @@
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
-    abi::{AFFINITY_CALL, Address, Config, Service, ServiceKey},
-    coded,
+    abi::{Address, Config, Service, ServiceKey},
+    claim, coded,
     geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
     ids::{IpProtocol, NodeId, Tick},
-    marks::Marks,
+    keys::{Affinity, Seen},
     net::{self, Ip, Udp},
     outcome::{Action, Hook, Outcome, Punt},
+    rendezvous,
     sip::fast,
     table,
-    verdict::{Found, Kind, Verdict, decide},
+    verdict::{Found, Kind, Verdict, decide, look_up},
 };
 
 use crate::{
@@ -79,7 +80,8 @@ struct Redirect {
 #[inline(always)] // the entry program itself
 pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
     let frame = Frame::xdp(ctx.ctx);
-    // Outside the match, for the compiler would leave it unset on ways that do not need it, and the verifier refuses that.
+    // Outside the match, for the compiler would leave it unset on ways that do not need it, and the verifier refuses
+    // that.
     let Some(ip) = net::frame(&frame) else { return (Outcome::NotService, xdp_action::XDP_PASS) };
     let redirect = match locate(ctx, &frame, &ip) {
         Ok(redirect) => redirect,
@@ -216,8 +218,7 @@ fn message(
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, datagram_end);
-    let flags = key::X_OF_REPLY | if service.flags & AFFINITY_CALL != 0 { key::AFFINITY_CALL } else { 0 };
-    if let Err(why) = key::ingress(ctx.ctx, flags) {
+    if let Err(why) = key::ingress(ctx.ctx, key::flags(Seen::Arriving, Affinity::of(Some(&service), config))) {
         let outcome = why.outcome();
         // Alone, every message is local, whatever it says.
         let alone = config.peers_up == 0 && outcome.punted().is_some();
@@ -231,40 +232,21 @@ fn message(
         fast::kind::RESPONSE => Kind::Response,
         _ => Kind::Request,
     };
-    let claimed = lookup(marks, config, now, kind);
+    let has_reply_key = Seen::Arriving.has_reply_key(matches!(kind, Kind::Response)) && marks.reply_key() != 0;
+    let reply_key = if has_reply_key { Some(marks.reply_key()) } else { None };
+    let claimed = look_up(reply_key, || marks.request_key(), |key| found(config, key, now));
     let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now_ns);
-    let taker = if diverts { NodeId::new(maps::taker(marks.request_key() as u32)) } else { None };
+    let taker = if diverts { NodeId::new(maps::taker(rendezvous::successor_slot(marks.request_key()))) } else { None };
     Ok(decide(kind, claimed, config.peers_up != 0, taker))
-}
-
-/// What the table says of a message: a reply is looked up by `X`, then by `L`.
-#[inline(always)] // two calls
-fn lookup(marks: &Marks, config: &Config, now: Tick, kind: Kind) -> Found {
-    let has_reply_key = matches!(kind, Kind::Response) && marks.reply_key() != 0;
-    if has_reply_key {
-        let claimed = found(config, marks.reply_key(), now);
-        if !matches!(claimed, Found::Nothing) {
-            return claimed;
-        }
-    }
-    match found(config, marks.request_key(), now) {
-        Found::Nothing => Found::Nothing,
-        Found::Own | Found::Peer(_) | Found::OtherBranch if has_reply_key => Found::OtherBranch,
-        claimed @ (Found::Own | Found::Peer(_) | Found::OtherBranch) => claimed,
-    }
 }
 
 /// What the table says of a key.
 #[inline(always)] // a call
 fn found(config: &Config, key: u64, now: Tick) -> Found {
-    match owner_of(key, u64::from(now.number())) as u16 {
-        0 => Found::Nothing,
-        owner if owner == config.node => Found::Own,
-        owner => NodeId::new(owner).map_or(Found::Nothing, Found::Peer),
-    }
+    Found::owned_by(owner_of(key, u64::from(now.number())) as u16, config.node)
 }
 
-/// The live owner of a key, or 0: expired and void claims, and those of nodes that are down, are nothing.
+/// The owner of the claim of a key that counts, or 0.
 ///
 /// Global, so that the verifier walks the sixteen compares once, not after every path of the parse.
 #[unsafe(no_mangle)]
@@ -272,7 +254,8 @@ fn found(config: &Config, key: u64, now: Tick) -> Found {
 extern "C" fn owner_of(key: u64, now: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_ingress()) else { return 0 };
     let Some((_, entry)) = table::find(&Claims(marks), config.bucket_mask, key) else { return 0 };
-    if maps::is_live(entry, config, Tick::new(now as u16)) { u64::from(entry.owner()) } else { 0 }
+    let is_effective = claim::is_effective(entry, Tick::new(now as u16), |id| maps::live_epochs(id, config));
+    if is_effective { u64::from(entry.owner()) } else { 0 }
 }
 
 /// Encapsulates the packet for another node and sends it.

@@ -4,6 +4,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use forwarder_common::{
+    keys::{Affinity, Seen},
     marks::Marks,
     sip::fast::{self, NoKey},
 };
@@ -16,6 +17,14 @@ pub(crate) const AFFINITY_CALL: u64 = 1;
 pub(crate) const X_OF_REQUEST: u64 = 2;
 /// The reply key of a reply is wanted.
 pub(crate) const X_OF_REPLY: u64 = 4;
+
+/// How the keys of a message are asked for.
+#[inline(always)] // mostly known where it is asked
+pub(crate) const fn flags(seen: Seen, affinity: Affinity) -> u64 {
+    let call = if affinity.is_call() { AFFINITY_CALL } else { 0 };
+    let request = if seen.has_reply_key(false) { X_OF_REQUEST } else { 0 };
+    call | request | if seen.has_reply_key(true) { X_OF_REPLY } else { 0 }
+}
 
 /// Returned by a chunk that has found all.
 const DONE: u64 = 1 << 32;

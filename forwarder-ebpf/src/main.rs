@@ -68,8 +68,8 @@ fn forwarder_explain(ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// TC, for test runs only: a copy of the run's packet enters the host's stack at the run's interface. Returns 0, or what
-/// the stack refused it with.
+/// TC, for test runs only: a copy of the run's packet enters the host's stack at the run's interface. Returns 0, or
+/// what the stack refused it with.
 #[classifier]
 fn forwarder_inject(ctx: TcContext) -> i32 {
     packet::inject(&ctx)

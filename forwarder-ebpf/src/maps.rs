@@ -16,7 +16,7 @@ use forwarder_common::{
         ClaimEvent, Config, Duty, EVENT_BYTES, Explained, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
         PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
     },
-    ids::Tick,
+    ids::{Epoch, Epochs},
     marks::{Marks, Words},
     net::GATHER_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
@@ -136,17 +136,14 @@ pub(crate) fn node(id: u16) -> Node {
     Node(unsafe { read_volatile(word) })
 }
 
-/// Whether a claim stands: not expired, and its owner is this node or a peer that is up, in the same epoch.
-#[inline(always)] // a few compares
-pub(crate) fn is_live(entry: Entry, config: &Config, now: Tick) -> bool {
-    if entry.remaining(now) == 0 {
-        return false;
+/// The live epochs of a node, this one or a peer; none of one that is down.
+#[inline(always)] // an inlined array look-up
+pub(crate) fn live_epochs(id: u16, config: &Config) -> Epochs {
+    if id == config.node {
+        return Epochs::EMPTY.with(Epoch::new(config.epoch.into()));
     }
-    if entry.owner() == config.node {
-        return entry.epoch().number() == config.epoch;
-    }
-    let node = node(entry.owner());
-    node.is_up() && node.epoch() == entry.epoch().number()
+    let node = node(id);
+    if node.is_up() { Epochs::EMPTY.with(Epoch::new(node.epoch().into())) } else { Epochs::EMPTY }
 }
 
 /// The peer in a slot of the peers map.
@@ -309,8 +306,8 @@ pub(crate) fn tell(event: ClaimEvent) -> bool {
 /// The parser's scratch of the ingress hook.
 #[inline(always)] // an inlined array look-up
 pub(crate) fn marks_ingress() -> Option<&'static Marks> {
-    // SAFETY: the value is as large and aligned as marks, zeros are marks, and nothing but cells refers to its inside. A program runs
-    // to its end on its CPU, and each hook has its own scratch: nobody else writes it meanwhile.
+    // SAFETY: the value is as large and aligned as marks, zeros are marks, and nothing but cells refers to its inside.
+    // A program runs to its end on its CPU, and each hook has its own scratch: nobody else writes it meanwhile.
     Some(unsafe { &*MARKS_INGRESS.get_ptr_mut(0)?.cast::<Marks>() })
 }
 

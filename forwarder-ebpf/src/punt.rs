@@ -1,8 +1,9 @@
 //! Handing a packet to the daemon: whole, through a ring buffer, and then dropped here.
 //!
 //! The hand-over is a tail call through a map that only a living daemon fills: the kernel empties such a map when its
-//! last descriptor is closed, however the daemon died. Then the call does not happen and the packet passes. A daemon that is
-//! there but stands still gets nothing either, once its lease is over: the packet would wait as long as the daemon does.
+//! last descriptor is closed, however the daemon died. Then the call does not happen and the packet passes. A daemon
+//! that is there but stands still gets nothing either, once its lease is over: the packet would wait as long as the
+//! daemon does.
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},

@@ -1,7 +1,8 @@
-//! The ingress program as it is shipped, but for its claim table: the kernel's LRU hash in its place, with the same keys and
-//! values. What `cargo xtask bench` compares the table with. Never attached to anything.
+//! The ingress program as it is shipped, but for its claim table: the kernel's LRU hash in its place, with the same
+//! keys and values. What `cargo xtask bench` compares the table with. Never attached to anything.
 //!
-//! It takes the shipped files as they are: they name `forwarder_common`, which is this crate here, with another `table::find`.
+//! It takes the shipped files as they are: they name `forwarder_common`, which is this crate here, with another
+//! `table::find`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // as in main.rs
@@ -26,7 +27,7 @@ mod punt;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use common::outcome::Action;
-pub use common::{abi, coded, geneve, ids, marks, net, outcome, reader, sip, verdict};
+pub use common::{abi, claim, coded, geneve, ids, keys, marks, net, outcome, reader, rendezvous, sip, verdict};
 
 /// The claim table's functions, with a look-up in the LRU hash.
 pub mod table {

@@ -1,8 +1,8 @@
 //! What `cargo xtask bench` measures beside the forwarder's programs, and the programs that feed frames to them.
 //!
-//! A test run hands the same frame to a program again and again. `feed_xdp` and `feed_tc` undo what the last run did to it,
-//! give it another text and another key, and call the program by a tail call, so that the finished program is measured as it
-//! is. Never attached to anything.
+//! A test run hands the same frame to a program again and again. `feed_xdp` and `feed_tc` undo what the last run did to
+//! it, give it another text and another key, and call the program by a tail call, so that the finished program is
+//! measured as it is. Never attached to anything.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the macros of the entry points give them their context")]
@@ -105,7 +105,8 @@ fn send_xdp(_ctx: XdpContext) -> u32 {
     unsafe { bpf_redirect(*ifindex, 0) as u32 }
 }
 
-/// Sends a frame back where it came from with its MAC addresses exchanged: what forwarding costs without any reason for it.
+/// Sends a frame back where it came from with its MAC addresses exchanged: what forwarding costs without any reason for
+/// it.
 #[xdp]
 fn back_xdp(ctx: XdpContext) -> u32 {
     let at = ctx.data();
@@ -171,7 +172,8 @@ fn make_xdp(ctx: &XdpContext, feed: *mut Feed) -> Option<()> {
     let (length, restore, mut patch_at, patch, templates) =
         unsafe { ((*feed).length, (*feed).restore, (*feed).patch_at, (*feed).patch, (*feed).templates) };
     let grown = (ctx.data_end() - ctx.data()) as i32 - length as i32;
-    // SAFETY: the context is that of this run; no pointer into the packet is kept. Called in every case, for equal costs.
+    // SAFETY: the context is that of this run; no pointer into the packet is kept. Called in every case, for equal
+    // costs.
     unsafe { bpf_xdp_adjust_head(ctx.ctx, grown) };
     let index = draw(feed);
     if restore != 0 {

@@ -1,4 +1,5 @@
-//! What the benchmark's runner and its feeding programs share: layouts, and the arithmetic of indices, keys and letters.
+//! What the benchmark's runner and its feeding programs share: layouts, and the arithmetic of indices, keys and
+//! letters.
 
 /// Frames to choose from.
 pub(crate) const TEMPLATES: u32 = 256;
