@@ -1,9 +1,10 @@
-//! What this node takes itself and its peers for, and what follows from it: who is told, what the kernel programs do meanwhile,
-//! who takes this node's new transactions and who reassembles fragments.
+//! What this node takes itself and its peers for, and what follows from it: who is told, what the kernel programs do
+//! meanwhile, who takes this node's new transactions and who reassembles fragments.
 //!
-//! One machine, sans-IO: links that come and go, evidence of the proxies, the operator's word and the passing of time go in by
-//! `handle_*`; what is to be done comes out of [`Failover::poll_output`], in order. After each `handle_*` poll until there is none,
-//! and call [`Failover::handle_turn`] when [`Failover::poll_timeout`] is due. It knows no claim and no packet.
+//! One machine, sans-IO: links that come and go, evidence of the proxies, the operator's word and the passing of time
+//! go in by `handle_*`; what is to be done comes out of [`Failover::poll_output`], in order. After each `handle_*` poll
+//! until there is none, and call [`Failover::handle_turn`] when [`Failover::poll_timeout`] is due. It knows no claim
+//! and no packet.
 
 mod epochs;
 mod peers;
@@ -17,7 +18,11 @@ use std::{
     net::SocketAddr,
 };
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::{
+    ids::{Epoch, Epochs, NodeId},
+    net::GATHER_SLOTS,
+    rendezvous,
+};
 
 use self::{
     epochs::Book,
@@ -44,7 +49,8 @@ pub enum Role {
     },
     /// It serves.
     Serving,
-    /// Its loop stalled for so long that it was dead for all others. They look after this node until it has found them again.
+    /// Its loop stalled for so long that it was dead for all others. They look after this node until it has found them
+    /// again.
     Rejoining,
     /// It is about to end: new transactions are left to the peers.
     Stopping {
@@ -118,7 +124,8 @@ pub enum Output {
     OpenPunts,
     /// The programs must not punt.
     ClosePunts,
-    /// Claims are made under these epochs from now on, and no others of this node count: the programs and the peers are told.
+    /// Claims are made under these epochs from now on, and no others of this node count: the programs and the peers are
+    /// told.
     Epochs(Given),
     /// The peers and the operator's hook are told of another state.
     State {
@@ -358,8 +365,8 @@ impl Failover {
         }
     }
 
-    /// One turn of the loop: call it in each, first, and when [`Self::poll_timeout`] is due. `is_synchronised`: all that the
-    /// linked peers knew when they were linked has arrived ([`crate::node::Node::is_synchronised`]).
+    /// One turn of the loop: call it in each, first, and when [`Self::poll_timeout`] is due. `is_synchronised`: all
+    /// that the linked peers knew when they were linked has arrived ([`crate::node::Node::is_synchronised`]).
     pub fn handle_turn(&mut self, is_synchronised: bool, now_us: u64) {
         self.notice_stall(now_us);
         // Without a peer that is up there is nobody yet to know anything of.
@@ -456,10 +463,10 @@ impl Failover {
         self.peers.healthy().count()
     }
 
-    /// Whether claims of that peer and epoch count; `None`: nothing is known of it.
+    /// The epochs of a peer whose claims count, none of one that is down; `None`: nothing is known of it.
     #[must_use]
-    pub fn is_effective(&self, owner: NodeId, epoch: Epoch) -> Option<bool> {
-        self.peers.is_effective(owner, epoch)
+    pub fn live_epochs(&self, owner: NodeId) -> Option<Epochs> {
+        self.peers.live_epochs(owner)
     }
 
     /// Whether new transactions go to their successors.
@@ -489,8 +496,7 @@ impl Failover {
     /// The peer that takes a new transaction with this request key while this node takes none; `None`: it stays here.
     #[must_use]
     pub fn successor(&self, request_key: u64) -> Option<NodeId> {
-        let slot = request_key % self.told.successors.len().max(1) as u64;
-        NodeId::new(*self.told.successors.get(usize::try_from(slot).ok()?)?)
+        NodeId::new(*self.told.successors.get(rendezvous::successor_slot(request_key) as usize)?)
     }
 
     /// The node that reassembles the datagrams of a slot.
@@ -560,7 +566,8 @@ impl Failover {
         if std::mem::replace(&mut self.told.has_punts, false) {
             self.outputs.push_back(Output::ClosePunts);
         }
-        // As if the lease ended now: the peers look after this node for as long as they would after a death at this moment.
+        // As if the lease ended now: the peers look after this node for as long as they would after a death at this
+        // moment.
         self.told.lease.until_us = now_us;
         self.outputs.push_back(Output::Lease(self.told.lease));
     }
@@ -639,7 +646,7 @@ impl Failover {
         if able == self.told.able {
             return;
         }
-        let (reassemblers, successors) = (rendezvous(&able.0), rendezvous(&able.1));
+        let (reassemblers, successors) = (by_slot(&able.0), by_slot(&able.1));
         self.told.able = able;
         if reassemblers != self.told.reassemblers {
             self.told.reassemblers.clone_from(&reassemblers);
@@ -653,20 +660,8 @@ impl Failover {
 }
 
 /// A node for each slot, 0 where there are none.
-///
-/// Rendezvous hashing: every node that has the same choice chooses the same, and when one goes, only its slots move.
-fn rendezvous(nodes: &[u16]) -> Vec<u16> {
-    (0..u64::from(forwarder_common::net::GATHER_SLOTS))
-        .map(|slot| nodes.iter().copied().max_by_key(|node| weight(slot, *node)).unwrap_or_default())
-        .collect()
-}
-
-/// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.
-const fn weight(slot: u64, node: u16) -> u64 {
-    let mut x = (slot << 16 | node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+fn by_slot(nodes: &[u16]) -> Vec<u16> {
+    (0..GATHER_SLOTS).map(|slot| rendezvous::choose(slot, nodes.iter().copied()).unwrap_or_default()).collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub use sent::Sent;
 
 use gather::{Arrival, Gather};
 use hold::{Held, Hold};
-use packet::{Fragment, Keys, Message, Packet};
+use packet::{Fragment, Message, Packet};
 use verdict::{verdict, without_answer};
 
 /// Whether a wait ends with this look at the table.
@@ -82,7 +82,8 @@ impl SlowPath {
         }
     }
 
-    /// A frame that the kernel punted. Its reason does not matter: the packet is read anew, and the table may say more by now.
+    /// A frame that the kernel punted. Its reason does not matter: the packet is read anew, and the table may say more
+    /// by now.
     pub fn handle_punt(&mut self, head: Punt, frame: &[u8], view: &dyn View, now_us: u64) {
         self.ledger.came();
         let frame = frame.get(..head.length as usize).unwrap_or(frame);
@@ -293,12 +294,13 @@ impl SlowPath {
 
     fn ask(&mut self, ticket: u64, message: &Message, of_branch: bool) {
         // Who owns the transaction is known already where only the branch is asked for.
-        let Keys { request, reply } = message.keys;
+        let (request, reply) = (message.keys.request, message.keys.reply);
         let request_key = if of_branch { reply.unwrap_or(request) } else { request };
         self.actions.push_back(Action::Ask { ticket, request_key, reply_key: reply.unwrap_or_default() });
     }
 
-    /// Asks for the branch of a packet whose transaction turned out to be owned, once: no claim that comes later ends its wait.
+    /// Asks for the branch of a packet whose transaction turned out to be owned, once: no claim that comes later ends
+    /// its wait.
     fn ask_for_branch(&mut self, ticket: u64, view: &dyn View) {
         let Some(held) = self.hold.waiting(ticket).filter(|held| !held.of_branch) else { return };
         let message = held.message;

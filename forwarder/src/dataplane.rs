@@ -23,8 +23,10 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use forwarder_common::{
-    abi::{self, Peer, ServiceKey},
-    ids::{Epoch, NodeId, Tick},
+    abi::{self, Address, Peer, ServiceKey},
+    claim::{self, Decision},
+    ids::{Epoch, Epochs, NodeId, Tick},
+    keys::Affinity,
     lifetime,
     outcome::Outcome,
     table,
@@ -50,8 +52,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 /// What the programs are told at their start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The configuration entry but for `bucket_mask`, `peers_up` and the keys, which belong to this module; `epoch` is that of
-    /// a fresh start.
+    /// The configuration entry but for `bucket_mask`, `peers_up` and the keys, which belong to this module; `epoch` is
+    /// that of a fresh start.
     pub config: abi::Config,
     /// The keys.
     pub secrets: Secrets,
@@ -71,8 +73,7 @@ pub struct Dataplane {
     lease: abi::Duty,
     /// There were no maps of an earlier daemon of this node.
     is_fresh: bool,
-    /// Lifetime of claims of services with affinity `call`.
-    call_ticks: u16,
+    services: Vec<(ServiceKey, abi::Service)>,
     peers_up: BTreeMap<NodeId, bool>,
     /// Removes what this start has pinned, unless the start succeeds.
     pins: Option<pins::Pins>,
@@ -110,9 +111,9 @@ impl Dataplane {
         }
         maps.set_services(&settings.services)?;
         maps.set_config(&config)?;
-        let call_ticks = settings.services.iter().map(|(_, service)| service.call_ticks).max().unwrap_or_default();
+        let services = settings.services.clone();
         let lease = maps.duty()?;
-        Ok(Self { ebpf, maps, claims, config, lease, is_fresh, call_ticks, peers_up, pins })
+        Ok(Self { ebpf, maps, claims, config, lease, is_fresh, services, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -131,7 +132,8 @@ impl Dataplane {
         maps::punts(&mut self.ebpf)
     }
 
-    /// From now on the programs punt packets to the daemon, which must be ready to take them, as long as its lease lasts.
+    /// From now on the programs punt packets to the daemon, which must be ready to take them, as long as its lease
+    /// lasts.
     ///
     /// However the daemon ends, the kernel then empties the map that is written here, and such packets pass again.
     ///
@@ -257,6 +259,19 @@ impl Dataplane {
         self.claims.set(key, table::Entry::new(key, owner.number(), epoch.number(), expires), now);
     }
 
+    /// The service with this address and port, in the programs' terms.
+    #[must_use]
+    pub fn service(&self, vip: Address, port: u16) -> Option<abi::Service> {
+        let wanted = ServiceKey { vip, port: port.to_be(), pad: 0 };
+        self.services.iter().find(|(key, _)| *key == wanted).map(|(_, service)| *service)
+    }
+
+    /// How messages of this service are keyed, or of other addresses of this host.
+    #[must_use]
+    pub const fn affinity(&self, service: Option<&abi::Service>) -> Affinity {
+        Affinity::of(service, &self.config)
+    }
+
     /// The lifetime that a message of the local proxy gives to its claims; `None`: it claims nothing.
     ///
     /// `message_kind` is one of [`forwarder_common::sip::fast::kind`].
@@ -266,15 +281,14 @@ impl Dataplane {
         message_kind: u16,
         invite: bool,
         status: Option<u16>,
-        affinity_call: bool,
+        affinity: Affinity,
     ) -> Option<lifetime::Lifetime> {
-        let call_ticks = if affinity_call { self.call_ticks } else { 0 };
         lifetime::of(
             message_kind,
             invite,
             status.unwrap_or_default(),
             &self.config.lifetimes,
-            call_ticks,
+            affinity.call_ticks(),
             self.lease.drains(),
         )
     }
@@ -283,27 +297,30 @@ impl Dataplane {
     #[must_use]
     pub fn claim_own(&self, key: u64, lifetime: lifetime::Lifetime) -> Option<u64> {
         let now = Tick::at(monotonic_ns());
-        if let Some(entry) = self.claim(key).filter(|entry| entry.remaining(now) != 0) {
-            let is_mine = entry.owner() == self.config.node && entry.epoch() == self.epoch();
-            if !is_mine && entry.owner() != self.config.node && self.is_live(&entry) {
-                return None;
-            }
-            if is_mine && !lifetime.changes(entry.remaining(now) as u16) {
-                return None;
-            }
-        }
-        if !lifetime.claims && self.claim(key).is_none_or(|entry| entry.owner() != self.config.node) {
-            return None;
+        let live = |id| self.live_epochs(id);
+        let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
+        match claim::decide(effective, lifetime, self.config.node, now) {
+            Decision::New | Decision::Refresh => {}
+            Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
         }
         let entry = table::Entry::new(key, self.config.node, self.config.epoch, now.after(lifetime.ticks));
         self.claims.set(key, entry, now);
         Some(Tick::milliseconds(lifetime.ticks))
     }
 
-    fn is_live(&self, entry: &table::Entry) -> bool {
-        NodeId::new(entry.owner()).is_some_and(|id| {
-            self.maps.node(id).is_ok_and(|node| node.is_up() && node.epoch() == entry.epoch().number())
-        })
+    /// The live epochs of a node as the programs know them, this one or a peer; none of one that is down.
+    fn live_epochs(&self, id: u16) -> Epochs {
+        if id == self.config.node {
+            return self.own_epochs();
+        }
+        let node = NodeId::new(id).and_then(|id| self.maps.node(id).ok()).filter(|node| node.is_up());
+        node.map_or(Epochs::EMPTY, |node| Epochs::EMPTY.with(Epoch::new(node.epoch().into())))
+    }
+
+    /// The live epochs of this node.
+    #[must_use]
+    pub const fn own_epochs(&self) -> Epochs {
+        Epochs::EMPTY.with(self.epoch())
     }
 
     /// What the table has for `key`, live or not.

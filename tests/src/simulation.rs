@@ -31,12 +31,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
-use forwarder_common::abi::Lifetimes;
+use forwarder_common::{abi::Lifetimes, lifetime};
 
 use self::{
     counts::Counts,
     host::{Host, Limits},
-    kernel::lifetimes,
     links::{Call, Ending, Flight, Link},
     network::Network,
     queue::Queue,
@@ -178,7 +177,7 @@ impl Simulation {
         }
         let count = hosts.len();
         let mut simulation = Self {
-            lifetimes: lifetimes(scenario.t1_ms, scenario.timer_c_ms),
+            lifetimes: lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms),
             queue: Queue::new(),
             now_us: 0,
             network: Network::new(count, scenario.loss, rng.u64(..)),

@@ -1,14 +1,15 @@
 //! What this node takes its peers for.
 //!
-//! A peer introduces itself on its link, so it is up while it has one. A link that ends says more or less of its peer: where its host
-//! seems to go on, the peer stays up for a while, for its programs and its proxy do; where it may be dead, it is down at once.
+//! A peer introduces itself on its link, so it is up while it has one. A link that ends says more or less of its peer:
+//! where its host seems to go on, the peer stays up for a while, for its programs and its proxy do; where it may be
+//! dead, it is down at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::ids::{Epochs, NodeId};
 
 use super::timers::REJOIN_US;
 use crate::state::State;
@@ -22,9 +23,9 @@ pub enum LinkEnd {
     Silent,
     /// The peer's daemon closed the link in order, as one does that is stopped or restarted. Its host may be well.
     Leaving,
-    /// The peer is well, daemon and all: it has another link to this node, or it has forgotten this one and says so (RFC 9000
-    /// §10.3), as it does when it has not heard of this host. A daemon that was restarted cannot say that. One that has closed the
-    /// link, and whose close was lost, can.
+    /// The peer is well, daemon and all: it has another link to this node, or it has forgotten this one and says so
+    /// (RFC 9000 §10.3), as it does when it has not heard of this host. A daemon that was restarted cannot say that.
+    /// One that has closed the link, and whose close was lost, can.
     Well,
 }
 
@@ -197,10 +198,11 @@ impl Peers {
         self.with_daemon().filter(|(_, said)| said.state == State::Up).map(|(id, _)| id)
     }
 
-    /// Whether claims of that owner and epoch count; `None`: nothing is known of it.
-    pub(super) fn is_effective(&self, owner: NodeId, epoch: Epoch) -> Option<bool> {
+    /// The epochs of a peer whose claims count, none of one that is down; `None`: nothing is known of it.
+    pub(super) fn live_epochs(&self, owner: NodeId) -> Option<Epochs> {
         let peer = self.get(owner)?;
-        Some(peer.phase.is_up() && peer.introduction.is_some_and(|said| said.epochs.contains(epoch)))
+        let said = peer.introduction.filter(|_| peer.phase.is_up());
+        Some(said.map_or(Epochs::EMPTY, |said| said.epochs))
     }
 }
 
@@ -235,13 +237,13 @@ mod tests {
         assert_eq!(able(&peers), (vec![2, 3], vec![2]), "it is well");
         assert!(!peers.unlinked(id(2), LinkEnd::Leaving, "the daemon ends".to_owned(), 5));
         assert_eq!(able(&peers), (vec![3], vec![]), "its node is up for a while, without a daemon");
-        assert_eq!((peers.in_grace(), peers.is_effective(id(2), Epoch::new(0))), (1, Some(true)));
+        assert_eq!((peers.in_grace(), peers.live_epochs(id(2))), (1, Some(Epochs::from_bits(1))));
         peers.linked(id(2), address, 6);
         assert_eq!(able(&peers), (vec![2, 3], vec![2]), "and back, though it has said nothing yet");
         assert!(peers.unlinked(id(2), LinkEnd::Silent, "timed out".to_owned(), 7));
         assert_eq!(able(&peers), (vec![3], vec![]));
-        assert_eq!(peers.is_effective(id(2), Epoch::new(0)), Some(false));
-        assert_eq!(peers.is_effective(id(4), Epoch::new(0)), None);
+        assert_eq!(peers.live_epochs(id(2)), Some(Epochs::EMPTY));
+        assert_eq!(peers.live_epochs(id(4)), None);
     }
 
     #[test]

@@ -4,8 +4,9 @@
 
 use forwarder_common::{
     abi::Address,
-    geneve, hash,
+    geneve,
     ids::{EtherType, NodeId},
+    keys::{Keys, Seen},
     net::{self, Ip},
     reader::Reader as _,
     sip::full::{self, Unkeyable},
@@ -99,15 +100,6 @@ impl Fragment {
     }
 }
 
-/// The keys of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Keys {
-    /// The request key `L`.
-    pub(super) request: u64,
-    /// The reply key `X` of a response whose top Via has a branch.
-    pub(super) reply: Option<u64>,
-}
-
 /// What a verdict needs of a SIP message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message {
@@ -124,10 +116,7 @@ impl Message {
     /// Says why there is no key.
     pub(super) fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Self, Unkeyable> {
         let message = full::read(payload)?;
-        let cseq = if affinity_call { 0 } else { message.cseq };
-        let branch = message.branch.unwrap_or_default();
-        let is_reply = matches!(message.kind, Kind::Response) && !branch.is_empty();
-        let (request, reply) = hash::keys(hash_key, message.call_id, cseq, branch);
-        Ok(Self { kind: message.kind, keys: Keys { request, reply: is_reply.then_some(reply) } })
+        let keys = Keys::of(&message, Seen::Arriving, affinity_call, hash_key);
+        Ok(Self { kind: message.kind, keys })
     }
 }

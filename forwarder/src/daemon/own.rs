@@ -1,15 +1,14 @@
 //! Claims for messages of the local proxy that the egress program could not read: the full grammar, and each segment.
 
 use forwarder_common::{
-    hash,
     ids::EtherType,
+    keys::{Keys, Seen},
     net::{self, Ip},
     sip::{fast::kind, full},
     verdict::Kind,
 };
 
-use super::{next_hops::address, slow::Around};
-use crate::config::Affinity;
+use super::slow::Around;
 use forwarder_core::node::LocalClaim;
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
@@ -28,27 +27,18 @@ pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], around: &mut Aroun
 }
 
 fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut Around<'_>) {
-    let config = around.config;
     let Some(payload) = payload(frame, ip) else { return };
-    let from = ip.source(&frame);
     let port = Ip { payload: payload.0 - net::UDP, ..ip }.ports(&frame).map(|udp| udp.source);
-    let service =
-        config.services.iter().find(|service| Some(address(service.vip)) == from && Some(service.port) == port);
+    let from = ip.source(&frame).zip(port).and_then(|(vip, port)| around.dataplane.service(vip, port));
+    let (affinity, seen) = (around.dataplane.affinity(from.as_ref()), Seen::leaving(from.as_ref()));
     let text = frame.get(payload.0..payload.1).unwrap_or_default();
     let size = if segment == 0 { text.len().max(1) } else { segment as usize };
     for message in text.chunks(size) {
         let Ok(message) = full::read(message) else { continue };
-        let is_call = service.map_or_else(
-            || config.services.iter().all(|service| matches!(service.affinity, Affinity::Call)),
-            |service| matches!(service.affinity, Affinity::Call),
-        );
         let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
-        let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, is_call) else { continue };
-        let cseq = if is_call { 0 } else { message.cseq };
-        let branch = message.branch.unwrap_or_default();
-        let is_reply_key = service.is_some() && message.kind != Kind::Response && !branch.is_empty();
-        let (request_key, reply_key) = hash::keys(hash_key, message.call_id, cseq, branch);
-        for (key, kind) in [Some((request_key, 1)), is_reply_key.then_some((reply_key, 2))].into_iter().flatten() {
+        let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, affinity) else { continue };
+        let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
+        for (key, kind) in [Some((keys.request, 1)), keys.reply.map(|key| (key, 2))].into_iter().flatten() {
             let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
             let (claimed_at_unix_us, epoch) = (around.now.unix_us, around.dataplane.epoch());
             let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };

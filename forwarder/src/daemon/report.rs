@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use forwarder_common::{
     hash,
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Tick},
+    keys::Keys,
     table::Entry,
+    verdict::Found,
 };
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     drain::Drain,
     hooks::{Hooks, Run},
     now,
+    slow::Sight,
 };
 use crate::{
     cluster::Counters,
@@ -27,7 +30,7 @@ use crate::{
     routes::NextHop,
     status::{self, Status},
 };
-use forwarder_core::failover::Proxy;
+use forwarder_core::{failover::Proxy, slowpath::View as _};
 
 /// Answers a question; an error is an answer as well.
 pub(super) fn answer(daemon: &mut Daemon, request: Request) -> Response {
@@ -249,35 +252,49 @@ fn unix_s() -> i64 {
 fn owner(daemon: &Daemon, call_id: &str, cseq: u32, branch: Option<&str>) -> Owner {
     let has_call = daemon.config.services.iter().any(|service| matches!(service.affinity, Affinity::Call));
     let branch_bytes = branch.unwrap_or_default().as_bytes();
-    let keys = |number| hash::keys(daemon.secrets.hash_key, call_id.as_bytes(), number, branch_bytes);
+    let keys = |number| {
+        let (request, reply) = hash::keys(daemon.secrets.hash_key, call_id.as_bytes(), number, branch_bytes);
+        Keys { request, reply: branch.map(|_| reply) }
+    };
     // A service of affinity `call` has one key per Call-ID; both kinds may be served side by side.
-    let ways = [Some(cseq), has_call.then_some(0)].into_iter().flatten().map(keys);
-    let is_known = |(request_key, _): &(u64, u64)| daemon.dataplane.claim(*request_key).is_some();
-    let (request_key, reply_key) = ways.into_iter().find(is_known).unwrap_or_else(|| keys(cseq));
-    let reply_key = branch.map(|_| reply_key);
-    let by_reply = reply_key.and_then(|key| daemon.dataplane.claim(key)).map(|entry| (entry, "reply"));
-    let found = by_reply.or_else(|| daemon.dataplane.claim(request_key).map(|entry| (entry, "request")));
+    let sight = Sight { node: daemon.config.node, dataplane: &daemon.dataplane, failover: &daemon.failover };
+    let of_call = has_call.then(|| keys(0));
+    let (keys, found) = pick(keys(cseq), of_call, |key| daemon.dataplane.claim(key), |key| sight.owner(key));
     let hex = |key: u64| format!("{key:016x}");
     let mut answer = Owner {
-        request_key: hex(request_key),
-        reply_key: reply_key.map(hex),
+        request_key: hex(keys.request),
+        reply_key: keys.reply.map(hex),
         state: "none".to_owned(),
         ..Owner::default()
     };
     if let Some((entry, by)) = found {
-        fill(daemon, &mut answer, entry, by);
+        fill(&sight, &mut answer, entry, by);
     }
     answer
 }
 
-fn fill(daemon: &Daemon, answer: &mut Owner, entry: Entry, by: &str) {
+/// The claim that the programs would find under the keys of a transaction, or of a call where services have that
+/// affinity: by its reply key, then by its request key. Where no claim counts, the first that is left in the table.
+/// With the keys that it was found by.
+fn pick(
+    keys: Keys,
+    of_call: Option<Keys>,
+    entry: impl Fn(u64) -> Option<Entry>,
+    owner: impl Fn(u64) -> Found,
+) -> (Keys, Option<(Entry, &'static str)>) {
+    let all = [Some(keys), of_call].into_iter().flatten().flat_map(|keys| {
+        let places = [keys.reply.map(|key| (key, "reply")), Some((keys.request, "request"))];
+        places.into_iter().flatten().map(move |(key, by)| (keys, key, by))
+    });
+    let present: Vec<_> = all.filter_map(|(keys, key, by)| Some((keys, key, entry(key)?, by))).collect();
+    let found = present.iter().find(|(_, key, ..)| owner(*key) != Found::Nothing).or_else(|| present.first());
+    found.map_or((keys, None), |(keys, _, entry, by)| (*keys, Some((*entry, *by))))
+}
+
+fn fill(sight: &Sight<'_>, answer: &mut Owner, entry: Entry, by: &str) {
     let remaining = entry.remaining(Tick::at(dataplane::monotonic_ns())) as u16;
-    let mine = entry.owner() == daemon.config.node.number();
-    let is_current = if mine {
-        Some(entry.epoch() == daemon.dataplane.epoch())
-    } else {
-        NodeId::new(entry.owner()).and_then(|id| daemon.failover.is_effective(id, entry.epoch()))
-    };
+    let mine = entry.owner() == sight.node.number();
+    let is_current = sight.live_epochs(entry.owner()).map(|live| live.contains(entry.epoch()));
     answer.state = match is_current {
         _ if remaining == 0 => "expired",
         Some(true) => "live",
@@ -291,5 +308,41 @@ fn fill(daemon: &Daemon, answer: &mut Owner, entry: Entry, by: &str) {
     if answer.state == "live" {
         answer.owner = Some(entry.owner());
         answer.mine = mine;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_programs_find_is_shown_before_what_is_only_left() {
+        const KEYS: Keys = Keys { request: 1 << 40, reply: Some(2 << 40) };
+        const CALL: Keys = Keys { request: 3 << 40, reply: Some(4 << 40) };
+        let entry = |key: u64| Entry::new(key, 7, 0, Tick::new(1));
+        let order = [
+            (KEYS.reply, "reply"),
+            (Some(KEYS.request), "request"),
+            (CALL.reply, "reply"),
+            (Some(CALL.request), "request"),
+        ];
+        for present in 0..16_u32 {
+            for counts in (0..16_u32).filter(|counts| counts & !present == 0) {
+                let is_in = |set: u32, key: u64| {
+                    order.iter().position(|(at, _)| *at == Some(key)).is_some_and(|at| set >> at & 1 != 0)
+                };
+                let (keys, found) = pick(
+                    KEYS,
+                    Some(CALL),
+                    |key| is_in(present, key).then(|| entry(key)),
+                    |key| if is_in(counts, key) { Found::Own } else { Found::Nothing },
+                );
+                let best = if counts == 0 { present } else { counts };
+                let expected = order.get(best.trailing_zeros() as usize).filter(|_| best != 0);
+                let expected_keys = if best != 0 && best.trailing_zeros() >= 2 { CALL } else { KEYS };
+                assert_eq!(keys, expected_keys, "{present:04b} {counts:04b}");
+                assert_eq!(found, expected.map(|(key, by)| (entry(key.unwrap()), *by)), "{present:04b} {counts:04b}");
+            }
+        }
     }
 }

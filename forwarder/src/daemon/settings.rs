@@ -7,9 +7,10 @@ use std::{
 
 use anyhow::Result;
 use forwarder_common::{
-    abi::{self, Lifetimes, ServiceKey},
+    abi::{self, ServiceKey},
     hash::SipHash,
     ids::{Epoch, IpProtocol, Tick},
+    lifetime,
 };
 use forwarder_core::wire::{MustEqual, Service};
 use ring::rand::SecureRandom as _;
@@ -23,22 +24,16 @@ use crate::{
 
 /// Seconds of one epoch number: sixteen of them outlast a claim of 240 s.
 const EPOCH_SECONDS: u64 = 16;
-/// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
-const T4_MS: u64 = 5000;
+
 /// What the kernel programs are told.
 pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::Settings {
     let timers = &config.timers;
-    let final_ms = 64 * timers.t1_ms + T4_MS;
-    let lifetimes = Lifetimes {
-        proceeding: Tick::covering_ms(timers.timer_c_s * 1000 + final_ms),
-        failed: Tick::covering_ms(64 * timers.t1_ms + final_ms),
-        ended: Tick::covering_ms(final_ms),
-    };
+    let call_ticks = Tick::covering_ms(timers.call_ttl_s * 1000);
     let is_call = |affinity: Affinity| matches!(affinity, Affinity::Call);
     let services = config.services.iter().map(|service| {
         let call = is_call(service.affinity);
         let flags = abi::SERVICE_SET | if call { abi::AFFINITY_CALL } else { 0 };
-        let call_ticks = if call { Tick::covering_ms(timers.call_ttl_s * 1000) } else { 0 };
+        let call_ticks = if call { call_ticks } else { 0 };
         let key = ServiceKey { vip: address(service.vip), port: service.port.to_be(), pad: 0 };
         (key, abi::Service { flags, call_ticks, pad: 0 })
     });
@@ -49,8 +44,9 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             underlay: address(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
-            lifetimes,
+            lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000),
             flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
+            call_ticks: if all_call { call_ticks } else { 0 },
             ..abi::Config::default()
         },
         services: services.collect(),
@@ -58,8 +54,8 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
     }
 }
 
-/// The epoch to begin with where no maps tell of an earlier start: another one every 16 s, so that a host that boots again and again
-/// goes round.
+/// The epoch to begin with where no maps tell of an earlier start: another one every 16 s, so that a host that boots
+/// again and again goes round.
 pub(super) fn first_epoch() -> Epoch {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Epoch::new(unix.as_secs() / EPOCH_SECONDS)

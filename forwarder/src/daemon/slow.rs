@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
     abi::Punt,
-    ids::{NodeId, Tick},
+    ids::{Epochs, NodeId, Tick},
     outcome::Outcome,
     verdict::Found,
 };
@@ -57,10 +57,21 @@ pub(super) struct Around<'a> {
 }
 
 /// What the slow path sees of claims and peers.
-struct Sight<'a> {
-    node: NodeId,
-    dataplane: &'a Dataplane,
-    failover: &'a Failover,
+pub(super) struct Sight<'a> {
+    pub(super) node: NodeId,
+    pub(super) dataplane: &'a Dataplane,
+    pub(super) failover: &'a Failover,
+}
+
+impl Sight<'_> {
+    /// The epochs of a node whose claims count, this one or a peer: none of one that is down. `None`: nothing is known
+    /// of it.
+    pub(super) fn live_epochs(&self, id: u16) -> Option<Epochs> {
+        match NodeId::new(id)? {
+            me if me == self.node => Some(self.dataplane.own_epochs()),
+            peer => self.failover.live_epochs(peer),
+        }
+    }
 }
 
 impl Around<'_> {
@@ -71,15 +82,8 @@ impl Around<'_> {
 
 impl View for Sight<'_> {
     fn owner(&self, key: u64) -> Found {
-        let Some(entry) = self.dataplane.claim(key) else { return Found::Nothing };
-        let Some(owner) = NodeId::new(entry.owner()) else { return Found::Nothing };
-        if entry.remaining(Tick::at(dataplane::monotonic_ns())) == 0 {
-            return Found::Nothing;
-        }
-        if owner == self.node {
-            return if entry.epoch() == self.dataplane.epoch() { Found::Own } else { Found::Nothing };
-        }
-        if self.failover.is_effective(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
+        let now = Tick::at(dataplane::monotonic_ns());
+        Found::of(self.dataplane.claim(key), self.node, now, |id| self.live_epochs(id).unwrap_or(Epochs::EMPTY))
     }
 
     fn peer_up(&self) -> bool {
@@ -137,8 +141,9 @@ impl Slow {
         self.interfaces = interfaces.attached().map(|interface| (interface.ifindex, interface.clone())).collect();
     }
 
-    /// Takes punted packets out of the ring buffer; whether it was emptied. While the daemon `rejoins` and cannot ask for their owners,
-    /// those that have arrived are only laid aside: as many as were in the ring buffer, since no more are handed over.
+    /// Takes punted packets out of the ring buffer; whether it was emptied. While the daemon `rejoins` and cannot ask
+    /// for their owners, those that have arrived are only laid aside: as many as were in the ring buffer, since no more
+    /// are handed over.
     pub(super) fn take_punts(&mut self, punts: &mut RingBuf<MapData>, rejoins: bool, around: &mut Around<'_>) -> bool {
         for _ in 0..PUNTS_A_TURN {
             let Some(item) = punts.next() else { return true };

@@ -53,12 +53,16 @@ impl Table {
         self.entries.len()
     }
 
+    /// All entries in the order of their places, empty ones included, as each is at the moment at which it is read.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed)))
+    }
+
     /// Live claims of `node` and of all others.
     #[must_use]
     pub fn live(&self, node: NodeId, now: Tick) -> (u64, u64) {
         let mut live = (0, 0);
-        for entry in self.entries {
-            let entry = Entry(entry.load(Ordering::Relaxed));
+        for entry in self.entries() {
             if entry.remaining(now) != 0 {
                 *(if entry.owner() == node.number() { &mut live.0 } else { &mut live.1 }) += 1;
             }

@@ -14,6 +14,8 @@ use forwarder_common::{
     ids::{Epoch, NodeId, Tick},
     net,
     outcome::Outcome,
+    sip::fast::kind,
+    table::Entry,
 };
 
 use forwarder_core::failover::Lease;
@@ -91,6 +93,8 @@ impl Bench {
             node,
             epoch: EPOCH.number(),
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+            flags: if flags & abi::AFFINITY_CALL == 0 { 0 } else { abi::EGRESS_AFFINITY_CALL },
+            call_ticks: if flags & abi::AFFINITY_CALL == 0 { 0 } else { 1700 },
             ..Config::default()
         };
         let settings = Settings { config, secrets: SECRETS, services: services.collect(), claims: 1024 };
@@ -144,12 +148,19 @@ impl Bench {
     }
 
     pub(crate) fn owner(&self, key: u64) -> u16 {
-        self.dataplane.claim(key).map_or(0, forwarder_common::table::Entry::owner)
+        self.dataplane.claim(key).map_or(0, Entry::owner)
     }
 
     pub(crate) fn remaining(&self, key: u64) -> u16 {
         let now = Tick::at(monotonic_ns());
         self.dataplane.claim(key).map_or(0, |entry| entry.remaining(now) as u16)
+    }
+
+    /// The daemon claims a key for a message of this kind that egress could not read; whether peers must hear of it.
+    pub(crate) fn claims_own(&self, key: u64, message_kind: u16, status: Option<u16>) -> bool {
+        let affinity = self.dataplane.affinity(None);
+        let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity).unwrap();
+        self.dataplane.claim_own(key, lifetime).is_some()
     }
 
     /// The claims that egress told of since the last call.
@@ -267,7 +278,8 @@ impl Bench {
         assert_eq!((did, self.punts().len()), (DROP, 1));
     }
 
-    /// Sends a frame many times, which takes less than a window of the hand-over; how many were taken and how many passed.
+    /// Sends a frame many times, which takes less than a window of the hand-over; how many were taken and how many
+    /// passed.
     pub(crate) fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
         let mut handed = 0;
         for _ in 0..times {
@@ -292,11 +304,17 @@ impl Bench {
     }
 
     fn run(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
-        let before = self.dataplane.outcomes().unwrap();
+        let (before, claims) = (self.dataplane.outcomes().unwrap(), self.claims());
         let (did, out) = self.dataplane.test_ingress(frame.bytes()).unwrap();
         self.check_moved(&before, outcomes);
+        assert!(self.claims() == claims, "{outcomes:?}: ingress has changed the claim table");
         assert_eq!(did, action, "{outcomes:?}");
         out
+    }
+
+    /// All of the claim table.
+    fn claims(&self) -> Vec<Entry> {
+        self.dataplane.claims().entries().collect()
     }
 
     /// Egress sees the frame, lets it go on, and moves this outcome by one and no other.

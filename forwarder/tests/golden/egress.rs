@@ -1,5 +1,7 @@
 //! What the host sends: what it claims, and what the daemon gets a copy of.
 
+use forwarder_common::{ids::Epoch, sip::fast::kind};
+
 use super::{
     ME, PEER,
     bench::{Bench, PASS, V4, V6},
@@ -75,6 +77,40 @@ fn a_request_from_another_address_claims_the_request_key_alone() {
     let invite = Sip::invite("far-leg");
     bench.send(&Frame::from_vip(V4, &invite.bytes()).with_another_source(), "egress_claimed");
     assert_eq!(bench.events().iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key()]);
+}
+
+#[test]
+fn a_message_from_another_address_of_a_call_with_one_owner_ends_no_claim_of_it_earlier() {
+    let mut bench = Bench::new(ME, V4).with_affinity_call();
+    let key = Sip::invite("call").call_key();
+    bench.send(&Frame::from_vip(V4, &Sip::invite("call").bytes()), "egress_claimed");
+    assert!(bench.remaining(key) > 1690);
+    let ok = Sip::response(200, "INVITE", "call").bytes();
+    bench.send(&Frame::from_vip(V4, &ok).with_another_source(), "egress_owner");
+    assert!(bench.remaining(key) > 1690);
+}
+
+#[test]
+fn the_daemon_claims_for_a_message_as_egress_would() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    let key = |number: u64| number << 40;
+    // A CANCEL makes no claim, and revives none of its node's that has ended or that belongs to another run of the
+    // proxy.
+    bench.claim_in(ME, key(2), Epoch::new(3));
+    bench.claim_in(PEER, key(3), Epoch::new(3));
+    for nothing in [1, 2, 3] {
+        assert!(!bench.claims_own(key(nothing), kind::CANCEL, None), "{nothing}");
+        assert!(bench.claims_own(key(nothing), kind::REQUEST, None), "{nothing}");
+        assert_eq!((bench.owner(key(nothing)), bench.remaining(key(nothing))), (ME, 57));
+    }
+    bench.claim(PEER, key(4));
+    assert!(!bench.claims_own(key(4), kind::REQUEST, None));
+    assert_eq!(bench.owner(key(4)), PEER);
+    bench.claim_for(ME, key(5), 1000);
+    assert!(bench.claims_own(key(5), kind::CANCEL, None), "a claim that counts lasts longer");
+    assert_eq!(bench.remaining(key(5)), 18);
+    assert!(!bench.claims_own(key(5), kind::CANCEL, None), "and nothing has changed");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use forwarder_common::{
     abi::{PUNT_BYTES, Punt},
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Epochs, NodeId, Tick},
     verdict::Found,
 };
 use forwarder_core::{
@@ -248,15 +248,12 @@ pub(super) struct Sight<'a> {
 
 impl View for Sight<'_> {
     fn owner(&self, key: u64) -> Found {
-        let Some(entry) = self.kernel.entry(key) else { return Found::Nothing };
-        let Some(owner) = NodeId::new(entry.owner()) else { return Found::Nothing };
-        if entry.remaining(Tick::at(self.now.monotonic_us * 1000)) == 0 {
-            return Found::Nothing;
-        }
-        if owner == self.kernel.node {
-            return if self.kernel.is_own(entry) { Found::Own } else { Found::Nothing };
-        }
-        if self.failover.is_effective(owner, entry.epoch()) == Some(true) { Found::Peer(owner) } else { Found::Nothing }
+        let live = |id| {
+            let peer = NodeId::new(id).filter(|id| *id != self.kernel.node);
+            let of_peer = |id| self.failover.live_epochs(id).unwrap_or(Epochs::EMPTY);
+            peer.map_or_else(|| Epochs::EMPTY.with(self.kernel.epoch()), of_peer)
+        };
+        Found::of(self.kernel.entry(key), self.kernel.node, Tick::at(self.now.monotonic_us * 1000), live)
     }
 
     fn peer_up(&self) -> bool {

@@ -3,31 +3,21 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::{Duty, Lifetimes},
+    abi::Duty,
+    claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
+    keys::Seen,
     lifetime::Lifetime,
     net::GATHER_SLOTS,
     outcome::Outcome,
+    rendezvous,
     table::{self, Buckets, Entry, Place, SLOTS},
-    verdict::{Found, Kind, Verdict, decide},
+    verdict::{Found, Kind, Verdict, decide, look_up},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
     node::{LocalClaim, Now},
 };
-
-/// T4 of RFC 3261 §17.1.1.2 in milliseconds.
-const T4_MS: u64 = 5000;
-
-/// The lifetimes that the daemon derives from SIP's timers.
-pub(super) fn lifetimes(t1_ms: u64, timer_c_ms: u64) -> Lifetimes {
-    let final_ms = 64 * t1_ms + T4_MS;
-    Lifetimes {
-        proceeding: Tick::covering_ms(timer_c_ms + final_ms),
-        failed: Tick::covering_ms(64 * t1_ms + final_ms),
-        ended: Tick::covering_ms(final_ms),
-    }
-}
 
 /// What the kernel knows of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,15 +205,7 @@ impl Kernel {
 
     /// What the table says of a key.
     pub(super) fn owner(&self, key: u64, now: Now) -> Found {
-        let Some(entry) = self.entry(key) else { return Found::Nothing };
-        if !self.is_live(entry, tick(now)) {
-            return Found::Nothing;
-        }
-        match NodeId::new(entry.owner()) {
-            Some(owner) if owner == self.node => Found::Own,
-            Some(owner) => Found::Peer(owner),
-            None => Found::Nothing,
-        }
+        Found::of(self.entry(key), self.node, tick(now), |id| self.live_epochs(id))
     }
 
     /// This node's own live claims, for a daemon that takes over the maps; when they were made they do not tell.
@@ -255,31 +237,22 @@ impl Kernel {
 
     /// The verdict of the ingress program: replies by `X`, all else by `L`.
     pub(super) fn verdict(&self, kind: Kind, request_key: u64, reply_key: u64, now: Now) -> Verdict {
-        let by_request = self.owner(request_key, now);
-        let found = match kind {
-            Kind::Response => match (self.owner(reply_key, now), by_request) {
-                (Found::Nothing, Found::Nothing) => Found::Nothing,
-                (Found::Nothing, _) => Found::OtherBranch,
-                (found, _) => found,
-            },
-            Kind::Request | Kind::Ack | Kind::Cancel => by_request,
-        };
+        let has_reply_key = Seen::Arriving.has_reply_key(kind == Kind::Response);
+        let found = look_up(has_reply_key.then_some(reply_key), || request_key, |key| self.owner(key, now));
         let begins = kind == Kind::Request && found == Found::Nothing;
         let diverts = begins && self.lease.diverts(now.monotonic_us * 1000);
-        let successor = if diverts { self.successor(request_key as u32) } else { None };
+        let successor = if diverts { self.successor(rendezvous::successor_slot(request_key)) } else { None };
         decide(kind, found, self.peer_up(), successor)
     }
 
     /// The egress program for one key; what goes into the ring buffer.
     pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<Told> {
         let tick = tick(now);
-        let standing = self.entry(key).filter(|entry| self.is_live(*entry, tick));
-        match standing {
-            // A live claim of a live peer is not overwritten.
-            Some(entry) if entry.owner() != self.node.number() => return None,
-            Some(entry) if !lifetime.changes(entry.remaining(tick) as u16) => return None,
-            None if !lifetime.claims => return None,
-            _ => {}
+        let live = |id| self.live_epochs(id);
+        let effective = self.entry(key).filter(|entry| claim::is_effective(*entry, tick, live));
+        match claim::decide(effective, lifetime, self.node.number(), tick) {
+            Decision::New | Decision::Refresh => {}
+            Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
         }
         let (epoch, expires) = (self.epoch(), tick.after(lifetime.ticks));
         if let Some(place) = self.put(key, Entry::new(key, self.node.number(), epoch.number(), expires), tick) {
@@ -295,10 +268,12 @@ impl Kernel {
         entry.owner() == self.node.number() && entry.epoch() == self.epoch()
     }
 
-    fn is_live(&self, entry: Entry, tick: Tick) -> bool {
-        let of_live_peer =
-            || self.peer(usize::from(entry.owner())).is_some_and(|peer| peer.up && peer.epochs.contains(entry.epoch()));
-        entry.remaining(tick) != 0 && (self.is_own(entry) || of_live_peer())
+    /// The live epochs of a node, this one or a peer; none of one that is down.
+    fn live_epochs(&self, id: u16) -> Epochs {
+        if id == self.node.number() {
+            return Epochs::EMPTY.with(self.epoch());
+        }
+        self.peer(usize::from(id)).filter(|peer| peer.up).map_or(Epochs::EMPTY, |peer| peer.epochs)
     }
 
     fn put(&mut self, key: u64, entry: Entry, tick: Tick) -> Option<Place> {
