@@ -16,7 +16,7 @@ use aya::{
 use forwarder::dataplane::monotonic_ns;
 use forwarder_common::{
     abi::{self, Config, Lifetimes, Node, Service, ServiceKey, ServiceSlot},
-    ids::Tick,
+    ids::{Epochs, Tick},
     outcome::{Outcome, SLOTS as OUTCOMES},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
@@ -213,6 +213,7 @@ impl Forwarder {
         let buckets = buckets(claims);
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CLAIMS", buckets)
+            .map_max_entries("KEYS", buckets)
             .map_max_entries("LRU", buckets * SLOTS as u32)
             .load_file(object)
             .with_context(|| format!("load {}", object.display()))?;
@@ -228,7 +229,8 @@ impl Forwarder {
             bucket_mask: buckets - 1,
             vni: VNI,
             node: ME,
-            epoch: EPOCH,
+            epochs: 1 << EPOCH,
+            other_epoch: EPOCH,
             peers_up: 1,
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             ..Config::default()
@@ -237,7 +239,7 @@ impl Forwarder {
         for v6 in [false, true] {
             for port in [0, 5060_u16] {
                 let key = ServiceKey { vip: vip_address(v6), port: port.to_be(), pad: 0 };
-                let service = Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 };
+                let service = Service { flags: abi::SERVICE_SET, epoch: EPOCH, ..Service::default() };
                 services.set(key.slot(), Shared(ServiceSlot { key, service }), 0)?;
             }
         }
@@ -246,7 +248,7 @@ impl Forwarder {
         let mut peers: Array<_, Shared<abi::Peer>> = take(&mut ebpf, "PEERS")?;
         peers.set(u32::from(PEER), Shared(abi::Peer { ifindex, ..peer(v6) }), 0)?;
         let mut nodes: Array<_, u64> = take(&mut ebpf, "NODES")?;
-        nodes.set(u32::from(PEER), Node::new(true, EPOCH, Some(0)).0, 0)?;
+        nodes.set(u32::from(PEER), Node::new(true, Epochs::from_bits(1 << EPOCH), Some(0)).0, 0)?;
         let mut configs: Array<_, Shared<Config>> = take(&mut ebpf, "CONFIG")?;
         configs.set(0, Shared(config), 0)?;
         let events = ebpf.take_map("EVENTS").map(RingBuf::try_from).transpose().context("open map EVENTS")?;

@@ -2,7 +2,7 @@
 //!
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
-use crate::ids::NodeId;
+use crate::ids::{Epochs, NodeId};
 
 /// The version of the map layouts.
 pub const VERSION: u32 = 3;
@@ -15,8 +15,10 @@ pub const NODES: u32 = NodeId::MAX as u32 + 1;
 pub const TAKER_SLOTS: u32 = crate::net::GATHER_SLOTS;
 /// Words of the port bitmap: 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
-/// The largest number of services.
-pub const MAX_SERVICES: u32 = 256;
+/// The largest number of services: as many as have a number other than [`NO_SERVICE`].
+pub const MAX_SERVICES: u32 = NO_SERVICE as u32;
+/// Stands for no service where a claim's service is told: the message left from an address that is no service's.
+pub const NO_SERVICE: u8 = u8::MAX;
 /// Bytes of the ring buffer for packets in the daemon's hands: about 2,000 of the usual size.
 pub const PUNT_BYTES: u32 = 4 << 20;
 /// Bytes of the ring buffer for claim events: about 131,000 events of 24 bytes with their headers of 8.
@@ -76,7 +78,7 @@ pub struct ServiceKey {
 }
 
 /// Slots of the services map: sixteen times as many as services and addresses alone at most, so that next to none collide.
-pub const SERVICE_SLOTS: u32 = 32 * MAX_SERVICES;
+pub const SERVICE_SLOTS: u32 = 32 * (MAX_SERVICES + 1);
 /// Slots from its own one on in which a service may lie.
 pub const SERVICE_PROBES: u32 = 8;
 
@@ -118,8 +120,10 @@ pub struct Service {
     pub flags: u32,
     /// Lifetime in ticks of a claim of a service with affinity `call`.
     pub call_ticks: u16,
-    /// Zero.
-    pub pad: u16,
+    /// The epoch under which its messages claim.
+    pub epoch: u8,
+    /// Its place in the daemon's list of services, below [`MAX_SERVICES`].
+    pub index: u8,
 }
 
 /// The entry is a service.
@@ -143,20 +147,33 @@ pub struct Config {
     pub vni: u32,
     /// This node's id; 0 means not configured, and every packet passes.
     pub node: u16,
-    /// This node's epoch.
-    pub epoch: u8,
+    /// This node's live epochs, as [`Epochs::bits`].
+    pub epochs: u16,
+    /// The epoch under which messages claim that leave from an address that is no service's.
+    pub other_epoch: u8,
     /// The key epoch that sends.
     pub tag_epoch: u8,
     /// Peers that are up.
     pub peers_up: u16,
     /// Lifetimes in ticks, see [`Lifetimes`].
     pub lifetimes: Lifetimes,
+    /// Zero.
+    pub pad: u16,
     /// [`EGRESS_AFFINITY_CALL`].
     pub flags: u32,
     /// With [`EGRESS_AFFINITY_CALL`]: lifetime in ticks of the claims of messages that leave from other addresses.
     pub call_ticks: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad_end: u16,
+}
+
+impl Config {
+    /// This node's live epochs: claims of others are ineffective.
+    #[must_use]
+    #[inline(always)] // one load
+    pub const fn epochs(&self) -> Epochs {
+        Epochs::from_bits(self.epochs)
+    }
 }
 
 /// Requests that leave from an address that is no service's are keyed by the Call-ID alone.
@@ -249,16 +266,18 @@ impl Node {
     const UP: u64 = 1 << 0;
     const HOP: u64 = 1 << 1;
     const HALF: u64 = 1 << 2;
+    const EPOCHS_SHIFT: u32 = 16;
 
-    /// A node that is up or not, in `epoch`, whose slot is in half 0 or 1 of the peers map if one was written.
+    /// A node that is up or not, with these live epochs, whose slot is in half 0 or 1 of the peers map if one was
+    /// written.
     #[must_use]
-    pub const fn new(up: bool, epoch: u8, hop: Option<u32>) -> Self {
+    pub const fn new(up: bool, epochs: Epochs, hop: Option<u32>) -> Self {
         let hop = match hop {
             None => 0,
             Some(0) => Self::HOP,
             Some(_) => Self::HOP | Self::HALF,
         };
-        Self((up as u64) | hop | ((epoch as u64) << 8))
+        Self((up as u64) | hop | (epochs.bits() as u64) << Self::EPOCHS_SHIFT)
     }
 
     /// Whether the node is up.
@@ -268,11 +287,11 @@ impl Node {
         self.0 & Self::UP != 0
     }
 
-    /// The node's epoch.
+    /// The node's live epochs: its claims of others are ineffective.
     #[must_use]
     #[inline(always)] // one instruction
-    pub const fn epoch(self) -> u8 {
-        (self.0 >> 8) as u8
+    pub const fn epochs(self) -> Epochs {
+        Epochs::from_bits((self.0 >> Self::EPOCHS_SHIFT) as u16)
     }
 
     /// The same node, down.
@@ -322,12 +341,18 @@ pub struct ClaimEvent {
     pub at_ns: u64,
     /// Lifetime in ticks from then on.
     pub ticks: u16,
-    /// This node's epoch.
+    /// The epoch of the claim.
     pub epoch: u8,
     /// [`EVENT_NEW`] or 0 for a refresh.
     pub flags: u8,
+    /// The place of the service in the daemon's list, or [`NO_SERVICE`].
+    pub service: u8,
+    /// Code of the [`crate::rest::KeyKind`].
+    pub kind: u8,
+    /// Code of the [`crate::rest::Class`] that the message gives to the claim.
+    pub class: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: u8,
 }
 
 /// The claim is new.

@@ -20,6 +20,7 @@ pub mod net;
 pub mod outcome;
 pub mod reader;
 pub mod rendezvous;
+pub mod rest;
 pub mod sip;
 pub mod table;
 pub mod verdict;

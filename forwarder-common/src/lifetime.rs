@@ -1,6 +1,6 @@
 //! How long a claim lasts after the owner has sent a message (DESIGN section 4; RFC 3261 §17, RFC 6026).
 
-use crate::{abi::Lifetimes, ids::Tick, sip::fast::kind};
+use crate::{abi::Lifetimes, ids::Tick, rest::Class, sip::fast::kind};
 
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
 const T4_MS: u64 = 5000;
@@ -27,6 +27,8 @@ pub struct Lifetime {
     pub claims: bool,
     /// The message makes a shorter lifetime longer.
     pub extends: bool,
+    /// Which lifetime it is.
+    pub class: Class,
 }
 
 impl Lifetime {
@@ -34,18 +36,28 @@ impl Lifetime {
     #[inline(always)] // a few instructions
     #[must_use]
     pub const fn pack(self) -> u32 {
-        self.ticks as u32 | (self.shortens as u32) << 16 | (self.claims as u32) << 17 | (self.extends as u32) << 18
+        self.ticks as u32
+            | (self.shortens as u32) << 16
+            | (self.claims as u32) << 17
+            | (self.extends as u32) << 18
+            | (self.class.code() as u32) << 24
     }
 
     /// The inverse of [`Self::pack`].
     #[inline(always)] // a few instructions
     #[must_use]
     pub const fn unpack(word: u32) -> Self {
+        let class = match Class::decode(word as u64 >> 24) {
+            Some(class) => class,
+            // No such word was packed.
+            None => Class::Short,
+        };
         Self {
             ticks: word as u16,
             shortens: word >> 16 & 1 != 0,
             claims: word >> 17 & 1 != 0,
             extends: word >> 18 & 1 != 0,
+            class,
         }
     }
 
@@ -75,19 +87,19 @@ pub const fn of(
     call_ticks: u16,
     drains: bool,
 ) -> Option<Lifetime> {
-    let (ticks, shortens, claims) = match message_kind {
+    let (ticks, shortens, claims, class) = match message_kind {
         kind::ACK => return None,
-        kind::CANCEL => (lifetimes.failed, false, false),
-        kind::RESPONSE if invite && status >= 300 => (lifetimes.failed, true, true),
-        kind::RESPONSE if invite && status >= 200 => (lifetimes.ended, true, true),
-        _ if invite => (lifetimes.proceeding, false, true),
-        _ => (lifetimes.ended, false, true),
+        kind::CANCEL => (lifetimes.failed, false, false, Class::Short),
+        kind::RESPONSE if invite && status >= 300 => (lifetimes.failed, true, true, Class::Short),
+        kind::RESPONSE if invite && status >= 200 => (lifetimes.ended, true, true, Class::Short),
+        _ if invite => (lifetimes.proceeding, false, true, Class::Proceeding),
+        _ => (lifetimes.ended, false, true, Class::Short),
     };
     let extends = !drains || invite || message_kind == kind::CANCEL;
     if call_ticks != 0 {
-        return Some(Lifetime { ticks: call_ticks, shortens: false, claims, extends });
+        return Some(Lifetime { ticks: call_ticks, shortens: false, claims, extends, class: Class::Call });
     }
-    Some(Lifetime { ticks, shortens, claims, extends })
+    Some(Lifetime { ticks, shortens, claims, extends, class })
 }
 
 #[cfg(test)]
@@ -97,7 +109,11 @@ mod tests {
     const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
 
     fn after(message_kind: u16, invite: bool, status: u16) -> Option<(u16, bool, bool)> {
-        of(message_kind, invite, status, &TICKS, 0, false).map(|l| (l.ticks, l.shortens, l.claims))
+        of(message_kind, invite, status, &TICKS, 0, false).map(|l| {
+            assert_eq!(Lifetime::unpack(l.pack()), l);
+            assert_eq!(matches!(l.class, Class::Proceeding), l.ticks == TICKS.proceeding, "{l:?}");
+            (l.ticks, l.shortens, l.claims)
+        })
     }
 
     #[test]
@@ -112,7 +128,10 @@ mod tests {
         assert_eq!(after(kind::CANCEL, false, 0), Some((18, false, false)));
         assert_eq!(after(kind::ACK, false, 0), None);
         let call = of(kind::RESPONSE, true, 200, &TICKS, 1700, false);
-        assert_eq!(call, Some(Lifetime { ticks: 1700, shortens: false, claims: true, extends: true }));
+        assert_eq!(
+            call,
+            Some(Lifetime { ticks: 1700, shortens: false, claims: true, extends: true, class: Class::Call })
+        );
     }
 
     #[test]
@@ -144,9 +163,9 @@ mod tests {
 
     #[test]
     fn a_claim_is_written_anew_only_when_it_gains_or_must_end_earlier() {
-        let extend = Lifetime { ticks: 57, shortens: false, claims: true, extends: true };
+        let extend = Lifetime { ticks: 57, shortens: false, claims: true, extends: true, class: Class::Proceeding };
         assert!(!extend.changes(57) && !extend.changes(54) && extend.changes(53) && !extend.changes(100));
-        let shorten = Lifetime { ticks: 11, shortens: true, claims: true, extends: true };
+        let shorten = Lifetime { ticks: 11, shortens: true, claims: true, extends: true, class: Class::Short };
         assert_eq!(Lifetime::unpack(shorten.pack()), shorten);
         assert!(shorten.changes(57) && !shorten.changes(11) && shorten.changes(10));
     }

@@ -17,8 +17,9 @@ use forwarder_common::{
         self, Address, ClaimEvent, Config, Duty, Explained, Lifetimes, Node, Peer, Punt, Service, ServiceKey,
         ServiceSlot,
     },
-    ids::Tick,
+    ids::{Epochs, Tick},
     outcome::{Outcome, SLOTS},
+    rest::{Class, KeyKind, Rest},
     table::{self, Entry},
 };
 
@@ -35,7 +36,7 @@ macro_rules! layout {
 fn now() -> String {
     let mut text = String::new();
     layout!(text, ServiceKey { vip, port, pad });
-    layout!(text, Service { flags, call_ticks, pad });
+    layout!(text, Service { flags, call_ticks, epoch, index });
     layout!(text, ServiceSlot { key, service });
     layout!(
         text,
@@ -46,18 +47,20 @@ fn now() -> String {
             bucket_mask,
             vni,
             node,
-            epoch,
+            epochs,
+            other_epoch,
             tag_epoch,
             peers_up,
             lifetimes,
+            pad,
             flags,
             call_ticks,
-            pad,
+            pad_end,
         }
     );
     layout!(text, Lifetimes { proceeding, failed, ended });
     layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, pad });
-    layout!(text, ClaimEvent { key, at_ns, ticks, epoch, flags, pad });
+    layout!(text, ClaimEvent { key, at_ns, ticks, epoch, flags, service, kind, class, pad });
     layout!(text, Punt { ifindex, length, reason, segment });
     layout!(text, Explained { request_key, reply_key, result, cseq, call_id, branch, kind, status, pad });
     words(&mut text);
@@ -80,11 +83,16 @@ fn words(text: &mut String) {
         ("duty that diverts", Duty::new(true, false, 0).0),
         ("duty that drains", Duty::new(false, true, 0).0),
         ("duty with a lease", Duty::new(false, false, 0x0123_4567_89ab_cdef).0),
-        ("node that is up", Node::new(true, 0, None).0),
-        ("node in epoch 5", Node::new(false, 5, None).0),
-        ("node with its first half", Node::new(false, 0, Some(0)).0),
-        ("node with its second half", Node::new(false, 0, Some(1)).0),
+        ("node that is up", Node::new(true, Epochs::EMPTY, None).0),
+        ("node with epochs", Node::new(false, Epochs::from_bits(0x8421), None).0),
+        ("node with its first half", Node::new(false, Epochs::EMPTY, Some(0)).0),
+        ("node with its second half", Node::new(false, Epochs::EMPTY, Some(1)).0),
         ("claim", Entry::new(0xfedc_ba98_7654_3210, 0x2a5, 9, Tick::new(0x1234)).0),
+        ("rest of its key", Rest::of(0xfedc_ba98_7654_3210, 7, KeyKind::Reply, Class::Call).0),
+        ("rest of a key alone", Rest::new(0xfedc_ba98_7654_3210).0),
+        ("no service", abi::NO_SERVICE.into()),
+        ("key kinds", KeyKind::Request.code() | KeyKind::Reply.code() << 4),
+        ("classes", Class::Short.code() | Class::Proceeding.code() << 4 | Class::Call.code() << 8),
         ("slots of the statistics", SLOTS.into()),
         ("slots of the services", abi::SERVICE_SLOTS.into()),
         ("slots of the peers", abi::PEER_SLOTS.into()),

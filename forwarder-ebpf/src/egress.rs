@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{ClaimEvent, Config, EVENT_NEW, Service},
+    abi::{ClaimEvent, Config, EVENT_NEW, NO_SERVICE, Service},
     claim::{self, Decision},
     coded,
     ids::Tick,
@@ -12,6 +12,7 @@ use forwarder_common::{
     net::{self, Ip, Udp},
     outcome::Outcome,
     reader::Reader as _,
+    rest::{KeyKind, Rest},
     sip::fast::{self, NoKey},
     table::{self, Buckets as _, Entry, Place},
 };
@@ -165,13 +166,36 @@ fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Out
     let call_ticks = Affinity::of(from.as_ref(), config).call_ticks();
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
     let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
-    let key = marks.request_key();
-    let outcome = claim_key(key, lifetime);
+    let (epoch, service) = match from {
+        Some(service) => (service.epoch, service.index),
+        None => (config.other_epoch, NO_SERVICE),
+    };
+    let (lifetime, sender) = (lifetime.pack(), u64::from(epoch) | u64::from(service) << 8);
+    let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
     if Seen::leaving(from.as_ref()).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
-        let key = marks.reply_key();
-        return Ok(of_two(outcome, claim_key(key, lifetime)));
+        return Ok(of_two(outcome, claim_key(marks.reply_key(), lifetime, sender, KeyKind::Reply)));
     }
     Ok(outcome)
+}
+
+/// For whom a key is claimed.
+#[derive(Clone, Copy)]
+struct Claimant {
+    /// The epoch of the proxy that has sent the message.
+    epoch: u8,
+    /// Its service's place in the daemon's list, or [`NO_SERVICE`].
+    service: u8,
+    /// Which key of the message it is.
+    kind: KeyKind,
+}
+
+impl Claimant {
+    /// Out of one word, as [`claim_key`] packs it for a function that the verifier checks alone.
+    #[inline(always)] // a few instructions
+    const fn unpack(word: u64) -> Self {
+        let kind = if let Some(kind) = KeyKind::decode(word >> 16) { kind } else { KeyKind::Request };
+        Self { epoch: word as u8, service: (word >> 8) as u8, kind }
+    }
 }
 
 /// The first claim decides the packet's outcome, unless only the second did something.
@@ -181,9 +205,10 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
 }
 
 #[inline(always)] // a call
-fn claim_key(key: u64, lifetime: Lifetime) -> Outcome {
+fn claim_key(key: u64, lifetime: u32, sender: u64, kind: KeyKind) -> Outcome {
     // The function gives no other code.
-    let claimed = Claimed::decode(egress_claim(key, u64::from(lifetime.pack()))).unwrap_or(Claimed::Lost);
+    let claimed =
+        Claimed::decode(egress_claim(key, u64::from(lifetime), sender | kind.code() << 16)).unwrap_or(Claimed::Lost);
     claimed.outcome()
 }
 
@@ -221,15 +246,15 @@ impl Claimed {
 /// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn egress_claim(key: u64, lifetime: u64) -> u64 {
+extern "C" fn egress_claim(key: u64, lifetime: u64, claimant: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else {
         return Claimed::Lost.code();
     };
-    one(marks, config, key, Lifetime::unpack(lifetime as u32)).code()
+    one(marks, config, key, Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant)).code()
 }
 
 #[inline(always)] // the body of the above
-fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed {
+fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: Claimant) -> Claimed {
     let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
         // The slot becomes a number that the verifier does not know: what follows is verified once, not for each of
@@ -248,28 +273,47 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime) -> Claimed 
             Decision::Foreign => return Claimed::Foreign,
             Decision::NoClaim => return Claimed::NoClaim,
         };
+        // A claim belongs to the run of the proxy that made it, whoever makes it longer.
+        let epoch = match effective {
+            Some(entry) if !is_new => entry.epoch().number(),
+            Some(_) | None => claimant.epoch,
+        };
+        let claimant = Claimant { epoch, ..claimant };
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
-        let new = Entry::new(key, config.node, config.epoch, now.after(lifetime.ticks));
+        let new = Entry::new(key, config.node, claimant.epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
+            if is_new {
+                maps::note_rest(place, Rest::of(key, claimant.service, claimant.kind, lifetime.class));
+            }
             if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {
                 // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one
                 // counts.
                 Claims(marks).exchange(place, new, Entry::default());
                 continue;
             }
-            return tell(config, key, lifetime.ticks, is_new);
+            return tell(key, lifetime, claimant, is_new);
         }
     }
     Claimed::Lost
 }
 
 #[inline(always)] // one helper call
-fn tell(config: &Config, key: u64, ticks: u16, fresh: bool) -> Claimed {
+fn tell(key: u64, lifetime: Lifetime, claimant: Claimant, fresh: bool) -> Claimed {
     // SAFETY: the helper takes nothing and touches nothing.
     let at_ns = unsafe { bpf_ktime_get_ns() };
-    let flags = if fresh { EVENT_NEW } else { 0 };
-    if !maps::tell(ClaimEvent { key, at_ns, ticks, epoch: config.epoch, flags, pad: 0 }) {
+    let event = ClaimEvent {
+        key,
+        at_ns,
+        ticks: lifetime.ticks,
+        epoch: claimant.epoch,
+        flags: if fresh { EVENT_NEW } else { 0 },
+        service: claimant.service,
+        kind: claimant.kind.code() as u8,
+        class: lifetime.class.code() as u8,
+        pad: 0,
+    };
+    if !maps::tell(event) {
         return Claimed::Lost;
     }
     if fresh { Claimed::New } else { Claimed::Own }

@@ -16,10 +16,11 @@ use forwarder_common::{
         ClaimEvent, Config, Duty, EVENT_BYTES, Explained, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
         PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
     },
-    ids::{Epoch, Epochs},
+    ids::Epochs,
     marks::{Marks, Words},
     net::GATHER_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
+    rest::Rest,
     table::{Buckets, Entry, Place, SLOTS},
 };
 
@@ -41,6 +42,10 @@ static PEERS: Array<Peer> = Array::with_max_entries(PEER_SLOTS, 0);
 /// Egress and daemon -> ingress, egress, daemon: the claim table. Its real size is set at load time.
 #[map]
 static CLAIMS: Array<[u64; SLOTS]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Egress and daemon -> daemon: the rest of the key of each claim of this node, at the same places. As large as the
+/// table.
+#[map]
+static KEYS: Array<[u64; SLOTS]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// All programs -> daemon: outcomes. Per CPU: no shared cache line.
 #[map]
 static STATISTICS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max_entries(1, 0);
@@ -140,10 +145,10 @@ pub(crate) fn node(id: u16) -> Node {
 #[inline(always)] // an inlined array look-up
 pub(crate) fn live_epochs(id: u16, config: &Config) -> Epochs {
     if id == config.node {
-        return Epochs::EMPTY.with(Epoch::new(config.epoch.into()));
+        return config.epochs();
     }
     let node = node(id);
-    if node.is_up() { Epochs::EMPTY.with(Epoch::new(node.epoch().into())) } else { Epochs::EMPTY }
+    if node.is_up() { node.epochs() } else { Epochs::EMPTY }
 }
 
 /// The peer in a slot of the peers map.
@@ -324,6 +329,15 @@ pub(crate) fn explained(found: Explained) {
         // SAFETY: the pointer is a map value's; only test runs write it, one at a time.
         unsafe { write_volatile(to, found) };
     }
+}
+
+/// Notes the rest of the key of a claim of this node that has just been put at `place`.
+#[inline(always)] // an inlined array look-up
+pub(crate) fn note_rest(place: Place, rest: Rest) {
+    let Some(line) = KEYS.get_ptr_mut(place.bucket) else { return };
+    let word = line.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize);
+    // SAFETY: the pointer lies in a map value, aligned to eight bytes, and words are written whole.
+    unsafe { write_volatile(word, rest.0) };
 }
 
 /// The claim table, with the scratch that hides numbers.

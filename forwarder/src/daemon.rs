@@ -39,7 +39,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
-    failover::{self, Failover, Introduction, timers::LINGER_US},
+    failover::{self, Failover, Given, Introduction, timers::LINGER_US},
     node::{self, MapWrite, Node, NodeSettings, Now, ProtocolError},
 };
 use tokio::{
@@ -156,7 +156,7 @@ impl Daemon {
                 node: config.node,
                 services: proxies.known(&config),
                 has_seeds: !config.cluster.seeds.is_empty(),
-                inherited: dataplane.inherited(config.services.len()),
+                inherited: dataplane.inherited(),
                 first_epoch: first_epoch(),
             },
             now().monotonic_us,
@@ -176,7 +176,7 @@ impl Daemon {
             services: told_services(&config),
             must_equal: must_equal(&config, &secrets),
         });
-        restore_claims(&mut node, std::iter::empty());
+        restore_claims(&mut node, &dataplane);
         let next_hop_table = NextHopTable::new(config.underlay, wanted);
         let hooks = config.hooks.on_state.clone().map(|path| {
             let (node, cluster) = (config.node, config.cluster.name.clone());
@@ -228,7 +228,7 @@ impl Daemon {
                 _ = interrupt.recv() => if self.is_told_to_stop_again() { break },
                 ready = self.events.readable_mut() => {
                     let mut ready = ready.context("wait for the claims' ring buffer")?;
-                    if take_claims(ready.get_inner_mut(), &mut self.node, self.dataplane.epoch()) {
+                    if take_claims(ready.get_inner_mut(), &mut self.node, self.dataplane.epochs()) {
                         ready.clear_ready();
                     }
                 }
@@ -243,7 +243,7 @@ impl Daemon {
                 ready = self.punts.readable_mut(), if !self.failover.is_late(now().monotonic_us) => {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
-                    take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                    take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epochs());
                     if self.slow.take_punts(ready.get_inner_mut(), self.failover.is_rejoining(), &mut around!(self)) {
                         ready.clear_ready();
                     }
@@ -370,7 +370,7 @@ impl Daemon {
             }
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
-                take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epoch());
+                take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epochs());
                 // Or in the other one, where the program could not read the message. After a stall those are laid
                 // aside.
                 let lays_aside = self.failover.is_rejoining() || self.failover.is_late(now_us);
@@ -416,8 +416,8 @@ impl Daemon {
                 Output::ClosePunts => self.dataplane.close_punts()?,
                 Output::Epochs(given) => {
                     log::info!("epoch {}", given.others.number());
-                    self.dataplane.set_epoch(given.others)?;
-                    self.node.set_epochs([given.others].into_iter().collect(), now());
+                    self.dataplane.set_epochs(&given)?;
+                    self.node.set_epochs(given.live(), now());
                 }
                 Output::State { old, new } => {
                     log::info!("this node is {} (was {})", new.name(), old.name());

@@ -29,6 +29,7 @@ use forwarder_common::{
     keys::Affinity,
     lifetime,
     outcome::Outcome,
+    rest::{KeyKind, Rest},
     table,
 };
 use tokio::io::unix::AsyncFd;
@@ -37,7 +38,7 @@ use crate::identity::Secrets;
 
 pub use self::{
     attach::Attached,
-    claims::Table,
+    claims::{OwnClaim, Table},
     explain::Explainer,
     inject::Interface,
     pins::{Detached, detach},
@@ -52,12 +53,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 /// What the programs are told at their start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The configuration entry but for `bucket_mask`, `peers_up` and the keys, which belong to this module; `epoch` is
-    /// that of a fresh start.
+    /// The configuration entry but for `bucket_mask`, `peers_up` and the keys, which belong to this module; the epochs
+    /// are those of a fresh start.
     pub config: abi::Config,
     /// The keys.
     pub secrets: Secrets,
-    /// The services.
+    /// The services, at most [`abi::MAX_SERVICES`]. Their `index` belongs to this module; `epoch` is that of a fresh
+    /// start.
     pub services: Vec<(ServiceKey, abi::Service)>,
     /// Claims to hold; the table has at least twice the slots.
     pub claims: u32,
@@ -69,6 +71,8 @@ pub struct Dataplane {
     maps: maps::Maps,
     claims: Table,
     config: abi::Config,
+    /// In the order of the settings.
+    services: Vec<(ServiceKey, abi::Service)>,
     /// As last written, by this daemon or an earlier one.
     lease: abi::Duty,
     /// There were no maps of an earlier daemon of this node.
@@ -89,7 +93,7 @@ impl Dataplane {
         let buckets = buckets(settings.claims);
         let pins = pin_dir.map(|dir| pins::Pins::open(dir, buckets)).transpose()?;
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries("CLAIMS", buckets);
+        loader.map_max_entries("CLAIMS", buckets).map_max_entries("KEYS", buckets);
         let paths = pins.as_ref().map(pins::Pins::map_paths).unwrap_or_default();
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
@@ -97,21 +101,24 @@ impl Dataplane {
         let mut ebpf = loader.load(OBJECT).context("load the kernel programs' maps")?;
         attach::load(&mut ebpf)?;
         let mut maps = maps::Maps::take(&mut ebpf)?;
-        let claims = Table::map(&maps.claims, buckets)?;
+        let claims = Table::map(&maps.claims, &maps.keys, buckets)?;
         let mut config = settings.config;
         config.bucket_mask = buckets - 1;
         duty::set_secrets(&mut config, &settings.secrets);
-        let (mut peers_up, mut is_fresh) = (BTreeMap::new(), true);
+        let (mut peers_up, mut is_fresh, mut services) = (BTreeMap::new(), true, settings.services.clone());
+        services.iter_mut().zip(0..abi::NO_SERVICE).for_each(|((_, service), index)| service.index = index);
         if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
-            // The proxy's life goes on: its claims stand, and its peers count as up until links say else.
-            config.epoch = before.epoch;
+            // The proxies have gone on: their claims are effective, and peers count as up until links say else.
+            (config.epochs, config.other_epoch) = (before.epochs, before.other_epoch);
+            for (key, service) in &mut services {
+                service.epoch = maps.service(key)?.map_or(before.other_epoch, |known| known.epoch);
+            }
             config.peers_up = before.peers_up;
             peers_up = maps.peers_up()?;
             is_fresh = false;
         }
-        maps.set_services(&settings.services)?;
+        maps.set_services(&services)?;
         maps.set_config(&config)?;
-        let services = settings.services.clone();
         let lease = maps.duty()?;
         Ok(Self { ebpf, maps, claims, config, lease, is_fresh, services, peers_up, pins })
     }
@@ -200,10 +207,16 @@ impl Dataplane {
         }
     }
 
-    /// This node's epoch.
+    /// This node's live epochs: its claims of others are ineffective.
     #[must_use]
-    pub const fn epoch(&self) -> Epoch {
-        Epoch::new(self.config.epoch as u64)
+    pub const fn epochs(&self) -> Epochs {
+        self.config.epochs()
+    }
+
+    /// The epoch of claims by messages that leave from an address that is no service's.
+    #[must_use]
+    pub const fn other_epoch(&self) -> Epoch {
+        Epoch::new(self.config.other_epoch as u64)
     }
 
     /// The claim table.
@@ -212,12 +225,20 @@ impl Dataplane {
         &self.claims
     }
 
-    /// Writes what is known of a peer: whether it is up, its epoch, its address and next hop.
+    /// This node's live claims as the maps have them, by now: what a daemon that takes the maps over has to know.
+    ///
+    /// A claim may be missing whose place another one took at the very moment of its making.
+    pub fn own_claims(&self) -> impl Iterator<Item = OwnClaim> {
+        let node = NodeId::new(self.config.node).into_iter();
+        node.flat_map(|node| self.claims.own_keyed(node, self.epochs(), Tick::at(monotonic_ns())))
+    }
+
+    /// Writes what is known of a peer: whether it is up, its live epochs, its address and next hop.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_peer(&mut self, id: NodeId, up: bool, epoch: Epoch, peer: &Peer) -> Result<()> {
-        self.maps.set_peer(id, up, epoch, peer)?;
+    pub fn set_peer(&mut self, id: NodeId, up: bool, epochs: Epochs, peer: &Peer) -> Result<()> {
+        self.maps.set_peer(id, up, epochs, peer)?;
         self.peers_up.insert(id, up);
         self.count_peers()
     }
@@ -228,8 +249,8 @@ impl Dataplane {
     /// The kernel refuses the write.
     pub fn set_self(&mut self) -> Result<()> {
         let id = NodeId::new(self.config.node).context("write this node: it has no id")?;
-        let (address, epoch) = (self.config.underlay, self.epoch());
-        self.maps.set_peer(id, false, epoch, &Peer { address, source: address, ..Peer::default() })
+        let (address, epochs) = (self.config.underlay, self.epochs());
+        self.maps.set_peer(id, false, epochs, &Peer { address, source: address, ..Peer::default() })
     }
 
     /// Takes down a peer that an earlier daemon left up.
@@ -256,7 +277,11 @@ impl Dataplane {
     pub fn set_claim(&self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64) {
         let now = Tick::at(monotonic_ns());
         let expires = now.after(Tick::covering_ms(remaining_ms));
-        self.claims.set(key, table::Entry::new(key, owner.number(), epoch.number(), expires), now);
+        let is_mine = |entry: table::Entry| entry.owner() == self.config.node;
+        let entry = table::Entry::new(key, owner.number(), epoch.number(), expires);
+        // What a claim of this node that is there already was made for stays noted.
+        let rest = (is_mine(entry) && !self.claim(key).is_some_and(is_mine)).then(|| Rest::new(key));
+        self.claims.set(key, entry, rest, now);
     }
 
     /// The service with this address and port, in the programs' terms.
@@ -293,34 +318,41 @@ impl Dataplane {
         )
     }
 
-    /// Claims a key for this node as the egress program would; the lifetime in milliseconds if peers must hear of it.
+    /// Claims a key for this node as the egress program would, for a message of this service or of none; the
+    /// lifetime in milliseconds and the claim's epoch if peers must hear of it.
     #[must_use]
-    pub fn claim_own(&self, key: u64, lifetime: lifetime::Lifetime) -> Option<u64> {
+    pub fn claim_own(
+        &self,
+        key: u64,
+        kind: KeyKind,
+        lifetime: lifetime::Lifetime,
+        service: Option<&abi::Service>,
+    ) -> Option<(u64, Epoch)> {
         let now = Tick::at(monotonic_ns());
         let live = |id| self.live_epochs(id);
         let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
-        match claim::decide(effective, lifetime, self.config.node, now) {
-            Decision::New | Decision::Refresh => {}
-            Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
+        let (epoch, index) = match service {
+            Some(service) => (service.epoch, service.index),
+            None => (self.config.other_epoch, abi::NO_SERVICE),
+        };
+        let (epoch, rest) = match (claim::decide(effective, lifetime, self.config.node, now), effective) {
+            // A claim belongs to the run of the proxy that made it, whoever makes it longer.
+            (Decision::Refresh, Some(entry)) => (entry.epoch().number(), None),
+            (Decision::New | Decision::Refresh, _) => (epoch, Some(Rest::of(key, index, kind, lifetime.class))),
+            (Decision::Keep | Decision::Foreign | Decision::NoClaim, _) => return None,
         }
-        let entry = table::Entry::new(key, self.config.node, self.config.epoch, now.after(lifetime.ticks));
-        self.claims.set(key, entry, now);
-        Some(Tick::milliseconds(lifetime.ticks))
+        let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
+        self.claims.set(key, entry, rest, now);
+        Some((Tick::milliseconds(lifetime.ticks), Epoch::new(epoch.into())))
     }
 
     /// The live epochs of a node as the programs know them, this one or a peer; none of one that is down.
     fn live_epochs(&self, id: u16) -> Epochs {
         if id == self.config.node {
-            return self.own_epochs();
+            return self.epochs();
         }
         let node = NodeId::new(id).and_then(|id| self.maps.node(id).ok()).filter(|node| node.is_up());
-        node.map_or(Epochs::EMPTY, |node| Epochs::EMPTY.with(Epoch::new(node.epoch().into())))
-    }
-
-    /// The live epochs of this node.
-    #[must_use]
-    pub const fn own_epochs(&self) -> Epochs {
-        Epochs::EMPTY.with(self.epoch())
+        node.map_or(Epochs::EMPTY, abi::Node::epochs)
     }
 
     /// What the table has for `key`, live or not.

@@ -25,10 +25,7 @@ use forwarder::{
     dataplane::{Attached, Dataplane, Settings, detach},
     identity::Secrets,
 };
-use forwarder_common::{
-    abi::{self, Address, Config, Lifetimes, ServiceKey},
-    ids::Epoch,
-};
+use forwarder_common::abi::{self, Address, Config, Lifetimes, ServiceKey};
 use frames::{Frame, HASH_KEY, Sip};
 use wire::{NEAR, Wire};
 
@@ -62,12 +59,13 @@ fn load(pins: &Pins) -> Dataplane {
     let config = Config {
         underlay: Address::v4([10, 9, 0, 1]),
         node: ME,
-        epoch: Epoch::new(5).number(),
+        epochs: 1 << 5,
+        other_epoch: 5,
         lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
         ..Config::default()
     };
     let vip = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
-    let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, pad: 0 };
+    let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, epoch: 5, index: 0 };
     let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
     let settings = Settings { config, secrets, services: vec![(vip, service)], claims: 1024 };
     Dataplane::load(&settings, Some(&pins.0)).unwrap_or_else(|error| panic!("{error:#} (run as root)"))

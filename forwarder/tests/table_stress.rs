@@ -10,6 +10,7 @@ mod frames;
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     process,
     sync::{
@@ -20,14 +21,17 @@ use std::{
 };
 
 use forwarder::{
-    dataplane::{Dataplane, Settings, detach, monotonic_ns},
+    dataplane::{Dataplane, OwnClaim, Settings, detach, monotonic_ns},
     identity::Secrets,
 };
 use forwarder_common::{
     abi::{self, Address, Config, Lifetimes, Peer, ServiceKey},
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Epochs, NodeId, Tick},
+    rest::{Class, KeyKind},
+    sip::fast,
     table::{self, Buckets, Entry, Place, SLOTS},
 };
+use forwarder_core::failover::Given;
 use frames::{Frame, HASH_KEY, Sip};
 
 const ME: u16 = 1;
@@ -58,18 +62,23 @@ impl Drop for Pins {
 
 /// A dataplane over the maps in the folder: the first of two makes them, the second takes them over.
 fn load(dir: &Path) -> Dataplane {
+    load_for(dir, CLAIMS)
+}
+
+fn load_for(dir: &Path, claims: u32) -> Dataplane {
     let config = Config {
         underlay: Address::v4([10, 9, 0, ME as u8]),
         vni: 1,
         node: ME,
-        epoch: EPOCH.number(),
+        epochs: Epochs::EMPTY.with(EPOCH).bits(),
+        other_epoch: EPOCH.number(),
         lifetimes: Lifetimes { proceeding: 900, failed: 900, ended: 900 },
         ..Config::default()
     };
     let key = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
-    let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 0, pad: 0 };
+    let service = abi::Service { flags: abi::SERVICE_SET, epoch: EPOCH.number(), ..abi::Service::default() };
     let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[0; 2]; 2], tag_epoch: 0 };
-    let settings = Settings { config, secrets, services: vec![(key, service)], claims: CLAIMS };
+    let settings = Settings { config, secrets, services: vec![(key, service)], claims };
     let mut dataplane = Dataplane::load(&settings, Some(dir)).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
     dataplane.keep();
     dataplane
@@ -94,7 +103,20 @@ fn send_all(dataplane: &mut Dataplane, names: &[Sip], at: impl Fn(usize)) {
     }
 }
 
-/// No bucket holds what nobody wrote, and each key is there once.
+/// The keys of this node's claims, as the word beside each entry completes them.
+fn own_keys(dataplane: &Dataplane) -> Vec<u64> {
+    let mut keys: Vec<_> = dataplane.own_claims().map(|claim| claim.key).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn sorted(keys: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// No bucket holds what nobody wrote, each key is there once, and this node's can be read whole.
 fn check(dataplane: &Dataplane, owners: &HashMap<u64, &[u16]>) {
     for (key, owners) in owners {
         let entry = dataplane.claim(*key).unwrap_or_else(|| panic!("the claim on {key:016x} is lost"));
@@ -105,13 +127,15 @@ fn check(dataplane: &Dataplane, owners: &HashMap<u64, &[u16]>) {
     }
     let (mine, others) = dataplane.claims().live(NodeId::new(ME).unwrap(), Tick::at(monotonic_ns()));
     assert_eq!(mine + others, owners.len() as u64, "claims that are there twice, or that nobody made");
+    let own = owners.keys().copied().filter(|key| dataplane.claim(*key).unwrap().owner() == ME);
+    assert_eq!(own_keys(dataplane), sorted(own), "words that belong to no claim, or are missing");
 }
 
 #[test]
 fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
     let pins = Pins::new("apart");
     let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
-    daemon.set_peer(peer(), true, EPOCH, &Peer::default()).unwrap();
+    daemon.set_peer(peer(), true, Epochs::EMPTY.with(EPOCH), &Peer::default()).unwrap();
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
     let (done, written) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -150,7 +174,7 @@ fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
 fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
     let pins = Pins::new("same");
     let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
-    daemon.set_peer(peer(), true, EPOCH, &Peer::default()).unwrap();
+    daemon.set_peer(peer(), true, Epochs::EMPTY.with(EPOCH), &Peer::default()).unwrap();
     let messages: Vec<_> = (0..KEYS).map(|n| reply("same", n)).collect();
     let keys: Vec<_> = messages.iter().map(Sip::request_key).collect();
     let (sent, start) = (AtomicUsize::new(0), Barrier::new(2));
@@ -274,4 +298,89 @@ fn claims_of_epochs_that_are_over_are_freed_while_the_kernel_claims_and_no_other
     let owned = kept.iter().map(|key| (*key, [PEER].as_slice()));
     let owned = owned.chain(mine.iter().map(|sip| (sip.request_key(), [ME].as_slice())));
     check(&daemon, &owned.collect());
+}
+
+/// The daemon claims what the program could not read, while the program claims what it can: both write words.
+#[test]
+fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole() {
+    let pins = Pins::new("words");
+    let (mut kernel, daemon) = (load(&pins.0), load(&pins.0));
+    let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
+    let read: Vec<_> = (0..KEYS).map(|n| reply("read", n).request_key()).collect();
+    let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), daemon.affinity(None)).unwrap();
+    let (done, mut next) = (AtomicBool::new(false), 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            send_all(&mut kernel, &mine, |_| {});
+            done.store(true, Ordering::Release);
+        });
+        while next < KEYS {
+            // Half of them while the kernel is at it, at the least.
+            if next < KEYS / 2 || done.load(Ordering::Acquire) {
+                assert!(daemon.claim_own(read[next], KeyKind::Request, lifetime, None).is_some());
+                next += 1;
+            }
+        }
+    });
+    let owned = mine.iter().map(Sip::request_key).chain(read).map(|key| (key, [ME].as_slice()));
+    check(&daemon, &owned.collect());
+}
+
+#[test]
+fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() {
+    let pins = Pins::new("follows");
+    let mut first = load(&pins.0);
+    let services = vec![Epoch::new(9)];
+    first.set_epochs(&Given { services, others: EPOCH }).unwrap();
+    let invites: Vec<_> = (0..100).map(|n| Sip::invite(&format!("invite-{n}"))).collect();
+    send_all(&mut first, &invites, |_| {});
+    let lifetime = first.lifetime(fast::kind::REQUEST, false, None, first.affinity(None)).unwrap();
+    let other = reply("other", 0).request_key();
+    assert!(first.claim_own(other, KeyKind::Request, lifetime, None).is_some());
+    // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.
+    let (core, peers) = (reply("core", 0).request_key(), reply("peers", 0).request_key());
+    first.set_claim(core, NodeId::new(ME).unwrap(), EPOCH, LIFETIME_MS);
+    first.set_claim(peers, peer(), EPOCH, LIFETIME_MS);
+    // Of a run that is over.
+    first.set_claim(reply("stale", 0).request_key(), NodeId::new(ME).unwrap(), Epoch::new(1), LIFETIME_MS);
+    drop(first);
+
+    let second = load(&pins.0);
+    let given = second.inherited().given.unwrap();
+    assert_eq!(given, Given { services: vec![Epoch::new(9)], others: EPOCH });
+    let known: HashMap<u64, OwnClaim> = second.own_claims().map(|claim| (claim.key, claim)).collect();
+    assert_eq!(known.len(), 2 * invites.len() + 2);
+    for invite in &invites {
+        for (key, kind) in [(invite.request_key(), KeyKind::Request), (invite.reply_key(), KeyKind::Reply)] {
+            let OwnClaim { epoch, remaining_ms, rest, .. } = known[&key];
+            let expected = (Epoch::new(9), 0, Some(kind), Some(Class::Proceeding));
+            assert_eq!((epoch, rest.service(), rest.kind(), rest.class()), expected);
+            assert!((3_000_000..=LIFETIME_MS * 2).contains(&remaining_ms), "{remaining_ms}");
+        }
+    }
+    let noted = |key: u64| {
+        let OwnClaim { epoch, rest, .. } = known[&key];
+        (epoch, rest.service(), rest.kind(), rest.class())
+    };
+    assert_eq!(noted(other), (EPOCH, abi::NO_SERVICE, Some(KeyKind::Request), Some(Class::Short)));
+    assert_eq!(noted(core), (EPOCH, abi::NO_SERVICE, None, None));
+}
+
+#[test]
+fn maps_of_another_version_or_size_are_not_taken_over() {
+    let pins = Pins::new("others");
+    let mut first = load(&pins.0);
+    send_all(&mut first, &[Sip::invite("call")], |_| {});
+    drop(first);
+    // Both maps begin anew where the claims to hold have changed, and all else goes on.
+    let larger = load_for(&pins.0, CLAIMS * 2);
+    assert!(larger.own_claims().next().is_none() && larger.claims().slots() == CLAIMS as usize * 4);
+    assert!(larger.inherited().given.is_some());
+    drop(larger);
+
+    let (version, earlier) = (pins.0.join(format!("v{}", abi::VERSION)), pins.0.join("v2"));
+    fs::rename(&version, &earlier).unwrap();
+    let fresh = load(&pins.0);
+    assert!(fresh.inherited().given.is_none());
+    assert!(version.exists() && !earlier.exists(), "no program goes by the maps of the earlier version any more");
 }

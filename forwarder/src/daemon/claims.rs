@@ -4,24 +4,33 @@
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
     abi::ClaimEvent,
-    ids::{Epoch, Tick},
+    ids::{Epoch, Epochs, Tick},
 };
 use forwarder_core::node::{LocalClaim, Node};
 
 use super::now;
+use crate::dataplane::{Dataplane, OwnClaim};
 
 /// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.
 const EVENTS_A_TURN: usize = 4096;
 
 /// Gives the core the claims of this host that the maps have from before this daemon's start. Call it before the first
 /// link, and before the ring buffer is read: what that says of them came later.
-pub(super) fn restore_claims(node: &mut Node, claims: impl IntoIterator<Item = LocalClaim>) {
+pub(super) fn restore_claims(node: &mut Node, dataplane: &Dataplane) {
     let now = now();
-    claims.into_iter().for_each(|claim| node.handle_restored(claim, now));
+    let mut restored = 0;
+    for OwnClaim { key, epoch, remaining_ms, rest } in dataplane.own_claims() {
+        let kind = rest.kind().map_or(0, |kind| kind.code() as u8);
+        node.handle_restored(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind }, now);
+        restored += 1;
+    }
+    if restored != 0 {
+        log::info!("{restored} live claims of this node are known from its maps");
+    }
 }
 
 /// Gives the ring buffer's claims to the core; whether it was emptied.
-pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch: Epoch) -> bool {
+pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epochs: Epochs) -> bool {
     let now = now();
     for _ in 0..EVENTS_A_TURN {
         let Some(item) = events.next() else { return true };
@@ -31,7 +40,8 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch:
         }
         // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
         let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
-        if event.epoch != epoch.number() {
+        let epoch = Epoch::new(event.epoch.into());
+        if !epochs.contains(epoch) {
             // Of an earlier run of the proxy.
             continue;
         }
@@ -42,7 +52,7 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epoch:
             // The event may be old: the ring buffer outlives daemons.
             remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
             epoch,
-            kind: 0,
+            kind: event.kind,
         };
         node.handle_local(claim, now);
     }

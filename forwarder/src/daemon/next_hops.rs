@@ -6,7 +6,7 @@ use anyhow::Result;
 use forwarder_common::{
     abi::{Address, Peer},
     geneve,
-    ids::{Epoch, Epochs, NodeId},
+    ids::{Epochs, NodeId},
     net,
 };
 use tokio::sync::watch;
@@ -29,8 +29,8 @@ pub(super) const fn address(ip: IpAddr) -> Address {
 /// The largest IP packet of an Ethernet that is not configured otherwise, in bytes.
 const FULL_SIZE: u32 = 1500;
 
-/// What is written of a peer: whether it is up, its live epoch, and how it is reached.
-type Written = (bool, Epoch, Peer);
+/// What is written of a peer: whether it is up, its live epochs, and how it is reached.
+type Written = (bool, Epochs, Peer);
 
 /// The next hops, and the entries of the peers in the maps that are made with them.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl NextHopTable {
             entry.destination_mac = hop.mac;
             entry.source_mac = hop.source_mac;
         }
-        let written = (up, only(said.epochs), entry);
+        let written = (up, said.epochs, entry);
         if self.written.get(&id) != Some(&written) {
             dataplane.set_peer(id, up, written.1, &entry)?;
             self.written.insert(id, written);
@@ -134,9 +134,4 @@ fn small_mtu(address: IpAddr, hop: &NextHop) -> Option<String> {
             FULL_SIZE + headers,
         )
     })
-}
-
-/// The one live epoch of a peer.
-fn only(epochs: Epochs) -> Epoch {
-    epochs.iter().next().unwrap_or(Epoch::new(0))
 }

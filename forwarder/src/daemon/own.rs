@@ -4,6 +4,7 @@ use forwarder_common::{
     ids::EtherType,
     keys::{Keys, Seen},
     net::{self, Ip},
+    rest::KeyKind,
     sip::{fast::kind, full},
     verdict::Kind,
 };
@@ -38,9 +39,11 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut
         let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
         let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, affinity) else { continue };
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
-        for (key, kind) in [Some((keys.request, 1)), keys.reply.map(|key| (key, 2))].into_iter().flatten() {
-            let Some(remaining_ms) = around.dataplane.claim_own(key, lifetime) else { continue };
-            let (claimed_at_unix_us, epoch) = (around.now.unix_us, around.dataplane.epoch());
+        let keys = [Some((keys.request, KeyKind::Request)), keys.reply.map(|key| (key, KeyKind::Reply))];
+        for (key, kind) in keys.into_iter().flatten() {
+            let claimed = around.dataplane.claim_own(key, kind, lifetime, from.as_ref());
+            let Some((remaining_ms, epoch)) = claimed else { continue };
+            let (claimed_at_unix_us, kind) = (around.now.unix_us, kind.code() as u8);
             let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };
             around.node.handle_local(claim, around.now);
         }

@@ -66,8 +66,8 @@ fn drain_progress(daemon: &mut Daemon, changed: bool) -> Response {
     //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
     //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
     let begins = since_us < 64 * daemon.config.timers.t1_ms * 1000;
-    let (node, epoch, tick) = (daemon.config.node, daemon.dataplane.epoch(), Tick::at(dataplane::monotonic_ns()));
-    let own = daemon.dataplane.claims().own(node, epoch, tick);
+    let (node, epochs, tick) = (daemon.config.node, daemon.dataplane.epochs(), Tick::at(dataplane::monotonic_ns()));
+    let own = daemon.dataplane.claims().own(node, epochs, tick);
     let progress = daemon.drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
     Response::Drain(control::Drain {
         draining: true,
@@ -101,7 +101,7 @@ fn status(daemon: &Daemon) -> Result<Status> {
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.number(),
-        epoch: daemon.dataplane.epoch().number(),
+        epoch: daemon.dataplane.other_epoch().number(),
         cluster: daemon.identity.cluster.clone(),
         state: state.name().to_owned(),
         uptime_s: daemon.started.elapsed().as_secs(),

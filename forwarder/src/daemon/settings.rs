@@ -35,7 +35,7 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
         let flags = abi::SERVICE_SET | if call { abi::AFFINITY_CALL } else { 0 };
         let call_ticks = if call { call_ticks } else { 0 };
         let key = ServiceKey { vip: address(service.vip), port: service.port.to_be(), pad: 0 };
-        (key, abi::Service { flags, call_ticks, pad: 0 })
+        (key, abi::Service { flags, call_ticks, ..abi::Service::default() })
     });
     let all_call = config.services.iter().all(|service| is_call(service.affinity));
     dataplane::Settings {

@@ -68,7 +68,7 @@ impl Sight<'_> {
     /// of it.
     pub(super) fn live_epochs(&self, id: u16) -> Option<Epochs> {
         match NodeId::new(id)? {
-            me if me == self.node => Some(self.dataplane.own_epochs()),
+            me if me == self.node => Some(self.dataplane.epochs()),
             peer => self.failover.live_epochs(peer),
         }
     }

@@ -1,4 +1,5 @@
-//! The claim table's memory: mapped into the daemon, shared with the kernel, touched by atomic accesses only.
+//! The claim table's memory and that of the keys beside it: mapped into the daemon, shared with the kernel, touched by
+//! atomic accesses only.
 
 use std::{
     ops::Range,
@@ -10,7 +11,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use forwarder_common::{
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Epochs, NodeId, Tick},
+    rest::Rest,
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 
@@ -21,30 +23,30 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct Table {
     entries: &'static [AtomicU64],
+    /// The rest of each entry's key, where the claim is this node's.
+    rests: &'static [AtomicU64],
+}
+
+/// A claim of this node as the maps have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnClaim {
+    /// The whole key.
+    pub key: u64,
+    /// The epoch that it was made under, a live one.
+    pub epoch: Epoch,
+    /// How long it lasts from now on, in milliseconds; more than 0.
+    pub remaining_ms: u64,
+    /// What it was made for.
+    pub rest: Rest,
 }
 
 impl Table {
-    /// Maps the array map `map` of so many buckets.
-    pub(super) fn map(map: &MapData, buckets: u32) -> Result<Self> {
-        let entries = buckets as usize * SLOTS;
-        let length = entries * size_of::<u64>();
-        // SAFETY: a new shared mapping of a map that was created with BPF_F_MMAPABLE; the kernel checks the length.
-        let memory = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error())
-                .with_context(|| format!("map the claim table of {length} bytes into memory"));
-        }
-        // SAFETY: the mapping has that length, is aligned to a page, and is unmapped only when `self` is dropped.
-        Ok(Self { entries: unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), entries) } })
+    /// Maps the array maps of so many buckets each.
+    pub(super) fn map(claims: &MapData, keys: &MapData, buckets: u32) -> Result<Self> {
+        let mut table = Self { entries: mapped(claims, buckets)?, rests: &[] };
+        // Dropped, and so unmapped, if this fails.
+        table.rests = mapped(keys, buckets)?;
+        Ok(table)
     }
 
     /// Slots in all.
@@ -70,11 +72,21 @@ impl Table {
         live
     }
 
-    /// The live claims that `node` has made in `epoch`, each with its place in the table.
-    pub fn own(&self, node: NodeId, epoch: Epoch, now: Tick) -> impl Iterator<Item = (usize, Entry)> {
+    /// The live claims that `node` has made under these epochs, each with its place in the table.
+    pub fn own(&self, node: NodeId, epochs: Epochs, now: Tick) -> impl Iterator<Item = (usize, Entry)> {
         let entries = self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed))).enumerate();
-        let is_own = move |entry: &Entry| entry.owner() == node.number() && entry.epoch() == epoch;
+        let is_own = move |entry: &Entry| entry.owner() == node.number() && epochs.contains(entry.epoch());
         entries.filter(move |(_, entry)| is_own(entry) && entry.remaining(now) != 0)
+    }
+
+    /// The same with their whole keys. A claim whose key was not noted, or not for it, is left out.
+    pub fn own_keyed(&self, node: NodeId, epochs: Epochs, now: Tick) -> impl Iterator<Item = OwnClaim> {
+        self.own(node, epochs, now).filter_map(move |(slot, entry)| {
+            let rest = Rest(self.rests.get(slot)?.load(Ordering::Relaxed));
+            let key = rest.key(entry, u32::try_from(slot / SLOTS).ok()?, self.mask())?;
+            let remaining_ms = Tick::milliseconds(u16::try_from(entry.remaining(now)).ok()?);
+            Some(OwnClaim { key, epoch: entry.epoch(), remaining_ms, rest })
+        })
     }
 
     /// Frees those of these slots whose claims are void, by their owner and epoch.
@@ -88,14 +100,19 @@ impl Table {
         }
     }
 
-    /// Writes `entry` for `key` over what the table has for it, else into the place that gives way.
-    pub(super) fn set(&self, key: u64, entry: Entry, now: Tick) {
+    /// Writes `entry` for `key` over what the table has for it, else into the place that gives way; `rest` beside it if
+    /// it is a claim of this node.
+    pub(super) fn set(&self, key: u64, entry: Entry, rest: Option<Rest>, now: Tick) {
         let mask = self.mask();
         for _ in 0..TRIES {
             let mut table = self;
             let found = table::find(&table, mask, key).or_else(|| table::choose(&mut table, mask, key, now));
             let Some((place, old)) = found else { continue };
             if table.exchange(place, old, entry) {
+                if let Some((word, rest)) = self.rest(place).zip(rest) {
+                    // After the exchange, as egress does: of two writers of a place the one that won writes the word.
+                    word.store(rest.0, Ordering::Relaxed);
+                }
                 self.clear_others(key, place);
                 return;
             }
@@ -126,6 +143,10 @@ impl Table {
         self.entries.get(place.bucket as usize * SLOTS + place.slot as usize)
     }
 
+    fn rest(&self, place: Place) -> Option<&AtomicU64> {
+        self.rests.get(place.bucket as usize * SLOTS + place.slot as usize)
+    }
+
     fn load(&self, place: Place) -> Option<Entry> {
         Some(Entry(self.slot(place)?.load(Ordering::Acquire)))
     }
@@ -134,6 +155,29 @@ impl Table {
         let Some(slot) = self.slot(place) else { return false };
         slot.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
+}
+
+/// Maps an array map of so many buckets of words.
+fn mapped(map: &MapData, buckets: u32) -> Result<&'static [AtomicU64]> {
+    let words = buckets as usize * SLOTS;
+    let length = words * size_of::<u64>();
+    // SAFETY: a new shared mapping of a map that was created with BPF_F_MMAPABLE; the kernel checks the length.
+    let memory = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            map.fd().as_fd().as_raw_fd(),
+            0,
+        )
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("map the claim table of {length} bytes into memory"));
+    }
+    // SAFETY: the mapping has that length, is aligned to a page, and is unmapped only when its table is dropped.
+    Ok(unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), words) })
 }
 
 impl Buckets for &Table {
@@ -159,7 +203,9 @@ impl Buckets for &Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length, and no reference to it outlives `self`.
-        unsafe { libc::munmap(self.entries.as_ptr().cast_mut().cast(), size_of_val(self.entries)) };
+        for words in [self.entries, self.rests].into_iter().filter(|words| !words.is_empty()) {
+            // SAFETY: the mapping was made by `mapped` with this length, and no reference to it outlives `self`.
+            unsafe { libc::munmap(words.as_ptr().cast_mut().cast(), size_of_val(words)) };
+        }
     }
 }

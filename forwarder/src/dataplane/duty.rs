@@ -1,18 +1,21 @@
 //! What the programs are told while they run: the lease, successors, epoch and secrets; and what they were told before.
 
 use anyhow::Result;
-use forwarder_common::{abi, ids::Epoch};
+use forwarder_common::{
+    abi,
+    ids::{Epoch, Epochs},
+};
 use forwarder_core::failover::{Given, Inherited, Lease};
 
 use super::Dataplane;
 use crate::identity::Secrets;
 
 impl Dataplane {
-    /// What the maps of an earlier daemon of this node say, of a node with so many services.
+    /// What the maps of an earlier daemon of this node say.
     #[must_use]
-    pub fn inherited(&self, services: usize) -> Inherited {
-        let epoch = self.epoch();
-        let given = (!self.is_fresh).then(|| Given { services: vec![epoch; services], others: epoch });
+    pub fn inherited(&self) -> Inherited {
+        let services = self.services.iter().map(|(_, service)| Epoch::new(service.epoch.into()));
+        let given = (!self.is_fresh).then(|| Given { services: services.collect(), others: self.other_epoch() });
         let peers_up = self.peers_up.iter().filter(|(_, up)| **up).map(|(id, _)| *id).collect();
         let lease = Lease {
             diverts: self.lease.says_divert(),
@@ -40,12 +43,22 @@ impl Dataplane {
         self.maps.set_duty(self.lease)
     }
 
-    /// This node's proxy begins a new life: its claims of before are void.
+    /// From now on the messages of each service claim under its epoch, all others under theirs, and claims of this node
+    /// under epochs that are not among these are ineffective. The services are those of the settings.
     ///
     /// # Errors
     /// The kernel refuses the write.
-    pub fn set_epoch(&mut self, epoch: Epoch) -> Result<()> {
-        self.config.epoch = epoch.number();
+    pub fn set_epochs(&mut self, given: &Given) -> Result<()> {
+        let live = given.live();
+        // A claim that is made meanwhile is under an epoch of before or of now: both are live until services are told.
+        let both = live.iter().fold(self.epochs(), Epochs::with);
+        (self.config.epochs, self.config.other_epoch) = (both.bits(), given.others.number());
+        self.maps.set_config(&self.config)?;
+        for ((_, service), epoch) in self.services.iter_mut().zip(&given.services) {
+            service.epoch = epoch.number();
+        }
+        self.maps.set_services(&self.services)?;
+        self.config.epochs = live.bits();
         self.maps.set_config(&self.config)
     }
 

@@ -10,7 +10,7 @@ use aya::{
 };
 use forwarder_common::{
     abi::{self, Duty, Node, Peer, SERVICE_PROBES, SERVICE_SLOTS, ServiceKey, ServiceSlot},
-    ids::{Epoch, NodeId},
+    ids::{Epochs, NodeId},
     net::GATHER_SLOTS,
     outcome::SLOTS,
 };
@@ -43,8 +43,9 @@ pub(super) struct Maps {
     gather: Array<MapData, u16>,
     takers: Array<MapData, u16>,
     duty: Array<MapData, u64>,
-    /// The claim table's map, to be memory-mapped.
+    /// The claim table's map and that of the keys beside it, to be memory-mapped.
     pub(super) claims: MapData,
+    pub(super) keys: MapData,
 }
 
 /// Takes a map out of the object.
@@ -54,6 +55,14 @@ where
 {
     let map = ebpf.take_map(name).with_context(|| format!("find map {name} in the kernel programs"))?;
     T::try_from(map).with_context(|| format!("open map {name}"))
+}
+
+/// Takes an array out of the object, to be memory-mapped.
+fn take_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
+    match ebpf.take_map(name) {
+        Some(aya::maps::Map::Array(map)) => Ok(map),
+        _ => bail!("find map {name} in the kernel programs"),
+    }
 }
 
 /// The ring buffer with this node's claims.
@@ -83,9 +92,7 @@ fn laid_out(services: &[(ServiceKey, abi::Service)]) -> Result<Vec<ServiceSlot>>
 impl Maps {
     /// Takes them out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        let Some(aya::maps::Map::Array(claims)) = ebpf.take_map("CLAIMS") else {
-            bail!("find map CLAIMS in the kernel programs");
-        };
+        let (claims, keys) = (take_array(ebpf, "CLAIMS")?, take_array(ebpf, "KEYS")?);
         Ok(Self {
             config: take(ebpf, "CONFIG")?,
             services: take(ebpf, "SERVICES")?,
@@ -98,6 +105,7 @@ impl Maps {
             takers: take(ebpf, "TAKERS")?,
             duty: take(ebpf, "DUTY")?,
             claims,
+            keys,
         })
     }
 
@@ -110,6 +118,18 @@ impl Maps {
     /// Writes the configuration entry.
     pub(super) fn set_config(&mut self, config: &abi::Config) -> Result<()> {
         self.config.set(0, Shared(*config), 0).context("write map CONFIG")
+    }
+
+    /// The service that the map has under a key, if any.
+    pub(super) fn service(&self, key: &ServiceKey) -> Result<Option<abi::Service>> {
+        for probe in 0..SERVICE_PROBES {
+            let index = (key.slot() + probe) % SERVICE_SLOTS;
+            let slot = self.services.get(&index, 0).context("read map SERVICES")?.0;
+            if slot.service.flags != 0 && slot.key == *key {
+                return Ok(Some(slot.service));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes the services, the addresses alone and the port bits, and removes what is no longer there.
@@ -136,11 +156,11 @@ impl Maps {
     }
 
     /// Writes a peer into the half of its two slots that is not in use, and then its word, which names that half.
-    pub(super) fn set_peer(&mut self, id: NodeId, up: bool, epoch: Epoch, peer: &Peer) -> Result<()> {
+    pub(super) fn set_peer(&mut self, id: NodeId, up: bool, epochs: Epochs, peer: &Peer) -> Result<()> {
         let number = id.number();
         let before = self.node(id)?;
         let half = u32::from(before.hop(number).is_some_and(|slot| slot < abi::NODES));
-        let after = Node::new(up, epoch.number(), Some(half));
+        let after = Node::new(up, epochs, Some(half));
         let slot = u32::from(number) + half * abi::NODES;
         self.peers.set(slot, Shared(*peer), 0).context("write map PEERS")?;
         self.nodes.set(u32::from(number), after.0, 0).context("write map NODES")

@@ -21,13 +21,14 @@ use super::attach::EGRESS;
 use crate::config;
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "CONFIG",
     "SERVICES",
     "PORTS",
     "NODES",
     "PEERS",
     "CLAIMS",
+    "KEYS",
     "STATISTICS",
     "EVENTS",
     "PUNTS",
@@ -61,20 +62,26 @@ impl Pins {
                 pins.made.push(folder);
             }
         }
-        let claims = maps.join("CLAIMS");
-        if claims.exists() {
-            let before = MapData::from_pin(&claims).context("open the pinned claim table")?.info()?.max_entries();
-            if before != buckets {
-                log::warn!("the claim table changes from {before} to {buckets} buckets: claims start anew");
-                fs::remove_file(&claims).with_context(|| format!("remove {}", claims.display()))?;
-            }
-        }
+        pins.drop_of_other_size(buckets)?;
         for (_, path) in pins.map_paths() {
             if !path.exists() {
                 pins.made.push(path);
             }
         }
         Ok(pins)
+    }
+
+    /// Removes the claim table and the keys beside it if either is not of so many buckets.
+    fn drop_of_other_size(&self, buckets: u32) -> Result<()> {
+        let paths = ["CLAIMS", "KEYS"].map(|name| self.maps().join(name));
+        let size = |path: &PathBuf| {
+            let open = || format!("open {}", path.display());
+            Ok(MapData::from_pin(path).with_context(open)?.info().with_context(open)?.max_entries())
+        };
+        let sizes = paths.iter().filter(|path| path.exists()).map(size).collect::<Result<Vec<u32>>>()?;
+        let Some(before) = sizes.iter().find(|size| **size != buckets) else { return Ok(()) };
+        log::warn!("the claim table changes from {before} to {buckets} buckets: claims start anew");
+        paths.iter().try_for_each(|path| remove(path).map(drop))
     }
 
     fn maps(&self) -> PathBuf {

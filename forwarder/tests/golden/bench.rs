@@ -4,21 +4,22 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::maps::{MapData, RingBuf};
 use forwarder::{
-    dataplane::{Dataplane, Settings, monotonic_ns},
+    dataplane::{Dataplane, OwnClaim, Settings, monotonic_ns},
     identity::Secrets,
 };
 use forwarder_common::{
     abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
     checksum,
     geneve::{self, Head, Inner, Kind},
-    ids::{Epoch, NodeId, Tick},
+    ids::{Epoch, Epochs, NodeId, Tick},
     net,
     outcome::Outcome,
+    rest::KeyKind,
     sip::fast::kind,
     table::Entry,
 };
 
-use forwarder_core::failover::Lease;
+use forwarder_core::failover::{Given, Lease};
 
 use super::frames::{Frame, HASH_KEY, vip};
 
@@ -85,13 +86,14 @@ impl Bench {
     fn build(node: u16, v6: bool, services: &[(bool, u16)], flags: u32) -> Self {
         let services = services.iter().map(|(v6, port)| {
             let key = ServiceKey { vip: address(vip(*v6)), port: port.to_be(), pad: 0 };
-            (key, abi::Service { flags: abi::SERVICE_SET | flags, call_ticks: 1700, pad: 0 })
+            (key, abi::Service { flags: abi::SERVICE_SET | flags, call_ticks: 1700, epoch: EPOCH.number(), index: 0 })
         });
         let config = Config {
             underlay: underlay(node, v6),
             vni: VNI,
             node,
-            epoch: EPOCH.number(),
+            epochs: Epochs::EMPTY.with(EPOCH).bits(),
+            other_epoch: EPOCH.number(),
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             flags: if flags & abi::AFFINITY_CALL == 0 { 0 } else { abi::EGRESS_AFFINITY_CALL },
             call_ticks: if flags & abi::AFFINITY_CALL == 0 { 0 } else { 1700 },
@@ -115,12 +117,17 @@ impl Bench {
 
     pub(crate) fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
         let peer = self.peer_entry(node, IFINDEX);
-        self.dataplane.set_peer(id(node), up, epoch, &peer).unwrap();
+        self.dataplane.set_peer(id(node), up, Epochs::EMPTY.with(epoch), &peer).unwrap();
+    }
+
+    pub(crate) fn peer_with(&mut self, node: u16, epochs: Epochs) {
+        let peer = self.peer_entry(node, IFINDEX);
+        self.dataplane.set_peer(id(node), true, epochs, &peer).unwrap();
     }
 
     pub(crate) fn unresolved_peer(&mut self, node: u16) {
         let peer = self.peer_entry(node, 0);
-        self.dataplane.set_peer(id(node), true, EPOCH, &peer).unwrap();
+        self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
     }
 
     fn peer_entry(&self, node: u16, ifindex: u32) -> Peer {
@@ -160,7 +167,18 @@ impl Bench {
     pub(crate) fn claims_own(&self, key: u64, message_kind: u16, status: Option<u16>) -> bool {
         let affinity = self.dataplane.affinity(None);
         let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity).unwrap();
-        self.dataplane.claim_own(key, lifetime).is_some()
+        self.dataplane.claim_own(key, KeyKind::Request, lifetime, None).is_some()
+    }
+
+    /// From now on the proxies claim under these epochs, and other sockets under the last one.
+    pub(crate) fn epochs(&mut self, services: &[u64], others: u64) {
+        let services = services.iter().copied().map(Epoch::new).collect();
+        self.dataplane.set_epochs(&Given { services, others: Epoch::new(others) }).unwrap();
+    }
+
+    /// This node's live claims, by key.
+    pub(crate) fn own_claims(&self) -> BTreeMap<u64, OwnClaim> {
+        self.dataplane.own_claims().map(|claim| (claim.key, claim)).collect()
     }
 
     /// The claims that egress told of since the last call.

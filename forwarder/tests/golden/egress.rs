@@ -1,10 +1,15 @@
 //! What the host sends: what it claims, and what the daemon gets a copy of.
 
-use forwarder_common::{ids::Epoch, sip::fast::kind};
+use forwarder::dataplane::OwnClaim;
+use forwarder_common::{
+    abi::{ClaimEvent, NO_SERVICE},
+    ids::{Epoch, Epochs},
+    sip::fast::kind,
+};
 
 use super::{
     ME, PEER,
-    bench::{Bench, PASS, V4, V6},
+    bench::{Bench, PASS, TX, V4, V6},
     frames::{Frame, Sip},
 };
 
@@ -160,5 +165,70 @@ fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
         assert_eq!(punts.len(), 1);
         assert_eq!(punts[0].1, frame.bytes());
         assert!(bench.events().is_empty());
+    }
+}
+
+#[test]
+fn each_service_claims_under_its_own_epoch_and_the_restart_of_one_proxy_leaves_the_others_claims() {
+    let mut bench = Bench::with_services(ME, V4, &[(V4, 5060), (V4, 5080)]);
+    bench.peer(PEER, true);
+    bench.epochs(&[3, 4], 6);
+    let (one, two, three) = (Sip::invite("one"), Sip::invite("two"), Sip::invite("three"));
+    let from = |port: u16, sip: &Sip| Frame::from_vip_port(V4, port, &sip.bytes());
+    bench.send(&from(5060, &one), "egress_claimed");
+    bench.send(&from(5080, &two), "egress_claimed");
+    bench.send(&from(5060, &three).with_another_source(), "egress_claimed");
+    let told = |event: ClaimEvent| (event.key, event.epoch, event.service, event.kind, event.class);
+    let (request, reply, proceeding) = (1, 2, 2);
+    let claimed: Vec<_> = bench.events().into_iter().map(told).collect();
+    let expected = [
+        (one.request_key(), 3, 0, request, proceeding),
+        (one.reply_key(), 3, 0, reply, proceeding),
+        (two.request_key(), 4, 1, request, proceeding),
+        (two.reply_key(), 4, 1, reply, proceeding),
+        (three.request_key(), 6, NO_SERVICE, request, proceeding),
+    ];
+    assert_eq!(claimed, expected);
+    let own = bench.own_claims();
+    let kept = |key: &u64| {
+        let OwnClaim { epoch, rest, .. } = own[key];
+        (*key, epoch.number(), rest.service(), rest.kind().unwrap().code(), rest.class().unwrap().code())
+    };
+    assert_eq!(own.len(), expected.len());
+    for (key, epoch, service, kind, class) in expected {
+        assert_eq!(kept(&key), (key, epoch, service, kind.into(), class.into()));
+    }
+
+    // The first proxy restarts, and with it the epoch of other sockets.
+    bench.epochs(&[7, 4], 8);
+    let answer = |call: &str| Frame::to_vip(V4, &Sip::response(180, "INVITE", call).bytes());
+    bench.expect(&answer("one"), PASS, &["unknown_response"]);
+    bench.expect(&answer("two"), PASS, &["local_owner"]);
+    bench.expect(&answer("three"), PASS, &["unknown_response"]);
+    let own: Vec<u64> = bench.own_claims().into_keys().collect();
+    let mut expected = [two.request_key(), two.reply_key()];
+    expected.sort_unstable();
+    assert_eq!(own, expected);
+    // A claim stays of the run that made it, whoever changes its end; one that is ineffective is made anew.
+    bench.send(&from(5060, &Sip::response(200, "INVITE", "two")), "egress_owner");
+    bench.send(&from(5060, &Sip::response(200, "INVITE", "one")), "egress_claimed");
+    let claimed: Vec<_> = bench.events().into_iter().map(told).collect();
+    assert_eq!(claimed, [(two.request_key(), 4, 0, 1, 1), (one.request_key(), 7, 0, 1, 1)]);
+}
+
+#[test]
+fn a_peers_claims_count_by_the_epochs_that_are_live_there() {
+    let mut bench = Bench::new(ME, V4);
+    let epochs = Epochs::EMPTY.with(Epoch::new(2)).with(Epoch::new(15));
+    bench.peer_with(PEER, epochs);
+    let reply = Frame::to_vip(V4, &Sip::response(180, "INVITE", "call").bytes());
+    for (epoch, outcome) in [(2, Some("forwarded")), (15, Some("forwarded")), (0, None), (3, None), (14, None)] {
+        for key in [Sip::invite("call").request_key(), Sip::invite("call").reply_key()] {
+            bench.claim_in(PEER, key, Epoch::new(epoch));
+        }
+        match outcome {
+            Some(outcome) => drop(bench.expect_changed(&reply, TX, &[outcome])),
+            None => bench.expect(&reply, PASS, &["unknown_response"]),
+        }
     }
 }

@@ -109,6 +109,11 @@ impl Frame {
         Self::datagram(vip(v6), client(v6), 5060, 5060, message)
     }
 
+    /// The same from another port of the service's address.
+    pub(crate) fn from_vip_port(v6: bool, port: u16, message: &[u8]) -> Self {
+        Self::datagram(vip(v6), client(v6), port, 5060, message)
+    }
+
     fn datagram(from: IpAddr, to: IpAddr, source: u16, destination: u16, payload: &[u8]) -> Self {
         let mut bytes = vec![0xaa; 12];
         let length = payload.len() as u16 + 8;

@@ -86,7 +86,8 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
     let config = Config {
         underlay: Address::v4([10, 9, 0, node as u8]),
         node,
-        epoch: 1,
+        epochs: 1 << 1,
+        other_epoch: 1,
         lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
         ..Config::default()
     };

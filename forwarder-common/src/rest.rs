@@ -1,0 +1,146 @@
+//! The word beside an entry of the claim table: the rest of the key, and what the claim was made for.
+//!
+//! The table keeps 34 bits of a key, which is all that a look-up needs. A daemon that takes over the maps reads the
+//! claims of this node with their whole keys from both. The fast path never touches these words.
+//!
+//! Who makes a new claim of this node writes the word right after the compare-and-swap of the entry, which only one of
+//! several writers wins. Word and entry are not written at once, and no fence orders them for the reader. It needs
+//! none: sixteen bits of the key are in both, and a word that does not agree with its entry is not read.
+
+use crate::{
+    abi::NO_SERVICE,
+    coded,
+    table::{Entry, buckets},
+};
+
+/// Bits of the key that the entry has not.
+const LOW: u64 = (1 << 30) - 1;
+/// Bits of the key that are in both.
+const CHECK: u64 = 0xffff << 30;
+const SERVICE_SHIFT: u32 = 46;
+const KIND_SHIFT: u32 = 54;
+const CLASS_SHIFT: u32 = 58;
+
+coded! {
+    /// Which key of a message a claim is on.
+    pub enum KeyKind {
+        /// The request key `L`.
+        Request = 1,
+        /// The reply key `X`.
+        Reply = 2,
+    }
+}
+
+coded! {
+    /// Which of its lifetimes a claim has.
+    pub enum Class {
+        /// That of a transaction that has ended, or is no INVITE's.
+        Short = 1,
+        /// That of an INVITE transaction without a final answer.
+        Proceeding = 2,
+        /// That of a call of a service with affinity `call`.
+        Call = 3,
+    }
+}
+
+/// The word: bits 0 to 45 of the key, the service (8 bits), the kind of key (4), the class (4), two bits of zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Rest(pub u64);
+
+impl Rest {
+    /// Beside a claim on `key` of which no more is known.
+    #[must_use]
+    #[inline(always)] // two instructions
+    pub const fn new(key: u64) -> Self {
+        Self(key & (LOW | CHECK) | (NO_SERVICE as u64) << SERVICE_SHIFT)
+    }
+
+    /// Beside a claim on `key` for a message of `service`: its place in the daemon's list, or [`NO_SERVICE`].
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn of(key: u64, service: u8, kind: KeyKind, class: Class) -> Self {
+        let made_for = (service as u64) << SERVICE_SHIFT | kind.code() << KIND_SHIFT | class.code() << CLASS_SHIFT;
+        Self(key & (LOW | CHECK) | made_for)
+    }
+
+    /// The key of the entry in a bucket of a table of `mask` + 1 buckets; `None`: the word is another claim's.
+    #[must_use]
+    pub fn key(self, entry: Entry, bucket: u32, mask: u32) -> Option<u64> {
+        let key = entry.0 & !LOW | self.0 & LOW;
+        ((self.0 ^ entry.0) & CHECK == 0 && buckets(key, mask).contains(&bucket)).then_some(key)
+    }
+
+    /// The service's place in the daemon's list, or [`NO_SERVICE`].
+    #[must_use]
+    pub const fn service(self) -> u8 {
+        (self.0 >> SERVICE_SHIFT) as u8
+    }
+
+    /// The kind of key, if it was noted.
+    #[must_use]
+    pub const fn kind(self) -> Option<KeyKind> {
+        KeyKind::decode(self.0 >> KIND_SHIFT & 0xf)
+    }
+
+    /// The class that the claim was made in, if it was noted: a later message may have given it another lifetime.
+    #[must_use]
+    pub const fn class(self) -> Option<Class> {
+        Class::decode(self.0 >> CLASS_SHIFT & 0xf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, prop_oneof};
+
+    use super::*;
+    use crate::ids::{NodeId, Tick};
+
+    fn kinds() -> impl Strategy<Value = KeyKind> {
+        prop_oneof![Just(KeyKind::Request), Just(KeyKind::Reply)]
+    }
+
+    fn classes() -> impl Strategy<Value = Class> {
+        prop_oneof![Just(Class::Short), Just(Class::Proceeding), Just(Class::Call)]
+    }
+
+    proptest! {
+        #[test]
+        fn word_and_entry_give_back_exactly_the_key_and_what_it_was_for(
+            key: u64, owner in 1..=NodeId::MAX, epoch in 0..16_u8, at: u16, service: u8,
+            kind in kinds(), class in classes(), bits in 0..22_u32,
+        ) {
+            let (entry, rest) = (Entry::new(key, owner, epoch, Tick::new(at)), Rest::of(key, service, kind, class));
+            let mask = (1 << bits) - 1;
+            for bucket in buckets(key, mask) {
+                prop_assert_eq!(rest.key(entry, bucket, mask), Some(key));
+            }
+            prop_assert_eq!((rest.service(), rest.kind(), rest.class()), (service, Some(kind), Some(class)));
+            prop_assert_eq!(rest.0 >> 62, 0);
+            let bare = Rest::new(key);
+            prop_assert_eq!((bare.service(), bare.kind(), bare.class()), (NO_SERVICE, None, None));
+            prop_assert_eq!(bare.0 << 18, rest.0 << 18);
+        }
+
+        #[test]
+        fn a_word_of_another_key_is_not_read(key: u64, other: u64, bits in 0..22_u32) {
+            prop_assume!((key ^ other) & CHECK != 0);
+            let entry = Entry::new(key, 1, 0, Tick::new(9));
+            let mask = (1 << bits) - 1;
+            let rest = Rest::new(other);
+            for bucket in buckets(key, mask).into_iter().chain(buckets(other, mask)) {
+                prop_assert_eq!(rest.key(entry, bucket, mask), None);
+            }
+        }
+
+        #[test]
+        fn a_word_of_another_key_that_passes_for_this_ones_must_fit_the_bucket_too(key: u64, low in 0..=LOW) {
+            let (other, mask) = (key & !LOW | low, (1 << 17) - 1);
+            let entry = Entry::new(key, 1, 0, Tick::new(9));
+            let rest = Rest::new(other);
+            let [bucket, _] = buckets(key, mask);
+            prop_assert_eq!(rest.key(entry, bucket, mask).is_some(), buckets(other, mask).contains(&bucket));
+        }
+    }
+}
