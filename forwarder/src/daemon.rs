@@ -39,7 +39,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
-    failover::{self, Failover, Given, Introduction, timers::LINGER_US},
+    failover::{self, Failover, Introduction, timers::LINGER_US},
     node::{self, MapWrite, Node, NodeSettings, Now, ProtocolError},
 };
 use tokio::{
@@ -168,7 +168,7 @@ impl Daemon {
         let mut node = Node::new(NodeSettings {
             node: config.node,
             // The programs claim under one epoch for all services.
-            epochs: [failover.epochs().others].into_iter().collect(),
+            epochs: failover.epochs().live(),
             underlay: config.underlay,
             listen: config.cluster.listen,
             claims: config.claims as usize,

@@ -77,7 +77,6 @@ pub struct Dataplane {
     lease: abi::Duty,
     /// There were no maps of an earlier daemon of this node.
     is_fresh: bool,
-    services: Vec<(ServiceKey, abi::Service)>,
     peers_up: BTreeMap<NodeId, bool>,
     /// Removes what this start has pinned, unless the start succeeds.
     pins: Option<pins::Pins>,
@@ -340,7 +339,7 @@ impl Dataplane {
             (Decision::Refresh, Some(entry)) => (entry.epoch().number(), None),
             (Decision::New | Decision::Refresh, _) => (epoch, Some(Rest::of(key, index, kind, lifetime.class))),
             (Decision::Keep | Decision::Foreign | Decision::NoClaim, _) => return None,
-        }
+        };
         let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
         self.claims.set(key, entry, rest, now);
         Some((Tick::milliseconds(lifetime.ticks), Epoch::new(epoch.into())))
