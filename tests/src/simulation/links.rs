@@ -253,7 +253,7 @@ impl Simulation {
 
     /// Whether the daemon's process is stopped, so that this waits until it goes on.
     fn waits_in_socket(&mut self, host: usize, event: impl FnOnce() -> Event) -> bool {
-        if !self.hosts[host].daemon.is_some() || self.hosts[host].stalled_us.is_none() {
+        if self.hosts[host].daemon.is_none() || self.hosts[host].stalled_us.is_none() {
             return false;
         }
         self.sockets[host].push(event());

@@ -53,7 +53,7 @@ pub struct Agreement {
     pub keys: usize,
     /// Keys that more than one living owner claims.
     pub contested: usize,
-    /// Keys that were won by a claim that is void or over since, or of which two owners have forgotten that they
+    /// Keys that were won by a claim that is ineffective or over since, or of which two owners have forgotten that they
     /// claimed them: the others' claims, or those, come back with their proxies' next messages only. Not compared.
     pub overtaken: usize,
     /// Keys that more than one living owner claims, of which one has forgotten it by its daemon's restart, because its
@@ -66,7 +66,7 @@ pub struct Agreement {
     /// Claims that a node's kernel places elsewhere than its core does.
     pub kernel_differs: usize,
     /// Claims that a node's kernel would go by although their owner or its epoch is gone.
-    pub void_believed: usize,
+    pub ineffective_believed: usize,
     /// Claims that last longer at a node than their owner ever said.
     pub outlive: usize,
     /// Claims that last longer in a node's core or kernel than their owner said last, because it ended them earlier.
@@ -83,7 +83,7 @@ impl Agreement {
     /// Whether all nodes agree with the reference.
     #[must_use]
     pub const fn holds(&self) -> bool {
-        let owners = self.missing + self.wrong + self.kernel_differs + self.void_believed + self.split;
+        let owners = self.missing + self.wrong + self.kernel_differs + self.ineffective_believed + self.split;
         owners + self.outlive + self.not_shortened + self.cut_short == 0
     }
 }
@@ -183,9 +183,9 @@ impl Agreement {
             Found::Peer(peer) => Some(host_of(peer)),
         };
         let mut broken = Vec::new();
-        if placed.is_some_and(|index| is_void(hosts, host, index, all)) {
-            self.void_believed += 1;
-            broken.push("void believed");
+        if placed.is_some_and(|index| is_ineffective(hosts, host, index, all)) {
+            self.ineffective_believed += 1;
+            broken.push("ineffective believed");
         }
         if let Some(owner) = owner {
             broken.extend(self.look_at_living(hosts, host, key, owner, placed, at_us));
@@ -277,7 +277,7 @@ fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
     said.incarnation != hosts[said.host].incarnation
 }
 
-/// Whether the key was won by a claim that is void now or that its owner has ended since, or claimed by two owners that
+/// Whether the key was won by a claim that is ineffective now or that its owner has ended since, or claimed by two owners that
 /// have forgotten it.
 fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
@@ -298,7 +298,7 @@ fn belief(host: &Host, key: u64, at_us: u64) -> Option<(usize, u64)> {
 }
 
 /// Whether the claim of `index` that a kernel goes by is of an owner that is gone, or of an epoch that is.
-fn is_void(hosts: &[Host], host: &Host, index: usize, all: &[Said]) -> bool {
+fn is_ineffective(hosts: &[Host], host: &Host, index: usize, all: &[Said]) -> bool {
     let owner = &hosts[index];
     let epoch = owner.kernel.epoch();
     let is_live = if owner.node == host.node {

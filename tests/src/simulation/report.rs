@@ -83,7 +83,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What is to be seen while the traffic's claims stand.
+    /// What is to be seen while the claims of the traffic last.
     pub(super) fn after_traffic(simulation: &Simulation, memory: Memory) -> Self {
         let nodes = || simulation.hosts.iter().filter_map(|host| host.daemon.as_ref());
         let claims: Vec<usize> = nodes().map(|daemon| daemon.node.claims()).collect();
@@ -213,7 +213,7 @@ impl Display for Report {
             missing,
             wrong,
             kernel_differs,
-            void_believed,
+            ineffective_believed,
             outlive,
             not_shortened,
             cut_short,
@@ -227,7 +227,7 @@ impl Display for Report {
         writeln!(
             f,
             "                  missing {missing}, wrong {wrong}, kernel differs {kernel_differs}, \
-             void believed {void_believed}, split {split},"
+             ineffective believed {ineffective_believed}, split {split},"
         )?;
         writeln!(
             f,
