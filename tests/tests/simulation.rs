@@ -6,8 +6,8 @@
 
 use tests::simulation::{Cause, Report, Scenario, Summary, run};
 
-/// Games of chaos: 20 s of a program that is not optimised.
-const CHAOS_SEEDS: u64 = 20;
+/// Games of chaos: some 20 s of a program that is not optimised.
+const CHAOS_SEEDS: u64 = 12;
 
 /// Small enough for a program that is not optimised.
 fn scenario(name: &str, seed: u64) -> Scenario {
