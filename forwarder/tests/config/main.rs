@@ -155,9 +155,9 @@ fn there_is_an_upper_limit_of_services_and_seeds() {
         let text = services(count).collect::<String>();
         parse(&LEAST.replacen("[[service]]\nvip = \"192.0.2.10\"\nport = 5060\n", &text, 1))
     };
-    assert_eq!(with(256).unwrap().services.len(), 256);
-    let error = format!("{:#}", with(257).unwrap_err());
-    assert_eq!(error, "line 4: `service` is there 257 times; hint: at most 256 are served");
+    assert_eq!(with(255).unwrap().services.len(), 255);
+    let error = format!("{:#}", with(256).unwrap_err());
+    assert_eq!(error, "line 4: `service` is there 256 times; hint: at most 255 are served");
 
     let seeds = (0..1024).map(|n| format!("\"10.1.{}.{}:7470\"", n / 250, n % 250)).collect::<Vec<_>>().join(",");
     let error = format!("{:#}", parse(&LEAST.replace("\"10.9.3.2:7470\"", &seeds)).unwrap_err());
