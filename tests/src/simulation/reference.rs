@@ -277,8 +277,8 @@ fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
     said.incarnation != hosts[said.host].incarnation
 }
 
-/// Whether the key was won by a claim that is ineffective now or that its owner has ended since, or claimed by two owners that
-/// have forgotten it.
+/// Whether the key was won by a claim that is ineffective now or that its owner has ended since, or claimed by two
+/// owners that have forgotten it.
 fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
         let host = &hosts[said.host];
