@@ -68,7 +68,7 @@ impl Identity {
     }
 
     /// For `status` and the log at `now_s` seconds since 1970: certificates of this node that have ended or will within
-    /// [`WARN_DAYS`].
+    /// [`super::WARN_DAYS`].
     #[must_use]
     pub fn warnings(&self, now_s: i64) -> Vec<String> {
         let own = ("this node's certificate", "put a new one in its place, it is taken up without a restart");
