@@ -19,7 +19,7 @@ use forwarder_common::{abi, ids::NodeId};
 use crate::kernel::{Table, buckets};
 
 /// How long a daemon may take for whatever it is asked.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The nodes' certificates, configurations and pins.
 pub(crate) struct Folder {
@@ -103,7 +103,7 @@ pub(crate) fn underlay(node: u16) -> IpAddr {
 pub(crate) fn wait(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let start = Instant::now();
     while !is_so()? {
-        ensure!(start.elapsed() < PATIENCE, "wait until {what}: not within {} s", PATIENCE.as_secs());
+        ensure!(start.elapsed() < TIMEOUT, "wait until {what}: not within {} s", TIMEOUT.as_secs());
         thread::sleep(Duration::from_micros(200));
     }
     Ok(start.elapsed())

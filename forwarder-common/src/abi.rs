@@ -12,7 +12,7 @@ pub const PEER_SLOTS: u32 = 2 * NODES;
 /// Node ids with their slot zero ("nobody").
 pub const NODES: u32 = NodeId::MAX as u32 + 1;
 /// Slots by which new transactions are handed out to healthy peers: the low bits of the request key.
-pub const TAKER_SLOTS: u32 = crate::net::GATHER_SLOTS;
+pub const SUCCESSOR_SLOTS: u32 = crate::net::DATAGRAM_SLOTS;
 /// Words of the port bitmap: 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services: as many as have a number other than [`NO_SERVICE`].
@@ -77,7 +77,8 @@ pub struct ServiceKey {
     pub pad: u16,
 }
 
-/// Slots of the services map: sixteen times as many as services and addresses alone at most, so that next to none collide.
+/// Slots of the services map: sixteen times as many as services and addresses alone at most, so that next to none
+/// collide.
 pub const SERVICE_SLOTS: u32 = 32 * (MAX_SERVICES + 1);
 /// Slots from its own one on in which a service may lie.
 pub const SERVICE_PROBES: u32 = 8;
@@ -181,40 +182,41 @@ pub const EGRESS_AFFINITY_CALL: u32 = 1;
 
 /// What this node does with what nobody owns: one word, so that it is written at once.
 ///
-/// A daemon renews its lease all the time. When it is over the daemon is gone: then nobody hears of claims that are made here, so
-/// new transactions and what only a daemon can finish go to healthy peers, until [`Duty::GRACE_NS`] has gone and nothing that
-/// the maps say of peers can be relied on any more.
+/// A daemon renews its lease all the time. When it is over the daemon is gone: then nobody hears of claims that are
+/// made here, so new transactions and what only a daemon can finish go to healthy peers, until [`LeaseWord::GRACE_NS`]
+/// has gone and nothing that the maps say of peers can be relied on any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
-pub struct Duty(pub u64);
+pub struct LeaseWord(pub u64);
 
-impl Duty {
+impl LeaseWord {
     /// How long peers are taken to be as the last daemon has said, in nanoseconds: more than a restart takes.
     pub const GRACE_NS: u64 = 10_000_000_000;
 
     const DIVERTS: u64 = 1 << 63;
     const DRAINS: u64 = 1 << 62;
 
-    /// A node that sends new transactions to healthy peers (`diverts`) or not, that no longer makes its claims other than those
-    /// of INVITEs longer (`drains`) or does, and whose daemon lives until `lease_ns` of `CLOCK_MONOTONIC` at least.
+    /// A node that sends new transactions to healthy peers (`diverts`) or not, that no longer makes its claims other
+    /// than those of INVITEs longer (`drains`) or does, and whose daemon lives until `until_ns` of `CLOCK_MONOTONIC` at
+    /// least.
     #[must_use]
-    pub const fn new(diverts: bool, drains: bool, lease_ns: u64) -> Self {
+    pub const fn new(diverts: bool, drains: bool, until_ns: u64) -> Self {
         let flags = if diverts { Self::DIVERTS } else { 0 } | if drains { Self::DRAINS } else { 0 };
-        Self(flags | (lease_ns & !(Self::DIVERTS | Self::DRAINS)))
+        Self(flags | (until_ns & !(Self::DIVERTS | Self::DRAINS)))
     }
 
     /// Whether the daemon lives, and can be given what only a daemon finishes.
     #[must_use]
     #[inline(always)] // one compare
     pub const fn has_daemon(self, now_ns: u64) -> bool {
-        now_ns < self.lease_ns()
+        now_ns < self.until_ns()
     }
 
     /// Whether the peers are as the maps say, as far as one can know at `now_ns`.
     #[must_use]
     #[inline(always)] // a few instructions
     pub const fn knows_peers(self, now_ns: u64) -> bool {
-        now_ns < self.lease_ns() + Self::GRACE_NS
+        now_ns < self.until_ns() + Self::GRACE_NS
     }
 
     /// Whether a new transaction goes to a healthy peer.
@@ -240,12 +242,12 @@ impl Duty {
     /// Until when the daemon lives at least, in nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     #[inline(always)] // one instruction
-    pub const fn lease_ns(self) -> u64 {
+    pub const fn until_ns(self) -> u64 {
         self.0 & !(Self::DIVERTS | Self::DRAINS)
     }
 }
 
-/// Lifetimes of claims in ticks (DESIGN section 4).
+/// Lifetimes of claims in ticks, see `lifetime.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Lifetimes {
@@ -407,7 +409,7 @@ const _: () = {
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<ServiceSlot>() == 28);
     assert!(size_of::<Config>() == 96);
-    assert!(size_of::<Duty>() == 8);
+    assert!(size_of::<LeaseWord>() == 8);
     assert!(size_of::<Peer>() == 56);
     assert!(size_of::<ClaimEvent>() == 24);
     assert!(size_of::<Punt>() == 16);

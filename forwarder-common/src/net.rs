@@ -18,8 +18,8 @@ pub const IPV6: usize = 40;
 pub const UDP: usize = 8;
 /// Length of an IPv6 fragment header.
 pub const FRAGMENT: usize = 8;
-/// Slots of the table that says who gathers which fragments.
-pub const GATHER_SLOTS: u32 = 1024;
+/// Slots of the table that says who reassembles which fragments.
+pub const DATAGRAM_SLOTS: u32 = 1024;
 
 /// An IP packet in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,12 +142,12 @@ impl Ip {
         (self.protocol == IpProtocol::UDP && offset == 0).then_some(self.payload)
     }
 
-    /// The slot of [`GATHER_SLOTS`] that all fragments of this fragment's datagram share, on every node.
+    /// The slot of [`DATAGRAM_SLOTS`] that all fragments of this fragment's datagram share, on every node.
     #[inline(always)] // as above
-    pub fn gather_slot<R: Reader>(&self, r: &R) -> Option<u32> {
+    pub fn datagram_slot<R: Reader>(&self, r: &R) -> Option<u32> {
         // In IPv6 the protocol behind the fragment header may differ between fragments (RFC 8200 §4.5): it is left out.
         let id = if self.v6 { (r.word(self.payload)? >> 32) as u32 } else { r.word(self.start + 4)? as u32 & 0xffff };
-        Some(gather_slot(self.source(r)?, self.destination(r)?, self.protocol.0, id))
+        Some(datagram_slot(self.source(r)?, self.destination(r)?, self.protocol.0, id))
     }
 
     /// A number that the fragments of one datagram of this host share, and those of others most likely do not.
@@ -180,7 +180,7 @@ impl Ip {
 /// `protocol` is that of the IP header (44 for IPv6), `id` is as it lies in memory.
 #[inline(always)] // a few instructions
 #[must_use]
-pub const fn gather_slot(source: Address, destination: Address, protocol: u8, id: u32) -> u32 {
+pub const fn datagram_slot(source: Address, destination: Address, protocol: u8, id: u32) -> u32 {
     let (Address([a, b, c, d]), Address([e, f, g, h])) = (source, destination);
     let mixed = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ id ^ ((protocol as u32) << 16);
     mixed.wrapping_mul(0x9e37_79b1) >> 22

@@ -1,19 +1,19 @@
 //! Which node takes what: rendezvous hashing. Nodes that know the same nodes choose the same, and when one goes, only
 //! what it had moves.
 
-use crate::{abi::TAKER_SLOTS, net::GATHER_SLOTS};
+use crate::{abi::SUCCESSOR_SLOTS, net::DATAGRAM_SLOTS};
 
-const _: () = assert!(TAKER_SLOTS == GATHER_SLOTS && TAKER_SLOTS.is_power_of_two());
+const _: () = assert!(SUCCESSOR_SLOTS == DATAGRAM_SLOTS && SUCCESSOR_SLOTS.is_power_of_two());
 
-/// The slot by which the successor for a new transaction is chosen, below [`TAKER_SLOTS`].
+/// The slot by which the successor for a new transaction is chosen, below [`SUCCESSOR_SLOTS`].
 #[inline(always)] // one instruction
 #[must_use]
 pub const fn successor_slot(request_key: u64) -> u32 {
-    request_key as u32 & (TAKER_SLOTS - 1)
+    request_key as u32 & (SUCCESSOR_SLOTS - 1)
 }
 
 /// The one of these nodes that takes a slot: a new transaction's, or that of a datagram in fragments
-/// ([`crate::net::gather_slot`]).
+/// ([`crate::net::datagram_slot`]).
 #[must_use]
 pub fn choose(slot: u32, nodes: impl IntoIterator<Item = u16>) -> Option<u16> {
     nodes.into_iter().max_by_key(|node| weight(slot, *node))
@@ -36,9 +36,9 @@ mod tests {
         let all = [1, 2, 3, 700, 1023];
         for gone in all {
             let rest = all.into_iter().filter(|node| *node != gone);
-            let had = (0..TAKER_SLOTS).filter(|slot| choose(*slot, all) == Some(gone));
+            let had = (0..SUCCESSOR_SLOTS).filter(|slot| choose(*slot, all) == Some(gone));
             assert!((150..260).contains(&had.count()), "node {gone}");
-            for slot in 0..TAKER_SLOTS {
+            for slot in 0..SUCCESSOR_SLOTS {
                 let before = choose(slot, all).filter(|node| *node != gone);
                 assert!(before.is_none_or(|before| choose(slot, rest.clone()) == Some(before)), "slot {slot}");
             }

@@ -89,15 +89,15 @@ pub enum Verdict {
 
 /// The verdict for a message of `kind` whose key was `found`, when `peer_up` says whether any peer is up.
 ///
-/// `taker` is the peer that a new transaction goes to while this node takes none (it drains, or its proxy is down).
-pub const fn decide(kind: Kind, found: Found, peer_up: bool, taker: Option<NodeId>) -> Verdict {
+/// `successor` is the peer that a new transaction goes to while this node takes none (it drains, or its proxy is down).
+pub const fn decide(kind: Kind, found: Found, peer_up: bool, successor: Option<NodeId>) -> Verdict {
     match (peer_up, found, kind) {
         (_, Found::Own, _) => Verdict::Local(Outcome::LocalOwner),
         (false, _, _) => Verdict::Local(Outcome::LocalAlone),
         (true, Found::Peer(owner), _) => Verdict::ToOwner(owner),
         (true, Found::OtherBranch, _) => Verdict::Ask(Outcome::UnknownBranch),
-        (true, Found::Nothing, Kind::Request) => match taker {
-            Some(taker) => Verdict::Divert(taker),
+        (true, Found::Nothing, Kind::Request) => match successor {
+            Some(successor) => Verdict::Divert(successor),
             None => Verdict::Local(Outcome::LocalNew),
         },
         // The ACK of a refusal may outrun the claim of the transaction that it ends.
@@ -134,18 +134,18 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_design_holds() {
+    fn each_row_of_the_table_holds() {
         let peer = NodeId::new(2).unwrap();
         let kinds = [Kind::Request, Kind::Ack, Kind::Cancel, Kind::Response];
-        for (kind, taker) in kinds.into_iter().flat_map(|kind| [(kind, None), (kind, NodeId::new(3))]) {
+        for (kind, successor) in kinds.into_iter().flat_map(|kind| [(kind, None), (kind, NodeId::new(3))]) {
             for up in [false, true] {
-                assert_eq!(decide(kind, Found::Own, up, taker), Verdict::Local(Outcome::LocalOwner));
+                assert_eq!(decide(kind, Found::Own, up, successor), Verdict::Local(Outcome::LocalOwner));
             }
             for found in [Found::Nothing, Found::Peer(peer), Found::OtherBranch] {
-                assert_eq!(decide(kind, found, false, taker), Verdict::Local(Outcome::LocalAlone));
+                assert_eq!(decide(kind, found, false, successor), Verdict::Local(Outcome::LocalAlone));
             }
-            assert_eq!(decide(kind, Found::Peer(peer), true, taker), Verdict::ToOwner(peer));
-            assert_eq!(decide(kind, Found::OtherBranch, true, taker), Verdict::Ask(Outcome::UnknownBranch));
+            assert_eq!(decide(kind, Found::Peer(peer), true, successor), Verdict::ToOwner(peer));
+            assert_eq!(decide(kind, Found::OtherBranch, true, successor), Verdict::Ask(Outcome::UnknownBranch));
         }
         let unknown = kinds.map(|kind| decide(kind, Found::Nothing, true, None));
         assert_eq!(

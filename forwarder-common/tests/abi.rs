@@ -14,7 +14,7 @@ use std::{
 
 use forwarder_common::{
     abi::{
-        self, Address, ClaimEvent, Config, Duty, Explained, Lifetimes, Node, Peer, Punt, Service, ServiceKey,
+        self, Address, ClaimEvent, Config, Explained, LeaseWord, Lifetimes, Node, Peer, Punt, Service, ServiceKey,
         ServiceSlot,
     },
     ids::{Epochs, Tick},
@@ -80,9 +80,9 @@ fn words(text: &mut String) {
         ("event of a new claim", abi::EVENT_NEW.into()),
         ("explained key", abi::EXPLAINED_KEY.into()),
         ("explained outcome", abi::EXPLAINED_OUTCOME.into()),
-        ("duty that diverts", Duty::new(true, false, 0).0),
-        ("duty that drains", Duty::new(false, true, 0).0),
-        ("duty with a lease", Duty::new(false, false, 0x0123_4567_89ab_cdef).0),
+        ("lease that diverts", LeaseWord::new(true, false, 0).0),
+        ("lease that drains", LeaseWord::new(false, true, 0).0),
+        ("lease with an end", LeaseWord::new(false, false, 0x0123_4567_89ab_cdef).0),
         ("node that is up", Node::new(true, Epochs::EMPTY, None).0),
         ("node with epochs", Node::new(false, Epochs::from_bits(0x8421), None).0),
         ("node with its first half", Node::new(false, Epochs::EMPTY, Some(0)).0),

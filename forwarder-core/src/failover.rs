@@ -20,7 +20,7 @@ use std::{
 
 use forwarder_common::{
     ids::{Epoch, Epochs, NodeId},
-    net::GATHER_SLOTS,
+    net::DATAGRAM_SLOTS,
     rendezvous,
 };
 
@@ -661,7 +661,7 @@ impl Failover {
 
 /// A node for each slot, 0 where there are none.
 fn by_slot(nodes: &[u16]) -> Vec<u16> {
-    (0..GATHER_SLOTS).map(|slot| rendezvous::choose(slot, nodes.iter().copied()).unwrap_or_default()).collect()
+    (0..DATAGRAM_SLOTS).map(|slot| rendezvous::choose(slot, nodes.iter().copied()).unwrap_or_default()).collect()
 }
 
 #[cfg(test)]

@@ -450,7 +450,7 @@ impl Node {
     fn take_asks(&mut self, peer: NodeId, asks: &[Ask], now: Now) {
         for ask in asks {
             if !self.asks.admits(peer, now) {
-                // No answer rather than a wrong one: the asker's own patience ends it.
+                // No answer rather than a wrong one: the asker's own timeout ends the wait.
                 self.effects.counters.asks_refused += 1;
                 continue;
             }

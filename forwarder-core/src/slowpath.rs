@@ -4,14 +4,14 @@
 //! [`SlowPath::poll_action`]. It never alters what it delivers, never sends on what came through the tunnel whole, and
 //! loses nothing silently: with [`Ledger`] every packet is accounted for.
 //!
-//! A punted packet is located again (`packet`), a fragment waits for its datagram (`gather`, `whole`), an unknown reply
-//! or CANCEL for its owner (`hold`).
+//! A punted packet is located again (`packet`), a fragment waits for its datagram (`reassemble`, `whole`), an unknown
+//! reply or CANCEL for its owner (`hold`).
 
-pub mod gather;
 pub mod hold;
 mod interface;
 mod ledger;
 mod packet;
+pub mod reassembly;
 mod sent;
 mod verdict;
 pub mod whole;
@@ -33,14 +33,14 @@ pub use interface::{Action, Service, Settings, View};
 pub use ledger::Ledger;
 pub use sent::Sent;
 
-use gather::{Arrival, Gather};
 use hold::{Held, Hold};
 use packet::{Fragment, Message, Packet};
+use reassembly::{Arrival, Reassembly};
 use verdict::{verdict, without_answer};
 
 /// Whether a wait ends with this look at the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Patience {
+enum Wait {
     Waits,
     Ends,
 }
@@ -55,7 +55,7 @@ pub struct SlowPath {
     services: BTreeMap<([u32; 4], u16), bool>,
     vips: BTreeSet<[u32; 4]>,
     hold: Hold,
-    gather: Gather,
+    reassembly: Reassembly,
     actions: VecDeque<Action>,
     ledger: Ledger,
 }
@@ -76,7 +76,7 @@ impl SlowPath {
             vips: services.keys().map(|(vip, _)| *vip).collect(),
             services,
             hold: Hold::new(),
-            gather: Gather::default(),
+            reassembly: Reassembly::default(),
             actions: VecDeque::new(),
             ledger: Ledger::default(),
         }
@@ -90,7 +90,7 @@ impl SlowPath {
         let Some(packet) = Packet::of_frame(frame) else { return self.count(Outcome::SlowRefused) };
         if head.reason == Outcome::DecapPuntedFragment.number() {
             match packet.inside() {
-                Some((from, gather, inner)) => self.tunnelled(from, gather, &inner, head.ifindex, view, now_us),
+                Some((from, reassemble, inner)) => self.tunnelled(from, reassemble, &inner, head.ifindex, view, now_us),
                 None => self.count(Outcome::SlowRefused),
             }
         } else if packet.ip.fragment {
@@ -101,11 +101,11 @@ impl SlowPath {
     }
 
     /// A tunnel packet that reached the daemon's socket: the IP packet inside, whose tag the caller has verified, and
-    /// whether it carries the mark of a fragment to be gathered. A local proxy gets it at `ifindex`.
+    /// whether it carries the mark of a fragment to be reassembled. A local proxy gets it at `ifindex`.
     pub fn handle_tunnel(
         &mut self,
         from: NodeId,
-        gather: bool,
+        reassemble: bool,
         packet: &[u8],
         ifindex: u32,
         view: &dyn View,
@@ -113,7 +113,7 @@ impl SlowPath {
     ) {
         self.ledger.came();
         match Packet::read(packet) {
-            Some(packet) => self.tunnelled(from, gather, &packet, ifindex, view, now_us),
+            Some(packet) => self.tunnelled(from, reassemble, &packet, ifindex, view, now_us),
             None => self.count(Outcome::SlowRefused),
         }
     }
@@ -121,15 +121,15 @@ impl SlowPath {
     /// The peers' answer to a question: somebody owns the transaction, so that its claim is on its way; or nobody does,
     /// and the packet waits no longer.
     pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
-        self.settle(ticket, if owned { Patience::Waits } else { Patience::Ends }, view);
+        self.settle(ticket, if owned { Wait::Waits } else { Wait::Ends }, view);
         self.ask_for_branch(ticket, view);
     }
 
     /// Lets go what has waited long enough.
     pub fn handle_timeout(&mut self, view: &dyn View, now_us: u64) {
-        self.gather.expire(now_us);
+        self.reassembly.expire(now_us);
         while let Some((ticket, _)) = self.hold.first().filter(|(_, due_us)| *due_us <= now_us) {
-            self.settle(ticket, Patience::Ends, view);
+            self.settle(ticket, Wait::Ends, view);
         }
     }
 
@@ -138,7 +138,7 @@ impl SlowPath {
         while let Some(held) = self.hold.first().and_then(|(ticket, _)| self.hold.take(ticket)) {
             self.inject(held.ifindex, held.packet, Outcome::SlowReleased);
         }
-        for fragment in self.gather.drain() {
+        for fragment in self.reassembly.drain() {
             self.inject(fragment.ifindex, fragment.packet, Outcome::SlowReleased);
         }
     }
@@ -152,7 +152,7 @@ impl SlowPath {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let held = self.hold.first().map(|(_, due_us)| due_us);
-        held.into_iter().chain(self.gather.due_us()).min()
+        held.into_iter().chain(self.reassembly.due_us()).min()
     }
 
     /// The kernel refused an action of this slow path: its packet is lost, after it was counted as what it was to be.
@@ -179,13 +179,13 @@ impl SlowPath {
     /// The whole account.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        self.ledger.with(&self.hold, &self.gather)
+        self.ledger.with(&self.hold, &self.reassembly)
     }
 
     fn tunnelled(
         &mut self,
         from: NodeId,
-        gather: bool,
+        reassemble: bool,
         packet: &Packet<'_>,
         ifindex: u32,
         view: &dyn View,
@@ -194,27 +194,27 @@ impl SlowPath {
         let fragment = Fragment::read(packet).filter(|_| packet.ip.fragment && self.is_for_vip(packet));
         match fragment {
             Some(fragment) => {
-                let cut_by = (!gather).then_some(from);
+                let cut_by = (!reassemble).then_some(from);
                 self.put(&Arrival { packet: *packet, fragment, ifindex, cut_by }, view, now_us);
             }
-            None if !gather && self.service(packet).is_some() => {
+            None if !reassemble && self.service(packet).is_some() => {
                 self.inject(ifindex, packet.bytes.to_vec(), Outcome::SlowReceived);
             }
             None => self.count(Outcome::SlowRefused),
         }
     }
 
-    /// A fragment from the wire: to the node that gathers it, or among those that wait here.
+    /// A fragment from the wire: to the node that reassembles it, or among those that wait here.
     fn fragment(&mut self, packet: &Packet<'_>, ifindex: u32, view: &dyn View, now_us: u64) {
-        let place = packet.ip.gather_slot(&packet.bytes).zip(Fragment::read(packet));
+        let place = packet.ip.datagram_slot(&packet.bytes).zip(Fragment::read(packet));
         let Some((slot, fragment)) = place else { return self.count(Outcome::SlowRefused) };
         if !self.is_for_vip(packet) {
             return self.inject(ifindex, packet.bytes.to_vec(), Outcome::SlowNotSip);
         }
-        match view.gatherer(slot as usize) {
+        match view.reassembler(slot as usize) {
             Some(to) if to != self.node => {
                 self.count(Outcome::SlowForwarded);
-                self.actions.push_back(Action::Forward { to, packet: packet.bytes.to_vec(), gather: true });
+                self.actions.push_back(Action::Forward { to, packet: packet.bytes.to_vec(), reassemble: true });
             }
             _ => self.put(&Arrival { packet: *packet, fragment, ifindex, cut_by: None }, view, now_us),
         }
@@ -222,7 +222,7 @@ impl SlowPath {
 
     fn put(&mut self, arrival: &Arrival<'_>, view: &dyn View, now_us: u64) {
         self.count(Outcome::SlowReassembling);
-        let Some(whole) = self.gather.put(arrival, now_us) else { return };
+        let Some(whole) = self.reassembly.put(arrival, now_us) else { return };
         self.count(Outcome::SlowReassembled);
         if arrival.cut_by.is_none() {
             return self.judge(whole.packet, whole.ifindex, view, now_us);
@@ -245,7 +245,7 @@ impl SlowPath {
         match verdict(&message, view) {
             Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
             Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
-            Verdict::Divert(taker) => self.forward(taker, ifindex, packet, Outcome::SlowDiverted),
+            Verdict::Divert(successor) => self.forward(successor, ifindex, packet, Outcome::SlowDiverted),
             Verdict::Ask(why) => {
                 let due_us = now_us.saturating_add(self.hold_us);
                 let of_branch = matches!(why, Outcome::UnknownBranch);
@@ -311,9 +311,9 @@ impl SlowPath {
     }
 
     /// Looks once more for the owner of a packet that waits.
-    fn settle(&mut self, ticket: u64, patience: Patience, view: &dyn View) {
+    fn settle(&mut self, ticket: u64, wait: Wait, view: &dyn View) {
         let Some(message) = self.hold.message(ticket) else { return };
-        if patience == Patience::Waits && matches!(verdict(&message, view), Verdict::Ask(_)) {
+        if wait == Wait::Waits && matches!(verdict(&message, view), Verdict::Ask(_)) {
             return;
         }
         if let Some(held) = self.hold.take(ticket) {
@@ -325,7 +325,7 @@ impl SlowPath {
     fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome) {
         match verdict {
             Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded),
-            Verdict::Divert(taker) => self.forward(taker, held.ifindex, held.packet, Outcome::SlowDiverted),
+            Verdict::Divert(successor) => self.forward(successor, held.ifindex, held.packet, Outcome::SlowDiverted),
             Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
             // Nobody owns it; or no peer is left that could.
             Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, released),
@@ -340,14 +340,14 @@ impl SlowPath {
     fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome) {
         if packet.len() <= whole::LONGEST_IN_TUNNEL {
             self.count(outcome);
-            self.actions.push_back(Action::Forward { to, packet, gather: false });
+            self.actions.push_back(Action::Forward { to, packet, reassemble: false });
             return;
         }
         let Some(halves) = Packet::read(&packet).and_then(|whole| whole::halves(&whole)) else {
             return self.inject(ifindex, packet, Outcome::SlowLocal);
         };
         self.count(outcome);
-        self.actions.extend(halves.into_iter().map(|packet| Action::Forward { to, packet, gather: false }));
+        self.actions.extend(halves.into_iter().map(|packet| Action::Forward { to, packet, reassemble: false }));
     }
 
     fn count(&mut self, outcome: Outcome) {

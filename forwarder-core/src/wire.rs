@@ -15,7 +15,8 @@
 //! number: in a batch or snapshot as the distance from the first number (2), in an answer as it is (8).
 //!
 //! The fixed head of a hello is incarnation (8), sequence (4), live epochs (2), state (1), next number (8), receiver's
-//! incarnation (8), receiver's epochs (2), have below (8). A field of a type that the receiver does not know is skipped.
+//! incarnation (8), receiver's epochs (2), have below (8). A field of a type that the receiver does not know is
+//! skipped.
 //!
 //! | type | value |
 //! |---|---|

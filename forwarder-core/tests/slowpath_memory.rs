@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
 use forwarder_core::{
     fragments,
-    slowpath::{Action, Service, Settings, SlowPath, View, gather, hold},
+    slowpath::{Action, Service, Settings, SlowPath, View, hold, reassembly},
 };
 
 /// Counts the bytes that are taken, and their peak.
@@ -52,11 +52,11 @@ impl View for Unknown {
         true
     }
 
-    fn taker(&self, _: u64) -> Option<NodeId> {
+    fn successor(&self, _: u64) -> Option<NodeId> {
         None
     }
 
-    fn gatherer(&self, _: usize) -> Option<NodeId> {
+    fn reassembler(&self, _: usize) -> Option<NodeId> {
         None
     }
 }
@@ -87,7 +87,7 @@ fn peak(flood: impl Fn(&mut SlowPath)) -> usize {
     path.handle_timeout(&Unknown, u64::MAX);
     while path.poll_action().is_some() {}
     let ledger = path.ledger();
-    assert_eq!((ledger.balance(), ledger.held, ledger.gathering), (0, 0, 0));
+    assert_eq!((ledger.balance(), ledger.held, ledger.reassembling), (0, 0, 0));
     let left = TAKEN.load(Relaxed) - before;
     // The queue of actions keeps its room: the most that a timeout has let go at once.
     assert!(left < 2 * hold::PACKETS * size_of::<Action>(), "{left} bytes stay");
@@ -105,15 +105,15 @@ fn floods_take_no_more_of_the_heap_than_the_bounds_say() {
     for length in [16, 1480, 60_000] {
         let payload = vec![b'x'; length + 24];
         let bytes = peak(|path| {
-            for client in 0..packets(gather::BYTES, length) {
+            for client in 0..packets(reassembly::BYTES, length) {
                 let whole = frame(client, &payload);
                 let first = fragments::split(&whole[14..], 20 + length).unwrap().remove(0);
                 punt(path, Outcome::PuntedFragment, &[&whole[..14], &first].concat(), u64::from(client));
             }
-            assert!(path.ledger().gathering_bytes > gather::BYTES / 4);
+            assert!(path.ledger().reassembling_bytes > reassembly::BYTES / 4);
         });
-        assert!(bytes < gather::BYTES + IN_HAND, "{bytes} bytes for fragments of {length}");
-        println!("halves of {length} bytes: peak {bytes} of {}", gather::BYTES);
+        assert!(bytes < reassembly::BYTES + IN_HAND, "{bytes} bytes for fragments of {length}");
+        println!("halves of {length} bytes: peak {bytes} of {}", reassembly::BYTES);
     }
     for length in [150, 1400, 60_000] {
         let bytes = peak(|path| {

@@ -1,4 +1,5 @@
-//! Tunnel packets: who sent it, is it ours, and out of the tunnel to the local proxy. Never sent on again.
+//! Tunnel packets: who sent it, is it ours, and out of the tunnel to the local proxy. Never sent on again;
+//! a relayed packet gets the verdict of this host's daemon.
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use aya_log_ebpf::warn;

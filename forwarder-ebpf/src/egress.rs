@@ -158,11 +158,11 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Conf
     }
 }
 
-/// Claims what the message says (DESIGN section 4).
+/// Claims the keys of a message.
 #[inline(always)] // part of the entry program
 fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
     let kind = marks.kind();
-    let (invite, drains) = (marks.invite() != 0, maps::duty().drains());
+    let (invite, drains) = (marks.invite() != 0, maps::lease().drains());
     let call_ticks = Affinity::of(from.as_ref(), config).call_ticks();
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
     let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };

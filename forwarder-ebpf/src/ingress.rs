@@ -87,7 +87,7 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
         Ok(redirect) => redirect,
         Err(outcome) => {
             let Some(reason) = outcome.punted() else { return (outcome, xdp_action::XDP_PASS) };
-            punt::hand_over(ctx, reason);
+            punt::punt(ctx, reason);
             match without_daemon(ctx, &ip, outcome, reason) {
                 Some(redirect) => redirect,
                 None => return (outcome, xdp_action::XDP_PASS),
@@ -105,7 +105,7 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
         Err(outcome) => {
             let outcome = why.not_sent(outcome);
             if let Some(reason) = outcome.punted() {
-                punt::hand_over(ctx, reason);
+                punt::punt(ctx, reason);
             }
             (outcome, xdp_action::XDP_PASS)
         }
@@ -126,7 +126,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         Hook::Egress | Hook::Slow => return None,
     }
     let now_ns = maps::now_ns();
-    if !maps::duty().knows_peers(now_ns) {
+    if !maps::lease().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
         let is_known = matches!(outcome, Outcome::UnknownBranch);
         let request_key = maps::marks_ingress()?.request_key();
@@ -134,8 +134,8 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         let Found::Peer(node) = owner else { return None };
         return Some(Redirect { node, why: Why::Owned });
     }
-    let slot = ip.gather_slot(&Frame::xdp(ctx.ctx))?;
-    let node = NodeId::new(maps::taker(slot))?;
+    let slot = ip.datagram_slot(&Frame::xdp(ctx.ctx))?;
+    let node = NodeId::new(maps::successor(slot))?;
     let why = match punted.action() {
         Action::Punted(Punt::Reassembles) => Why::Reassembled,
         Action::Punted(Punt::Asks | Punt::Reads) => Why::Relayed,
@@ -180,7 +180,7 @@ fn no_datagram(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     if !known {
         Err(Outcome::NotService)
     } else if ip.fragment {
-        gather(frame, ip)
+        reassemble_elsewhere(frame, ip)
     } else if ip.extended() {
         Err(Outcome::ExtensionHeader)
     } else {
@@ -188,15 +188,15 @@ fn no_datagram(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     }
 }
 
-/// Fragments of one datagram may reach many nodes: each sends them to the same one (DESIGN section 6).
+/// Fragments of one datagram may reach many nodes: each sends them to the same one, by rendezvous.
 #[inline(always)] // rare
-fn gather(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
+fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     let config = maps::config().ok_or(Outcome::NotService)?;
     if config.peers_up == 0 {
         return Err(Outcome::LocalAlone);
     }
-    let slot = ip.gather_slot(frame).ok_or(Outcome::Malformed)?;
-    match NodeId::new(maps::gatherer(slot)) {
+    let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
+    match NodeId::new(maps::reassembler(slot)) {
         Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled }),
         _ => Err(Outcome::Fragment),
     }
@@ -235,9 +235,10 @@ fn message(
     let has_reply_key = Seen::Arriving.has_reply_key(matches!(kind, Kind::Response)) && marks.reply_key() != 0;
     let reply_key = if has_reply_key { Some(marks.reply_key()) } else { None };
     let claimed = look_up(reply_key, || marks.request_key(), |key| found(config, key, now));
-    let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::duty().diverts(now_ns);
-    let taker = if diverts { NodeId::new(maps::taker(rendezvous::successor_slot(marks.request_key()))) } else { None };
-    Ok(decide(kind, claimed, config.peers_up != 0, taker))
+    let diverts = matches!(kind, Kind::Request) && matches!(claimed, Found::Nothing) && maps::lease().diverts(now_ns);
+    let slot = rendezvous::successor_slot(marks.request_key());
+    let successor = if diverts { NodeId::new(maps::successor(slot)) } else { None };
+    Ok(decide(kind, claimed, config.peers_up != 0, successor))
 }
 
 /// What the table says of a key.

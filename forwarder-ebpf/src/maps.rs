@@ -1,4 +1,4 @@
-//! All maps, with who writes and who reads each. With `packet.rs` the only file that touches memory by pointer.
+//! All maps, with who writes and who reads each. A map's values are reached by pointer here only.
 
 use core::{
     arch::asm,
@@ -13,12 +13,12 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        ClaimEvent, Config, Duty, EVENT_BYTES, Explained, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
-        PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, Service, ServiceKey, ServiceSlot, TAKER_SLOTS,
+        ClaimEvent, Config, EVENT_BYTES, Explained, LeaseWord, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
+        PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, SUCCESSOR_SLOTS, Service, ServiceKey, ServiceSlot,
     },
     ids::Epochs,
     marks::{Marks, Words},
-    net::GATHER_SLOTS,
+    net::DATAGRAM_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
     rest::Rest,
     table::{Buckets, Entry, Place, SLOTS},
@@ -58,19 +58,19 @@ static PUNTS: RingBuf = RingBuf::with_byte_size(PUNT_BYTES, 0);
 /// Daemon -> ingress: the program that hands packets over. Not pinned: see `punt.rs`.
 #[map]
 static DAEMON: ProgramArray = ProgramArray::with_max_entries(1, 0);
-/// Hand-over: how many packets it has taken in this CPU's window, and since when, of two classes.
+/// Punts: how many packets were taken in this CPU's window, and since when, of two classes.
 #[map]
 static PUNT_RATE: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
-/// Daemon -> ingress: who gathers fragments, by `net::gather_slot`; 0 where nobody does.
+/// Daemon -> ingress: who reassembles fragments, by `net::datagram_slot`; 0 where nobody does.
 #[map]
-static GATHER: Array<u16> = Array::with_max_entries(GATHER_SLOTS, 0);
+static REASSEMBLERS: Array<u16> = Array::with_max_entries(DATAGRAM_SLOTS, 0);
 /// Daemon -> ingress: who takes the new transactions of each slot while this node takes none; 0 where nobody can.
 #[map]
-static TAKERS: Array<u16> = Array::with_max_entries(TAKER_SLOTS, 0);
+static SUCCESSORS: Array<u16> = Array::with_max_entries(SUCCESSOR_SLOTS, 0);
 /// Daemon -> ingress, egress: what this node does with what nobody owns. One word, written at once.
 #[map]
-static DUTY: Array<u64> = Array::with_max_entries(1, 0);
-/// Egress: the datagram whose first fragment this CPU has last given to the daemon, see `egress::fragment`.
+static LEASE: Array<u64> = Array::with_max_entries(1, 0);
+/// Egress: the datagram whose first fragment this CPU has last given to the daemon, see `egress::later_fragment`.
 #[map]
 static FRAGMENTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Ingress, explain: scratch of the parser.
@@ -181,24 +181,24 @@ pub(crate) fn may_log(now_ns: u64) -> bool {
     true
 }
 
-/// The node that gathers the fragments of this slot; 0 if nobody does.
+/// The node that reassembles the fragments of this slot; 0 if nobody does.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn gatherer(slot: u32) -> u16 {
-    GATHER.get(slot).copied().unwrap_or(0)
+pub(crate) fn reassembler(slot: u32) -> u16 {
+    REASSEMBLERS.get(slot).copied().unwrap_or(0)
 }
 
 /// The healthy peer that takes the new transactions of this slot; 0 if nobody does.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn taker(slot: u32) -> u16 {
-    TAKERS.get(slot & (TAKER_SLOTS - 1)).copied().unwrap_or(0)
+pub(crate) fn successor(slot: u32) -> u16 {
+    SUCCESSORS.get(slot & (SUCCESSOR_SLOTS - 1)).copied().unwrap_or(0)
 }
 
 /// What this node does with what nobody owns.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn duty() -> Duty {
-    let Some(word) = DUTY.get_ptr(0) else { return Duty::default() };
+pub(crate) fn lease() -> LeaseWord {
+    let Some(word) = LEASE.get_ptr(0) else { return LeaseWord::default() };
     // SAFETY: the pointer is a map value's; the daemon writes whole words.
-    Duty(unsafe { read_volatile(word) })
+    LeaseWord(unsafe { read_volatile(word) })
 }
 
 /// The time as `bpf_ktime_get_coarse_ns` has it, which moves with the jiffies: asked once a jiffy, it costs a load.
@@ -241,7 +241,7 @@ pub(crate) fn call_daemon(ctx: &XdpContext) {
     unsafe { DAEMON.tail_call(ctx, 0) };
 }
 
-/// Nanoseconds of a window of the hand-over's rate: a power of two, about an eighth of a second.
+/// Nanoseconds of a window of the punts' rate: a power of two, about an eighth of a second.
 const PUNT_WINDOW_SHIFT: u32 = 27;
 /// Packets per window and CPU that wait for an owner, about 7,500 a second: what a peer can be asked about.
 const ASKS_A_WINDOW: u64 = 1000;
@@ -249,7 +249,7 @@ const ASKS_A_WINDOW: u64 = 1000;
 const PUNTS_A_WINDOW: u64 = 2000;
 
 /// Whether one more packet may be handed over now. Two classes, so that a flood of replies leaves room for fragments.
-#[inline(always)] // part of the hand-over
+#[inline(always)] // part of the punt
 pub(crate) fn may_punt(now_ns: u64, asks: bool) -> bool {
     let Some(rate) = PUNT_RATE.get_ptr_mut(0) else { return false };
     let (class, most) = if asks { (2, ASKS_A_WINDOW) } else { (0, PUNTS_A_WINDOW) };

@@ -1,4 +1,4 @@
-//! Packet bytes: the reader over a frame, and the two ways to change one. With `maps.rs` the only unsafe file.
+//! Packet bytes: the reader over a frame, and the two ways to change one. A frame's pointers are reached here only.
 
 use core::{
     arch::asm,

@@ -1,8 +1,8 @@
 //! Handing a packet to the daemon: whole, through a ring buffer, and then dropped here.
 //!
-//! The hand-over is a tail call through a map that only a living daemon fills: the kernel empties such a map when its
+//! A punt is a tail call through a map that only a living daemon fills: the kernel empties such a map when its
 //! last descriptor is closed, however the daemon died. Then the call does not happen and the packet passes. A daemon
-//! that is there but stands still gets nothing either, once its lease is over: the packet would wait as long as the
+//! that is there but stalls gets nothing either, once its lease is over: the packet would wait as long as the
 //! daemon does.
 
 use aya_ebpf::{
@@ -22,9 +22,9 @@ use crate::{
 
 /// Tries to hand the packet over under `reason`; returns only where no daemon lives.
 #[inline(always)] // a tail call must be made by the entry program itself
-pub(crate) fn hand_over(ctx: &XdpContext, reason: Outcome) {
+pub(crate) fn punt(ctx: &XdpContext, reason: Outcome) {
     let Some(marks) = maps::marks_ingress() else { return };
-    if !maps::duty().has_daemon(maps::now_ns()) {
+    if !maps::lease().has_daemon(maps::now_ns()) {
         return;
     }
     marks.set_reason(reason.number() as u16);

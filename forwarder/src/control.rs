@@ -31,7 +31,7 @@ const MAX_REQUEST: u64 = 512 * 1024;
 /// Longest answer in bytes that a client takes: a status with a thousand peers is about 300 kB.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// How long a connection may take to ask, and the daemon to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -184,7 +184,7 @@ fn identify(path: &Path) -> Option<(u64, u64)> {
 async fn accept(listener: UnixListener, handler: mpsc::Sender<Call>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(timeout(2 * PATIENCE, answer(stream, handler.clone())))),
+            Ok((stream, _)) => drop(tokio::spawn(timeout(2 * TIMEOUT, answer(stream, handler.clone())))),
             Err(error) => {
                 log::warn!("accept on the control socket: {error}");
                 tokio::time::sleep(PAUSE).await;
@@ -197,7 +197,7 @@ async fn answer(mut stream: UnixStream, handler: mpsc::Sender<Call>) {
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut reader = tokio::io::BufReader::new(reader.take(MAX_REQUEST));
-    let response = match timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await {
+    let response = match timeout(TIMEOUT, reader.read_until(b'\n', &mut line)).await {
         Ok(Ok(0)) | Ok(Err(_)) => return,
         Err(_) => Response::Error("the request did not end in time".to_owned()),
         Ok(Ok(_)) if !line.ends_with(b"\n") => {
@@ -222,7 +222,7 @@ pub async fn call(handler: &mpsc::Sender<Call>, request: Request) -> Response {
         handler.send((request, sender)).await.ok()?;
         receiver.await.ok()
     };
-    match timeout(PATIENCE, asked).await {
+    match timeout(TIMEOUT, asked).await {
         Ok(Some(response)) => response,
         Ok(None) => Response::Error("the daemon is stopping".to_owned()),
         Err(_) => Response::Error("the daemon is too busy to answer".to_owned()),
@@ -245,8 +245,8 @@ pub fn ask(path: &Path, request: &Request) -> anyhow::Result<Response> {
     })?;
     let exchange = || -> io::Result<Vec<u8>> {
         // The server answers within its own two waits.
-        stream.set_read_timeout(Some(3 * PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(3 * TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
         let mut text = serde_json::to_vec(request)?;
         text.push(b'\n');
         (&stream).write_all(&text)?;

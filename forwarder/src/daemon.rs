@@ -3,25 +3,27 @@
 //! Claims flow from the ring buffer through the cluster's core to the links, and from the links through the core into
 //! the maps. The loop owns core and maps, and waits for nothing but its inputs.
 
-/// What the slow path borrows of a daemon. A macro, so that the daemon's other fields stay free.
-macro_rules! around {
+/// What the parts of a daemon borrow of it. A macro, so that the daemon's other fields stay free.
+macro_rules! context {
     ($daemon:ident) => {
-        $crate::daemon::slow::Around {
+        $crate::daemon::context::Context {
             config: &$daemon.config,
             dataplane: &mut $daemon.dataplane,
             failover: &$daemon.failover,
             node: &mut $daemon.node,
-            now: $crate::daemon::now(),
+            now: $crate::daemon::clock::now(),
         }
     };
 }
 
 mod claims;
+mod clock;
+mod context;
 mod drain;
+mod egress;
 mod hooks;
 mod interfaces;
 mod next_hops;
-mod own;
 mod probe;
 mod proxies;
 mod report;
@@ -32,7 +34,7 @@ mod sweep;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -40,7 +42,7 @@ use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
     failover::{self, Failover, Introduction, timers::LINGER_US},
-    node::{self, MapWrite, Node, NodeSettings, Now, ProtocolError},
+    node::{self, MapWrite, Node, NodeSettings, ProtocolError},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -50,11 +52,13 @@ use tokio::{
 
 use self::{
     claims::{restore_claims, take_claims},
+    clock::now,
     drain::Drain,
     hooks::Hooks,
     interfaces::Interfaces,
     next_hops::NextHopTable,
     proxies::Proxies,
+    report::Sources,
     settings::{first_epoch, kernel_settings, must_equal, seed, told_services},
     slow::Slow,
     sweep::Sweep,
@@ -62,8 +66,8 @@ use self::{
 use crate::{
     cluster::links::{self, Command, Event, Handle},
     config::Config,
-    control,
-    dataplane::{self, Dataplane, preflight},
+    control::{self, Request, Response},
+    dataplane::{Dataplane, preflight},
     identity::{self, Change, Identity, Secrets, Watch},
     metrics, routes,
 };
@@ -244,20 +248,20 @@ impl Daemon {
                     let mut ready = ready.context("wait for the punted packets' ring buffer")?;
                     // What the program said of a claim before comes first.
                     take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epochs());
-                    if self.slow.take_punts(ready.get_inner_mut(), self.failover.is_rejoining(), &mut around!(self)) {
+                    if self.slow.take_punts(ready.get_inner_mut(), self.failover.is_rejoining(), &mut context!(self)) {
                         ready.clear_ready();
                     }
                 }
-                arrived = self.slow.receive() => self.slow.take_datagrams(arrived, &around!(self)),
+                arrived = self.slow.receive() => self.slow.take_datagrams(arrived, &context!(self)),
                 Some(hops) = self.next_hops.recv() => self.next_hop_table.set_next_hops(hops, &mut self.dataplane)?,
                 Some((request, answer)) = self.calls.recv() => {
                     // Whoever asked may have gone.
-                    let _ = answer.send(report::answer(&mut self, request));
+                    let _ = answer.send(self.answer(request));
                 }
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}
             }
-            self.slow.timeout(&around!(self));
+            self.slow.timeout(&context!(self));
             self.turn().await?;
         }
         log::info!(
@@ -287,8 +291,8 @@ impl Daemon {
     /// Packets pass from now on; what the daemon has in hand goes on its way.
     async fn stop(mut self) -> Result<()> {
         self.dataplane.close_punts()?;
-        self.slow.take_late(&around!(self));
-        while !self.slow.take_punts(self.punts.get_mut(), false, &mut around!(self)) {
+        self.slow.take_late(&context!(self));
+        while !self.slow.take_punts(self.punts.get_mut(), false, &mut context!(self)) {
             self.turn().await?;
         }
         self.slow.drain();
@@ -307,10 +311,10 @@ impl Daemon {
         // However much else there is to do: without it the programs take this daemon for dead.
         self.failover.handle_turn(is_synchronised, now().monotonic_us);
         self.carry_out_failover()?;
-        self.slow.carry_out(&mut around!(self));
+        self.slow.carry_out(&mut context!(self));
         self.node.handle_timeout(now());
         self.carry_out_core().await?;
-        self.slow.carry_out(&mut around!(self));
+        self.slow.carry_out(&mut context!(self));
         Ok(())
     }
 
@@ -374,7 +378,7 @@ impl Daemon {
                 // Or in the other one, where the program could not read the message. After a stall those are laid
                 // aside.
                 let lays_aside = self.failover.is_rejoining() || self.failover.is_late(now_us);
-                self.slow.take_punts(self.punts.get_mut(), lays_aside, &mut around!(self));
+                self.slow.take_punts(self.punts.get_mut(), lays_aside, &mut context!(self));
                 let result = self.node.handle_message(peer, &bytes, now());
                 self.drop_unless_ok(peer, result);
             }
@@ -386,6 +390,59 @@ impl Daemon {
             Event::Refused { .. } => {}
         }
         Ok(())
+    }
+
+    /// Answers a question; an error is an answer as well.
+    fn answer(&mut self, request: Request) -> Response {
+        match request {
+            Request::Status => match report::status(&self.sources()) {
+                Ok(status) => Response::Status(Box::new(status)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
+            Request::Owner { call_id, cseq, branch } => {
+                Response::Owner(report::owner(&self.sources(), &call_id, cseq, branch.as_deref()))
+            }
+            Request::Drain => self.set_drain(true),
+            Request::Undrain => self.set_drain(false),
+            Request::Progress => self.drain_progress(false),
+        }
+    }
+
+    fn set_drain(&mut self, drains: bool) -> Response {
+        let changed = self.failover.handle_drain(drains, now().monotonic_us);
+        if changed {
+            log::info!(
+                "the operator {}",
+                if drains { "drains this node" } else { "takes this node back into service" }
+            );
+            self.drain = Drain::default();
+        }
+        self.drain_progress(changed)
+    }
+
+    fn drain_progress(&mut self, changed: bool) -> Response {
+        let mut drain = std::mem::take(&mut self.drain);
+        let progress = report::drain_progress(&self.sources(), &mut drain, changed);
+        self.drain = drain;
+        progress
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources {
+            config: &self.config,
+            identity: &self.identity,
+            secrets: &self.secrets,
+            files: &self.files,
+            started: self.started,
+            interfaces: &self.interfaces,
+            dataplane: &self.dataplane,
+            slow: &self.slow,
+            node: &self.node,
+            failover: &self.failover,
+            hooks: self.hooks.as_ref(),
+            next_hop_table: &self.next_hop_table,
+            links: &self.links,
+        }
     }
 
     /// Drops the link of a peer that broke the protocol.
@@ -411,7 +468,7 @@ impl Daemon {
                 Output::Lease(lease) => self.dataplane.set_lease(lease)?,
                 Output::OpenPunts => {
                     self.dataplane.open_punts()?;
-                    self.slow.take_late(&around!(self));
+                    self.slow.take_late(&context!(self));
                 }
                 Output::ClosePunts => self.dataplane.close_punts()?,
                 Output::Epochs(given) => {
@@ -460,7 +517,7 @@ impl Daemon {
                     self.carry_out_failover()?;
                 }
                 Output::Answer { ticket, owned } => {
-                    self.slow.answered(ticket, owned, &around!(self));
+                    self.slow.answered(ticket, owned, &context!(self));
                 }
             }
         }
@@ -472,10 +529,4 @@ impl Daemon {
             log::error!("the cluster's links have ended: nothing reaches the peers any more");
         }
     }
-}
-
-/// Both clocks.
-fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { monotonic_us: dataplane::monotonic_ns() / 1000, unix_us: u64::try_from(unix.as_micros()).unwrap_or(u64::MAX) }
 }

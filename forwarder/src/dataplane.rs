@@ -1,14 +1,14 @@
 //! The kernel side as the daemon sees it: programs loaded and attached, maps written and read.
 //!
-//! With the files below it the only place that knows aya. It decides nothing: the daemon tells it what to write. Map
+//! aya is known here and below; the daemon's loop only reads the ring buffers that this opens. It decides nothing. Map
 //! pins lie in `<pin_dir>/v<ABI version>`, link pins in `<pin_dir>/links`, so that programs outlive the daemon.
 
 mod attach;
 mod claims;
-mod duty;
 mod explain;
 mod inject;
 mod maps;
+mod object;
 mod pins;
 pub mod preflight;
 mod verify;
@@ -32,8 +32,10 @@ use forwarder_common::{
     rest::{KeyKind, Rest},
     table,
 };
+use forwarder_core::failover::{Given, Inherited, Lease};
 use tokio::io::unix::AsyncFd;
 
+use self::object::OBJECT;
 use crate::identity::Secrets;
 
 pub use self::{
@@ -41,14 +43,10 @@ pub use self::{
     claims::{OwnClaim, Table},
     explain::Explainer,
     inject::Interface,
+    object::OBJECT_PATH,
     pins::{Detached, detach},
     verify::{VERIFIER_LIMIT, Verified, stacks, verify},
 };
-
-/// Where the build found the object with the kernel programs, for what measures or tests beside it.
-pub const OBJECT_PATH: &str = env!("FORWARDER_EBPF");
-/// The object with the kernel programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("FORWARDER_EBPF"));
 
 /// What the programs are told at their start.
 #[derive(Clone, Debug)]
@@ -74,7 +72,7 @@ pub struct Dataplane {
     /// In the order of the settings.
     services: Vec<(ServiceKey, abi::Service)>,
     /// As last written, by this daemon or an earlier one.
-    lease: abi::Duty,
+    lease: abi::LeaseWord,
     /// There were no maps of an earlier daemon of this node.
     is_fresh: bool,
     peers_up: BTreeMap<NodeId, bool>,
@@ -103,7 +101,7 @@ impl Dataplane {
         let claims = Table::map(&maps.claims, &maps.keys, buckets)?;
         let mut config = settings.config;
         config.bucket_mask = buckets - 1;
-        duty::set_secrets(&mut config, &settings.secrets);
+        set_secrets(&mut config, &settings.secrets);
         let (mut peers_up, mut is_fresh, mut services) = (BTreeMap::new(), true, settings.services.clone());
         services.iter_mut().zip(0..abi::NO_SERVICE).for_each(|((_, service), index)| service.index = index);
         if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
@@ -118,7 +116,7 @@ impl Dataplane {
         }
         maps.set_services(&services)?;
         maps.set_config(&config)?;
-        let lease = maps.duty()?;
+        let lease = maps.lease()?;
         Ok(Self { ebpf, maps, claims, config, lease, is_fresh, services, peers_up, pins })
     }
 
@@ -147,7 +145,7 @@ impl Dataplane {
     /// The kernel refuses the write.
     pub fn open_punts(&mut self) -> Result<()> {
         let program = attach::punt(&mut self.ebpf)?;
-        self.maps.open_hand_over(&program)
+        self.maps.open_punts(&program)
     }
 
     /// From now on packets that would be punted pass; harmless where none are.
@@ -155,15 +153,15 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the write.
     pub fn close_punts(&mut self) -> Result<()> {
-        self.maps.close_hand_over()
+        self.maps.close_punts()
     }
 
-    /// Writes who reassembles the datagrams of each slot of [`forwarder_common::net::gather_slot`]; 0 for nobody.
+    /// Writes who reassembles the datagrams of each slot of [`forwarder_common::net::datagram_slot`]; 0 for nobody.
     ///
     /// # Errors
     /// The kernel refuses the write.
     pub fn set_reassemblers(&mut self, reassemblers: &[u16]) -> Result<()> {
-        self.maps.set_gatherers(reassemblers)
+        self.maps.set_reassemblers(reassemblers)
     }
 
     /// Puts IP packets into the host's stack, as if they had arrived at the interface, in their order.
@@ -230,6 +228,67 @@ impl Dataplane {
     pub fn own_claims(&self) -> impl Iterator<Item = OwnClaim> {
         let node = NodeId::new(self.config.node).into_iter();
         node.flat_map(|node| self.claims.own_keyed(node, self.epochs(), Tick::at(monotonic_ns())))
+    }
+
+    /// What the maps of an earlier daemon of this node say.
+    #[must_use]
+    pub fn inherited(&self) -> Inherited {
+        let services = self.services.iter().map(|(_, service)| Epoch::new(service.epoch.into()));
+        let given = (!self.is_fresh).then(|| Given { services: services.collect(), others: self.other_epoch() });
+        let peers_up = self.peers_up.iter().filter(|(_, up)| **up).map(|(id, _)| *id).collect();
+        let lease = Lease {
+            diverts: self.lease.says_divert(),
+            drains: self.lease.drains(),
+            until_us: self.lease.until_ns() / 1000,
+        };
+        Inherited { given, peers_up, lease }
+    }
+
+    /// Writes who takes the new transactions of each slot of [`abi::SUCCESSOR_SLOTS`] while this node takes none; 0 for
+    /// nobody.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_successors(&mut self, successors: &[u16]) -> Result<()> {
+        self.maps.set_successors(successors)
+    }
+
+    /// Writes what the programs do with what nobody owns, and until when the daemon lives at least.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_lease(&mut self, lease: Lease) -> Result<()> {
+        let Lease { diverts, drains, until_us } = lease;
+        self.lease = abi::LeaseWord::new(diverts, drains, until_us * 1000);
+        self.maps.set_lease(self.lease)
+    }
+
+    /// From now on the messages of each service claim under its epoch, all others under theirs, and claims of this node
+    /// under epochs that are not among these are ineffective. The services are those of the settings.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_epochs(&mut self, given: &Given) -> Result<()> {
+        let live = given.live();
+        // A claim that is made meanwhile is under an epoch of before or of now: both are live until services are told.
+        let both = live.iter().fold(self.epochs(), Epochs::with);
+        (self.config.epochs, self.config.other_epoch) = (both.bits(), given.others.number());
+        self.maps.set_config(&self.config)?;
+        for ((_, service), epoch) in self.services.iter_mut().zip(&given.services) {
+            service.epoch = epoch.number();
+        }
+        self.maps.set_services(&self.services)?;
+        self.config.epochs = live.bits();
+        self.maps.set_config(&self.config)
+    }
+
+    /// From now on, keys and tags are made with these.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub fn set_secrets(&mut self, secrets: &Secrets) -> Result<()> {
+        set_secrets(&mut self.config, secrets);
+        self.maps.set_config(&self.config)
     }
 
     /// Writes what is known of a peer: whether it is up, its live epochs, its address and next hop.
@@ -387,11 +446,19 @@ impl Dataplane {
     /// # Errors
     /// The kernel refuses the run.
     pub fn test_egress(&mut self, frame: &[u8]) -> Result<i32> {
-        let program: &mut aya::programs::SchedClassifier = attach::program(&mut self.ebpf, attach::EGRESS)?;
+        let program: &mut aya::programs::SchedClassifier = attach::program(&mut self.ebpf, object::EGRESS)?;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
         let ran = program.test_run(options).context("run the egress program on a frame")?;
         Ok(ran.return_value.cast_signed())
     }
+}
+
+/// Each key of the tag lies at the place of its epoch, so that a change of secrets changes no key that is in use.
+fn set_secrets(config: &mut abi::Config, secrets: &Secrets) {
+    let Secrets { hash_key, tag_key, tag_epoch } = *secrets;
+    config.hash_key = hash_key;
+    config.tag_key = tag_key;
+    config.tag_epoch = tag_epoch;
 }
 
 /// Buckets of a table for `claims`: twice the slots, a power of two.

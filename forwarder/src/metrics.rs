@@ -29,7 +29,7 @@ use crate::control::{self, Call};
 /// Connections at a time: a few scrapers; more wait in the kernel's queue.
 const CONNECTIONS: usize = 16;
 /// How long a request's head may take to arrive.
-const HEAD_PATIENCE: Duration = Duration::from_secs(5);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest life of a connection: an idle one must not hold a place for ever.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 /// Pause after an accept that failed, such as for want of file descriptors.
@@ -107,7 +107,7 @@ async fn accept(listener: TcpListener, handler: mpsc::Sender<Call>) {
 async fn connection(stream: TcpStream, handler: mpsc::Sender<Call>) {
     let service = service_fn(|request| answer(request, &handler));
     let mut server = http1::Builder::new();
-    let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE);
+    let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let served = timeout(CONNECTION_LIFE, server.serve_connection(TokioIo::new(stream), service)).await;
     if let Ok(Err(error)) = served {
         log::debug!("serve metrics: {error}");

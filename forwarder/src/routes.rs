@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 /// Results that wait for the daemon's loop.
 const RESULTS: usize = 4;
-/// How long changes are gathered before the next look.
+/// How long changes are reassembled before the next look.
 const SETTLE: Duration = Duration::from_millis(20);
 /// A look without a change: netlink messages can be lost, and an unknown neighbour is asked for again.
 const RECHECK: Duration = Duration::from_secs(1);

@@ -1,7 +1,8 @@
 //! The daemon's end of the tunnel: a UDP socket at the Geneve port, for packets that the fast path cannot send.
 //!
 //! The kernel fragments what leaves here and reassembles what arrives, so that a packet of any size gets through. What
-//! the fast path does not take out of the tunnel reaches this socket as well; here, too, nothing goes by without its tag.
+//! the fast path does not take out of the tunnel reaches this socket as well; here, too, nothing goes by without its
+//! tag.
 
 use std::{
     io,
@@ -39,8 +40,8 @@ pub struct Tunnel {
 pub struct Received<'a> {
     /// The peer.
     pub from: NodeId,
-    /// The packet is a fragment to be gathered here.
-    pub gather: bool,
+    /// The packet is a fragment to be reassembled here.
+    pub reassemble: bool,
     /// The IP packet inside.
     pub packet: &'a [u8],
 }
@@ -107,19 +108,19 @@ impl Tunnel {
         if Inner::read(&packet, &ip)?.tag(key, &header.head) != header.tag {
             return None;
         }
-        Some(Received { from: node, gather: header.head.kind == Kind::Reassemble, packet })
+        Some(Received { from: node, reassemble: header.head.kind == Kind::Reassemble, packet })
     }
 
     /// Sends an IP packet to the node at `to`.
     ///
     /// # Errors
     /// It is no IP packet, is too large for one datagram, or the socket's buffer is full.
-    pub fn send(&self, to: IpAddr, packet: &[u8], gather: bool) -> io::Result<()> {
+    pub fn send(&self, to: IpAddr, packet: &[u8], reassemble: bool) -> io::Result<()> {
         let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
         let inner = net::ip(&packet, 0, kind).and_then(|ip| Inner::read(&packet, &ip));
         let inner = inner.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no IP packet"))?;
         let key = if self.tag_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
-        let kind = if gather { Kind::Reassemble } else { Kind::Data };
+        let kind = if reassemble { Kind::Reassemble } else { Kind::Data };
         let sender = Sender { head: Head::new(self.node.number(), kind, self.tag_epoch), vni: self.vni, key };
         let mut datagram: Vec<u8> =
             geneve::header(&sender, &inner).iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -185,7 +186,7 @@ mod tests {
             let read = |bytes: &[u8], source: IpAddr| receiver.read(bytes, source, known).is_some();
             let good = &buffer[..length];
             let got = receiver.read(good, source.ip(), known).unwrap();
-            assert_eq!(got, Received { from: node(2), gather: size == 1400, packet: &packet(size) });
+            assert_eq!(got, Received { from: node(2), reassemble: size == 1400, packet: &packet(size) });
             assert!(!read(good, to.into()), "another address");
             assert!(!read(&good[..length - 1], source.ip()), "cut off");
             for at in [0, 4, 9, 13, 14, 16, 20, 24, 32 + 13] {

@@ -30,7 +30,7 @@ use frames::{Frame, HASH_KEY, Sip};
 use wire::{NEAR, Wire};
 
 const ME: u16 = 1;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What every kernel must attach with.
 fn egress_of_this_kernel() -> &'static str {
@@ -73,7 +73,7 @@ fn load(pins: &Pins) -> Dataplane {
 
 /// The kernel takes its time over a link that is only let go of.
 fn wait_for_egress_programs(wire: &Wire, expected: usize) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while wire.egress_programs() != expected {
         assert!(Instant::now() < end, "{} programs at the way out instead of {expected}", wire.egress_programs());
         std::thread::yield_now();
@@ -88,7 +88,7 @@ fn check_both_ways(dataplane: &Dataplane, wire: &Wire, call: &str) {
     wire.arrive(Frame::to_vip(false, &inbound.bytes()).bytes());
     wire.leave(Frame::from_vip(false, &outbound.bytes()).bytes());
     let expected = (before.0 + 1, before.1 + 1);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while (count("local_alone"), count("egress_claimed")) != expected {
         let now = (count("local_alone"), count("egress_claimed"));
         assert!(Instant::now() < end, "{call}: ingress and egress counted {now:?} instead of {expected:?}");

@@ -1,4 +1,4 @@
-//! How much of the verifier's patience the programs take. Needs root.
+//! How much of the verifier's limit of instructions the programs take. Needs root.
 
 #[path = "../examples/verify/budget.rs"]
 mod budget;

@@ -11,7 +11,7 @@ mod random;
 
 use std::fs;
 
-use capture::{Around, Format, V4, V6, frame, head, record};
+use capture::{Format, Layers, V4, V6, frame, head, record};
 use forwarder::explain::{Kernel, Options, run, run_with};
 use forwarder_common::{
     abi::{EXPLAINED_OUTCOME, Explained},
@@ -30,19 +30,19 @@ fn every_corpus_message_is_explained_as_expected() {
     let Some(messages) = corpus::corpus("every_corpus_message_is_explained_as_expected") else { return };
     let captures = [
         (Format::Pcap, V4),
-        (Format::PcapBig, Around { tags: 1, options: 8, ..V4 }),
+        (Format::PcapBig, Layers { tags: 1, options: 8, ..V4 }),
         (Format::Pcapng, V6),
-        (Format::PcapngSimple, Around { tags: 2, ..V6 }),
-        (Format::Pcap, Around { tags: 2, padding: 9, ..V4 }),
+        (Format::PcapngSimple, Layers { tags: 2, ..V6 }),
+        (Format::Pcap, Layers { tags: 2, padding: 9, ..V4 }),
     ];
-    for (format, around) in captures {
-        let frames: Vec<_> = messages.iter().map(|message| frame(&message.payload, around)).collect();
+    for (format, layers) in captures {
+        let frames: Vec<_> = messages.iter().map(|message| frame(&message.payload, layers)).collect();
         let lines = explained(&capture::capture(format, &frames));
-        assert_eq!(lines.len(), messages.len(), "{format:?} {around:?}");
+        assert_eq!(lines.len(), messages.len(), "{format:?} {layers:?}");
         for (index, (line, message)) in lines.iter().zip(&messages).enumerate() {
             let fast_path = &line["fast_path"];
             let expected = expected(index + 1, &message.expected, fast_path);
-            assert_eq!(*line, expected, "{} in {format:?} {around:?}", message.file);
+            assert_eq!(*line, expected, "{} in {format:?} {layers:?}", message.file);
         }
         let fast = lines.iter().filter(|line| line["fast_path"] == "key").count();
         assert!(fast * 10 >= lines.len() * 9, "the fast path finds only {fast} keys");
@@ -271,8 +271,8 @@ fn the_loaded_program_agrees_with_the_host_or_punts() {
     let messages = corpus::corpus(&format!("{test} (on the corpus)")).unwrap_or_default();
     let payloads = messages.into_iter().map(|message| message.payload).chain([BYE.to_vec(), FOLDED.to_vec()]);
     let payloads: Vec<_> = payloads.filter(|payload| payload.len() < 3_400).collect();
-    for around in [V4, Around { tags: 2, ..V6 }, Around { options: 8, padding: 9, ..V4 }] {
-        let frames: Vec<_> = payloads.iter().map(|payload| frame(payload, around)).collect();
+    for layers in [V4, Layers { tags: 2, ..V6 }, Layers { options: 8, padding: 9, ..V4 }] {
+        let frames: Vec<_> = payloads.iter().map(|payload| frame(payload, layers)).collect();
         let file = saved(&capture::capture(Format::Pcap, &frames));
         let mut out = Vec::new();
         run(&Options { kernel: true, ..options(&file, true) }, &mut out).unwrap();

@@ -5,12 +5,12 @@
 
 #[path = "golden/bench.rs"]
 mod bench;
-#[path = "golden/duty.rs"]
-mod duty;
 #[path = "golden/egress.rs"]
 mod egress;
 #[path = "golden/frames.rs"]
 mod frames;
+#[path = "golden/lease.rs"]
+mod lease;
 
 use bench::{Bench, PASS, TX, V4, V6};
 use forwarder_common::{ids::Epoch, verdict::Kind};
@@ -139,7 +139,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
         } else {
             bench.expect(&reply, PASS, &["unknown_branch"]);
         }
-        bench.taker(PEER);
+        bench.successor(PEER);
         bench.lives();
         bench.expect_changed(&reply, TX, &["relayed"]);
     }
@@ -333,27 +333,27 @@ fn alone_a_node_hands_nothing_over() {
 }
 
 #[test]
-fn fragments_go_to_the_node_that_gathers_them_and_there_to_the_daemon() {
+fn fragments_go_to_the_node_that_reassembles_them_and_there_to_the_daemon() {
     for (service, underlay) in families() {
         let mut sender = Bench::new(ME, underlay);
         sender.peer(PEER, true);
         sender.daemon(true);
-        sender.gatherer(PEER);
-        let mut gatherer = Bench::new(PEER, underlay);
-        gatherer.peer(ME, true);
-        gatherer.daemon(true);
+        sender.reassembler(PEER);
+        let mut reassembler = Bench::new(PEER, underlay);
+        reassembler.peer(ME, true);
+        reassembler.daemon(true);
         for offset in [0, 99] {
             let frame = Frame::to_vip(service, &Sip::invite("call").padded_to(1200)).fragment(offset);
             let sent = Frame::raw(sender.expect_changed(&frame, TX, &["forwarded_fragment"]));
-            gatherer.expect_punt(&sent, "decap_punted_fragment");
-            gatherer.daemon(false);
-            gatherer.expect(&sent, PASS, &["decap_fragment"]);
-            gatherer.daemon(true);
+            reassembler.expect_punt(&sent, "decap_punted_fragment");
+            reassembler.daemon(false);
+            reassembler.expect(&sent, PASS, &["decap_fragment"]);
+            reassembler.daemon(true);
         }
-        sender.gatherer(ME);
+        sender.reassembler(ME);
         sender.expect_punt(&Frame::to_vip(service, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
         // Too big for the tunnel: the daemon has a socket for it.
-        sender.gatherer(PEER);
+        sender.reassembler(PEER);
         sender.expect_punt(&Frame::to_vip(service, &Sip::invite("a").padded_to(1440)).fragment(0), "punted_fragment");
     }
 }

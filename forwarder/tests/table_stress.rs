@@ -1,5 +1,5 @@
-//! The claim table under two writers at once: the egress program in the kernel, and a daemon through its own mapping. Needs
-//! root.
+//! The claim table under two writers at once: the egress program in the kernel, and a daemon through its own mapping.
+//! Needs root.
 //!
 //! What both have written is compared with what they were told to write: nothing may be torn, lost or there twice.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
@@ -241,8 +241,9 @@ fn filled(buckets: usize, keys: impl Iterator<Item = u64>) -> (Memory, usize) {
     (memory, lost)
 }
 
-/// A foreign key matches an entry if 34 bits are the same: 2^-34 an entry, too seldom to be counted. So here all keys share
-/// 22 of those bits, and 2^-12 an entry is left, which is counted: the other bits are all compared, and no more entries are.
+/// A foreign key matches an entry if 34 bits are the same: 2^-34 an entry, too seldom to be counted. So here all keys
+/// share 22 of those bits, and 2^-12 an entry is left, which is counted: the other bits are all compared, and no more
+/// entries are.
 #[test]
 fn a_foreign_key_matches_as_seldom_as_was_worked_out() {
     const LOOK_UPS: u64 = 1_000_000;
@@ -259,7 +260,8 @@ fn a_foreign_key_matches_as_seldom_as_was_worked_out() {
     assert!((matches - expected).abs() < 6.0 * expected.sqrt(), "{matches} of {LOOK_UPS}, expected {expected}");
 }
 
-/// The daemon sizes the table to twice the slots of the claims in the configuration: half of them is the load to be held.
+/// The daemon sizes the table to twice the slots of the claims in the configuration: half of them is the load to be
+/// held.
 #[test]
 fn with_half_of_the_slots_taken_no_live_claim_gives_way_and_beyond_that_few_do() {
     let buckets = 1 << 14;

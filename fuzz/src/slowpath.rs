@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_common::{abi::Punt, geneve::Kind, net, outcome::Outcome, verdict::Found};
-use forwarder_core::slowpath::{Action, gather, hold, whole};
+use forwarder_core::slowpath::{Action, hold, reassembly, whole};
 
 #[allow(dead_code, reason = "the slow path's tests use the rest")]
 #[path = "../../forwarder-core/tests/slowpath/packets.rs"]
@@ -141,17 +141,17 @@ impl<'a> Script<'a> {
             6 => {
                 let flags = self.byte();
                 self.world.table.peer_up = flags & 1 != 0;
-                self.world.table.gatherer = (flags & 2 != 0).then(|| id(PEER));
+                self.world.table.reassembler = (flags & 2 != 0).then(|| id(PEER));
                 // Fragments that came before wait here for others that now go elsewhere.
                 self.is_disturbed = true;
             }
             7 => self.raw_punt(),
             8 => {
-                let (gather, length) = (self.byte() & 1 != 0, usize::from(self.number()));
+                let (reassemble, length) = (self.byte() & 1 != 0, usize::from(self.number()));
                 let packet = self.bytes(length);
                 self.is_disturbed = true;
                 self.packets += 1;
-                self.world.tunnel(gather, packet);
+                self.world.tunnel(reassemble, packet);
             }
             9 => self.world.path.handle_failure(),
             10 => {
@@ -236,7 +236,7 @@ impl<'a> Script<'a> {
     }
 
     fn fragments(&mut self, packet: Vec<u8>) {
-        let places: Vec<usize> = (1..gather::FRAGMENTS).map(|piece| piece * self.way.step).collect();
+        let places: Vec<usize> = (1..reassembly::FRAGMENTS).map(|piece| piece * self.way.step).collect();
         let mut parts = cut(&packet, self.serial, &places);
         if self.way.reversed {
             parts.reverse();
@@ -287,7 +287,7 @@ impl<'a> Script<'a> {
         let ledger = self.world.path.ledger();
         assert_eq!((ledger.balance(), ledger.packets), (0, self.packets));
         assert!(ledger.held <= hold::PACKETS as u64 && ledger.held_bytes <= hold::BYTES);
-        assert!(ledger.gathering_bytes <= gather::BYTES);
+        assert!(ledger.reassembling_bytes <= reassembly::BYTES);
         let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| ledger.of(*outcome)).sum::<u64>();
         use Outcome::{SlowForwarded, SlowHeld, SlowHoldOverflow, SlowLocal, SlowNotSip, SlowReceived, SlowReleased};
         let injected = sum(&[SlowLocal, SlowReceived, SlowReleased, SlowHoldOverflow, SlowNotSip]);
@@ -300,10 +300,10 @@ impl<'a> Script<'a> {
 
     /// All waits over: nothing is left, and every whole packet has come out as it was.
     fn end(mut self) {
-        self.world.advance(HOLD_US.max(gather::AGE_US));
+        self.world.advance(HOLD_US.max(reassembly::AGE_US));
         self.check();
         let ledger = self.world.path.ledger();
-        assert_eq!((ledger.held, ledger.gathering, ledger.held_bytes, ledger.gathering_bytes), (0, 0, 0, 0));
+        assert_eq!((ledger.held, ledger.reassembling, ledger.held_bytes, ledger.reassembling_bytes), (0, 0, 0, 0));
         assert_eq!(self.world.path.poll_timeout(), None);
         for (packet, count) in self.whole {
             assert!(count <= 0 || packet.len() > whole::LONGEST_IN_TUNNEL, "{count} copies of a packet are lost");

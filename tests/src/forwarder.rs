@@ -25,7 +25,7 @@ pub const CLUSTER_PORT: u16 = 7470;
 /// The tunnel's port.
 pub const TUNNEL_PORT: u16 = 6081;
 /// How long daemons may take to find each other, and to be found down or up again.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pins of one edge's daemon.
 #[must_use]
@@ -160,7 +160,7 @@ impl Daemon {
     /// Not within ten seconds, or the daemon has ended.
     pub fn wait_for_state(&mut self, state: &str) -> Result<()> {
         let what = format!("edge {} is {state}", self.edge);
-        poll_until_true(&what, PATIENCE, || {
+        poll_until_true(&what, TIMEOUT, || {
             self.process.must_run()?;
             // The control socket comes a moment after the process.
             Ok(self.state().is_ok_and(|now| now == state))
@@ -207,7 +207,7 @@ impl Daemon {
     /// Not within ten seconds, or the daemon has ended.
     pub fn wait_for_peers(&mut self, count: usize) -> Result<()> {
         let what = format!("edge {} sees {count} peers up", self.edge);
-        poll_until_true(&what, PATIENCE, || {
+        poll_until_true(&what, TIMEOUT, || {
             self.process.must_run()?;
             // The control socket comes a moment after the process.
             Ok(self.peers_up().is_ok_and(|up| up == count))

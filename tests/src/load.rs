@@ -63,7 +63,7 @@ impl Load {
     }
 }
 
-/// The time that calls which fail may take beyond the load itself: sipp's patience, more than once.
+/// The time that calls which fail may take beyond the load itself: sipp's timeout, more than once.
 const TAIL: Duration = Duration::from_secs(45);
 
 /// Runs the calls and reports what came of them, with the datagrams that the router took in meanwhile; their capture

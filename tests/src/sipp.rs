@@ -21,7 +21,7 @@ pub use shape::{Padding, Place, Shape};
 const BUFFER: &str = "2097152";
 
 /// How long a caller waits for a message before its call has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a callee may take to finish its last calls: the time that each stays to absorb repeated messages.
 const LEFTOVERS: Duration = Duration::from_secs(4);
@@ -170,9 +170,9 @@ impl Sipp {
         let (scenario, _) = kind.scenarios();
         let target = SocketAddr::new(family.vip(), SIP).to_string();
         let scribe = SocketAddr::new(Host::Client.address(family), Scribe::inner(kind.caller())).to_string();
-        let (count, rate, patience) = (count.to_string(), rate.to_string(), PATIENCE.as_millis().to_string());
+        let (count, rate, timeout) = (count.to_string(), rate.to_string(), TIMEOUT.as_millis().to_string());
         let mut arguments =
-            vec!["-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &patience, &target];
+            vec!["-s", kind.user(), "-m", &count, "-l", &count, "-r", &rate, "-recv_timeout", &timeout, &target];
         if shape.form.is_some() {
             arguments.extend(["-rsa", &scribe]);
         }

@@ -14,7 +14,7 @@ use crate::lab::{Family, Host, Lab, SIP};
 pub mod raw;
 
 /// How long a packet may take through the lab.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bytes of a socket's receive buffer: room for a burst that nobody reads yet.
 const BUFFER: usize = 4 << 20;
@@ -32,7 +32,7 @@ impl Endpoint {
         let at = SocketAddr::new(address, port);
         let bound = lab.host(host).within(|| UdpSocket::bind(at).context("bind"));
         let socket = bound.with_context(|| format!("bind {at} in {}", host.name()))?;
-        socket.set_read_timeout(Some(PATIENCE)).context("set a time limit")?;
+        socket.set_read_timeout(Some(TIMEOUT)).context("set a time limit")?;
         socket2::SockRef::from(&socket).set_recv_buffer_size(BUFFER).context("set the socket's buffer")?;
         Ok(Self(socket))
     }

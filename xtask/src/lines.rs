@@ -3,7 +3,6 @@
 
 mod wrap;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -16,35 +15,24 @@ use crate::run::say;
 
 /// Columns of the longest line, as in `rustfmt.toml`.
 const COLUMNS: usize = 120;
-/// The files that had longer lines when the check began, and how many each: a line of a number and a path. No number
-/// rises, and none is added.
-const RECORD: &str = "xtask/long-lines.txt";
 
-/// Fails where a file has more long lines than are recorded for it, and names them.
+/// Fails where a line is too long, and names it.
 pub(crate) fn check(project: &Project) -> Result<()> {
     say("line lengths");
     let root = project.root();
-    let recorded = record(&root.join(RECORD))?;
-    let (mut left, mut worse) = (0, 0);
+    let mut longer = 0;
     for (name, language) in files(root)? {
         let long = long_lines(&read(&root.join(&name))?, language);
-        if long.len() > recorded.get(&name).copied().unwrap_or_default() {
-            worse += long.len();
-            for (number, columns) in long {
-                writeln!(io::stdout(), "{name}:{number}: {columns} columns").context("write a line")?;
-            }
-        } else {
-            left += long.len();
+        longer += long.len();
+        for (number, columns) in long {
+            writeln!(io::stdout(), "{name}:{number}: {columns} columns").context("write a line")?;
         }
     }
-    if worse > 0 {
+    if longer > 0 {
         bail!(
-            "keep lines within {COLUMNS} columns: {worse} are longer; \
+            "keep lines within {COLUMNS} columns: {longer} are longer; \
              hint: `cargo xtask lines --rewrap FILE` breaks comments and prose"
         );
-    }
-    if left > 0 {
-        say(format_args!("{left} long lines are left of those in {RECORD}"));
     }
     Ok(())
 }
@@ -112,16 +100,6 @@ fn files(root: &Path) -> Result<Vec<(String, Language)>> {
     }
     found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     Ok(found)
-}
-
-fn record(file: &Path) -> Result<BTreeMap<String, usize>> {
-    let entry = |line: &str| {
-        let (count, name) = line.split_once(' ')?;
-        Some((name.to_owned(), count.parse().ok()?))
-    };
-    let text = read(file)?;
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| entry(line).with_context(|| format!("read {}: {line}", file.display()))).collect()
 }
 
 fn read(file: &Path) -> Result<String> {

@@ -18,32 +18,17 @@ const KNOWN_CIRCLES: &[&str] = &[
     "forwarder-common/src/sip/full.rs",
     "forwarder-common/src/sip/full/start.rs",
     "forwarder-common/src/sip/full/via.rs",
-    "forwarder-core/src/slowpath/gather.rs",
-    "forwarder-core/src/slowpath/gather/datagram.rs",
+    "forwarder-core/src/slowpath/reassembly.rs",
+    "forwarder-core/src/slowpath/reassembly/datagram.rs",
     "forwarder/src/cluster/links.rs",
     "forwarder/src/cluster/links/link.rs",
     "forwarder/src/cluster/links/mesh.rs",
     "forwarder/src/cluster/links/mesh/trust.rs",
     "forwarder/src/cluster/links/read.rs",
-    "forwarder/src/daemon.rs",
-    "forwarder/src/daemon/claims.rs",
-    "forwarder/src/daemon/report.rs",
-    "forwarder/src/daemon/own.rs",
-    "forwarder/src/daemon/slow.rs",
-    "forwarder/src/dataplane.rs",
-    "forwarder/src/dataplane/attach.rs",
-    "forwarder/src/dataplane/duty.rs",
-    "forwarder/src/dataplane/explain.rs",
-    "forwarder/src/dataplane/inject.rs",
-    "forwarder/src/dataplane/pins.rs",
-    "forwarder/src/dataplane/verify.rs",
 ];
 /// Files with methods of a type that another file defines, and the type.
-const KNOWN_SCATTERED: &[(&str, &str)] = &[
-    ("forwarder/src/cluster/links/mesh/refusals.rs", "Mesh"),
-    ("forwarder/src/cluster/links/mesh/trust.rs", "Mesh"),
-    ("forwarder/src/dataplane/duty.rs", "Dataplane"),
-];
+const KNOWN_SCATTERED: &[(&str, &str)] =
+    &[("forwarder/src/cluster/links/mesh/refusals.rs", "Mesh"), ("forwarder/src/cluster/links/mesh/trust.rs", "Mesh")];
 
 const CRATES: [&str; 3] = ["forwarder-common", "forwarder-core", "forwarder"];
 

@@ -1,8 +1,9 @@
 //! Which epochs this node gives to the runs of its proxies.
 //!
-//! A claim carries one of sixteen epochs, and counts only while its owner says that the epoch is live. Each service has one, and a
-//! service whose proxy restarts gets another: its claims are ineffective at once, those of the other services are not. A number is
-//! given again only after all others, so that what was claimed under it is swept from every table by then.
+//! A claim carries one of sixteen epochs, and counts only while its owner says that the epoch is live. Each service has
+//! one, and a service whose proxy restarts gets another: its claims are ineffective at once, those of the other
+//! services are not. A number is given again only after all others, so that what was claimed under it is swept from
+//! every table by then.
 
 use forwarder_common::ids::{Epoch, Epochs};
 
@@ -15,8 +16,8 @@ const NUMBERS: usize = 16;
 pub struct Given {
     /// By service, in the order of the configuration.
     pub services: Vec<Epoch>,
-    /// For messages that leave from an address that is no service's: of which proxy they are is not known, so this one changes
-    /// with the epoch of any service. A node with a single service has one epoch for both.
+    /// For messages that leave from an address that is no service's: of which proxy they are is not known, so this one
+    /// changes with the epoch of any service. A node with a single service has one epoch for both.
     pub others: Epoch,
 }
 
@@ -73,8 +74,8 @@ impl Book {
         self.renew_others();
     }
 
-    /// A peer may hold claims that an earlier incarnation of this host made under these epochs; whether one that is in use had to be
-    /// given up for that.
+    /// A peer may hold claims that an earlier incarnation of this host made under these epochs; whether one that is in
+    /// use had to be given up for that.
     pub(super) fn take(&mut self, seen: Epochs) -> bool {
         if !self.is_fresh {
             // The maps say what was claimed under them, and it still counts.

@@ -1,12 +1,12 @@
 //! Whether a service's proxy lives: from its answers to probes, and from the sockets bound to the service's address.
 //!
-//! An answer is proof of life, but a slow one is no proof of death: only silence in a row is. A socket that is gone is proof
-//! of death at once, and other sockets than before are proof of a death between two looks.
+//! An answer is proof of life, but a slow one is no proof of death: only silence in a row is. A socket that is gone is
+//! proof of death at once, and other sockets than before are proof of a death between two looks.
 
 use std::{collections::BTreeSet, fmt};
 
-/// A proxy that answers this long without a socket, in microseconds, lives where its sockets cannot be seen, such as behind
-/// address translation.
+/// A proxy that answers this long without a socket, in microseconds, lives where its sockets cannot be seen, such as
+/// behind address translation.
 const UNSEEN_US: u64 = 1_000_000;
 
 /// Something that was seen of a proxy.
@@ -99,7 +99,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy that is probed, with so many failures in a row allowed less one, or not; `inodes` are its sockets as last known.
+    /// A proxy that is probed, with so many failures in a row allowed less one, or not; `inodes` are its sockets as
+    /// last known.
     pub const fn new(failures: Option<u32>, inodes: BTreeSet<u64>) -> Self {
         let health = if failures.is_some() { Health::Unknown } else { Health::Trusted };
         Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true, is_told: false }

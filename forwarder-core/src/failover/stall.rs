@@ -1,7 +1,8 @@
 //! The last stall of the daemon's loop, while anything follows from it.
 //!
-//! Links may have ended meanwhile, and no peer is to count as down for that. After a longer stall this node was dead for its peers
-//! and its own programs, so it comes back as if just started: until it knows its peers' claims again, they look after this node.
+//! Links may have ended meanwhile, and no peer is to count as down for that. After a longer stall this node was dead
+//! for its peers and its own programs, so it comes back as if just started: until it knows its peers' claims again,
+//! they look after this node.
 
 use std::collections::BTreeSet;
 

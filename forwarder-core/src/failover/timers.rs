@@ -1,9 +1,9 @@
 //! Every timer of the failover, in microseconds, and how they must relate.
 //!
-//! The links, the kernel programs and the machine each wait for something that another of them does. The assertions at the end
-//! are those dependencies: a change that breaks one does not compile.
+//! The links, the kernel programs and the machine each wait for something that another of them does. The assertions at
+//! the end are those dependencies: a change that breaks one does not compile.
 
-use forwarder_common::abi::Duty;
+use forwarder_common::abi::LeaseWord;
 
 /// A link without a packet for so long has ended (QUIC's idle timeout, RFC 9000 §10.1).
 pub const LINK_IDLE_US: u64 = 1_000_000;
@@ -19,18 +19,20 @@ pub const LEASE_US: u64 = 1_500_000;
 /// How often the daemon renews its lease.
 pub const LEASE_RENEWAL_US: u64 = 250_000;
 /// How long after the end of a lease the programs take the peers to be as the maps say.
-pub const LEASE_GRACE_US: u64 = Duty::GRACE_NS / 1000;
+pub const LEASE_GRACE_US: u64 = LeaseWord::GRACE_NS / 1000;
 
 /// A loop that is late by so much has stalled: links may have ended meanwhile through no fault of the peers.
 pub const STALL_US: u64 = 750_000;
 /// How long after a stall a link takes at most to notice that it has ended; one that lasts longer has not.
 pub const STALL_NOTICE_US: u64 = 500_000;
 
-/// How long a peer whose host goes on counts as up without a link; and how long a node that was away looks for its peers.
+/// How long a peer whose host goes on counts as up without a link; and how long a node that was away looks for its
+/// peers.
 pub const REJOIN_US: u64 = 5_000_000;
 /// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
 pub const JOIN_US: u64 = 5_000_000;
-/// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by then.
+/// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by
+/// then.
 pub const LINGER_US: u64 = 200_000;
 
 const _: () = {

@@ -3,7 +3,7 @@
 //! The slow path asks for a response or CANCEL that no claim places. A peer speaks for itself alone: it answers with
 //! its own claims of the keys, or with nothing. An ask ends once: with the first effective claim of its reply key (its
 //! request key, if it has no other), however it comes; or when every peer that was asked has spoken or is gone; at the
-//! latest after [`ASK_PATIENCE_US`]. A call that crosses the edge twice has one request key and two owners: only the
+//! latest after [`ASK_TIMEOUT_US`]. A call that crosses the edge twice has one request key and two owners: only the
 //! reply key tells whose a reply is, so a claim of the request key alone waits for what the others say.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,8 @@ use crate::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
 /// How long an ask is open at most, in microseconds. The hold is shorter; this bounds what a peer that never answers
 /// costs.
-const ASK_PATIENCE_US: u64 = 1_000_000;
-/// Most asks open at a time: more than the slow path asks in [`ASK_PATIENCE_US`], so that one silent peer fills it
+const ASK_TIMEOUT_US: u64 = 1_000_000;
+/// Most asks open at a time: more than the slow path asks in [`ASK_TIMEOUT_US`], so that one silent peer fills it
 /// never.
 const OPEN_ASKS: usize = 16_384;
 /// Most asks answered to one peer in one window: nearly twice what a peer's slow path asks in it, burst included.
@@ -40,7 +40,7 @@ pub(super) struct Open {
 
 impl Open {
     pub(super) const fn new(ticket: u64, request_key: u64, reply_key: u64, awaited: Vec<NodeId>, now: Now) -> Self {
-        let until_us = now.monotonic_us.saturating_add(ASK_PATIENCE_US);
+        let until_us = now.monotonic_us.saturating_add(ASK_TIMEOUT_US);
         Self { ticket, request_key, reply_key, awaited, until_us }
     }
 
@@ -59,7 +59,7 @@ struct Rate {
 
 #[derive(Debug, Default)]
 pub(super) struct Asks {
-    /// By number: in the order of their ends, because all have the same patience.
+    /// By number: in the order of their ends, because all wait equally long.
     open: BTreeMap<u64, Open>,
     /// (decisive key, number) of every open ask.
     keys: BTreeSet<(u64, u64)>,
@@ -206,12 +206,12 @@ mod tests {
 
     fn open(keys: (u64, u64), awaited: &[u16]) -> Open {
         let awaited = awaited.iter().filter_map(|node| NodeId::new(*node)).collect();
-        Open { ticket: 5, request_key: keys.0, reply_key: keys.1, awaited, until_us: ASK_PATIENCE_US }
+        Open { ticket: 5, request_key: keys.0, reply_key: keys.1, awaited, until_us: ASK_TIMEOUT_US }
     }
 
     #[test]
     fn an_ask_that_has_ended_leaves_nothing_behind() {
-        let (late, peer) = (Now { monotonic_us: ASK_PATIENCE_US, unix_us: 0 }, NodeId::new(2).unwrap());
+        let (late, peer) = (Now { monotonic_us: ASK_TIMEOUT_US, unix_us: 0 }, NodeId::new(2).unwrap());
         let ends: [End; 4] = [
             |asks, _, _| asks.close_for(8),
             |asks, _, peer| asks.gone(peer),

@@ -64,7 +64,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_the_set_of_their_numbers(steps in proptest::collection::vec((0..40_u64, 0..8_u64), 0..30), end in 0..50_u64) {
+        fn ranges_are_the_set_of_their_numbers(
+            steps in proptest::collection::vec((0..40_u64, 0..8_u64), 0..30), end in 0..50_u64
+        ) {
             let (mut ranges, mut numbers) = (Ranges::default(), BTreeSet::new());
             for (from, length) in steps {
                 ranges.insert(from, from + length);

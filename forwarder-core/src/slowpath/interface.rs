@@ -33,9 +33,10 @@ pub trait View {
     /// Whether any peer is up.
     fn peer_up(&self) -> bool;
     /// The peer that a new transaction with this request key goes to while this node takes none; `None` is this one.
-    fn taker(&self, request_key: u64) -> Option<NodeId>;
-    /// The node that gathers the fragments of a slot below [`forwarder_common::net::GATHER_SLOTS`]; `None` is this one.
-    fn gatherer(&self, slot: usize) -> Option<NodeId>;
+    fn successor(&self, request_key: u64) -> Option<NodeId>;
+    /// The node that reassembles the fragments of a slot below [`forwarder_common::net::DATAGRAM_SLOTS`]; `None` is
+    /// this one.
+    fn reassembler(&self, slot: usize) -> Option<NodeId>;
 }
 
 /// What the daemon is to do.
@@ -54,9 +55,9 @@ pub enum Action {
         to: NodeId,
         /// An IP packet of at most [`super::whole::LONGEST_IN_TUNNEL`] bytes.
         packet: Vec<u8>,
-        /// The packet is a fragment that the peer gathers. A fragment without this mark is half of a datagram for the
-        /// peer itself that was too long for one tunnel packet.
-        gather: bool,
+        /// The packet is a fragment that the peer reassembles. A fragment without this mark is half of a datagram for
+        /// the peer itself that was too long for one tunnel packet.
+        reassemble: bool,
     },
     /// Ask all peers who owns a transaction, and hand the answer to [`super::SlowPath::handle_answer`].
     Ask {

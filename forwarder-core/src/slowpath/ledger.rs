@@ -2,7 +2,7 @@
 
 use forwarder_common::outcome::{Account, Action, Hook, Outcome};
 
-use super::{gather::Gather, hold::Hold};
+use super::{hold::Hold, reassembly::Reassembly};
 
 /// What came in, and what became of it. [`Self::balance`] is 0 at every moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,11 +14,11 @@ pub struct Ledger {
     /// Packets that wait for an owner.
     pub held: u64,
     /// Fragments that wait for the others of their datagram.
-    pub gathering: u64,
+    pub reassembling: u64,
     /// Bytes that held packets cost, at most [`super::hold::BYTES`].
     pub held_bytes: usize,
-    /// Bytes that waiting fragments cost, at most [`super::gather::BYTES`].
-    pub gathering_bytes: usize,
+    /// Bytes that waiting fragments cost, at most [`super::reassembly::BYTES`].
+    pub reassembling_bytes: usize,
     /// By the outcome's number; those of other hooks stay 0.
     counts: Counts,
 }
@@ -33,16 +33,16 @@ impl Ledger {
     }
 
     /// With what waits at this moment.
-    pub(super) fn with(self, hold: &Hold, gather: &Gather) -> Self {
+    pub(super) fn with(self, hold: &Hold, reassemble: &Reassembly) -> Self {
         let mut all = Self {
-            joined: gather.joined(),
+            joined: reassemble.joined(),
             held: hold.len() as u64,
-            gathering: gather.waiting(),
+            reassembling: reassemble.waiting(),
             held_bytes: hold.bytes(),
-            gathering_bytes: gather.bytes(),
+            reassembling_bytes: reassemble.bytes(),
             ..self
         };
-        *all.counts.of_mut(Outcome::SlowDroppedFragment) = gather.dropped();
+        *all.counts.of_mut(Outcome::SlowDroppedFragment) = reassemble.dropped();
         all
     }
 
@@ -66,7 +66,7 @@ impl Ledger {
             of_account.map(|(_, count)| count).sum()
         };
         let came = i128::from(self.packets) + i128::from(sum(Account::Made));
-        came - i128::from(sum(Account::Ended) + self.joined + self.held + self.gathering)
+        came - i128::from(sum(Account::Ended) + self.joined + self.held + self.reassembling)
     }
 }
 

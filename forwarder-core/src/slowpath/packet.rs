@@ -41,7 +41,7 @@ impl<'a> Packet<'a> {
     }
 
     /// The packet inside this tunnel packet, the node that sent it and whether it carries the mark of a fragment to be
-    /// gathered. The tag is not looked at.
+    /// reassembled. The tag is not looked at.
     pub(super) fn inside(&self) -> Option<(NodeId, bool, Self)> {
         let udp = self.ip.udp(&self.bytes)?;
         let end = self.ip.payload.checked_add(udp.length)?;

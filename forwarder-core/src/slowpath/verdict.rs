@@ -10,7 +10,7 @@ use super::{interface::View, packet::Message};
 /// The verdict by what the table says now: a reply is looked up by `X`, then by `L`.
 pub(super) fn verdict(message: &Message, view: &dyn View) -> Verdict {
     let found = look_up(message.keys.reply, || message.keys.request, |key| view.owner(key));
-    decide(message.kind, found, view.peer_up(), view.taker(message.keys.request))
+    decide(message.kind, found, view.peer_up(), view.successor(message.keys.request))
 }
 
 /// The verdict where nobody is left to be asked: if nobody has sent a response's branch, the owner of its transaction

@@ -119,7 +119,8 @@ proptest! {
 
     #[test]
     fn the_store_is_a_map_of_what_has_not_ended(
-        steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600), salt in any::<u64>()
+        steps in proptest::collection::vec((0..300_u64, 1..=3_u16, 0..5_u64, 1..30_u64, 0..3_u64), 1..600),
+        salt in any::<u64>()
     ) {
         let (mut store, mut model, mut now) = (store(100_000, salt), BTreeMap::<u64, Entry>::new(), 0);
         for (number, (key, owner, at, seconds, pause)) in (0..).zip(steps) {

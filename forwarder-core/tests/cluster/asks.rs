@@ -12,7 +12,7 @@ const OPEN_ASKS: u64 = 16_384;
 /// Asks answered to one peer in a second.
 const PEER_ASKS: u64 = 20_000;
 /// How long an ask is open at most.
-const PATIENCE_US: u64 = 1_000_000;
+const TIMEOUT_US: u64 = 1_000_000;
 /// There and back at 100 µs each way.
 const ROUND_TRIP_US: u64 = 200;
 
@@ -142,8 +142,8 @@ fn a_claim_of_a_peer_that_is_down_answers_nothing_until_the_peer_returns() {
     mesh.link(id(1), id(2));
     mesh.run_for(1000);
     assert_eq!(mesh.answers(id(1), start)[1..], [(6, true, 2050)], "by its hello alone; the network loses all else");
-    mesh.run_for(PATIENCE_US);
-    assert_eq!(mesh.answers(id(1), start)[2], (7, true, 1000 + PATIENCE_US));
+    mesh.run_for(TIMEOUT_US);
+    assert_eq!(mesh.answers(id(1), start)[2], (7, true, 1000 + TIMEOUT_US));
 }
 
 #[test]
@@ -223,8 +223,8 @@ fn nobody_waits_longer_than_a_second_for_a_silent_peer() {
     mesh.ask(id(1), 5, 7, 8);
     mesh.run_for(500_000);
     mesh.ask(id(1), 6, 7, 8);
-    mesh.run_for(PATIENCE_US);
-    assert_eq!(mesh.answers(id(1), start), [(5, false, PATIENCE_US), (6, false, 500_000 + PATIENCE_US)]);
+    mesh.run_for(TIMEOUT_US);
+    assert_eq!(mesh.answers(id(1), start), [(5, false, TIMEOUT_US), (6, false, 500_000 + TIMEOUT_US)]);
 }
 
 #[test]
@@ -298,8 +298,8 @@ fn a_reply_to_the_second_leg_of_a_call_waits_for_the_owner_of_its_own_key() {
     assert_eq!(mesh.answers(id(1), start)[1], (6, true, 0), "the request key is all there is");
     mesh.ask(id(1), 7, request_key + 20, reply_key + 20);
     mesh.deliver(id(2), id(1), &answer(2, vec![claim(request_key + 20, 1)]));
-    mesh.run_for(PATIENCE_US);
-    assert_eq!(mesh.answers(id(1), start)[2], (7, true, PATIENCE_US), "node 3 is silent");
+    mesh.run_for(TIMEOUT_US);
+    assert_eq!(mesh.answers(id(1), start)[2], (7, true, TIMEOUT_US), "node 3 is silent");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn more_asks_than_may_be_open_are_answered_at_once_and_counted() {
     let answers = mesh.answers(id(1), start);
     assert_eq!(answers, (OPEN_ASKS..OPEN_ASKS + 10).map(|ticket| (ticket, false, 0)).collect::<Vec<_>>());
     assert_eq!(mesh.nodes[&id(1)].counters().asks_overflow, 10);
-    mesh.run_for(PATIENCE_US);
+    mesh.run_for(TIMEOUT_US);
     assert_eq!((mesh.nodes[&id(1)].asks(), mesh.asked.len()), (0, 0));
     assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, OPEN_ASKS);
 }

@@ -10,7 +10,7 @@ use super::mesh::{Mesh, id, pairs};
 
 const LIFETIME_MS: u64 = 37_000;
 /// How long an ask is open at most.
-const PATIENCE_US: u64 = 1_000_000;
+const TIMEOUT_US: u64 = 1_000_000;
 /// How much later than its owner says a claim may end at a peer: the way there.
 const LATE_US: i64 = 21_000;
 /// How much later an end may be by its owner's restart: the next daemon is told whole milliseconds.
@@ -62,12 +62,12 @@ proptest! {
                 Step::Pass { us } => mesh.run_for(us),
             }
         }
-        mesh.run_for(PATIENCE_US);
+        mesh.run_for(TIMEOUT_US);
         prop_assert!(mesh.asked.is_empty(), "without an answer: {:?}", mesh.asked);
         let mut answered = BTreeMap::new();
         for (node, kernel) in &mesh.kernels {
             for (ticket, _, at_us) in &kernel.answers {
-                prop_assert!(at_us - asked[&(*node, *ticket)] <= PATIENCE_US);
+                prop_assert!(at_us - asked[&(*node, *ticket)] <= TIMEOUT_US);
                 prop_assert_eq!(answered.insert((*node, *ticket), *at_us), None);
             }
         }
@@ -108,7 +108,8 @@ fn turns(restarts: u32, daemons: u32) -> impl Strategy<Value = Vec<Turn>> {
     let (node, pair) = (|| 1..=4_u16, || 0..6_usize);
     let remaining_ms = prop_oneof![20_000..30_000_u64, 60_000..90_000_u64];
     let turn = prop_oneof![
-        12 => (node(), 1..15_u64, remaining_ms).prop_map(|(node, key, remaining_ms)| Turn::Claim { node, key, remaining_ms }),
+        12 => (node(), 1..15_u64, remaining_ms)
+            .prop_map(|(node, key, remaining_ms)| Turn::Claim { node, key, remaining_ms }),
         2 => pair().prop_map(|pair| Turn::Link { pair }),
         2 => pair().prop_map(|pair| Turn::Unlink { pair }),
         1 => prop_oneof![Just(0_u64), 0..900_u64].prop_map(|per_mille| Turn::Lose { per_mille }),

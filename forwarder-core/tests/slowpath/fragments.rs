@@ -1,7 +1,7 @@
 //! Datagrams made whole from fragments.
 
 use forwarder_common::outcome::Outcome;
-use forwarder_core::slowpath::{Action, gather, whole};
+use forwarder_core::slowpath::{Action, reassembly, whole};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
@@ -39,7 +39,8 @@ proptest! {
         ours: bool,
     ) {
         let packet = with_id(&sip(v6, &long(length)), ID);
-        let mut places: Vec<usize> = places.iter().map(|place| (place * 8 % packet.len()) & !7).filter(|at| *at > 0).collect();
+        let place = |place: &usize| (place * 8 % packet.len()) & !7;
+        let mut places: Vec<usize> = places.iter().map(place).filter(|at| *at > 0).collect();
         places.sort_unstable();
         places.dedup();
         let parts = cut(&packet, ID, &places);
@@ -72,12 +73,13 @@ proptest! {
         }
         prop_assert_eq!(moved, expected);
         let ledger = world.path.ledger();
-        prop_assert_eq!((ledger.gathering, ledger.gathering_bytes, ledger.joined), (0, 0, parts.len() as u64));
+        prop_assert_eq!((ledger.reassembling, ledger.reassembling_bytes, ledger.joined), (0, 0, parts.len() as u64));
     }
 
     #[test]
     fn a_forged_fragment_never_moves_or_mixes_the_bytes_of_others(
-        v6: bool, victim in 0..4_usize, start in 0..160_usize, length in 0..600_usize, more: bool, order in vec(any::<u32>(), 5),
+        v6: bool, victim in 0..4_usize, start in 0..160_usize, length in 0..600_usize,
+        more: bool, order in vec(any::<u32>(), 5),
     ) {
         let packet = with_id(&sip(v6, &long(1000)), ID);
         let mut parts = cut(&packet, ID, &[256, 512, 768]);
@@ -99,8 +101,8 @@ proptest! {
                 prop_assert!(is_forged || true_data.get(at) == Some(byte), "byte {at}");
             }
         }
-        world.advance(gather::AGE_US);
-        prop_assert_eq!(world.path.ledger().gathering_bytes, 0);
+        world.advance(reassembly::AGE_US);
+        prop_assert_eq!(world.path.ledger().reassembling_bytes, 0);
     }
 }
 
@@ -136,7 +138,7 @@ fn overlapping_and_contradictory_fragments_void_their_datagram_and_what_follows_
                 "{what}"
             );
             // Its time over, the identification is free again.
-            world.advance(gather::AGE_US);
+            world.advance(reassembly::AGE_US);
             let (actions, _) = punt_all(&mut world, &cut(&packet, ID, &[256, 512]));
             assert_eq!(actions, [inject(&packet)], "{what}");
         }
@@ -192,19 +194,19 @@ fn a_fragment_of_another_nodes_slot_goes_there_as_it_is() {
     for v6 in [V4, V6] {
         let parts = cut(&sip(v6, &long(900)), ID, &[256]);
         let mut world = World::new();
-        world.table.gatherer = Some(id(PEER));
+        world.table.reassembler = Some(id(PEER));
         let got = punt_all(&mut world, &parts);
         let forwarded =
-            parts.iter().map(|part| Action::Forward { to: id(PEER), packet: part.clone(), gather: true }).collect();
+            parts.iter().map(|part| Action::Forward { to: id(PEER), packet: part.clone(), reassemble: true }).collect();
         assert_eq!(got, (forwarded, vec![("slow_forwarded", 2)]));
         let slots = world.table.slots_asked.take();
         assert!(slots[0] == slots[1] && slots[0] < 1024);
         // The slot is this node's own.
-        world.table.gatherer = Some(id(ME));
+        world.table.reassembler = Some(id(ME));
         let (actions, _) = punt_all(&mut world, &parts);
         assert_eq!(actions.len(), 1);
-        // The same fragments, from the tunnel, are gathered here, whoever's slot it is.
-        world.table.gatherer = Some(id(PEER));
+        // The same fragments, from the tunnel, are reassembled here, whoever's slot it is.
+        world.table.reassembler = Some(id(PEER));
         let got = world.after(|world| parts.iter().for_each(|part| world.tunnel(true, part)));
         assert_eq!(got.1, [("slow_local", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)]);
     }
@@ -231,12 +233,12 @@ fn an_incomplete_datagram_is_given_up_at_its_age() {
     let parts = cut(&sip(V4, &long(900)), ID, &[256, 512]);
     let mut world = World::new();
     punt(&mut world, &parts[0]);
-    let due = world.now_us + gather::AGE_US;
+    let due = world.now_us + reassembly::AGE_US;
     world.advance(1000);
     // Its age counts from the first fragment: a trickle keeps nothing alive.
     punt(&mut world, &parts[1]);
     assert_eq!(world.path.poll_timeout(), Some(due));
-    assert_eq!(world.after(|world| world.advance(gather::AGE_US - 1001)), (vec![], vec![]));
+    assert_eq!(world.after(|world| world.advance(reassembly::AGE_US - 1001)), (vec![], vec![]));
     assert_eq!(world.after(|world| world.advance(1)), (vec![], vec![("slow_dropped_fragment", 2)]));
     assert_eq!(world.path.poll_timeout(), None);
 }
@@ -247,22 +249,25 @@ fn a_datagram_too_long_for_one_tunnel_packet_reaches_its_owner_in_two_and_is_loc
         let fits = whole::LONGEST_IN_TUNNEL - if v6 { 48 } else { 28 };
         for (length, pieces) in [(fits, 1), (fits + 1, 2), (65_507, 2)] {
             let packet = with_id(&sip(v6, &long(length)), ID);
-            let mut gatherer = World::new();
-            gatherer.peers(request_key("call"));
-            let (actions, moved) = punt_all(&mut gatherer, &cut(&packet, ID, &[1448, 2896, 30_000, 60_000]));
+            let mut reassembler = World::new();
+            reassembler.peers(request_key("call"));
+            let (actions, moved) = punt_all(&mut reassembler, &cut(&packet, ID, &[1448, 2896, 30_000, 60_000]));
             assert_eq!(moved, [("slow_forwarded", 1), ("slow_reassembling", 5), ("slow_reassembled", 1)]);
             assert_eq!(actions.len(), pieces);
             // The owner's table may name somebody else by now: it goes no further.
             let mut owner = World::new();
             owner.peers(request_key("call"));
-            owner.table.gatherer = Some(id(PEER));
+            owner.table.reassembler = Some(id(PEER));
             let got = owner.after(|owner| {
                 for action in actions {
-                    let Action::Forward { to, packet, gather } = action else { panic!("{action:?}") };
+                    let Action::Forward { to, packet, reassemble } = action else { panic!("{action:?}") };
                     assert!(
-                        to == id(PEER) && !gather && packet.len() <= whole::LONGEST_IN_TUNNEL && packet.len() > 30_000
+                        to == id(PEER)
+                            && !reassemble
+                            && packet.len() <= whole::LONGEST_IN_TUNNEL
+                            && packet.len() > 30_000
                     );
-                    owner.tunnel(gather, &packet);
+                    owner.tunnel(reassemble, &packet);
                 }
             });
             assert_eq!(got.0, [inject(&packet)]);
@@ -282,7 +287,7 @@ fn halves_from_a_peer_are_kept_apart_from_fragments_as_they_were_sent_and_from_o
         let packet = with_id(&sip(v6, &long(65_500)), ID);
         let data = packet.len() - if v6 { 40 } else { 20 };
         let mut owner = World::new();
-        // A fragment of the same datagram that came here when this node gathered its slot.
+        // A fragment of the same datagram that came here when this node reassembled its slot.
         punt(&mut owner, &cut(&packet, ID, &[1448]).remove(0));
         let first = cut(&packet, ID, &[32_000]).remove(0);
         owner.path.handle_tunnel(id(3), false, &first, IFINDEX, &owner.table, owner.now_us);
@@ -290,7 +295,7 @@ fn halves_from_a_peer_are_kept_apart_from_fragments_as_they_were_sent_and_from_o
         let got = owner.after(|owner| halves.iter().for_each(|half| owner.tunnel(false, half)));
         let moved = vec![("slow_received", 1), ("slow_reassembling", 2), ("slow_reassembled", 1)];
         assert_eq!(got, (vec![inject(&packet)], moved));
-        assert_eq!(owner.path.ledger().gathering, 2);
+        assert_eq!(owner.path.ledger().reassembling, 2);
     }
 }
 

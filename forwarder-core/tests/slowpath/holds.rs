@@ -64,7 +64,7 @@ fn a_packet_that_a_node_without_a_daemon_hands_over_gets_its_ordinary_verdict() 
 #[test]
 fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_nothing_else() {
     let mut world = World::new();
-    world.table.taker = Some(id(PEER));
+    world.table.successor = Some(id(PEER));
     let new = sip(V4, &super::packets::invite("new"));
     let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame(&new, 0, 0)));
     assert_eq!(got, (vec![forward(&new)], vec![("slow_diverted", 1)]));
@@ -185,7 +185,7 @@ fn a_daemon_that_stops_delivers_what_waits() {
     let expected = [&held, &parts[0], &parts[1]].map(|packet| inject(packet));
     assert_eq!(got, (expected.to_vec(), vec![("slow_released", 3)]));
     let ledger = world.path.ledger();
-    assert_eq!((ledger.held, ledger.gathering, ledger.held_bytes, ledger.gathering_bytes), (0, 0, 0, 0));
+    assert_eq!((ledger.held, ledger.reassembling, ledger.held_bytes, ledger.reassembling_bytes), (0, 0, 0, 0));
 }
 
 #[test]

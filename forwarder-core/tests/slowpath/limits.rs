@@ -1,7 +1,7 @@
 //! Floods of half-datagrams.
 
 use forwarder_common::outcome::Outcome;
-use forwarder_core::slowpath::gather;
+use forwarder_core::slowpath::reassembly;
 
 use super::{
     packets::{V4, V6, cut, datagram_from, fragment, frame, invite, sip, with_id},
@@ -33,17 +33,19 @@ fn a_flood_of_halves_stays_under_the_bounds_and_calls_get_through() {
             // As many sources as there are packets: no bound on a source helps.
             punt(&mut world, &half(number, v6, number, length));
             let ledger = world.path.ledger();
-            assert!(ledger.gathering_bytes <= gather::BYTES && ledger.gathering <= gather::DATAGRAMS as u64);
+            assert!(
+                ledger.reassembling_bytes <= reassembly::BYTES && ledger.reassembling <= reassembly::DATAGRAMS as u64
+            );
             if number % 1000 == 0 {
                 assert!(call_gets_through(&mut world, number), "{length} at {number}");
             }
         }
         let ledger = world.path.ledger();
-        assert!(ledger.gathering > 200 && ledger.of(Outcome::SlowDroppedFragment) > 1500, "{ledger:?}");
+        assert!(ledger.reassembling > 200 && ledger.of(Outcome::SlowDroppedFragment) > 1500, "{ledger:?}");
         assert_eq!(ledger.balance(), 0);
-        world.advance(gather::AGE_US);
+        world.advance(reassembly::AGE_US);
         let ledger = world.path.ledger();
-        assert_eq!((ledger.gathering, ledger.gathering_bytes, ledger.balance()), (0, 0, 0));
+        assert_eq!((ledger.reassembling, ledger.reassembling_bytes, ledger.balance()), (0, 0, 0));
     }
 }
 
@@ -58,8 +60,8 @@ fn one_source_cannot_push_out_the_datagrams_of_others() {
             punt(&mut world, &half(9, V4, id, length));
         }
         let ledger = world.path.ledger();
-        assert!(ledger.gathering_bytes <= gather::SOURCE_BYTES + 3000, "{ledger:?}");
-        assert!(ledger.gathering <= gather::SOURCE_DATAGRAMS as u64 + 1, "{ledger:?}");
+        assert!(ledger.reassembling_bytes <= reassembly::SOURCE_BYTES + 3000, "{ledger:?}");
+        assert!(ledger.reassembling <= reassembly::SOURCE_DATAGRAMS as u64 + 1, "{ledger:?}");
         world.actions();
         punt(&mut world, &parts[1]);
         assert_eq!(world.actions(), [inject(&packet)]);
@@ -74,7 +76,7 @@ fn addresses_of_one_ipv6_network_are_one_source() {
         part[22..24].copy_from_slice(&number.to_be_bytes());
         punt(&mut world, &part);
     }
-    assert_eq!(world.path.ledger().gathering, gather::SOURCE_DATAGRAMS as u64);
+    assert_eq!(world.path.ledger().reassembling, reassembly::SOURCE_DATAGRAMS as u64);
 }
 
 #[test]
@@ -86,10 +88,10 @@ fn a_datagram_of_endless_tiny_fragments_is_given_up() {
         for number in 0..5000 {
             punt(&mut world, &fragment(header, 1, number * 16, &[b'x'; 8], true));
             let ledger = world.path.ledger();
-            assert!(ledger.gathering <= gather::FRAGMENTS as u64 && ledger.gathering_bytes < 40_000);
+            assert!(ledger.reassembling <= reassembly::FRAGMENTS as u64 && ledger.reassembling_bytes < 40_000);
         }
         let ledger = world.path.ledger();
-        assert_eq!((ledger.gathering, ledger.of(Outcome::SlowDroppedFragment)), (0, 5000));
+        assert_eq!((ledger.reassembling, ledger.of(Outcome::SlowDroppedFragment)), (0, 5000));
     }
 }
 

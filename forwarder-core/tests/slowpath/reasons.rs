@@ -207,7 +207,7 @@ fn what_came_through_the_tunnel_for_no_service_is_refused() {
     elsewhere[19] ^= 1;
     let first = cut(&elsewhere, 1, &[64]).remove(0);
     let whole = sip(V4, &invite("call"));
-    for (gather, packet) in [
+    for (reassemble, packet) in [
         (false, &datagram(V4, 5061, b"to another port")[..]),
         (false, &elsewhere),
         (true, &first),
@@ -217,20 +217,20 @@ fn what_came_through_the_tunnel_for_no_service_is_refused() {
         (false, &whole[..50]),
     ] {
         let mut world = World::new();
-        let got = world.after(|world| world.tunnel(gather, packet));
+        let got = world.after(|world| world.tunnel(reassemble, packet));
         assert_eq!(got, (vec![], vec![("slow_refused", 1)]));
     }
 }
 
 #[test]
-fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_gathered() {
+fn a_punted_tunnel_packet_is_unwrapped_and_its_fragment_reassembled() {
     for v6 in [V4, V6] {
         let whole = super::packets::with_id(&sip(v6, &invite("call")), 9);
         let parts = cut(&whole, 9, &[64]);
         let mut world = World::new();
         world.peers(request_key("call"));
-        // A fragment from the tunnel stays here, whoever should gather it by now.
-        world.table.gatherer = Some(id(PEER));
+        // A fragment from the tunnel stays here, whoever should reassemble it by now.
+        world.table.reassembler = Some(id(PEER));
         let tunnelled = |part: &[u8]| frame(&tunnel(id(PEER), Kind::Reassemble, part), 0, 3);
         let got = world.after(|world| world.punt(Outcome::DecapPuntedFragment, &tunnelled(&parts[1])));
         assert_eq!(got, (vec![], vec![("slow_reassembling", 1)]));

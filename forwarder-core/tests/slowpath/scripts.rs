@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_common::{abi::Punt, geneve::Kind, outcome::Outcome, verdict::Found};
-use forwarder_core::slowpath::{Action, gather, hold};
+use forwarder_core::slowpath::{Action, hold, reassembly};
 use proptest::{collection::vec, prelude::*};
 
 use super::{
@@ -21,7 +21,7 @@ enum Event {
     Forget { call: u8 },
     Answer { ticket: u64, owned: bool },
     Time { us: u64 },
-    Peers { up: bool, gatherer: bool },
+    Peers { up: bool, reassembler: bool },
     Garbage { reason: u32, bytes: Vec<u8>, tunnel: bool },
     Mutated { call: u8, v6: bool, at: usize, to: u8, cut: usize },
 }
@@ -33,12 +33,14 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(kind, call, v6, serial)| Event::Message { kind, call, v6, serial }),
         4 => (call.clone(), any::<bool>(), 2..6_usize, proptest::option::of(0..6_usize), 0..3_u8)
             .prop_map(|(call, v6, pieces, skip, way)| Event::Datagram { call, v6, pieces, skip, way }),
-        2 => (call.clone(), any::<bool>(), any::<u16>()).prop_map(|(call, v6, serial)| Event::Tunnel { call, v6, serial }),
-        4 => (call.clone(), any::<bool>(), 0..3_u8).prop_map(|(call, reply, owner)| Event::Claim { call, reply, owner }),
+        2 => (call.clone(), any::<bool>(), any::<u16>())
+            .prop_map(|(call, v6, serial)| Event::Tunnel { call, v6, serial }),
+        4 => (call.clone(), any::<bool>(), 0..3_u8)
+            .prop_map(|(call, reply, owner)| Event::Claim { call, reply, owner }),
         1 => call.clone().prop_map(|call| Event::Forget { call }),
         3 => (0..60_u64, any::<bool>()).prop_map(|(ticket, owned)| Event::Answer { ticket, owned }),
         3 => (0..200_000_u64).prop_map(|us| Event::Time { us }),
-        1 => (any::<bool>(), any::<bool>()).prop_map(|(up, gatherer)| Event::Peers { up, gatherer }),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(up, reassembler)| Event::Peers { up, reassembler }),
         2 => (30..45_u32, vec(any::<u8>(), 0..120), any::<bool>())
             .prop_map(|(reason, bytes, tunnel)| Event::Garbage { reason, bytes, tunnel }),
         4 => (call, any::<bool>(), 0..120_usize, any::<u8>(), 0..40_usize)
@@ -102,9 +104,9 @@ impl Script {
             }
             Event::Answer { ticket, owned } => self.world.answer(*ticket, *owned),
             Event::Time { us } => self.world.advance(*us),
-            Event::Peers { up, gatherer } => {
+            Event::Peers { up, reassembler } => {
                 self.world.table.peer_up = *up;
-                self.world.table.gatherer = gatherer.then_some(id(PEER));
+                self.world.table.reassembler = reassembler.then_some(id(PEER));
             }
             Event::Garbage { reason, bytes, tunnel: false } => {
                 self.punt(Outcome::from_number(*reason).unwrap(), bytes);
@@ -158,7 +160,7 @@ impl Script {
         self.out.extend(self.world.actions());
         let ledger = self.world.path.ledger();
         assert_eq!((ledger.balance(), ledger.packets), (0, self.packets));
-        assert!(ledger.held_bytes <= hold::BYTES && ledger.gathering_bytes <= gather::BYTES);
+        assert!(ledger.held_bytes <= hold::BYTES && ledger.reassembling_bytes <= reassembly::BYTES);
         let sum = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| ledger.of(*outcome)).sum::<u64>();
         let injected = self.out.iter().filter(|action| matches!(action, Action::Inject { .. })).count() as u64;
         let forwarded = self.out.iter().filter(|action| matches!(action, Action::Forward { .. })).count() as u64;
@@ -176,11 +178,11 @@ impl Script {
         if by_drain {
             self.world.path.drain_all();
         } else {
-            self.world.advance(HOLD_US.max(gather::AGE_US));
+            self.world.advance(HOLD_US.max(reassembly::AGE_US));
         }
         self.check();
         let ledger = self.world.path.ledger();
-        assert_eq!((ledger.held, ledger.gathering, ledger.held_bytes, ledger.gathering_bytes), (0, 0, 0, 0));
+        assert_eq!((ledger.held, ledger.reassembling, ledger.held_bytes, ledger.reassembling_bytes), (0, 0, 0, 0));
         assert_eq!(self.world.path.poll_timeout(), None);
         for action in self.out {
             if let Action::Inject { packet, .. } | Action::Forward { packet, .. } = action {
@@ -226,7 +228,7 @@ proptest! {
             }
             prop_assert_eq!(world.path.ledger().balance(), 0);
         }
-        world.advance(gather::AGE_US);
+        world.advance(reassembly::AGE_US);
         prop_assert_eq!(world.path.poll_timeout(), None);
     }
 }

@@ -21,8 +21,8 @@ pub(crate) fn id(number: u16) -> NodeId {
 pub(crate) struct Table {
     pub(crate) claims: BTreeMap<u64, Found>,
     pub(crate) peer_up: bool,
-    pub(crate) taker: Option<NodeId>,
-    pub(crate) gatherer: Option<NodeId>,
+    pub(crate) successor: Option<NodeId>,
+    pub(crate) reassembler: Option<NodeId>,
     pub(crate) slots_asked: RefCell<Vec<usize>>,
 }
 
@@ -35,13 +35,13 @@ impl View for Table {
         self.peer_up
     }
 
-    fn taker(&self, _: u64) -> Option<NodeId> {
-        self.taker
+    fn successor(&self, _: u64) -> Option<NodeId> {
+        self.successor
     }
 
-    fn gatherer(&self, slot: usize) -> Option<NodeId> {
+    fn reassembler(&self, slot: usize) -> Option<NodeId> {
         self.slots_asked.borrow_mut().push(slot);
-        self.gatherer
+        self.reassembler
     }
 }
 
@@ -78,8 +78,8 @@ impl World {
         self.path.handle_punt(head, frame, &self.table, self.now_us);
     }
 
-    pub(crate) fn tunnel(&mut self, gather: bool, packet: &[u8]) {
-        self.path.handle_tunnel(id(PEER), gather, packet, IFINDEX, &self.table, self.now_us);
+    pub(crate) fn tunnel(&mut self, reassemble: bool, packet: &[u8]) {
+        self.path.handle_tunnel(id(PEER), reassemble, packet, IFINDEX, &self.table, self.now_us);
     }
 
     pub(crate) fn answer(&mut self, ticket: u64, owned: bool) {
@@ -118,5 +118,5 @@ pub(crate) fn inject(packet: &[u8]) -> Action {
 }
 
 pub(crate) fn forward(packet: &[u8]) -> Action {
-    Action::Forward { to: id(PEER), packet: packet.to_vec(), gather: false }
+    Action::Forward { to: id(PEER), packet: packet.to_vec(), reassemble: false }
 }

@@ -8,7 +8,8 @@ use crate::control::{Drain, Request, Response};
 
 /// How often the daemon is asked how far the drain has come.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Seconds of draining before nothing left is taken for the end: what the proxy got just before, it has answered or sent on.
+/// Seconds of draining before nothing left is taken for the end: what the proxy got just before, it has answered or
+/// sent on.
 const SETTLED_S: u64 = 2;
 /// Answers without a change after which the progress is shown all the same.
 const QUIET: u32 = 10;

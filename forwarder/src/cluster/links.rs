@@ -2,8 +2,8 @@
 //!
 //! They move bytes and know nothing of claims. A peer's id is what its verified certificate says. Each message is one
 //! uni-directional stream, so a lost packet delays nobody else's message; only the hello is read before all others. One
-//! task looks after all links and never waits for the daemon; each link runs in a task of its own, whose end or panic is the
-//! end of that link and of nothing else.
+//! task looks after all links and never waits for the daemon; each link runs in a task of its own, whose end or panic
+//! is the end of that link and of nothing else.
 
 mod backoff;
 mod calls;
@@ -64,15 +64,16 @@ pub enum Command {
         /// What it is: nothing goes out on a link before its hello.
         kind: Kind,
     },
-    /// Send an unreliable datagram, at most [`DATAGRAM_BYTES`] long; dropped and counted when the peer is not linked and introduced.
+    /// Send an unreliable datagram, at most [`DATAGRAM_BYTES`] long; dropped and counted when the peer is not linked
+    /// and introduced.
     Datagram {
         /// The peer.
         to: NodeId,
         /// The bytes.
         bytes: Vec<u8>,
     },
-    /// Call a member until it is linked or forgotten; its certificate must say that it is this peer. Said again with another
-    /// address: call it there.
+    /// Call a member until it is linked or forgotten; its certificate must say that it is this peer. Said again with
+    /// another address: call it there.
     Call {
         /// The peer.
         peer: NodeId,
@@ -84,7 +85,8 @@ pub enum Command {
         /// The peer.
         peer: NodeId,
     },
-    /// Close the link of a peer that broke the protocol, and keep away from it for a second, a minute at most if it goes on.
+    /// Close the link of a peer that broke the protocol, and keep away from it for a second, a minute at most if it
+    /// goes on.
     Drop {
         /// The peer.
         peer: NodeId,
@@ -170,15 +172,17 @@ impl Handle {
         self.shared.counters.read()
     }
 
-    /// Takes another certificate, other authorities or another list of the denied. New handshakes go by them at once; links that
-    /// stand are kept, but for those whose peer would not be let in any more. Each link ends with its peer's certificate.
+    /// Takes another certificate, other authorities or another list of the denied. New handshakes go by them at once;
+    /// links that stand are kept, but for those whose peer would not be let in any more. Each link ends with its peer's
+    /// certificate.
     ///
     /// # Errors
     /// It is another node's or another cluster's, or of no use: the one before it stays in use.
     pub fn set_identity(&self, identity: Arc<Identity>) -> anyhow::Result<()> {
         if (identity.node, &identity.cluster) != (self.node, &self.cluster) {
             bail!(
-                "take another certificate: it is of node {} of cluster {:?}; hint: a node keeps its id until it is restarted",
+                "take another certificate: it is of node {} of cluster {:?}; hint: a node keeps its id until it is \
+                 restarted",
                 identity.node.number(),
                 identity.cluster
             );
@@ -209,11 +213,12 @@ impl Drop for Handle {
     }
 }
 
-/// Starts the links; call it within a tokio runtime. When the links end by themselves, which a healthy daemon never sees, the
-/// events end, and the daemon goes on with the claims it has.
+/// Starts the links; call it within a tokio runtime. When the links end by themselves, which a healthy daemon never
+/// sees, the events end, and the daemon goes on with the claims it has.
 ///
 /// # Errors
-/// The address cannot be listened on, a seed is of the other address family, or the certificate or its key are unusable.
+/// The address cannot be listened on, a seed is of the other address family, or the certificate or its key are
+/// unusable.
 pub fn spawn(
     settings: Settings,
     commands: mpsc::Receiver<Command>,

@@ -8,7 +8,7 @@ use forwarder_common::{
 };
 use forwarder_core::node::{LocalClaim, Node};
 
-use super::now;
+use super::clock::now;
 use crate::dataplane::{Dataplane, OwnClaim};
 
 /// Ring-buffer events taken in one turn: the links must not wait for a flood of claims to end.

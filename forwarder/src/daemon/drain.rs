@@ -1,7 +1,7 @@
 //! How far a drain has come: which of the node's claims are still waited for.
 //!
-//! Waited for are the claims of the transactions that were in flight when the drain began. A proxy that begins transactions
-//! by itself, such as pings to its peers, claims all the time, and would never be drained.
+//! Waited for are the claims of the transactions that were in flight when the drain began. A proxy that begins
+//! transactions by itself, such as pings to its peers, claims all the time, and would never be drained.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ pub(super) struct Progress {
 }
 
 impl Drain {
-    /// The node's claims are these now, each with its place and the ticks that are left of it; `begins` while transactions that
-    /// were in flight when the drain began may still make their first claim.
+    /// The node's claims are these now, each with its place and the ticks that are left of it; `begins` while
+    /// transactions that were in flight when the drain began may still make their first claim.
     pub(super) fn progress(&mut self, own: impl Iterator<Item = (usize, Entry, u64)>, begins: bool) -> Progress {
         let own: BTreeMap<_, _> = own.map(|(place, entry, ticks)| (place, (entry, ticks))).collect();
         let noted = match self.noted.take().filter(|_| !begins) {

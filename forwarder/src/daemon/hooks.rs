@@ -1,8 +1,8 @@
 //! Runs the operator's program at each change of the node's state, with the old and the new state as arguments.
 //!
-//! Never two at once: what changes while one runs waits, and of several changes the last one counts, so that the program
-//! always learns where the node has come to, in order. It is bounded in time; what it says goes to the log. A stop of the
-//! daemon is no change of state: the programs go on, and so does the proxy.
+//! Never two at once: what changes while one runs waits, and of several changes the last one counts, so that the
+//! program always learns where the node has come to, in order. It is bounded in time; what it says goes to the log. A
+//! stop of the daemon is no change of state: the programs go on, and so does the proxy.
 
 use std::{
     io::PipeReader,
@@ -25,7 +25,8 @@ use tokio::{
 
 use forwarder_core::node::State;
 
-/// How long the last words of a hook that has ended are waited for: a program that it has started may keep its output open.
+/// How long the last words of a hook that has ended are waited for: a program that it has started may keep its output
+/// open.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Longest line of a hook's output that is logged, in bytes.
 const LINE: usize = 500;

@@ -128,7 +128,8 @@ fn small_mtu(address: IpAddr, hop: &NextHop) -> Option<String> {
     let fits = hop.mtu.saturating_sub(headers);
     (fits < FULL_SIZE).then(|| {
         format!(
-            "packets of more than {fits} bytes to {address} take the slow path: the MTU over {} is {}; hint: {} or more",
+            "packets of more than {fits} bytes to {address} take the slow path: the MTU over {} is {}; \
+             hint: {} or more",
             hop.interface,
             hop.mtu,
             FULL_SIZE + headers,

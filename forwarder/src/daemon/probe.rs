@@ -1,8 +1,8 @@
 //! Looks after the local proxy of each service that is to be probed, and says what it sees; it concludes nothing.
 //!
-//! A probe is an OPTIONS from the VIP to the VIP: such a packet never leaves the host, meets no program on its way, and is
-//! answered from the address that it was sent to, however the proxy's socket is bound. Max-Forwards is 0, so that nobody
-//! passes it on. Beside that the sockets bound to each service are looked at four times a second.
+//! A probe is an OPTIONS from the VIP to the VIP: such a packet never leaves the host, meets no program on its way, and
+//! is answered from the address that it was sent to, however the proxy's socket is bound. Max-Forwards is 0, so that
+//! nobody passes it on. Beside that the sockets bound to each service are looked at four times a second.
 
 mod message;
 mod watch;

@@ -1,10 +1,7 @@
-//! Answers to questions over the control socket: the status, who owns a transaction, and how far a drain has come.
+//! Answers to questions over the control socket: the status, who owns a transaction, and how far a drain has come. It
+//! only reads.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use anyhow::{Context as _, Result};
 use forwarder_common::{
@@ -16,59 +13,61 @@ use forwarder_common::{
 };
 
 use super::{
-    Daemon,
+    clock::{now, unix_s},
+    context::ClaimView,
     drain::Drain,
     hooks::{Hooks, Run},
-    now,
-    slow::Sight,
+    interfaces::Interfaces,
+    next_hops::NextHopTable,
+    slow::Slow,
 };
 use crate::{
-    cluster::Counters,
-    config::{self, Affinity},
-    control::{self, Owner, Request, Response},
-    dataplane, identity,
+    cluster::{Counters, links::Handle},
+    config::{self, Affinity, Config},
+    control::{self, Owner, Response},
+    dataplane::{self, Dataplane},
+    identity::{self, Identity, Secrets, Watch},
     routes::NextHop,
     status::{self, Status},
 };
-use forwarder_core::{failover::Proxy, slowpath::View as _};
+use forwarder_core::{
+    failover::{Failover, Proxy},
+    node::Node,
+    slowpath::View as _,
+};
 
-/// Answers a question; an error is an answer as well.
-pub(super) fn answer(daemon: &mut Daemon, request: Request) -> Response {
-    match request {
-        Request::Status => match status(daemon) {
-            Ok(status) => Response::Status(Box::new(status)),
-            Err(error) => Response::Error(format!("{error:#}")),
-        },
-        Request::Owner { call_id, cseq, branch } => Response::Owner(owner(daemon, &call_id, cseq, branch.as_deref())),
-        Request::Drain => set_drain(daemon, true),
-        Request::Undrain => set_drain(daemon, false),
-        Request::Progress => drain_progress(daemon, false),
-    }
+/// What a report is made of.
+pub(super) struct Sources<'a> {
+    pub(super) config: &'a Config,
+    pub(super) identity: &'a Identity,
+    pub(super) secrets: &'a Secrets,
+    pub(super) files: &'a Watch,
+    pub(super) started: Instant,
+    pub(super) interfaces: &'a Interfaces,
+    pub(super) dataplane: &'a Dataplane,
+    pub(super) slow: &'a Slow,
+    pub(super) node: &'a Node,
+    pub(super) failover: &'a Failover,
+    pub(super) hooks: Option<&'a Hooks>,
+    pub(super) next_hop_table: &'a NextHopTable,
+    pub(super) links: &'a Handle,
 }
 
-fn set_drain(daemon: &mut Daemon, drains: bool) -> Response {
-    let changed = daemon.failover.handle_drain(drains, now().monotonic_us);
-    if changed {
-        log::info!("the operator {}", if drains { "drains this node" } else { "takes this node back into service" });
-        daemon.drain = Drain::default();
-    }
-    drain_progress(daemon, changed)
-}
-
-fn drain_progress(daemon: &mut Daemon, changed: bool) -> Response {
+/// How far the drain has come; `changed` says that it began or ended with this question.
+pub(super) fn drain_progress(sources: &Sources<'_>, drain: &mut Drain, changed: bool) -> Response {
     let now_us = now().monotonic_us;
-    let takers = daemon.failover.healthy() as u64;
-    let Some(since_us) = daemon.failover.draining_since_us() else {
+    let takers = sources.failover.healthy() as u64;
+    let Some(since_us) = sources.failover.draining_since_us() else {
         return Response::Drain(control::Drain { changed, takers, ..control::Drain::default() });
     };
     let since_us = now_us.saturating_sub(since_us);
     // What came just before the drain is answered, or at least sent on, before its client gives it up.
     //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
     //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
-    let begins = since_us < 64 * daemon.config.timers.t1_ms * 1000;
-    let (node, epochs, tick) = (daemon.config.node, daemon.dataplane.epochs(), Tick::at(dataplane::monotonic_ns()));
-    let own = daemon.dataplane.claims().own(node, epochs, tick);
-    let progress = daemon.drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
+    let begins = since_us < 64 * sources.config.timers.t1_ms * 1000;
+    let (node, epochs, tick) = (sources.config.node, sources.dataplane.epochs(), Tick::at(dataplane::monotonic_ns()));
+    let own = sources.dataplane.claims().own(node, epochs, tick);
+    let progress = drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
     Response::Drain(control::Drain {
         draining: true,
         changed,
@@ -80,13 +79,17 @@ fn drain_progress(daemon: &mut Daemon, changed: bool) -> Response {
     })
 }
 
-fn status(daemon: &Daemon) -> Result<Status> {
-    let config = &daemon.config;
+/// The answer to `forwarder status`.
+///
+/// # Errors
+/// The kernel refuses to read a map.
+pub(super) fn status(sources: &Sources<'_>) -> Result<Status> {
+    let config = sources.config;
     let (now, now_us) = (Tick::at(dataplane::monotonic_ns()), now().monotonic_us);
-    let (own, peers) = daemon.dataplane.claims().live(config.node, now);
-    let links = daemon.links.links();
+    let (own, peers) = sources.dataplane.claims().live(config.node, now);
+    let links = sources.links.links();
     let rtt_us = |id| links.iter().find(|link| link.node == id).map(|link| link.rtt_us);
-    let mut reported = reported_peers(daemon, rtt_us);
+    let mut reported = reported_peers(sources, rtt_us);
     for peer in &mut reported {
         let Some(link) = links.iter().find(|link| link.node == peer.node) else { continue };
         (peer.queued_messages, peer.dropped_messages) = (link.queued_messages, link.dropped_messages);
@@ -94,52 +97,52 @@ fn status(daemon: &Daemon) -> Result<Status> {
             (link.sent_packets, link.sent_bytes, link.lost_packets);
         peer.certificate_expires = Some(identity::rfc3339(link.expires_s));
     }
-    let mut outcomes = daemon.dataplane.outcomes()?;
-    outcomes.extend(daemon.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
-    let (state, state_since_us) = daemon.failover.state();
+    let mut outcomes = sources.dataplane.outcomes()?;
+    outcomes.extend(sources.slow.outcomes().map(|(outcome, count)| (outcome.name(), count)));
+    let (state, state_since_us) = sources.failover.state();
     let seconds_since = |then_us: u64| now_us.saturating_sub(then_us) / 1_000_000;
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.number(),
-        epoch: daemon.dataplane.other_epoch().number(),
-        cluster: daemon.identity.cluster.clone(),
+        epoch: sources.dataplane.other_epoch().number(),
+        cluster: sources.identity.cluster.clone(),
         state: state.name().to_owned(),
-        uptime_s: daemon.started.elapsed().as_secs(),
+        uptime_s: sources.started.elapsed().as_secs(),
         pid: std::process::id(),
-        interfaces: daemon.interfaces.report(),
-        services: config.services.iter().zip(daemon.failover.proxies()).map(service).collect(),
+        interfaces: sources.interfaces.report(),
+        services: config.services.iter().zip(sources.failover.proxies()).map(service).collect(),
         claims: status::Claims {
             own,
             peers,
             capacity: u64::from(config.claims),
-            table_entries: daemon.dataplane.claims().slots() as u64,
+            table_entries: sources.dataplane.claims().slots() as u64,
         },
         peers: reported,
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-        replication: replication(daemon),
-        certificate: certificate(daemon),
-        warnings: warnings(daemon),
+        replication: replication(sources),
+        certificate: certificate(sources),
+        warnings: warnings(sources),
         state_since_s: seconds_since(state_since_us),
-        draining_s: daemon.failover.draining_since_us().map(seconds_since),
-        hook: daemon.hooks.as_ref().and_then(Hooks::last).map(hook),
-        members: daemon.node.members() as u64,
-        counters: counters(daemon)?,
+        draining_s: sources.failover.draining_since_us().map(seconds_since),
+        hook: sources.hooks.and_then(Hooks::last).map(hook),
+        members: sources.node.members() as u64,
+        counters: counters(sources)?,
     })
 }
 
 /// What core and links have counted, by name.
-fn counters(daemon: &Daemon) -> Result<BTreeMap<String, u64>> {
-    let counters = Counters { core: daemon.node.counters(), links: daemon.links.counters() };
+fn counters(sources: &Sources<'_>) -> Result<BTreeMap<String, u64>> {
+    let counters = Counters { core: sources.node.counters(), links: sources.links.counters() };
     let named = serde_json::to_value(counters).context("name what was counted")?;
     serde_json::from_value(named).context("name what was counted")
 }
 
 /// The peers by id, and then the seeds that no peer was ever linked from.
-fn reported_peers(daemon: &Daemon, rtt_us: impl Fn(u16) -> Option<u64>) -> Vec<status::Peer> {
+fn reported_peers(sources: &Sources<'_>, rtt_us: impl Fn(u16) -> Option<u64>) -> Vec<status::Peer> {
     let now_us = now().monotonic_us;
-    let known = daemon.failover.peers().map(|(id, peer)| {
+    let known = sources.failover.peers().map(|(id, peer)| {
         let said = peer.introduction;
-        let hop = said.and_then(|said| daemon.next_hop_table.hop(said.underlay));
+        let hop = said.and_then(|said| sources.next_hop_table.hop(said.underlay));
         let is_up = peer.phase.is_up();
         status::Peer {
             node: id.number(),
@@ -154,8 +157,8 @@ fn reported_peers(daemon: &Daemon, rtt_us: impl Fn(u16) -> Option<u64>) -> Vec<s
             ..status::Peer::default()
         }
     });
-    let linked: Vec<_> = daemon.failover.peers().filter_map(|(_, peer)| peer.link).collect();
-    let unknown = daemon.config.cluster.seeds.iter().filter(|seed| !linked.contains(seed)).map(|seed| status::Peer {
+    let linked: Vec<_> = sources.failover.peers().filter_map(|(_, peer)| peer.link).collect();
+    let unknown = sources.config.cluster.seeds.iter().filter(|seed| !linked.contains(seed)).map(|seed| status::Peer {
         address: seed.to_string(),
         link: "down".to_owned(),
         state: "down".to_owned(),
@@ -190,31 +193,31 @@ fn hook(run: Run) -> status::Hook {
 }
 
 /// What an operator should look at.
-fn warnings(daemon: &Daemon) -> Vec<String> {
-    let services = daemon.config.services.iter().zip(daemon.failover.proxies());
+fn warnings(sources: &Sources<'_>) -> Vec<String> {
+    let services = sources.config.services.iter().zip(sources.failover.proxies());
     let proxies = services.filter_map(|(service, proxy)| {
         let address = SocketAddr::new(service.vip, service.port);
         Some(format!("the proxy at {address} is down: {}", proxy.reason()?))
     });
-    let alone = (daemon.failover.diverts() && daemon.failover.healthy() == 0)
+    let alone = (sources.failover.diverts() && sources.failover.healthy() == 0)
         .then(|| "no peer is up to take new transactions, which therefore stay here".to_owned());
-    let hook = daemon.hooks.as_ref().and_then(Hooks::last).and_then(|run| Some((run.old, run.new, run.failure?)));
+    let hook = sources.hooks.and_then(Hooks::last).and_then(|run| Some((run.old, run.new, run.failure?)));
     let hook = hook.map(|(old, new, why)| format!("the hook for {} to {}: {why}", old.name(), new.name()));
     let now_s = unix_s();
-    let certificates = daemon.identity.warnings(now_s).into_iter();
-    let of_peers = daemon.links.links().into_iter().filter_map(move |link| {
+    let certificates = sources.identity.warnings(now_s).into_iter();
+    let of_peers = sources.links.links().into_iter().filter_map(move |link| {
         let what = format!("the certificate of node {}", link.node);
         identity::ending(&what, "put a new one in its place there", link.expires_s, now_s)
     });
-    let files = daemon.files.complaints().map(str::to_owned);
-    let interfaces = &daemon.config.interfaces;
-    let rest = daemon.interfaces.warnings().chain(daemon.next_hop_table.warnings(interfaces));
+    let files = sources.files.complaints().map(str::to_owned);
+    let interfaces = &sources.config.interfaces;
+    let rest = sources.interfaces.warnings().chain(sources.next_hop_table.warnings(interfaces));
     proxies.chain(alone).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
 }
 
-fn replication(daemon: &Daemon) -> status::Replication {
-    let (core, links) = (daemon.node.counters(), daemon.links.counters());
-    let ages = daemon.node.ages();
+fn replication(sources: &Sources<'_>) -> status::Replication {
+    let (core, links) = (sources.node.counters(), sources.links.counters());
+    let ages = sources.node.ages();
     status::Replication {
         claims_sent: core.claims_sent,
         claims_received: core.claims_received,
@@ -222,7 +225,7 @@ fn replication(daemon: &Daemon) -> status::Replication {
         batches_received: core.batches_received,
         refused_certificates: links.refused_certificates,
         protocol_errors: core.protocol_errors,
-        send_queue: daemon.node.waiting() as u64,
+        send_queue: sources.node.waiting() as u64,
         asks_sent: core.asks_sent,
         asks_found: core.asks_found,
         age_us: (ages.count > 0).then_some(status::Age {
@@ -234,8 +237,8 @@ fn replication(daemon: &Daemon) -> status::Replication {
     }
 }
 
-fn certificate(daemon: &Daemon) -> status::Certificate {
-    let (identity, now_s) = (&daemon.identity, unix_s());
+fn certificate(sources: &Sources<'_>) -> status::Certificate {
+    let (identity, now_s) = (sources.identity, unix_s());
     status::Certificate {
         expires: identity.expires(),
         days_left: identity.days_left(now_s),
@@ -243,23 +246,18 @@ fn certificate(daemon: &Daemon) -> status::Certificate {
     }
 }
 
-fn unix_s() -> i64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(unix.as_secs()).unwrap_or(i64::MAX)
-}
-
 /// Looks a transaction up as the fast path would look up its reply (with a branch) or its request.
-fn owner(daemon: &Daemon, call_id: &str, cseq: u32, branch: Option<&str>) -> Owner {
-    let has_call = daemon.config.services.iter().any(|service| matches!(service.affinity, Affinity::Call));
+pub(super) fn owner(sources: &Sources<'_>, call_id: &str, cseq: u32, branch: Option<&str>) -> Owner {
+    let has_call = sources.config.services.iter().any(|service| matches!(service.affinity, Affinity::Call));
     let branch_bytes = branch.unwrap_or_default().as_bytes();
     let keys = |number| {
-        let (request, reply) = hash::keys(daemon.secrets.hash_key, call_id.as_bytes(), number, branch_bytes);
+        let (request, reply) = hash::keys(sources.secrets.hash_key, call_id.as_bytes(), number, branch_bytes);
         Keys { request, reply: branch.map(|_| reply) }
     };
     // A service of affinity `call` has one key per Call-ID; both kinds may be served side by side.
-    let sight = Sight { node: daemon.config.node, dataplane: &daemon.dataplane, failover: &daemon.failover };
+    let view = ClaimView { node: sources.config.node, dataplane: sources.dataplane, failover: sources.failover };
     let of_call = has_call.then(|| keys(0));
-    let (keys, found) = pick(keys(cseq), of_call, |key| daemon.dataplane.claim(key), |key| sight.owner(key));
+    let (keys, found) = pick(keys(cseq), of_call, |key| sources.dataplane.claim(key), |key| view.owner(key));
     let hex = |key: u64| format!("{key:016x}");
     let mut answer = Owner {
         request_key: hex(keys.request),
@@ -268,7 +266,7 @@ fn owner(daemon: &Daemon, call_id: &str, cseq: u32, branch: Option<&str>) -> Own
         ..Owner::default()
     };
     if let Some((entry, by)) = found {
-        fill(&sight, &mut answer, entry, by);
+        fill(&view, &mut answer, entry, by);
     }
     answer
 }
@@ -291,10 +289,10 @@ fn pick(
     found.map_or((keys, None), |(keys, _, entry, by)| (*keys, Some((*entry, *by))))
 }
 
-fn fill(sight: &Sight<'_>, answer: &mut Owner, entry: Entry, by: &str) {
+fn fill(view: &ClaimView<'_>, answer: &mut Owner, entry: Entry, by: &str) {
     let remaining = entry.remaining(Tick::at(dataplane::monotonic_ns())) as u16;
-    let mine = entry.owner() == sight.node.number();
-    let is_current = sight.live_epochs(entry.owner()).map(|live| live.contains(entry.epoch()));
+    let mine = entry.owner() == view.node.number();
+    let is_current = view.live_epochs(entry.owner()).map(|live| live.contains(entry.epoch()));
     answer.state = match is_current {
         _ if remaining == 0 => "expired",
         Some(true) => "live",

@@ -8,24 +8,18 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use forwarder_common::{
-    abi::Punt,
-    ids::{Epochs, NodeId, Tick},
-    outcome::Outcome,
-    verdict::Found,
-};
+use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome};
 
-use super::{interfaces::Interfaces, own};
+use super::{context::Context, egress, interfaces::Interfaces};
 use crate::{
     config::{Affinity, Config},
-    dataplane::{self, Dataplane, Interface},
+    dataplane::{Dataplane, Interface},
     identity::{self, Secrets},
     tunnel::{DATAGRAM, Tunnel},
 };
 use forwarder_core::{
     failover::Failover,
-    node::{Node, Now},
-    slowpath::{self, Action, Sent, SlowPath, View},
+    slowpath::{self, Action, Sent, SlowPath},
 };
 
 /// Punted packets taken in one turn: claims must not wait for a flood to end.
@@ -45,58 +39,6 @@ pub(super) struct Slow {
     buffer: Vec<u8>,
     /// What waits until the daemon knows its peers again.
     late: Vec<(Punt, Vec<u8>)>,
-}
-
-/// What the daemon lends to the slow path for one turn.
-pub(super) struct Around<'a> {
-    pub(super) config: &'a Config,
-    pub(super) dataplane: &'a mut Dataplane,
-    pub(super) failover: &'a Failover,
-    pub(super) node: &'a mut Node,
-    pub(super) now: Now,
-}
-
-/// What the slow path sees of claims and peers.
-pub(super) struct Sight<'a> {
-    pub(super) node: NodeId,
-    pub(super) dataplane: &'a Dataplane,
-    pub(super) failover: &'a Failover,
-}
-
-impl Sight<'_> {
-    /// The epochs of a node whose claims count, this one or a peer: none of one that is down. `None`: nothing is known
-    /// of it.
-    pub(super) fn live_epochs(&self, id: u16) -> Option<Epochs> {
-        match NodeId::new(id)? {
-            me if me == self.node => Some(self.dataplane.epochs()),
-            peer => self.failover.live_epochs(peer),
-        }
-    }
-}
-
-impl Around<'_> {
-    const fn sight(&self) -> Sight<'_> {
-        Sight { node: self.config.node, dataplane: self.dataplane, failover: self.failover }
-    }
-}
-
-impl View for Sight<'_> {
-    fn owner(&self, key: u64) -> Found {
-        let now = Tick::at(dataplane::monotonic_ns());
-        Found::of(self.dataplane.claim(key), self.node, now, |id| self.live_epochs(id).unwrap_or(Epochs::EMPTY))
-    }
-
-    fn peer_up(&self) -> bool {
-        self.failover.any_up()
-    }
-
-    fn taker(&self, request_key: u64) -> Option<NodeId> {
-        if self.failover.diverts() { self.failover.successor(request_key) } else { None }
-    }
-
-    fn gatherer(&self, slot: usize) -> Option<NodeId> {
-        self.failover.reassembler(slot).filter(|node| *node != self.node)
-    }
 }
 
 impl Slow {
@@ -144,7 +86,12 @@ impl Slow {
     /// Takes punted packets out of the ring buffer; whether it was emptied. While the daemon `rejoins` and cannot ask
     /// for their owners, those that have arrived are only laid aside: as many as were in the ring buffer, since no more
     /// are handed over.
-    pub(super) fn take_punts(&mut self, punts: &mut RingBuf<MapData>, rejoins: bool, around: &mut Around<'_>) -> bool {
+    pub(super) fn take_punts(
+        &mut self,
+        punts: &mut RingBuf<MapData>,
+        rejoins: bool,
+        context: &mut Context<'_>,
+    ) -> bool {
         for _ in 0..PUNTS_A_TURN {
             let Some(item) = punts.next() else { return true };
             let Some((head, frame)) = item.split_at_checked(size_of::<Punt>()) else {
@@ -155,32 +102,32 @@ impl Slow {
             let head = unsafe { head.as_ptr().cast::<Punt>().read_unaligned() };
             let frame = frame.get(..head.length as usize).unwrap_or(frame);
             if head.reason == Outcome::EgressPunted.number() {
-                own::claim(self.hash_key, frame, head.segment, around);
-                if let Some(packet) = self.sent.put(frame, around.now.monotonic_us) {
-                    own::claim_packet(self.hash_key, &packet, around);
+                egress::claim(self.hash_key, frame, head.segment, context);
+                if let Some(packet) = self.sent.put(frame, context.now.monotonic_us) {
+                    egress::claim_packet(self.hash_key, &packet, context);
                 }
             } else if rejoins {
                 self.late.push((head, frame.to_vec()));
             } else {
-                self.path.handle_punt(head, frame, &around.sight(), around.now.monotonic_us);
+                self.path.handle_punt(head, frame, &context.claim_view(), context.now.monotonic_us);
             }
         }
         false
     }
 
     /// Takes what was laid aside.
-    pub(super) fn take_late(&mut self, around: &Around<'_>) {
+    pub(super) fn take_late(&mut self, context: &Context<'_>) {
         for (head, frame) in std::mem::take(&mut self.late) {
-            self.path.handle_punt(head, &frame, &around.sight(), around.now.monotonic_us);
+            self.path.handle_punt(head, &frame, &context.claim_view(), context.now.monotonic_us);
         }
     }
 
     /// Takes a datagram that has arrived and all that wait behind it.
-    pub(super) fn take_datagrams(&mut self, arrived: io::Result<(usize, SocketAddr)>, around: &Around<'_>) {
+    pub(super) fn take_datagrams(&mut self, arrived: io::Result<(usize, SocketAddr)>, context: &Context<'_>) {
         let mut next = arrived;
         for left in (0..DATAGRAMS_A_TURN).rev() {
             match next {
-                Ok((length, from)) => self.take_datagram(length, from.ip(), around),
+                Ok((length, from)) => self.take_datagram(length, from.ip(), context),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // An ICMP error of an earlier packet to a peer that is gone, such as port unreachable.
                 Err(error) => log::debug!("receive a tunnel packet: {error}"),
@@ -193,12 +140,12 @@ impl Slow {
         }
     }
 
-    fn take_datagram(&mut self, length: usize, from: IpAddr, around: &Around<'_>) {
+    fn take_datagram(&mut self, length: usize, from: IpAddr, context: &Context<'_>) {
         let datagram = self.buffer.get(..length).unwrap_or_default();
-        match self.tunnel.read(datagram, from, |id| underlay(around.failover, id)) {
+        match self.tunnel.read(datagram, from, |id| underlay(context.failover, id)) {
             Some(got) => {
-                let (view, now_us) = (around.sight(), around.now.monotonic_us);
-                self.path.handle_tunnel(got.from, got.gather, got.packet, self.main, &view, now_us);
+                let (view, now_us) = (context.claim_view(), context.now.monotonic_us);
+                self.path.handle_tunnel(got.from, got.reassemble, got.packet, self.main, &view, now_us);
             }
             None => self.path.handle_refused(),
         }
@@ -210,14 +157,14 @@ impl Slow {
     }
 
     /// The peers have answered a question.
-    pub(super) fn answered(&mut self, ticket: u64, owned: bool, around: &Around<'_>) {
-        self.path.handle_answer(ticket, owned, &around.sight(), around.now.monotonic_us);
+    pub(super) fn answered(&mut self, ticket: u64, owned: bool, context: &Context<'_>) {
+        self.path.handle_answer(ticket, owned, &context.claim_view(), context.now.monotonic_us);
     }
 
     /// Lets go what has waited long enough.
-    pub(super) fn timeout(&mut self, around: &Around<'_>) {
-        self.path.handle_timeout(&around.sight(), around.now.monotonic_us);
-        self.sent.handle_timeout(around.now.monotonic_us);
+    pub(super) fn timeout(&mut self, context: &Context<'_>) {
+        self.path.handle_timeout(&context.claim_view(), context.now.monotonic_us);
+        self.sent.handle_timeout(context.now.monotonic_us);
     }
 
     /// When [`Self::timeout`] is due, in microseconds of the monotonic clock.
@@ -236,15 +183,15 @@ impl Slow {
     }
 
     /// Does what the slow path has decided; what it asks goes to the cluster's core.
-    pub(super) fn carry_out(&mut self, around: &mut Around<'_>) {
+    pub(super) fn carry_out(&mut self, context: &mut Context<'_>) {
         while let Some(action) = self.path.poll_action() {
             let done = match action {
-                Action::Inject { ifindex, packet } => self.inject(ifindex, &[packet], around.dataplane),
-                Action::Forward { to, packet, gather } => self
-                    .forward(to, &packet, gather, around.failover)
+                Action::Inject { ifindex, packet } => self.inject(ifindex, &[packet], context.dataplane),
+                Action::Forward { to, packet, reassemble } => self
+                    .forward(to, &packet, reassemble, context.failover)
                     .with_context(|| format!("send a packet to node {}", to.number())),
                 Action::Ask { ticket, request_key, reply_key } => {
-                    around.node.handle_ask(ticket, request_key, reply_key, around.now);
+                    context.node.handle_ask(ticket, request_key, reply_key, context.now);
                     Ok(())
                 }
             };
@@ -255,9 +202,9 @@ impl Slow {
         }
     }
 
-    fn forward(&self, to: NodeId, packet: &[u8], gather: bool, failover: &Failover) -> Result<()> {
+    fn forward(&self, to: NodeId, packet: &[u8], reassemble: bool, failover: &Failover) -> Result<()> {
         let address = underlay(failover, to).context("its underlay address is not known")?;
-        self.tunnel.send(address, packet, gather).context("the kernel refuses it")
+        self.tunnel.send(address, packet, reassemble).context("the kernel refuses it")
     }
 
     fn inject(&self, ifindex: u32, packets: &[Vec<u8>], dataplane: &mut Dataplane) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Remembers the sockets of each service's proxy beside the control socket, so that a daemon sees that a proxy was restarted
-//! while none ran. Losing the file costs no more than that.
+//! Remembers the sockets of each service's proxy beside the control socket, so that a daemon sees that a proxy was
+//! restarted while none ran. Losing the file costs no more than that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -13,13 +13,11 @@ use aya::{
     },
 };
 
-use super::{pins::Pins, preflight, verify};
+use super::{object::EGRESS, pins::Pins, preflight, verify};
 use crate::config::XdpMode;
 
 /// The ingress program.
 pub(super) const INGRESS: &str = "forwarder_ingress";
-/// The egress program.
-pub(super) const EGRESS: &str = "forwarder_egress";
 
 /// How an interface is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +49,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
     let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
     egress.load().map_err(verify::readable).context("load the egress program")?;
     let punt: &mut Xdp = program(ebpf, PUNT)?;
-    punt.load().map_err(verify::readable).context("load the hand-over program")?;
+    punt.load().map_err(verify::readable).context("load the punt program")?;
     let inject: &mut SchedClassifier = program(ebpf, INJECT)?;
     inject.load().map_err(verify::readable).context("load the injection program")
 }
@@ -59,7 +57,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
 /// The descriptor of the program that hands packets to the daemon.
 pub(super) fn punt(ebpf: &mut Ebpf) -> Result<ProgramFd> {
     let program: &mut Xdp = program(ebpf, PUNT)?;
-    program.fd().context("take the descriptor of the hand-over program")?.try_clone().context("copy it")
+    program.fd().context("take the descriptor of the punt program")?.try_clone().context("copy it")
 }
 
 /// Attaches both programs to an interface.

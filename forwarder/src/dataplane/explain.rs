@@ -32,7 +32,7 @@ impl Explainer {
     pub fn load(hash_key: [u64; 2]) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("CLAIMS", 1)
-            .load(super::OBJECT)
+            .load(super::object::OBJECT)
             .context("load the explain program's maps")?;
         let program: &mut Xdp = attach::program(&mut ebpf, EXPLAIN)?;
         program.load().map_err(verify::readable).context("load the explain program")?;

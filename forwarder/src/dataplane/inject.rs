@@ -1,12 +1,12 @@
 //! Putting packets into the host's own stack, as if the network card had just received them.
 //!
-//! A test run of a program of the traffic control hooks that redirects a copy of its packet to an interface's ingress: the
-//! copy waits in the CPU's backlog (`net.core.netdev_max_backlog`) like one of a card without NAPI, behind native XDP.
-//! Live frames of XDP test runs (Linux 5.18) would do too, but each run makes a page pool: some ten times as dear, and the
-//! 65,534 ids of the machine's pools come back a second later at the earliest.
+//! A test run of a program of the traffic control hooks that redirects a copy of its packet to an interface's ingress:
+//! the copy waits in the CPU's backlog (`net.core.netdev_max_backlog`) like one of a card without NAPI, behind native
+//! XDP. Live frames of XDP test runs (Linux 5.18) would do too, but each run makes a page pool: some ten times as dear,
+//! and the 65,534 ids of the machine's pools come back a second later at the earliest.
 //!
-//! Generic XDP runs behind that entry, and would punt the packet again: there the packet goes as a tunnel packet from this
-//! node to itself, which ingress unpacks and never sends on.
+//! Generic XDP runs behind that entry, and would punt the packet again: there the packet goes as a tunnel packet from
+//! this node to itself, which ingress unpacks and never sends on.
 
 use std::{ffi::CString, io};
 

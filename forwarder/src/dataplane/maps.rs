@@ -9,9 +9,9 @@ use aya::{
     programs::ProgramFd,
 };
 use forwarder_common::{
-    abi::{self, Duty, Node, Peer, SERVICE_PROBES, SERVICE_SLOTS, ServiceKey, ServiceSlot},
+    abi::{self, LeaseWord, Node, Peer, SERVICE_PROBES, SERVICE_SLOTS, ServiceKey, ServiceSlot},
     ids::{Epochs, NodeId},
-    net::GATHER_SLOTS,
+    net::DATAGRAM_SLOTS,
     outcome::SLOTS,
 };
 
@@ -40,9 +40,9 @@ pub(super) struct Maps {
     peers: Array<MapData, Shared<Peer>>,
     statistics: PerCpuArray<MapData, Shared<[u64; SLOTS as usize]>>,
     daemon: ProgramArray<MapData>,
-    gather: Array<MapData, u16>,
-    takers: Array<MapData, u16>,
-    duty: Array<MapData, u64>,
+    reassemblers: Array<MapData, u16>,
+    successors: Array<MapData, u16>,
+    lease: Array<MapData, u64>,
     /// The claim table's map and that of the keys beside it, to be memory-mapped.
     pub(super) claims: MapData,
     pub(super) keys: MapData,
@@ -101,9 +101,9 @@ impl Maps {
             peers: take(ebpf, "PEERS")?,
             statistics: take(ebpf, "STATISTICS")?,
             daemon: take(ebpf, "DAEMON")?,
-            gather: take(ebpf, "GATHER")?,
-            takers: take(ebpf, "TAKERS")?,
-            duty: take(ebpf, "DUTY")?,
+            reassemblers: take(ebpf, "REASSEMBLERS")?,
+            successors: take(ebpf, "SUCCESSORS")?,
+            lease: take(ebpf, "LEASE")?,
             claims,
             keys,
         })
@@ -189,42 +189,42 @@ impl Maps {
     }
 
     /// From now on packets are handed to the daemon, by this program; the kernel ends that when the daemon dies.
-    pub(super) fn open_hand_over(&mut self, program: &ProgramFd) -> Result<()> {
+    pub(super) fn open_punts(&mut self, program: &ProgramFd) -> Result<()> {
         self.daemon.set(0, program, 0).context("write map DAEMON")
     }
 
     /// From now on packets that would be handed to the daemon pass.
-    pub(super) fn close_hand_over(&mut self) -> Result<()> {
+    pub(super) fn close_punts(&mut self) -> Result<()> {
         match self.daemon.clear_index(&0) {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             cleared => cleared.context("clear map DAEMON"),
         }
     }
 
-    /// Writes who gathers the fragments of each slot, 0 for nobody.
-    pub(super) fn set_gatherers(&mut self, gatherers: &[u16]) -> Result<()> {
-        for (slot, node) in (0..GATHER_SLOTS).zip(gatherers) {
-            self.gather.set(slot, *node, 0).context("write map GATHER")?;
+    /// Writes who reassembles the fragments of each slot, 0 for nobody.
+    pub(super) fn set_reassemblers(&mut self, reassemblers: &[u16]) -> Result<()> {
+        for (slot, node) in (0..DATAGRAM_SLOTS).zip(reassemblers) {
+            self.reassemblers.set(slot, *node, 0).context("write map REASSEMBLERS")?;
         }
         Ok(())
     }
 
     /// Writes who takes the new transactions of each slot, 0 for nobody.
-    pub(super) fn set_takers(&mut self, takers: &[u16]) -> Result<()> {
-        for (slot, node) in (0..abi::TAKER_SLOTS).zip(takers) {
-            self.takers.set(slot, *node, 0).context("write map TAKERS")?;
+    pub(super) fn set_successors(&mut self, successors: &[u16]) -> Result<()> {
+        for (slot, node) in (0..abi::SUCCESSOR_SLOTS).zip(successors) {
+            self.successors.set(slot, *node, 0).context("write map SUCCESSORS")?;
         }
         Ok(())
     }
 
     /// What this node does with what nobody owns.
-    pub(super) fn duty(&self) -> Result<Duty> {
-        Ok(Duty(self.duty.get(&0, 0).context("read map DUTY")?))
+    pub(super) fn lease(&self) -> Result<LeaseWord> {
+        Ok(LeaseWord(self.lease.get(&0, 0).context("read map LEASE")?))
     }
 
     /// Writes it.
-    pub(super) fn set_duty(&mut self, duty: Duty) -> Result<()> {
-        self.duty.set(0, duty.0, 0).context("write map DUTY")
+    pub(super) fn set_lease(&mut self, lease: LeaseWord) -> Result<()> {
+        self.lease.set(0, lease.0, 0).context("write map LEASE")
     }
 
     /// The counters, summed over all CPUs.

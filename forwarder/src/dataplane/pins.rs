@@ -17,7 +17,7 @@ use aya::{
 };
 use forwarder_common::abi;
 
-use super::attach::EGRESS;
+use super::object::EGRESS;
 use crate::config;
 
 /// Maps that outlive the daemon.
@@ -32,9 +32,9 @@ const PINNED: [&str; 13] = [
     "STATISTICS",
     "EVENTS",
     "PUNTS",
-    "GATHER",
-    "TAKERS",
-    "DUTY",
+    "REASSEMBLERS",
+    "SUCCESSORS",
+    "LEASE",
 ];
 /// Where BPF file systems are mounted by custom.
 const BPF_MOUNT: &str = "/sys/fs/bpf";
@@ -221,7 +221,8 @@ fn detach_link(pin: &Path) {
     }
     let Ok(name) = CString::new(pin.as_os_str().as_bytes()) else { return };
     let call = |command: libc::c_long, attributes: &Attributes| {
-        // SAFETY: the attributes are of the form and the length that both commands read; the name lives through the call.
+        // SAFETY: the attributes are of the form and the length that both commands read; the name lives through the
+        // call.
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<Attributes>()) }
     };
     let opened = call(BPF_OBJ_GET, &Attributes { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 });

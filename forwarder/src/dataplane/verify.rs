@@ -32,7 +32,7 @@ pub fn verify() -> Result<Vec<Verified>> {
     let mut ebpf = EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::STATS)
         .map_max_entries("CLAIMS", 1024)
-        .load(super::OBJECT)
+        .load(super::object::OBJECT)
         .context("load the kernel programs")?;
     let stacks = stacks()?;
     let mut verified = Vec::new();
@@ -63,7 +63,7 @@ pub fn verify() -> Result<Vec<Verified>> {
 /// # Errors
 /// The embedded object is broken.
 pub fn stacks() -> Result<Vec<(String, u32)>> {
-    let object = aya_obj::Object::parse(super::OBJECT).context("parse the kernel programs")?;
+    let object = aya_obj::Object::parse(super::object::OBJECT).context("parse the kernel programs")?;
     let functions = object.functions.values();
     Ok(functions.map(|function| (function.name.clone(), stack(&function.instructions))).collect())
 }

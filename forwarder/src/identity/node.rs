@@ -1,7 +1,7 @@
 //! This node's identity, and who is let in by it.
 //!
-//! `load` refuses at the start what a peer would refuse later, with a sentence that names the file. Let in is a chain that TLS has
-//! verified, of a node of this cluster, not denied, not at its end.
+//! `load` refuses at the start what a peer would refuse later, with a sentence that names the file. Let in is a chain
+//! that TLS has verified, of a node of this cluster, not denied, not at its end.
 
 use std::{path::Path, sync::Arc};
 
@@ -89,8 +89,8 @@ impl Identity {
         Ok(Peer { node, expires_s })
     }
 
-    /// Whether a chain that an earlier identity admitted is good still: for links that stand when the authorities or the list of
-    /// the denied have changed.
+    /// Whether a chain that an earlier identity admitted is good still: for links that stand when the authorities or
+    /// the list of the denied have changed.
     ///
     /// # Errors
     /// As for [`Self::admit`], and where no authority stands for it or one of its certificates has ended.

@@ -110,7 +110,9 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_certificate_never_panics(changes in vec((any::<u16>(), any::<u8>()), 1..8), keep in 0_usize..1000) {
+        fn a_damaged_certificate_never_panics(
+            changes in vec((any::<u16>(), any::<u8>()), 1..8), keep in 0_usize..1000
+        ) {
             static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
             let mut bytes = WHOLE.get_or_init(|| certificate(&["forwarder://edge/node/9"]).to_vec()).clone();
             for (offset, byte) in changes {

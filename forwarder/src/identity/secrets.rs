@@ -133,8 +133,8 @@ impl File {
             };
             match part {
                 Part::Hash if hash.is_some() => bail!(
-                    "read secret {name}: line {number} is a second `hash` line; hint: {COPY}, and give every node another \
-                     `hash` at once"
+                    "read secret {name}: line {number} is a second `hash` line; hint: {COPY}, and give every node \
+                     another `hash` at once"
                 ),
                 Part::Hash => hash = Some(secret),
                 Part::Tag => tags.push(secret),
@@ -151,8 +151,8 @@ impl File {
             ),
             (None, [both]) if tags.is_empty() => Ok(Self { hash: both.clone(), tags: vec![both.clone()] }),
             (None, [_, _]) if tags.is_empty() => bail!(
-                "read secret {name}: it has two lines without `hash` or `tag`, as an earlier version wrote them while the \
-                 secret was replaced; hint: finish that replacement with the earlier version first, on every node"
+                "read secret {name}: it has two lines without `hash` or `tag`, as an earlier version wrote them while \
+                 the secret was replaced; hint: finish that replacement with the earlier version first, on every node"
             ),
             _ => bail!("read secret {name}: some of its lines do not begin with `hash` or `tag`; hint: {COPY}"),
         }

@@ -1,8 +1,8 @@
 //! Notices that certificate, key, authorities, secret or the list of the denied have changed, without a restart.
 //!
-//! The files are looked at, not waited for: an editor, `mv`, `cp` and a changed link to a folder all look alike then, and it costs six
-//! calls of the kernel. Files that change together are read once they have rested for one look. What is bad is said in one
-//! sentence, and what was good before it stays in use.
+//! The files are looked at, not waited for: an editor, `mv`, `cp` and a changed link to a folder all look alike then,
+//! and it costs six calls of the kernel. Files that change together are read once they have rested for one look. What
+//! is bad is said in one sentence, and what was good before it stays in use.
 
 use std::{
     fs,
@@ -63,11 +63,12 @@ impl Watch {
         }
     }
 
-    /// Looks at the files, in a millisecond; call it every second or so. A change is told by the look that finds it at rest.
+    /// Looks at the files, in a millisecond; call it every second or so. A change is told by the look that finds it at
+    /// rest.
     ///
     /// # Errors
-    /// New files that are of no use: one sentence that names the file, what is wrong and a hint. It is told once, and until
-    /// better ones come [`Self::complaints`] has it.
+    /// New files that are of no use: one sentence that names the file, what is wrong and a hint. It is told once, and
+    /// until better ones come [`Self::complaints`] has it.
     pub fn look(&mut self) -> Vec<Result<Change>> {
         let mut changes = Vec::new();
         if self.identity.has_changed() {

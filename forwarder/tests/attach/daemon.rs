@@ -13,7 +13,7 @@ use forwarder_common::ids::NodeId;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Pins, wire::NEAR};
+use super::{Pins, TIMEOUT, wire::NEAR};
 
 /// A node that stands alone: certificates, configuration and pins.
 pub(crate) struct Site {
@@ -44,7 +44,7 @@ impl Site {
         let mut command = Command::new(binary());
         command.args(["run", "--config"]).arg(self.file("edge.toml")).stdin(Stdio::null()).stderr(log);
         let mut daemon = Daemon(command.spawn().unwrap());
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.ask(&["status", "--json"]) {
                 return (daemon, status);
@@ -79,7 +79,7 @@ impl Daemon {
         // SAFETY: it takes no pointers; the child has not been waited for, so that the id is its own.
         let status = unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGTERM) };
         assert_eq!(status, 0);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status;

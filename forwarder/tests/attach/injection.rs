@@ -24,8 +24,8 @@ fn dataplane() -> Dataplane {
     Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"))
 }
 
-/// A datagram from port 9 to `port` of the loopback address, as an IP packet. IPv6, whose stack takes such a packet from the
-/// loopback interface; IPv4's calls it martian.
+/// A datagram from port 9 to `port` of the loopback address, as an IP packet. IPv6, whose stack takes such a packet
+/// from the loopback interface; IPv4's calls it martian.
 fn packet(port: u16, payload: &[u8]) -> Vec<u8> {
     let length = (8 + payload.len()) as u16;
     let address = Ipv6Addr::LOCALHOST.octets();

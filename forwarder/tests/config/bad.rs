@@ -23,9 +23,15 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "node = 1",
         "node = ",
-        "line 1: string values must be quoted, expected literal string; hint: the file is TOML, see docs/configuration.md",
+        "line 1: string values must be quoted, expected literal string; hint: the file is TOML, \
+         see docs/configuration.md",
     ),
-    ("node = 1", "node = 1\nnode = 2", "line 2: duplicate key; hint: the file is TOML, see docs/configuration.md"),
+    (
+        "node = 1",
+        "node = 1\nnode = 2",
+        "line 2: duplicate key; hint: the file is TOML, \
+         see docs/configuration.md",
+    ),
     // The top.
     ("node = 1\n", "", "`node` is missing; hint: add a line like `node = 1`"),
     ("node = 1", "node = 0", "line 1: `node` is 0; hint: give a whole number from 1 to 1023"),
@@ -187,32 +193,42 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "key = ",
         "deny = 7\nkey = ",
-        "line 13: `deny` in [cluster] is 7; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] is 7; hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     (
         "key = ",
         "deny = [0]\nkey = ",
-        "line 13: `deny` in [cluster] has 0; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] has 0; hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     (
         "key = ",
         "deny = [true]\nkey = ",
-        "line 13: `deny` in [cluster] has true; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] has true; hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     (
         "key = ",
         "deny = [\"ab:cd\"]\nkey = ",
-        "line 13: `deny` in [cluster] has \"ab:cd\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] has \"ab:cd\"; hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     (
         "key = ",
         "deny = [\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"]\nkey = ",
-        "line 13: `deny` in [cluster] has \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] has \
+         \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"; \
+         hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     (
         "key = ",
         "deny = [\"gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg\"]\nkey = ",
-        "line 13: `deny` in [cluster] has \"gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg\"; hint: list node ids from 1 to 1023 and SHA-256 fingerprints of certificates, such as [7, \"AB:CD:…\"]",
+        "line 13: `deny` in [cluster] has \
+         \"gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg\"; \
+         hint: list node ids from 1 to 1023 and SHA-256 \
+         fingerprints of certificates, such as [7, \"AB:CD:…\"]",
     ),
     ("key = ", "deny = [3, 1]\nkey = ", "line 7: `cluster` denies node 1, which is this one; hint: correct `deny`"),
     // Timers and hooks.

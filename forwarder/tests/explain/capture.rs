@@ -13,9 +13,9 @@ pub(crate) enum Format {
     PcapngSimple,
 }
 
-/// What a frame looks like around its datagram.
+/// What a frame looks like layers its datagram.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Around {
+pub(crate) struct Layers {
     /// IPv6, else IPv4.
     pub(crate) v6: bool,
     /// VLAN tags, 0..=2.
@@ -27,18 +27,18 @@ pub(crate) struct Around {
 }
 
 /// Plain IPv4.
-pub(crate) const V4: Around = Around { v6: false, tags: 0, options: 0, padding: 0 };
+pub(crate) const V4: Layers = Layers { v6: false, tags: 0, options: 0, padding: 0 };
 /// Plain IPv6.
-pub(crate) const V6: Around = Around { v6: true, ..V4 };
+pub(crate) const V6: Layers = Layers { v6: true, ..V4 };
 
 /// An Ethernet frame with a UDP datagram to port 5060.
-pub(crate) fn frame(payload: &[u8], around: Around) -> Vec<u8> {
+pub(crate) fn frame(payload: &[u8], layers: Layers) -> Vec<u8> {
     let length = |more: usize| u16::try_from(payload.len() + more).unwrap().to_be_bytes();
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-    for tag in 0..around.tags {
-        frame.extend(if tag == 0 && around.tags == 2 { [0x88, 0xa8, 0, 7] } else { [0x81, 0, 0, 42] });
+    for tag in 0..layers.tags {
+        frame.extend(if tag == 0 && layers.tags == 2 { [0x88, 0xa8, 0, 7] } else { [0x81, 0, 0, 42] });
     }
-    if around.v6 {
+    if layers.v6 {
         frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
         frame.extend(length(8));
         frame.extend([17, 64]);
@@ -46,16 +46,16 @@ pub(crate) fn frame(payload: &[u8], around: Around) -> Vec<u8> {
             frame.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         }
     } else {
-        frame.extend([8, 0, 0x45 + u8::try_from(around.options / 4).unwrap(), 0]);
-        frame.extend(length(28 + around.options));
+        frame.extend([8, 0, 0x45 + u8::try_from(layers.options / 4).unwrap(), 0]);
+        frame.extend(length(28 + layers.options));
         frame.extend([0, 1, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 10]);
-        frame.extend(vec![1; around.options]);
+        frame.extend(vec![1; layers.options]);
     }
     frame.extend([0x13, 0xc5, 0x13, 0xc4]);
     frame.extend(length(8));
     frame.extend([0, 0]);
     frame.extend(payload);
-    frame.extend(vec![b' '; around.padding]);
+    frame.extend(vec![b' '; layers.padding]);
     frame
 }
 

@@ -203,8 +203,8 @@ impl Bench {
     }
 
     /// This node takes all new transactions that another does not take; 0 for nobody.
-    pub(crate) fn taker(&mut self, node: u16) {
-        self.dataplane.set_successors(&[node; abi::TAKER_SLOTS as usize]).unwrap();
+    pub(crate) fn successor(&mut self, node: u16) {
+        self.dataplane.set_successors(&[node; abi::SUCCESSOR_SLOTS as usize]).unwrap();
     }
 
     /// New transactions go to healthy peers, or no longer.
@@ -252,9 +252,9 @@ impl Bench {
         }
     }
 
-    /// All fragments are gathered by this node.
-    pub(crate) fn gatherer(&mut self, node: u16) {
-        self.dataplane.set_reassemblers(&[node; net::GATHER_SLOTS as usize]).unwrap();
+    /// All fragments are reassembled by this node.
+    pub(crate) fn reassembler(&mut self, node: u16) {
+        self.dataplane.set_reassemblers(&[node; net::DATAGRAM_SLOTS as usize]).unwrap();
     }
 
     /// What was handed to the daemon since the last call.
@@ -296,7 +296,7 @@ impl Bench {
         assert_eq!((did, self.punts().len()), (DROP, 1));
     }
 
-    /// Sends a frame many times, which takes less than a window of the hand-over; how many were taken and how many
+    /// Sends a frame many times, which takes less than a window of the punts' rate; how many were taken and how many
     /// passed.
     pub(crate) fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
         let mut handed = 0;

@@ -55,7 +55,8 @@ fn keys_of_other_kinds_are_taken_and_names_beside_the_uri_do_not_matter() {
     for (round, kind) in kinds.into_iter().enumerate() {
         let sign = format!(
             "openssl req -new -newkey {kind} -nodes -keyout node-1.key -out node.csr -subj '/CN=edge'\n\
-             printf 'subjectAltName = email:noc@example.org, URI:https://example.org, URI:forwarder://edge/node/1\\n' > ext\n\
+             printf 'subjectAltName = email:noc@example.org, URI:https://example.org, \
+             URI:forwarder://edge/node/1\\n' > ext\n\
              openssl x509 -req -in node.csr -CA root.crt -CAkey root.key -CAcreateserial -extfile ext -out node-1.pem\n\
              cp root.crt ca.pem\n"
         );

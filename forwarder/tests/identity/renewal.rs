@@ -165,9 +165,10 @@ fn a_secret_is_taken_up_step_by_step_and_a_bad_one_is_not() {
         assert!(matches!(changes.as_slice(), [Ok(Change::Secrets(found))] if *found == expected), "{changes:?}");
     }
     fs::write(&file, "half a li").unwrap();
-    assert!(
-        matches!(running.changes().as_slice(), [Err(error)] if error.contains("line 1 is not `hash` or `tag` and 64 hex digits"))
-    );
+    assert!(matches!(
+        running.changes().as_slice(),
+        [Err(error)] if error.contains("line 1 is not `hash` or `tag` and 64 hex digits")
+    ));
     assert_eq!(running.complaints().len(), 1);
     fs::copy(steps.last().unwrap(), &file).unwrap();
     assert!(running.changes().is_empty(), "the same keys again are no change");

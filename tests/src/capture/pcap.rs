@@ -15,19 +15,19 @@ const RECORD_HEADER: usize = 16;
 /// The UDP datagrams of a capture, made whole where they came as IP fragments; other packets are left out. A last
 /// record that is still being written is, too. A datagram's frame and time are those of its last fragment to come.
 pub(super) fn datagrams(file: &[u8]) -> Result<Vec<Datagram>> {
-    let mut gathering = Gathering::new();
+    let mut reassembling = Reassembling::new();
     let mut found = Vec::new();
     for (frame, (micros, ethertype, ip)) in (1..).zip(records(file)?) {
         let Some(piece) = Piece::read(ethertype, ip) else { continue };
         let ends = (piece.source, piece.destination);
-        let Some(udp) = gather(&mut gathering, &piece) else { continue };
+        let Some(udp) = reassemble(&mut reassembling, &piece) else { continue };
         found.extend(datagram(frame, micros, ends, &udp));
     }
     Ok(found)
 }
 
 /// Fragments seen so far of each datagram that is not whole yet: offsets and bytes.
-type Gathering = HashMap<(IpAddr, IpAddr, u32), Vec<(usize, Vec<u8>)>>;
+type Reassembling = HashMap<(IpAddr, IpAddr, u32), Vec<(usize, Vec<u8>)>>;
 
 /// What one IP packet carries of a UDP datagram.
 struct Piece<'a> {
@@ -69,10 +69,10 @@ impl<'a> Piece<'a> {
 }
 
 /// The UDP datagram that a piece is or completes.
-fn gather(gathering: &mut Gathering, piece: &Piece<'_>) -> Option<Vec<u8>> {
+fn reassemble(reassembling: &mut Reassembling, piece: &Piece<'_>) -> Option<Vec<u8>> {
     let Some((id, offset, _)) = piece.part else { return Some(piece.bytes.to_vec()) };
     let key = (piece.source, piece.destination, id);
-    let parts = gathering.entry(key).or_default();
+    let parts = reassembling.entry(key).or_default();
     parts.push((offset, piece.bytes.to_vec()));
     parts.sort_unstable();
     let mut whole = Vec::new();
@@ -84,7 +84,7 @@ fn gather(gathering: &mut Gathering, piece: &Piece<'_>) -> Option<Vec<u8>> {
     }
     // The datagram's own length says where it ends: the last fragment may be missing.
     let complete = whole.len() == usize::from(big(&whole, 4)?);
-    complete.then(|| gathering.remove(&key)).flatten().map(|_| whole)
+    complete.then(|| reassembling.remove(&key)).flatten().map(|_| whole)
 }
 
 /// The packets of a capture without their link's header.

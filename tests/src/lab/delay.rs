@@ -90,9 +90,9 @@ fn hold(mut device: File, by: Duration, stop: &AtomicBool) {
     let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut buffer = vec![0; 65_535];
     while !stop.load(Ordering::Relaxed) {
-        let patience =
+        let timeout =
             held.front().map_or(Duration::from_millis(20), |(due, _)| due.saturating_duration_since(Instant::now()));
-        wait(&device, patience);
+        wait(&device, timeout);
         loop {
             match device.read(&mut buffer) {
                 Ok(length) if held.len() < HELD => {
@@ -112,10 +112,10 @@ fn hold(mut device: File, by: Duration, stop: &AtomicBool) {
     }
 }
 
-/// Until the device has a packet, or `patience` is over.
-fn wait(device: &File, patience: Duration) {
+/// Until the device has a packet, or `timeout` is over.
+fn wait(device: &File, timeout: Duration) {
     let mut poll = libc::pollfd { fd: device.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let millis = patience.as_micros().div_ceil(1000).min(20);
+    let millis = timeout.as_micros().div_ceil(1000).min(20);
     // SAFETY: one pollfd, alive.
     unsafe { libc::poll(&raw mut poll, 1, libc::c_int::try_from(millis).unwrap_or(1)) };
 }

@@ -13,7 +13,7 @@ const SLOTS: [&str; 2] = ["slot-1", "slot-2"];
 /// Held by whoever chooses a slot, so that one who waits for all is not overtaken for ever.
 const DOOR: &str = "door";
 /// How long a lab waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The right to have a lab, until dropped.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Slot {
     /// # Errors
     /// None is free within ten minutes, or the lock files cannot be written.
     pub fn take() -> Result<Self> {
-        let lock = poll_until("one of the two lab slots is free", PATIENCE, || {
+        let lock = poll_until("one of the two lab slots is free", TIMEOUT, || {
             let Some(_door) = lock(DOOR)? else { return Ok(None) };
             SLOTS.iter().find_map(|slot| lock(slot).transpose()).transpose()
         })?;
@@ -39,7 +39,7 @@ impl Slot {
     /// # Errors
     /// As [`Self::take`].
     pub fn take_all() -> Result<Self> {
-        let wait = |name| poll_until(&format!("the lab's {name} is free"), PATIENCE, || lock(name));
+        let wait = |name| poll_until(&format!("the lab's {name} is free"), TIMEOUT, || lock(name));
         let _door = wait(DOOR)?;
         Ok(Self { _locks: SLOTS.into_iter().map(wait).collect::<Result<_>>()? })
     }
@@ -66,7 +66,7 @@ mod tests {
         std::thread::scope(|scope| {
             let all = scope.spawn(|| Slot::take_all().map(drop));
             let is_waiting = || Ok(lock(DOOR)?.is_none());
-            crate::poll::poll_until_true("somebody waits for all slots", PATIENCE, is_waiting)?;
+            crate::poll::poll_until_true("somebody waits for all slots", TIMEOUT, is_waiting)?;
             let one_more = scope.spawn(|| Slot::take().map(drop));
             drop(other);
             all.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

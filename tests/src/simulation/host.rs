@@ -240,13 +240,13 @@ impl Host {
 
 /// Claims and peers, as the slow path sees them: claims of the kernel's table, peers of the failover machine.
 #[derive(Debug)]
-pub(super) struct Sight<'a> {
+pub(super) struct ClaimView<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) failover: &'a Failover,
     pub(super) now: Now,
 }
 
-impl View for Sight<'_> {
+impl View for ClaimView<'_> {
     fn owner(&self, key: u64) -> Found {
         let live = |id| {
             let peer = NodeId::new(id).filter(|id| *id != self.kernel.node);
@@ -260,11 +260,11 @@ impl View for Sight<'_> {
         self.failover.any_up()
     }
 
-    fn taker(&self, request_key: u64) -> Option<NodeId> {
+    fn successor(&self, request_key: u64) -> Option<NodeId> {
         if self.failover.diverts() { self.failover.successor(request_key) } else { None }
     }
 
-    fn gatherer(&self, slot: usize) -> Option<NodeId> {
+    fn reassembler(&self, slot: usize) -> Option<NodeId> {
         self.failover.reassembler(slot).filter(|node| *node != self.kernel.node)
     }
 }

@@ -3,12 +3,12 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::Duty,
+    abi::LeaseWord,
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Seen,
     lifetime::Lifetime,
-    net::GATHER_SLOTS,
+    net::DATAGRAM_SLOTS,
     outcome::Outcome,
     rendezvous,
     table::{self, Buckets, Entry, Place, SLOTS},
@@ -81,7 +81,7 @@ pub(super) struct Kernel {
     pub(super) node: NodeId,
     /// Under which epochs the proxy claims; `None` before the first daemon.
     pub(super) given: Option<Given>,
-    lease: Duty,
+    lease: LeaseWord,
     /// A daemon holds the program by which packets are punted: it goes with the daemon.
     pub(super) has_punts: bool,
     /// By slot, 0 for nobody.
@@ -105,9 +105,9 @@ impl Kernel {
         Self {
             node,
             given: None,
-            lease: Duty::default(),
+            lease: LeaseWord::default(),
             has_punts: false,
-            successors: vec![0; GATHER_SLOTS as usize],
+            successors: vec![0; DATAGRAM_SLOTS as usize],
             keys: vec![[0; SLOTS]; buckets],
             memory,
             mask: buckets as u32 - 1,
@@ -122,7 +122,7 @@ impl Kernel {
         let is_up = |id: &u16| self.peers[usize::from(*id)].is_some_and(|peer| peer.up);
         let peers_up: BTreeSet<NodeId> = (1..self.peers.len() as u16).filter(is_up).filter_map(NodeId::new).collect();
         let (diverts, drains) = (self.lease.says_divert(), self.lease.drains());
-        let lease = Lease { diverts, drains, until_us: self.lease.lease_ns() / 1000 };
+        let lease = Lease { diverts, drains, until_us: self.lease.until_ns() / 1000 };
         Inherited { given: self.given.clone(), peers_up, lease }
     }
 
@@ -163,7 +163,7 @@ impl Kernel {
 
     /// Writes what is done with what nobody owns, and until when the daemon lives at least.
     pub(super) const fn set_lease(&mut self, lease: Lease) {
-        self.lease = Duty::new(lease.diverts, lease.drains, lease.until_us * 1000);
+        self.lease = LeaseWord::new(lease.diverts, lease.drains, lease.until_us * 1000);
     }
 
     /// Writes who takes the new transactions of each slot while this node takes none, 0 for nobody.

@@ -27,7 +27,7 @@ const CALL_GRACE_US: u64 = 1_000_000;
 /// Cryptography of a handshake, both sides.
 const HANDSHAKE_US: u64 = 2_000;
 /// How long a caller waits for an answer.
-const HANDSHAKE_PATIENCE_US: u64 = 5_000_000;
+const HANDSHAKE_TIMEOUT_US: u64 = 5_000_000;
 /// How long after a stall the links' tasks run at the latest: each in an order of its own, and before the loop or
 /// after.
 pub(super) const WAKE_UP_US: u64 = 2_000;
@@ -213,12 +213,12 @@ impl Simulation {
             return;
         }
         let is_there = self.hosts[target].daemon.is_some() && self.hosts[target].incarnation == incarnations[1];
-        let is_late = self.now_us > since_us + HANDSHAKE_PATIENCE_US;
+        let is_late = self.now_us > since_us + HANDSHAKE_TIMEOUT_US;
         if !is_there || is_late || !self.network.is_open(host, target) {
             return self.call_failed(host, target);
         }
         if self.hosts[target].stalled_us.is_some() {
-            // The caller sends again until its patience ends; what is in the socket is answered when the callee goes
+            // The caller sends again until its timeout; what is in the socket is answered when the callee goes
             // on.
             let at_us = self.now_us + LINK_KEEP_ALIVE_US;
             return self.queue.push(at_us, Event::Handshake(call));

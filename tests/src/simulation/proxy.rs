@@ -108,7 +108,7 @@ impl Simulation {
     ) {
         let Transaction { request_key, legs, .. } = &self.transactions[message.transaction];
         let frame = message.frame(legs.first().map_or(host, |leg| leg.host));
-        let slot = net::frame(&frame.as_slice()).and_then(|ip| ip.gather_slot(&frame.as_slice())).unwrap_or_default();
+        let slot = net::frame(&frame.as_slice()).and_then(|ip| ip.datagram_slot(&frame.as_slice())).unwrap_or_default();
         let Host { kernel, punts, .. } = &mut self.hosts[host];
         match kernel.punt(verdict, relayed_by.is_some(), *request_key, slot, now) {
             Punt::ToDaemon if punts.len() >= PUNTS => self.proxy(host, message, Way::Overflowed),

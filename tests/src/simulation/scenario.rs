@@ -190,7 +190,7 @@ impl Scenario {
         self.traffic_s = count as u64 * 45;
     }
 
-    /// Cuts shorter and longer than a link's patience; daemons killed for as long; proxies that restart.
+    /// Cuts shorter and longer than a link's timeout; daemons killed for as long; proxies that restart.
     fn flapping(&mut self) {
         for turn in 0..8_usize {
             let (at_s, host) = (2.0 + turn as f64 * 3.0, turn * 7 % self.nodes);
@@ -204,7 +204,7 @@ impl Scenario {
         }
     }
 
-    /// Daemons that are stopped for less than a link's patience, for more, for more than the lease, and for longer than
+    /// Daemons that are stopped for less than a link's timeout, for more, for more than the lease, and for longer than
     /// peers wait.
     fn stalls(&mut self) {
         self.traffic_s = 60;

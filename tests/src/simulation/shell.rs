@@ -11,7 +11,7 @@ use forwarder_core::{
 
 use super::{
     Event, Simulation, TIMED, Way,
-    host::{Daemon, Host, LinkEvent, Order, Sight, address, host_at},
+    host::{ClaimView, Daemon, Host, LinkEvent, Order, address, host_at},
     kernel::Told,
     traffic::Message,
 };
@@ -69,7 +69,7 @@ impl Simulation {
             }
             let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
             let Daemon { slow, failover, .. } = daemon;
-            slow.handle_timeout(&Sight { kernel, failover, now }, now.monotonic_us);
+            slow.handle_timeout(&ClaimView { kernel, failover, now }, now.monotonic_us);
             self.turn(host, now);
             if self.daemon(host).is_some_and(|daemon| daemon.ends) {
                 return self.stop(host, now);
@@ -191,7 +191,7 @@ impl Simulation {
             if lays_aside {
                 late.push((head, frame));
             } else {
-                slow.handle_punt(head, &frame, &Sight { kernel, failover, now }, now.monotonic_us);
+                slow.handle_punt(head, &frame, &ClaimView { kernel, failover, now }, now.monotonic_us);
             }
         }
     }
@@ -200,7 +200,7 @@ impl Simulation {
         let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
         let Daemon { slow, failover, late, .. } = daemon;
         for (head, frame) in std::mem::take(late) {
-            slow.handle_punt(head, &frame, &Sight { kernel, failover, now }, now.monotonic_us);
+            slow.handle_punt(head, &frame, &ClaimView { kernel, failover, now }, now.monotonic_us);
         }
     }
 
@@ -265,7 +265,7 @@ impl Simulation {
                 Output::Answer { ticket, owned } => {
                     let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
                     let Daemon { slow, failover, .. } = daemon;
-                    slow.handle_answer(ticket, owned, &Sight { kernel, failover, now }, now.monotonic_us);
+                    slow.handle_answer(ticket, owned, &ClaimView { kernel, failover, now }, now.monotonic_us);
                 }
             }
         }

@@ -18,7 +18,7 @@ const SOON_US: u64 = 1_500_000;
 /// A proxy without a socket is seen at once, one that is silent after two probes; the rest is a busy machine's.
 const SEEN: Duration = Duration::from_millis(1500);
 /// Until the last call has ended, well or not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_dead_edge_costs_only_what_was_in_flight_there_v4() -> Result<()> {
@@ -45,7 +45,7 @@ fn edge_dies(family: Family, withdrawn: bool) -> Result<()> {
         if withdrawn {
             lab.spray(&Spray::Over(vec![2, 3]))?;
         }
-        let counts = caller.finish(PATIENCE)?;
+        let counts = caller.finish(TIMEOUT)?;
         callee.stop()?;
         capture.stop()?;
         let datagrams = capture.datagrams()?;
@@ -112,7 +112,7 @@ fn proxy_dies(family: Family) -> Result<()> {
         *proxy = Kamailio::edge(lab, 1, true)?;
         cluster.edge(1)?.wait_for_state("up")?;
         let diverted = cluster.edge(1)?.outcomes()?.of("diverted") - before.of("diverted");
-        let counts = caller.finish(PATIENCE)?;
+        let counts = caller.finish(TIMEOUT)?;
         callee.stop()?;
         capture.stop()?;
         let tallies = tally(&capture.datagrams()?, family, [killed, down, restarted]);

@@ -90,8 +90,8 @@ fn large_calls_go_well(service: Family, underlay: Family, load: &Load) -> Result
         ensure_one_edge_answers(&datagrams, service)?;
         let allowed: Vec<&str> = CALLS.into_iter().chain(FRAGMENTS).collect();
         ensure_only_moved("large messages", &before, &cluster.outcomes()?, &allowed)?;
-        let gathered: u64 = cluster.outcomes()?.iter().map(|edge| edge.of("slow_reassembled")).sum();
-        ensure!(gathered >= u64::from(load.count), "only {gathered} datagrams were made whole from fragments");
+        let reassembled: u64 = cluster.outcomes()?.iter().map(|edge| edge.of("slow_reassembled")).sum();
+        ensure!(reassembled >= u64::from(load.count), "only {reassembled} datagrams were made whole from fragments");
         checksums_are_right(&lab.folder().join("sprayed.pcap"))?;
         cluster.stop()
     })

@@ -1,4 +1,4 @@
-//! Daemons that stand still and go on, or that nobody hears for a while, as on a virtual machine that is moved: shorter
+//! Daemons that stall and go on, or that nobody hears for a while, as on a virtual machine that is moved: shorter
 //! than a link lives, and longer.
 
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::restarts::{RATE, now, under_load};
 
 /// Less than the second after which a silent link ends, with the pause between two keep-alives.
 const SHORT: Duration = Duration::from_millis(600);
-/// Longer than that, and less than the programs' patience with their daemon.
+/// Longer than that, and less than the daemon's lease.
 const MEDIUM: Duration = Duration::from_millis(1200);
-/// Longer than that, and than the programs' patience with their daemon.
+/// Longer than that, and than the daemon's lease.
 const LONG: Duration = Duration::from_secs(4);
 /// Tries to be heard again before oneself misses the others.
 const MUTED: usize = 5;
@@ -53,7 +53,7 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
         wait("it has gone on for a while", SHORT)?;
         let after = cluster.edge(2)?.outcomes()?;
         let moved = |outcome: &str| after.of(outcome) - before.of(outcome);
-        ensure!(moved("relayed") > 0, "what needs a daemon waited for the one that stood still");
+        ensure!(moved("relayed") > 0, "what needs a daemon waited for the one that stalled");
         ensure_nobody_was_down(cluster)?;
         Ok([from, from + SOON_US])
     })?;
@@ -135,7 +135,7 @@ fn ensure_nobody_was_down(cluster: &mut Cluster) -> Result<()> {
 fn stand_still(cluster: &mut Cluster, pause: Duration) -> Result<()> {
     let daemon = cluster.edge(2)?.process();
     daemon.signal(libc::SIGSTOP);
-    wait("the daemon has stood still for a while", pause)?;
+    wait("the daemon has stalled for a while", pause)?;
     daemon.signal(libc::SIGCONT);
     Ok(())
 }

@@ -14,7 +14,7 @@ use tests::sipp::{Kind, Shape, Sipp};
 /// Calls a second.
 pub(crate) const RATE: u32 = 40;
 /// Until the last call has ended, well or not.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
 fn all_daemons_killed_for_ten_seconds_lose_no_call_before_or_after_v4() -> Result<()> {
@@ -70,7 +70,7 @@ pub(crate) fn under_load(
         let first = u64::from(RATE) * 4;
         poll_until_true("the first calls have begun", Duration::from_secs(20), || Ok(caller.begun() >= first))?;
         let borders = disturb(&mut cluster)?;
-        let calls = caller.finish(PATIENCE)?;
+        let calls = caller.finish(TIMEOUT)?;
         callee.stop()?;
         capture.stop()?;
         let strays: u64 = edges.iter().map(|edge| edge.count("stray_reply")).sum();

@@ -39,7 +39,7 @@ const NODE: u16 = 1;
 /// A claim that takes longer, in microseconds, comes too late for a reply that is held by default.
 const LATE_US: u32 = 100_000;
 /// How long a peer waits for claims once all have been made.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn address(node: u16) -> SocketAddr {
     let [high, low] = node.to_be_bytes();
@@ -223,7 +223,7 @@ pub(crate) fn play(folder: &Path, links: u16) -> Result<()> {
     let before = cpu.load(Ordering::Acquire);
     let end = order()?;
     let expected: u64 = end.trim_start_matches("end ").parse().context("read how many claims there are")?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !has(expected) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));
     }

@@ -245,8 +245,8 @@ impl Peer {
     }
 
     /// Waits until it has made all its claims.
-    pub(crate) fn wait_done(&self, patience: Duration) {
-        let deadline = Instant::now() + patience;
+    pub(crate) fn wait_done(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         while !self.done.load(Ordering::Acquire) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }

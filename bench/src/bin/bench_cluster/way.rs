@@ -1,4 +1,4 @@
-//! A way between two hosts that takes its time, as between continents, or stands still, as a peer does that is stopped.
+//! A way between two hosts that takes its time, as between continents, or stalls, as a peer does that is stopped.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 pub(crate) const ENDS: [u16; 2] = [7471, 7472];
 /// How often the way looks for packets; the delay is longer by half of it.
 const LOOK: Duration = Duration::from_micros(200);
-/// How often it stands still, if it does.
+/// How often it stalls, if it does.
 const STOP_EVERY: Duration = Duration::from_secs(3);
 
 /// Keeps each packet for a while, and then passes it on.

@@ -1,7 +1,8 @@
 //! Whom to call and when: seeds always, members until they are forgotten, nobody who is linked.
 //!
-//! Of two nodes that know each other the lower id calls. The higher one calls only when it has waited in vain for a while, so
-//! that a pair in which the lower one's calls fail finds together all the same. Time is an argument; nothing here does I/O.
+//! Of two nodes that know each other the lower id calls. The higher one calls only when it has waited in vain for a
+//! while, so that a pair in which the lower one's calls fail finds together all the same. Time is an argument; nothing
+//! here does I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,7 +13,8 @@ use tokio::time::Instant;
 
 use super::backoff::{Backoff, jittered};
 
-/// Calls under way at once: a handshake costs a millisecond of CPU here and there, and an unreachable peer five seconds of wait.
+/// Calls under way at once: a handshake costs a millisecond of CPU here and there, and an unreachable peer five seconds
+/// of wait.
 const CALLS: usize = 128;
 /// How long the higher id leaves it to the lower one to call; with jitter half of it at least.
 const GRACE: Duration = Duration::from_secs(1);
@@ -71,7 +73,8 @@ impl Calls {
         calls
     }
 
-    /// A member that is to be linked. True when a call to another address of it is under way, which is of no use any more.
+    /// A member that is to be linked. True when a call to another address of it is under way, which is of no use any
+    /// more.
     pub(super) fn add(&mut self, peer: NodeId, address: SocketAddr, now: Instant) -> bool {
         let callee = Callee::Member(peer);
         if peer == self.node || self.targets.get(&callee).is_some_and(|target| target.address == address) {
@@ -139,7 +142,8 @@ impl Calls {
         }
     }
 
-    /// Calls a linked peer all the same at `at`, where it is known whom to call: the new connection takes the link's place.
+    /// Calls a linked peer all the same at `at`, where it is known whom to call: the new connection takes the link's
+    /// place.
     pub(super) fn renew(&mut self, peer: NodeId, at: Instant) {
         let Some(address) = self.linked.get(&peer).copied() else { return };
         let is_idle = |callee: &Callee| self.targets.get(callee).is_some_and(|target| target.phase == Phase::IsLinked);

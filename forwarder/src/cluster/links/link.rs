@@ -1,8 +1,8 @@
 //! One link: from its announcement to its end.
 //!
-//! The order of events of one peer is LinkUp, messages, LinkDown, whatever happens: a link waits for the end of the one that
-//! it replaces. The side that called announces the link with the other's first message only: until then the other may still
-//! refuse this node's certificate.
+//! The order of events of one peer is LinkUp, messages, LinkDown, whatever happens: a link waits for the end of the one
+//! that it replaces. The side that called announces the link with the other's first message only: until then the other
+//! may still refuse this node's certificate.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -243,8 +243,8 @@ async fn write_all(connection: &Connection, queue: &mut queue::Receiver) -> Resu
     }
 }
 
-/// A stream whose message is not written yet. Where the link ends before it is, the peer must not take what there is for the whole, as a
-/// stream would say that is only dropped.
+/// A stream whose message is not written yet. Where the link ends before it is, the peer must not take what there is
+/// for the whole, as a stream would say that is only dropped.
 struct Unfinished(Option<SendStream>);
 
 impl Drop for Unfinished {

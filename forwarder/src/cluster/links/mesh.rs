@@ -1,4 +1,5 @@
-//! Looks after all links: calls seeds and members, answers calls, keeps one connection a peer, keeps out who does not belong.
+//! Looks after all links: calls seeds and members, answers calls, keeps one connection a peer, keeps out who does not
+//! belong.
 
 mod refusals;
 mod trust;
@@ -27,9 +28,11 @@ use super::link::{self, End, Ended, Setup, Stop};
 use super::{Command, DATAGRAM_BYTES, Event, queue};
 use forwarder_core::{failover::timers::LINK_PARKED_US, node::Kind};
 
-/// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the first.
+/// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the
+/// first.
 const SIMULTANEOUS: Duration = Duration::from_secs(2);
-/// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is lost.
+/// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is
+/// lost.
 const PARKED: Duration = Duration::from_micros(LINK_PARKED_US);
 /// A link that lasted this long clears its peer's record.
 const FORGIVEN: Duration = Duration::from_secs(60);
@@ -147,11 +150,14 @@ impl Mesh {
                         }
                     }
                     None => {
-                        error!("cluster: the socket is lost; this node is cut off from its peers until it is restarted");
+                        error!("cluster: the socket is lost; this node is cut off from its peers until it is \
+                             restarted");
                         break;
                     }
                 },
-                Some(outcome) = self.handshakes.next() => outcome.into_iter().for_each(|outcome| self.finished(outcome)),
+                Some(outcome) = self.handshakes.next() => {
+                    outcome.into_iter().for_each(|outcome| self.finished(outcome));
+                }
                 Some(ended) = self.ended.1.recv() => self.ended(ended),
                 Some(trust) = self.new_trust.recv() => self.set_trust(trust),
                 _ = checks.tick() => self.end_expired(),
@@ -190,7 +196,8 @@ impl Mesh {
 
     fn send_datagram(&mut self, to: NodeId, bytes: Vec<u8>) {
         let link = self.links.get(&to).filter(|link| link.introduced && bytes.len() <= DATAGRAM_BYTES);
-        // An error is a path too narrow, or a link that has just ended; the queue of unsent ones is bounded and drops the oldest.
+        // An error is a path too narrow, or a link that has just ended; the queue of unsent ones is bounded and drops
+        // the oldest.
         if link.is_none_or(|link| link.connection.send_datagram(bytes.into()).is_err()) {
             count(&self.shared.counters.dropped_datagrams);
         }
@@ -241,7 +248,8 @@ impl Mesh {
         }
     }
 
-    /// A handshake is done: decides whether a call reached whom it was for, and whether a caller is to wait for this node's own call.
+    /// A handshake is done: decides whether a call reached whom it was for, and whether a caller is to wait for this
+    /// node's own call.
     fn connected(&mut self, verified: Verified, callee: Option<Callee>) {
         let (peer, address) = (verified.peer.node, verified.connection.remote_address());
         match callee {

@@ -1,5 +1,5 @@
-//! What waits for one peer: bounded in number and age, and in bytes over all peers, so that a slow or stopped peer costs
-//! neither the others nor the host's memory.
+//! What waits for one peer: bounded in number and age, and in bytes over all peers, so that a slow or stopped peer
+//! costs neither the others nor the host's memory.
 //!
 //! Snapshots wait apart: a hundred thousand old claims must not delay a new one. What is dropped is counted, and the
 //! core's digest repairs it.

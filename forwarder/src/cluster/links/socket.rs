@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use log::warn;
 use rustix::net::sockopt;
 
-/// Bytes that the kernel keeps for the socket, each way: a tenth of a second at 320 Mb/s, or 300 peers that send 10 kB at once.
+/// Bytes that the kernel keeps for the socket, each way: a tenth of a second at 320 Mb/s, or 300 peers that send 10 kB
+/// at once.
 const BUFFER: usize = 4 << 20;
 
 /// Binds the address and asks for large buffers.
@@ -37,8 +38,8 @@ pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
     for (size, which, key) in [(received, "receive", "rmem_max"), (sent, "send", "wmem_max")] {
         if size < BUFFER {
             warn!(
-                "cluster: the {which} buffer of the links' socket has {size} bytes instead of {BUFFER}: bursts of claims may be \
-                 lost and sent again; hint: sysctl -w net.core.{key}={BUFFER}"
+                "cluster: the {which} buffer of the links' socket has {size} bytes instead of {BUFFER}: \
+                 bursts of claims may be lost and sent again; hint: sysctl -w net.core.{key}={BUFFER}"
             );
         }
     }

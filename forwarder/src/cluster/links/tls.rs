@@ -1,8 +1,8 @@
 //! TLS 1.3 both ways, and the limits of a connection.
 //!
-//! A certificate is good when the cluster's authority signed it; host names mean nothing here. Which node it is follows from its
-//! SAN URI and is checked after the handshake, on both sides alike (`handshake.rs`). Sessions are not resumed: a ticket
-//! would outlive the certificate that was checked.
+//! A certificate is good when the cluster's authority signed it; host names mean nothing here. Which node it is follows
+//! from its SAN URI and is checked after the handshake, on both sides alike (`handshake.rs`). Sessions are not resumed:
+//! a ticket would outlive the certificate that was checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +91,8 @@ fn transport() -> Arc<TransportConfig> {
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
-        // Under loss the congestion controller decides the tail: with 10 % lost, BBR delivers in 3 ms what takes CUBIC 500.
+        // Under loss the congestion controller decides the tail: with 10 % lost, BBR delivers in 3 ms what takes
+        // CUBIC 500.
         .congestion_controller_factory(Arc::new(BbrConfig::default()));
     Arc::new(transport)
 }

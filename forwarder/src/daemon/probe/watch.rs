@@ -1,7 +1,9 @@
-//! The sockets that take a service's packets, four times a second, from the kernel's own list of this network namespace.
+//! The sockets that take a service's packets, four times a second, from the kernel's own list of this network
+//! namespace.
 //!
-//! The list is read in pieces while it changes, and may then lack a socket that is there: what looks like an end is looked
-//! at twice. All of it happens on a thread of its own, whose share of a CPU is bounded however many sockets the host has.
+//! The list is read in pieces while it changes, and may then lack a socket that is there: what looks like an end is
+//! looked at twice. All of it happens on a thread of its own, whose share of a CPU is bounded however many sockets the
+//! host has.
 
 use std::{
     collections::BTreeSet,
@@ -106,8 +108,8 @@ fn read(watched: &[Watched]) -> Result<Vec<BTreeSet<u64>>> {
     Ok(found)
 }
 
-/// Whether a socket bound to `local` takes what is sent to `service`. One bound to `::` takes IPv4 as well, unless it was made
-/// not to, which the list does not say.
+/// Whether a socket bound to `local` takes what is sent to `service`. One bound to `::` takes IPv4 as well, unless it
+/// was made not to, which the list does not say.
 fn takes(local: SocketAddr, service: SocketAddr) -> bool {
     let (ip, v6) = (local.ip().to_canonical(), local.is_ipv6());
     local.port() == service.port() && (ip == service.ip() || (ip.is_unspecified() && (v6 || service.is_ipv4())))
@@ -121,7 +123,8 @@ fn bound(line: &str) -> Option<(SocketAddr, u64)> {
     (remote.port() == 0 && local.port() != 0).then_some((local, inode))
 }
 
-/// An address in the form of the list: words of 32 bits as they lie in memory, each as a hexadecimal number, and the port.
+/// An address in the form of the list: words of 32 bits as they lie in memory, each as a hexadecimal number, and the
+/// port.
 fn socket(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;

@@ -37,8 +37,8 @@ impl Mesh {
         }
     }
 
-    /// Shows this node's new certificate to the peers that are linked by its old one, before that ends: one after another, because
-    /// each new link begins with a snapshot.
+    /// Shows this node's new certificate to the peers that are linked by its old one, before that ends: one after
+    /// another, because each new link begins with a snapshot.
     fn renew_links(&mut self) {
         let now = Instant::now();
         for (place, (peer, link)) in (0..).zip(&self.links) {

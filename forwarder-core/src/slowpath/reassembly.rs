@@ -86,7 +86,7 @@ struct Source {
 
 /// All that waits.
 #[derive(Debug, Default)]
-pub(super) struct Gather {
+pub(super) struct Reassembly {
     datagrams: BTreeMap<Key, Datagram>,
     /// In the order of their arrival, which is that of their deadlines.
     order: BTreeMap<u64, Key>,
@@ -98,7 +98,7 @@ pub(super) struct Gather {
     dropped: u64,
 }
 
-impl Gather {
+impl Reassembly {
     /// Takes a fragment; gives the datagram if it was the last one missing.
     pub(super) fn put(&mut self, arrival: &Arrival<'_>, now_us: u64) -> Option<Whole> {
         self.expire(now_us);

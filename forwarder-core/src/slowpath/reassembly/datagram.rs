@@ -62,13 +62,13 @@ pub(super) struct Datagram {
     /// Where the data ends, once the last fragment is there.
     end: Option<u32>,
     bytes: usize,
-    is_void: bool,
+    is_discarded: bool,
 }
 
 impl Datagram {
     pub(super) const fn new(serial: u64, due_us: u64) -> Self {
         let pieces = BTreeMap::new();
-        Self { serial, due_us, pieces, filled: 0, end: None, bytes: DATAGRAM_OVERHEAD, is_void: false }
+        Self { serial, due_us, pieces, filled: 0, end: None, bytes: DATAGRAM_OVERHEAD, is_discarded: false }
     }
 
     /// A datagram of one fragment.
@@ -90,7 +90,7 @@ impl Datagram {
     }
 
     pub(super) fn add(&mut self, offset: u16, more: bool, piece: Piece) -> Added {
-        if self.is_void || self.is_copy(offset, more, &piece) {
+        if self.is_discarded || self.is_copy(offset, more, &piece) {
             return Added::Useless;
         }
         let start = u32::from(offset);
@@ -99,7 +99,7 @@ impl Datagram {
         //# the entire datagram (and any constituent fragments, including those not yet received) MUST be silently
         //# discarded.
         if self.contradicts(start, end, more) || self.pieces.len() >= FRAGMENTS {
-            *self = Self { is_void: true, ..Self::new(self.serial, self.due_us) };
+            *self = Self { is_discarded: true, ..Self::new(self.serial, self.due_us) };
             return Added::Contradicts;
         }
         if !more {

@@ -9,43 +9,43 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::slow::Around;
+use super::context::Context;
 use forwarder_core::node::LocalClaim;
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
-pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, around: &mut Around<'_>) {
+pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, context: &mut Context<'_>) {
     if let Some(ip) = net::frame(&frame) {
-        claim_ip(hash_key, frame, ip, segment, around);
+        claim_ip(hash_key, frame, ip, segment, context);
     }
 }
 
 /// The same for a bare IP packet.
-pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], around: &mut Around<'_>) {
+pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], context: &mut Context<'_>) {
     let version = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
     if let Some(ip) = net::ip(&packet, 0, version) {
-        claim_ip(hash_key, packet, ip, 0, around);
+        claim_ip(hash_key, packet, ip, 0, context);
     }
 }
 
-fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, around: &mut Around<'_>) {
+fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mut Context<'_>) {
     let Some(payload) = payload(frame, ip) else { return };
     let port = Ip { payload: payload.0 - net::UDP, ..ip }.ports(&frame).map(|udp| udp.source);
-    let from = ip.source(&frame).zip(port).and_then(|(vip, port)| around.dataplane.service(vip, port));
-    let (affinity, seen) = (around.dataplane.affinity(from.as_ref()), Seen::leaving(from.as_ref()));
+    let from = ip.source(&frame).zip(port).and_then(|(vip, port)| context.dataplane.service(vip, port));
+    let (affinity, seen) = (context.dataplane.affinity(from.as_ref()), Seen::leaving(from.as_ref()));
     let text = frame.get(payload.0..payload.1).unwrap_or_default();
     let size = if segment == 0 { text.len().max(1) } else { segment as usize };
     for message in text.chunks(size) {
         let Ok(message) = full::read(message) else { continue };
         let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
-        let Some(lifetime) = around.dataplane.lifetime(kind, is_invite, message.status, affinity) else { continue };
+        let Some(lifetime) = context.dataplane.lifetime(kind, is_invite, message.status, affinity) else { continue };
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
         let keys = [Some((keys.request, KeyKind::Request)), keys.reply.map(|key| (key, KeyKind::Reply))];
         for (key, kind) in keys.into_iter().flatten() {
-            let claimed = around.dataplane.claim_own(key, kind, lifetime, from.as_ref());
+            let claimed = context.dataplane.claim_own(key, kind, lifetime, from.as_ref());
             let Some((remaining_ms, epoch)) = claimed else { continue };
-            let (claimed_at_unix_us, kind) = (around.now.unix_us, kind.code() as u8);
+            let (claimed_at_unix_us, kind) = (context.now.unix_us, kind.code() as u8);
             let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };
-            around.node.handle_local(claim, around.now);
+            context.node.handle_local(claim, context.now);
         }
     }
 }

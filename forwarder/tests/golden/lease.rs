@@ -10,34 +10,34 @@ use super::{
 };
 
 /// A node with a peer that takes what it does not.
-fn with_taker(underlay: bool) -> Bench {
+fn with_successor(underlay: bool) -> Bench {
     let mut bench = Bench::new(ME, underlay);
     bench.peer(PEER, true);
-    bench.taker(PEER);
+    bench.successor(PEER);
     bench
 }
 
 #[test]
 fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_its_own() {
     for (service, underlay) in families() {
-        let mut bench = with_taker(underlay);
+        let mut bench = with_successor(underlay);
         bench.lives();
         bench.divert(true);
         let new = Frame::to_vip(service, &Sip::invite("new").bytes());
         let sent = bench.expect_changed(&new, TX, &["diverted"]);
         bench.check_tunnel(&sent, &new, PEER);
-        let mut taker = Bench::new(PEER, underlay);
-        taker.peer(ME, true);
-        taker.expect_changed(&Frame::raw(sent), PASS, &["decapsulated"]);
+        let mut successor = Bench::new(PEER, underlay);
+        successor.peer(ME, true);
+        successor.expect_changed(&Frame::raw(sent), PASS, &["decapsulated"]);
 
         bench.claim(ME, Sip::invite("mine").request_key());
         bench.expect(&Frame::to_vip(service, &Sip::invite("mine").bytes()), PASS, &["local_owner"]);
         // Only what begins a transaction is diverted; what nobody owns is a daemon's to ask for, here or at the peer.
         bench.expect_changed(&Frame::to_vip(service, &Sip::response(200, "INVITE", "x").bytes()), TX, &["relayed"]);
         bench.expect_changed(&Frame::to_vip(service, &Sip::request("ACK", "new").bytes()), TX, &["relayed"]);
-        bench.taker(0);
+        bench.successor(0);
         bench.expect(&new, PASS, &["local_new"]);
-        bench.taker(PEER);
+        bench.successor(PEER);
         bench.unresolved_peer(PEER);
         bench.expect(&new, PASS, &["local_new"]);
         bench.peer(PEER, true);
@@ -53,7 +53,7 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_
 #[test]
 fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
     for (service, underlay) in families() {
-        let mut bench = with_taker(underlay);
+        let mut bench = with_successor(underlay);
         bench.lives();
         let mut helper = Bench::new(PEER, underlay);
         helper.peer(ME, true);
@@ -77,9 +77,9 @@ fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
             bench.daemon(true);
             bench.expect_dropped(&frame);
             bench.daemon(false);
-            bench.taker(0);
+            bench.successor(0);
             bench.expect(&frame, PASS, &[punted]);
-            bench.taker(PEER);
+            bench.successor(PEER);
         }
         let fragment = Frame::to_vip(service, &Sip::invite("a").bytes()).fragment(0);
         let sent = bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
@@ -90,7 +90,7 @@ fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
 
 #[test]
 fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
-    let mut bench = with_taker(V4);
+    let mut bench = with_successor(V4);
     let (new, reply) = (Sip::invite("new").bytes(), Sip::response(200, "INVITE", "a").bytes());
     let (new, reply) = (Frame::to_vip(V4, &new), Frame::to_vip(V4, &reply));
     bench.lives();
@@ -111,7 +111,7 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
 
 #[test]
 fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
-    let mut bench = with_taker(V4);
+    let mut bench = with_successor(V4);
     let reply = Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes());
     let fragment = Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0);
     bench.daemon(true);
@@ -140,12 +140,12 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
 
 #[test]
 fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
-    let mut bench = with_taker(V4);
+    let mut bench = with_successor(V4);
     bench.lives();
     let sent = bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["relayed"]);
     let mut helper = Bench::new(PEER, V4);
     helper.peer(ME, true);
-    helper.taker(ME);
+    helper.successor(ME);
     helper.lives();
     helper.claim(ME, Sip::invite("a").request_key());
     helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);

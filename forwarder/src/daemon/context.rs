@@ -1,0 +1,68 @@
+//! What the daemon lends to its parts for one turn, and what they see of claims and peers.
+
+use forwarder_common::{
+    ids::{Epochs, NodeId, Tick},
+    verdict::Found,
+};
+use forwarder_core::{
+    failover::Failover,
+    node::{Node, Now},
+    slowpath::View,
+};
+
+use crate::{
+    config::Config,
+    dataplane::{self, Dataplane},
+};
+
+/// What the daemon lends to the slow path for one turn.
+pub(super) struct Context<'a> {
+    pub(super) config: &'a Config,
+    pub(super) dataplane: &'a mut Dataplane,
+    pub(super) failover: &'a Failover,
+    pub(super) node: &'a mut Node,
+    pub(super) now: Now,
+}
+
+/// What the slow path sees of claims and peers.
+pub(super) struct ClaimView<'a> {
+    pub(super) node: NodeId,
+    pub(super) dataplane: &'a Dataplane,
+    pub(super) failover: &'a Failover,
+}
+
+impl ClaimView<'_> {
+    /// The epochs of a node whose claims count, this one or a peer: none of one that is down. `None`: nothing is known
+    /// of it.
+    pub(super) fn live_epochs(&self, id: u16) -> Option<Epochs> {
+        match NodeId::new(id)? {
+            me if me == self.node => Some(self.dataplane.epochs()),
+            peer => self.failover.live_epochs(peer),
+        }
+    }
+}
+
+impl Context<'_> {
+    pub(super) const fn claim_view(&self) -> ClaimView<'_> {
+        ClaimView { node: self.config.node, dataplane: self.dataplane, failover: self.failover }
+    }
+}
+
+impl View for ClaimView<'_> {
+    fn owner(&self, key: u64) -> Found {
+        let now = Tick::at(dataplane::monotonic_ns());
+        Found::of(self.dataplane.claim(key), self.node, now, |id| self.live_epochs(id).unwrap_or(Epochs::EMPTY))
+    }
+
+    fn peer_up(&self) -> bool {
+        self.failover.any_up()
+    }
+
+    fn successor(&self, request_key: u64) -> Option<NodeId> {
+        if self.failover.diverts() { self.failover.successor(request_key) } else { None }
+    }
+
+    fn reassembler(&self, slot: usize) -> Option<NodeId> {
+        self.failover.reassembler(slot).filter(|node| *node != self.node)
+    }
+}
