@@ -11,8 +11,10 @@ pub const VERSION: u32 = 3;
 pub const PEER_SLOTS: u32 = 2 * NODES;
 /// Node ids with their slot zero ("nobody").
 pub const NODES: u32 = NodeId::MAX as u32 + 1;
+/// Slots of the map that says who reassembles which fragments, see `net::datagram_slot`.
+pub const DATAGRAM_SLOTS: u32 = 1024;
 /// Slots by which new transactions are handed out to healthy peers: the low bits of the request key.
-pub const SUCCESSOR_SLOTS: u32 = crate::net::DATAGRAM_SLOTS;
+pub const SUCCESSOR_SLOTS: u32 = DATAGRAM_SLOTS;
 /// Words of the port bitmap: 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services: as many as have a number other than [`NO_SERVICE`].

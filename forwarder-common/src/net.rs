@@ -18,8 +18,6 @@ pub const IPV6: usize = 40;
 pub const UDP: usize = 8;
 /// Length of an IPv6 fragment header.
 pub const FRAGMENT: usize = 8;
-/// Slots of the table that says who reassembles which fragments.
-pub const DATAGRAM_SLOTS: u32 = 1024;
 
 /// An IP packet in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +140,7 @@ impl Ip {
         (self.protocol == IpProtocol::UDP && offset == 0).then_some(self.payload)
     }
 
-    /// The slot of [`DATAGRAM_SLOTS`] that all fragments of this fragment's datagram share, on every node.
+    /// The slot of [`crate::abi::DATAGRAM_SLOTS`] that all fragments of this fragment's datagram share, on every node.
     #[inline(always)] // as above
     pub fn datagram_slot<R: Reader>(&self, r: &R) -> Option<u32> {
         // In IPv6 the protocol behind the fragment header may differ between fragments (RFC 8200 §4.5): it is left out.

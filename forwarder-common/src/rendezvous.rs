@@ -1,7 +1,7 @@
 //! Which node takes what: rendezvous hashing. Nodes that know the same nodes choose the same, and when one goes, only
 //! what it had moves.
 
-use crate::{abi::SUCCESSOR_SLOTS, net::DATAGRAM_SLOTS};
+use crate::abi::{DATAGRAM_SLOTS, SUCCESSOR_SLOTS};
 
 const _: () = assert!(SUCCESSOR_SLOTS == DATAGRAM_SLOTS && SUCCESSOR_SLOTS.is_power_of_two());
 

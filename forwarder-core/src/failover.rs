@@ -19,8 +19,8 @@ use std::{
 };
 
 use forwarder_common::{
+    abi::DATAGRAM_SLOTS,
     ids::{Epoch, Epochs, NodeId},
-    net::DATAGRAM_SLOTS,
     rendezvous,
 };
 

@@ -13,12 +13,12 @@ use aya_ebpf::{
 };
 use forwarder_common::{
     abi::{
-        ClaimEvent, Config, EVENT_BYTES, Explained, LeaseWord, NODES as NODE_COUNT, Node, PEER_SLOTS, PORT_WORDS,
-        PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, SUCCESSOR_SLOTS, Service, ServiceKey, ServiceSlot,
+        ClaimEvent, Config, DATAGRAM_SLOTS, EVENT_BYTES, Explained, LeaseWord, NODES as NODE_COUNT, Node, PEER_SLOTS,
+        PORT_WORDS, PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, SUCCESSOR_SLOTS, Service, ServiceKey,
+        ServiceSlot,
     },
     ids::Epochs,
     marks::{Marks, Words},
-    net::DATAGRAM_SLOTS,
     outcome::{Outcome, SLOTS as OUTCOMES},
     rest::Rest,
     table::{Buckets, Entry, Place, SLOTS},

@@ -3,7 +3,7 @@
 
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use forwarder_common::{
-    abi::{Address, Peer},
+    abi::{self, Address, Peer},
     checksum,
     geneve::{self, Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Received, Sender},
     ids::EtherType,
@@ -33,7 +33,7 @@ pub fn frames(data: &[u8]) {
 /// All that is asked of a packet; only that it does not panic.
 fn look(data: &[u8], ip: &Ip) {
     let _ = (ip.length(), ip.extended(), ip.udp(&data), ip.ports(&data), ip.first_fragment(&data));
-    assert!(ip.datagram_slot(&data).is_none_or(|slot| slot < net::DATAGRAM_SLOTS));
+    assert!(ip.datagram_slot(&data).is_none_or(|slot| slot < abi::DATAGRAM_SLOTS));
     let _ = geneve::receive(&data, ip.payload + net::UDP);
 }
 

@@ -34,7 +34,7 @@ pub trait View {
     fn peer_up(&self) -> bool;
     /// The peer that a new transaction with this request key goes to while this node takes none; `None` is this one.
     fn successor(&self, request_key: u64) -> Option<NodeId>;
-    /// The node that reassembles the fragments of a slot below [`forwarder_common::net::DATAGRAM_SLOTS`]; `None` is
+    /// The node that reassembles the fragments of a slot below [`forwarder_common::abi::DATAGRAM_SLOTS`]; `None` is
     /// this one.
     fn reassembler(&self, slot: usize) -> Option<NodeId>;
 }

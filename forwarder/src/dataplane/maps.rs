@@ -11,7 +11,6 @@ use aya::{
 use forwarder_common::{
     abi::{self, LeaseWord, Node, Peer, SERVICE_PROBES, SERVICE_SLOTS, ServiceKey, ServiceSlot},
     ids::{Epochs, NodeId},
-    net::DATAGRAM_SLOTS,
     outcome::SLOTS,
 };
 
@@ -203,7 +202,7 @@ impl Maps {
 
     /// Writes who reassembles the fragments of each slot, 0 for nobody.
     pub(super) fn set_reassemblers(&mut self, reassemblers: &[u16]) -> Result<()> {
-        for (slot, node) in (0..DATAGRAM_SLOTS).zip(reassemblers) {
+        for (slot, node) in (0..abi::DATAGRAM_SLOTS).zip(reassemblers) {
             self.reassemblers.set(slot, *node, 0).context("write map REASSEMBLERS")?;
         }
         Ok(())

@@ -254,7 +254,7 @@ impl Bench {
 
     /// All fragments are reassembled by this node.
     pub(crate) fn reassembler(&mut self, node: u16) {
-        self.dataplane.set_reassemblers(&[node; net::DATAGRAM_SLOTS as usize]).unwrap();
+        self.dataplane.set_reassemblers(&[node; abi::DATAGRAM_SLOTS as usize]).unwrap();
     }
 
     /// What was handed to the daemon since the last call.

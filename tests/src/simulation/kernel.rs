@@ -3,12 +3,11 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::LeaseWord,
+    abi::{DATAGRAM_SLOTS, LeaseWord},
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Seen,
     lifetime::Lifetime,
-    net::DATAGRAM_SLOTS,
     outcome::Outcome,
     rendezvous,
     table::{self, Buckets, Entry, Place, SLOTS},
