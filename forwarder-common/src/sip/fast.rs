@@ -5,12 +5,21 @@
 //! [`Marks::hide`]; see there why.
 
 mod cseq;
+pub mod kind;
+mod no_key;
+mod value;
 mod via;
 
 pub use cseq::cseq;
+pub use no_key::NoKey;
 
-use super::swar::{below, blank, decimal, hit, index, maybe, not_digit, text};
-use crate::{coded, hash::SipHash, hash::padded, marks::Marks, outcome::Outcome, reader::Reader};
+use super::swar::{HIGH, ZEROS, below, decimal, hit, index, low, maybe, not_digit, text};
+use crate::{
+    hash::{SipHash, padded},
+    marks::Marks,
+    reader::Reader,
+};
+use value::value;
 
 /// Payload bytes within which the key's headers must begin: the last one ends before byte 580 in real captures.
 pub const BOUND: usize = 2047;
@@ -23,51 +32,8 @@ const WORDS: usize = 16;
 /// Longest datagram that is a keep-alive if it begins with CR, LF or NUL.
 const KEEP_ALIVE: usize = 8;
 
-coded! {
-    /// Why there is no key of a message.
-    #[must_use]
-    pub enum NoKey {
-        /// It does not begin as SIP does.
-        NotSip = 1,
-        /// A keep-alive, or nothing at all.
-        KeepAlive = 2,
-        /// The reader's bounds end before the headers that make the key.
-        Bounds = 3,
-        /// Text in a form other than the plain one, SIP or not.
-        Form = 4,
-        /// Text without one of the headers that make the key, or cut off, SIP or not.
-        Incomplete = 5,
-    }
-}
-
-impl NoKey {
-    /// Where the way of such a packet to a service ends.
-    #[inline(always)] // a few compares
-    pub const fn outcome(self) -> Outcome {
-        match self {
-            Self::NotSip => Outcome::NotSip,
-            Self::KeepAlive => Outcome::KeepAlive,
-            Self::Bounds => Outcome::UnreadBounds,
-            Self::Form => Outcome::UnreadForm,
-            Self::Incomplete => Outcome::UnreadIncomplete,
-        }
-    }
-}
-
-/// Kinds of message as [`Marks::kind`] has them.
-pub mod kind {
-    /// A request other than ACK and CANCEL.
-    pub const REQUEST: u16 = 1;
-    /// An ACK.
-    pub const ACK: u16 = 2;
-    /// A CANCEL.
-    pub const CANCEL: u16 = 3;
-    /// A response.
-    pub const RESPONSE: u16 = 4;
-}
-
-const LOW32: u64 = 0xffff_ffff;
-const LOW56: u64 = 0x00ff_ffff_ffff_ffff;
+const LOW32: u64 = low(4);
+const LOW56: u64 = low(7);
 const RESPONSE: u64 = text(b"SIP/2.0 ");
 const INVITE: u64 = text(b"INVITE \0");
 const CANCEL: u64 = text(b"CANCEL \0");
@@ -78,8 +44,6 @@ const CSEQ: u64 = text(b"cseq\0\0\0\0");
 const CSEQ_CASE: u64 = text(&[0x20, 0x20, 0x20, 0x20, 0, 0, 0, 0]);
 const VIA: u64 = text(b"via\0\0\0\0\0");
 const VIA_CASE: u64 = text(&[0x20, 0x20, 0x20, 0, 0, 0, 0, 0]);
-const ZEROS: u64 = text(b"00000000");
-const COLON_BLANK: u16 = u16::from_le_bytes(*b": ");
 const STUN_COOKIE: u64 = 0x42a4_1221;
 
 /// Looks at the first bytes of the payload: what kind of message it is, if it can be SIP at all.
@@ -142,10 +106,10 @@ pub fn step<R: Reader>(r: &R, m: &Marks, off: usize) -> Result<Option<usize>, No
     };
     let [a, b, c, d] = block;
     let (a, b, c, d) = (maybe(a, b'\n'), maybe(b, b'\n'), maybe(c, b'\n'), maybe(d, b'\n'));
-    if (a | b | c | d) & HIGH_BITS == 0 {
+    if (a | b | c | d) & HIGH == 0 {
         return Ok(Some(m.hide(off + width)));
     }
-    let (a, b, c, d) = (a & HIGH_BITS, b & HIGH_BITS, c & HIGH_BITS, d & HIGH_BITS);
+    let (a, b, c, d) = (a & HIGH, b & HIGH, c & HIGH, d & HIGH);
     let (at, hits, more) = if a != 0 {
         (0, a, b | c | d)
     } else if b != 0 {
@@ -219,30 +183,6 @@ fn mark_call_id(m: &Marks, at: usize) {
 const fn separates(byte: u8) -> bool {
     byte == b':' || byte == b' ' || byte == b'\t'
 }
-
-/// Where the value of a header begins, given the end of its name (RFC 3261 §7.3.1: blanks around the colon).
-#[inline(always)] // small, and the offset stays unknown to the verifier
-fn value<R: Reader>(r: &R, m: &Marks, name_end: usize) -> Result<usize, NoKey> {
-    let w = r.word(name_end).ok_or(NoKey::Incomplete)?;
-    if w as u16 == COLON_BLANK && (w >> 16) as u8 > 0x20 {
-        // What nearly every header has: the value's place does not wait for the search below.
-        return Ok(m.hide(name_end + 2));
-    }
-    let before = index(!blank(w) & HIGH_BITS | 1 << 63);
-    let rest = w >> (8 * (before & 7));
-    if rest as u8 != b':' {
-        return Err(NoKey::Form);
-    }
-    let rest = rest >> 8;
-    let after = index(!blank(rest) & HIGH_BITS | 1 << 63);
-    // What was shifted in reads as zero, which no value begins with: blanks up to the end of the word are punted.
-    if (rest >> (8 * (after & 7))) as u8 <= 0x20 {
-        return Err(NoKey::Form);
-    }
-    Ok(m.hide(name_end + before + 1 + after))
-}
-
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Hashes the text at `at` up to its end; where it ends. With `branch`, `;` and `,` end it as well.
 #[inline(always)] // the hash stays in registers

@@ -1,7 +1,10 @@
 //! Eight bytes at a time: which of them are what. In every mask the lowest set bit is exact.
 
 const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
+/// The high bit of every byte.
+pub(super) const HIGH: u64 = 0x8080_8080_8080_8080;
+/// Eight digits of zero, as they are read.
+pub(super) const ZEROS: u64 = text(b"00000000");
 
 /// [`hit`] with whatever else in the lower bits.
 #[inline(always)] // as above

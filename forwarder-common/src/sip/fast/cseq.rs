@@ -1,12 +1,15 @@
 //! The CSeq: its number, and of a response also its method (RFC 3261 §20.16).
 
 use super::{
-    super::swar::{decimal, index, low, not_digit, text},
-    INVITE, NoKey, ZEROS, kind, value,
+    super::swar::{ZEROS, decimal, index, low, not_digit, text},
+    kind,
+    no_key::NoKey,
+    value::value,
 };
 use crate::{marks::Marks, reader::Reader};
 
 const REQUEST_END: u64 = text(b" SIP/2.0");
+const INVITE: u64 = text(b"INVITE\0\0");
 
 /// Checks the start line's end and reads the CSeq, once the scan has ended.
 ///
@@ -67,7 +70,7 @@ fn response_method(m: &Marks, after: u64) -> Result<(), NoKey> {
         return Err(NoKey::Form);
     }
     // Six letters of the method and the byte behind them.
-    let invite = method & low(6) == INVITE & low(6) && ((method >> 48) as u8) <= 0x20;
+    let invite = method & low(6) == INVITE && ((method >> 48) as u8) <= 0x20;
     m.set_invite(u16::from(invite));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::swar::{below, hit, index, low, text},
-    LOW32, LOW56, NoKey,
+    no_key::NoKey,
 };
 use crate::{marks::Marks, reader::Reader};
 
@@ -19,7 +19,7 @@ pub(super) fn branch<R: Reader>(r: &R, m: &Marks, at: usize) -> Result<usize, No
     // What nearly every Via begins with needs no search.
     let first = r.word(at).ok_or(NoKey::Incomplete)?;
     let second = r.word(at + 8).ok_or(NoKey::Incomplete)?;
-    let mut off = m.hide(if first == VERSION && second & LOW32 == OVER_UDP { at + 12 } else { at });
+    let mut off = m.hide(if first == VERSION && second & low(4) == OVER_UDP { at + 12 } else { at });
     for _ in 0..VIA_STEPS {
         let w = r.word(off).ok_or(NoKey::Incomplete)?;
         // Two tests instead of five: `below` also finds a few that mean nothing here and are stepped over.
@@ -42,7 +42,7 @@ pub(super) fn branch<R: Reader>(r: &R, m: &Marks, at: usize) -> Result<usize, No
         }
         off = m.hide(here + 1);
         let w = r.word(off).ok_or(NoKey::Incomplete)?;
-        if (w | BRANCH_CASE) & LOW56 == BRANCH {
+        if (w | BRANCH_CASE) & low(7) == BRANCH {
             if (w >> 56) as u8 <= 0x20 {
                 return Err(NoKey::Form);
             }
