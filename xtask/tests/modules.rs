@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// Files that reach themselves by their imports.
 const KNOWN_CIRCLES: &[&str] = &[
-    "forwarder-common/src/sip/full.rs",
-    "forwarder-common/src/sip/full/start.rs",
-    "forwarder-common/src/sip/full/via.rs",
     "forwarder-core/src/slowpath/reassembly.rs",
     "forwarder-core/src/slowpath/reassembly/datagram.rs",
     "forwarder/src/cluster/links.rs",

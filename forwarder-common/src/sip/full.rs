@@ -4,8 +4,13 @@
 //! White space is every byte up to 0x20, so that NUL and a bare CR end a value as a blank does; only LF ends a line.
 
 mod start;
+mod text;
+mod unkeyable;
 mod via;
 
+pub use unkeyable::Unkeyable;
+
+use self::text::{is, split_at_byte, word};
 use crate::verdict::Kind;
 
 /// What makes the keys of a message, and what the verdict needs of it. All slices lie in the payload.
@@ -25,41 +30,6 @@ pub struct Message<'a> {
     pub cseq_method: &'a [u8],
     /// The branch of the topmost Via, never empty.
     pub branch: Option<&'a [u8]>,
-}
-
-/// Why a payload has no key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unkeyable {
-    /// Nothing but CR, LF, NUL and blanks, or nothing at all (RFC 5626 §3.5.1).
-    KeepAlive,
-    /// The first line names no version of SIP: STUN, RTP, HTTP, anything else.
-    NotSip,
-    /// The first line names SIP, but is neither a request line nor a status line.
-    StartLine,
-    /// No Call-ID, or the first one is empty.
-    MissingCallId,
-    /// No CSeq.
-    MissingCseq,
-    /// The first CSeq does not begin with a number that white space ends.
-    CseqForm,
-    /// The first CSeq number exceeds 2^32-1.
-    CseqRange,
-}
-
-impl Unkeyable {
-    /// Its name in `explain` and in tests.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::KeepAlive => "keep-alive",
-            Self::NotSip => "not-sip",
-            Self::StartLine => "start-line",
-            Self::MissingCallId => "missing-call-id",
-            Self::MissingCseq => "missing-cseq",
-            Self::CseqForm => "cseq-form",
-            Self::CseqRange => "cseq>32bit",
-        }
-    }
 }
 
 /// Where STUN has its cookie, and the cookie: it keeps its messages apart from those of other protocols on the port.
@@ -176,33 +146,7 @@ fn split_header(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.len() - rest.len())
 }
 
-/// What stands before and after the first `byte`.
-fn split_at_byte(bytes: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
-    let at = bytes.iter().position(|b| *b == byte)?;
-    let (before, after) = bytes.split_at(at);
-    Some((before, after.split_first()?.1))
-}
-
-/// The first run of bytes that are no white space, and what follows.
-fn word(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let bytes = trim_start(bytes);
-    bytes.split_at(bytes.iter().position(|byte| is_white(*byte)).unwrap_or(bytes.len()))
-}
-
-fn trim_start(bytes: &[u8]) -> &[u8] {
-    let at = bytes.iter().position(|byte| !is_white(*byte)).unwrap_or(bytes.len());
-    bytes.split_at(at).1
-}
-
 fn trim_blanks_end(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(0, |at| at + 1);
     bytes.split_at(end).0
-}
-
-const fn is_white(byte: u8) -> bool {
-    byte <= b' '
-}
-
-fn is(name: &[u8], wanted: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(wanted)
 }

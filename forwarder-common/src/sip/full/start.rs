@@ -1,6 +1,9 @@
 //! Start lines (RFC 3261 §7.1, §7.2): any version of SIP, blanks doubled or trailing, blanks inside the Request-URI.
 
-use super::{Unkeyable, is, is_white, split_at_byte};
+use super::{
+    text::{is, is_white, split_at_byte},
+    unkeyable::Unkeyable,
+};
 
 /// What the start line says.
 pub(super) enum Start<'a> {

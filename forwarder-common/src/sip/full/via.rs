@@ -1,6 +1,6 @@
 //! The branch of the topmost Via (RFC 3261 §20.42): the first of the values that one header may hold.
 
-use super::{is, is_white, split_at_byte, trim_start};
+use super::text::{is, is_white, split_at_byte, trim_start};
 
 /// The first parameter `branch=` of the first value of a Via header.
 ///
