@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// Files that reach themselves by their imports.
 const KNOWN_CIRCLES: &[&str] = &[
-    "forwarder-core/src/slowpath/reassembly.rs",
-    "forwarder-core/src/slowpath/reassembly/datagram.rs",
     "forwarder/src/cluster/links.rs",
     "forwarder/src/cluster/links/link.rs",
     "forwarder/src/cluster/links/mesh.rs",

@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use forwarder_common::{abi::Address, ids::NodeId};
 
 use self::datagram::{Added, Datagram, Piece};
-use super::{
-    packet::{Fragment, Packet},
-    whole,
-};
+pub(super) use self::datagram::{Arrival, Whole};
+pub use self::datagram::{DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, FRAGMENTS};
+use super::packet::{Fragment, Packet};
 
 /// How long a datagram may stay incomplete, in microseconds: T4 of RFC 3261 §17.1.2.2, the longest that a message stays
 /// in the network. IP's own 60 s (RFC 8200 §4.5) would hold what SIP has retransmitted three times by then.
@@ -26,29 +25,6 @@ pub const DATAGRAMS: usize = 4096;
 pub const SOURCE_DATAGRAMS: usize = 512;
 /// Bytes of one source, as in [`BYTES`].
 pub const SOURCE_BYTES: usize = 4 << 20;
-/// Fragments of one datagram: 65,535 bytes over a path with IPv4's customary least MTU of 576 make 119.
-pub const FRAGMENTS: usize = 128;
-/// Bytes that keeping one fragment costs besides its own.
-pub const FRAGMENT_OVERHEAD: usize = 64;
-/// Bytes that keeping one datagram costs: its entry, its places in the indices and a node for its fragments.
-pub const DATAGRAM_OVERHEAD: usize = 1024;
-
-/// A fragment that came.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival<'a> {
-    pub(super) packet: Packet<'a>,
-    pub(super) fragment: Fragment,
-    pub(super) ifindex: u32,
-    /// The peer that cut a whole datagram for this node; `None` for a fragment as its sender made it.
-    pub(super) cut_by: Option<NodeId>,
-}
-
-/// A datagram made whole.
-#[derive(Debug)]
-pub(super) struct Whole {
-    pub(super) packet: Vec<u8>,
-    pub(super) ifindex: u32,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {

@@ -2,11 +2,39 @@
 
 use std::collections::BTreeMap;
 
-use super::{Arrival, DATAGRAM_OVERHEAD, FRAGMENT_OVERHEAD, FRAGMENTS, Whole, whole};
-use crate::slowpath::packet::Packet;
+use forwarder_common::ids::NodeId;
+
+use crate::slowpath::{
+    packet::{Fragment, Packet},
+    whole,
+};
+
+/// Fragments of one datagram: 65,535 bytes over a path with IPv4's customary least MTU of 576 make 119.
+pub const FRAGMENTS: usize = 128;
+/// Bytes that keeping one fragment costs besides its own.
+pub const FRAGMENT_OVERHEAD: usize = 64;
+/// Bytes that keeping one datagram costs: its entry, its places in the indices and a node for its fragments.
+pub const DATAGRAM_OVERHEAD: usize = 1024;
 
 /// The longest IP payload in bytes (RFC 791 §3.1, RFC 8200 §3).
 const LONGEST: u32 = 65_535;
+
+/// A fragment that came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) packet: Packet<'a>,
+    pub(crate) fragment: Fragment,
+    pub(crate) ifindex: u32,
+    /// The peer that cut a whole datagram for this node; `None` for a fragment as its sender made it.
+    pub(crate) cut_by: Option<NodeId>,
+}
+
+/// A datagram made whole.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) packet: Vec<u8>,
+    pub(crate) ifindex: u32,
+}
 
 /// A fragment as it came.
 #[derive(Debug)]
