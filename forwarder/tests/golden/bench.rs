@@ -292,19 +292,22 @@ impl Bench {
 
     /// The frame is handed to the daemon, whatever for.
     pub(crate) fn expect_dropped(&mut self, frame: &Frame) {
+        let claims = self.claims();
         let (did, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
         assert_eq!((did, self.punts().len()), (DROP, 1));
+        assert!(self.claims() == claims, "ingress has changed the claim table");
     }
 
     /// Sends a frame many times, which takes less than a window of the punts' rate; how many were taken and how many
     /// passed.
     pub(crate) fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
-        let mut handed = 0;
+        let (claims, mut handed) = (self.claims(), 0);
         for _ in 0..times {
             let (action, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
             assert!(action == DROP || action == PASS);
             handed += usize::from(action == DROP);
         }
+        assert!(self.claims() == claims, "ingress has changed the claim table");
         (handed, times - handed)
     }
 
