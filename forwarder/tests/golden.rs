@@ -5,12 +5,20 @@
 
 #[path = "golden/bench.rs"]
 mod bench;
+#[path = "../../forwarder-common/tests/common/corpus.rs"]
+mod corpus;
 #[path = "golden/egress.rs"]
 mod egress;
 #[path = "golden/frames.rs"]
 mod frames;
 #[path = "golden/lease.rs"]
 mod lease;
+#[path = "golden/messages.rs"]
+mod messages;
+#[path = "../../forwarder-common/tests/common/mutate.rs"]
+mod mutate;
+#[path = "../../forwarder-common/tests/common/random.rs"]
+mod random;
 
 use bench::{Bench, PASS, TX, V4, V6};
 use forwarder_common::{ids::Epoch, verdict::Kind};

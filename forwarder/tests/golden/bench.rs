@@ -12,7 +12,7 @@ use forwarder_common::{
     checksum,
     geneve::{self, Head, Inner, Kind},
     ids::{Epoch, Epochs, NodeId, Tick},
-    net,
+    lifetime, net,
     outcome::Outcome,
     rest::KeyKind,
     sip::fast::kind,
@@ -41,8 +41,13 @@ const SECRETS: Secrets = Secrets { hash_key: HASH_KEY, tag_key: [TAG_KEY, [0; 2]
 const VNI: u32 = 0x0012_3456;
 /// The interface that test runs arrive at: the loopback of any namespace.
 const IFINDEX: u32 = 1;
-const EPOCH: Epoch = Epoch::new(5);
+/// The epoch of all nodes whose test names no other.
+pub(crate) const EPOCH: Epoch = Epoch::new(5);
+/// How long the claims of a service of affinity `call` last, in ticks.
+pub(crate) const CALL_TICKS: u16 = 1700;
 const LIFETIME_MS: u64 = 60_000;
+/// Those of RFC 3261's usual T1 and of the Timer C that the configuration has if it says nothing.
+const LIFETIMES: Lifetimes = lifetime::of_timers(500, 180_000);
 
 pub(crate) struct Bench {
     dataplane: Dataplane,
@@ -86,7 +91,15 @@ impl Bench {
     fn build(node: u16, v6: bool, services: &[(bool, u16)], flags: u32) -> Self {
         let services = services.iter().map(|(v6, port)| {
             let key = ServiceKey { vip: address(vip(*v6)), port: port.to_be(), pad: 0 };
-            (key, abi::Service { flags: abi::SERVICE_SET | flags, call_ticks: 1700, epoch: EPOCH.number(), index: 0 })
+            (
+                key,
+                abi::Service {
+                    flags: abi::SERVICE_SET | flags,
+                    call_ticks: CALL_TICKS,
+                    epoch: EPOCH.number(),
+                    index: 0,
+                },
+            )
         });
         let config = Config {
             underlay: underlay(node, v6),
@@ -94,9 +107,9 @@ impl Bench {
             node,
             epochs: Epochs::EMPTY.with(EPOCH).bits(),
             other_epoch: EPOCH.number(),
-            lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+            lifetimes: LIFETIMES,
             flags: if flags & abi::AFFINITY_CALL == 0 { 0 } else { abi::EGRESS_AFFINITY_CALL },
-            call_ticks: if flags & abi::AFFINITY_CALL == 0 { 0 } else { 1700 },
+            call_ticks: if flags & abi::AFFINITY_CALL == 0 { 0 } else { CALL_TICKS },
             ..Config::default()
         };
         let settings = Settings { config, secrets: SECRETS, services: services.collect(), claims: 1024 };
@@ -108,7 +121,7 @@ impl Bench {
     }
 
     pub(crate) const fn lifetimes(&self) -> Lifetimes {
-        Lifetimes { proceeding: 57, failed: 18, ended: 11 }
+        LIFETIMES
     }
 
     pub(crate) fn peer(&mut self, node: u16, up: bool) {
@@ -147,15 +160,31 @@ impl Bench {
     }
 
     pub(crate) fn claim_for(&self, node: u16, key: u64, milliseconds: u64) {
-        self.dataplane.set_claim(key, id(node), EPOCH, milliseconds);
+        self.claim_until(node, key, EPOCH, milliseconds);
+    }
+
+    /// A claim that lasts for so many milliseconds.
+    pub(crate) fn claim_until(&self, node: u16, key: u64, epoch: Epoch, milliseconds: u64) {
+        self.dataplane.set_claim(key, id(node), epoch, milliseconds);
     }
 
     pub(crate) fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
-        self.dataplane.set_claim(key, id(node), epoch, LIFETIME_MS);
+        self.claim_until(node, key, epoch, LIFETIME_MS);
     }
 
     pub(crate) fn owner(&self, key: u64) -> u16 {
         self.dataplane.claim(key).map_or(0, Entry::owner)
+    }
+
+    /// What the table has for a key, effective or not.
+    pub(crate) fn entry(&self, key: u64) -> Option<Entry> {
+        self.dataplane.claim(key)
+    }
+
+    /// Takes all claims out of the table.
+    pub(crate) fn clear(&self) {
+        let table = self.dataplane.claims();
+        table.clear(0..table.slots(), |_, _| true);
     }
 
     pub(crate) fn remaining(&self, key: u64) -> u16 {
@@ -340,18 +369,25 @@ impl Bench {
 
     /// Egress sees the frame, lets it go on, and moves this outcome by one and no other.
     pub(crate) fn send(&mut self, frame: &Frame, outcome: &str) {
+        assert_eq!(self.sent(frame), [(outcome, 1)]);
+    }
+
+    /// Egress sees the frame and lets it go on: the outcomes that moved, and by how much.
+    pub(crate) fn sent(&mut self, frame: &Frame) -> Vec<(&'static str, u64)> {
         let before = self.dataplane.outcomes().unwrap();
         let did = self.dataplane.test_egress(frame.bytes()).unwrap();
-        self.check_moved(&before, &[outcome]);
         assert_eq!(did, -1, "TC_ACT_UNSPEC: the next program decides");
+        self.moved(&before)
     }
 
     fn check_moved(&self, before: &BTreeMap<&str, u64>, outcomes: &[&str]) {
-        let after = self.dataplane.outcomes().unwrap();
-        let moved: Vec<_> =
-            after.iter().filter(|(name, count)| before[*name] != **count).map(|(n, c)| (*n, c - before[n])).collect();
         let expected: Vec<_> = outcomes.iter().map(|name| (*name, 1)).collect();
-        assert_eq!(moved, expected);
+        assert_eq!(self.moved(before), expected);
+    }
+
+    fn moved(&self, before: &BTreeMap<&str, u64>) -> Vec<(&'static str, u64)> {
+        let after = self.dataplane.outcomes().unwrap().into_iter();
+        after.filter(|(name, count)| before[name] != *count).map(|(name, count)| (name, count - before[name])).collect()
     }
 
     /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.

@@ -1,0 +1,342 @@
+//! Whatever message the local proxy sends: the loaded egress program claims what the host's full reader and rules say,
+//! or gives the daemon a copy.
+
+use std::collections::BTreeMap;
+
+use forwarder::dataplane::monotonic_ns;
+use forwarder_common::{
+    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, NO_SERVICE, SERVICE_SET, Service},
+    claim::{self, Decision},
+    ids::{Epoch, Epochs, Tick},
+    keys::{Affinity, Keys, Seen},
+    lifetime,
+    marks::Marks,
+    outcome::Outcome,
+    rest::{Class, KeyKind, Rest},
+    sip::{
+        fast::{self, NoKey},
+        full::{self, Message},
+    },
+    table::Entry,
+    verdict::Kind,
+};
+
+use super::{
+    ME, PEER,
+    bench::{Bench, CALL_TICKS, EPOCH, V4, V6},
+    corpus,
+    frames::{Frame, HASH_KEY, Sip},
+    mutate::{ANSWER, INVITE, mutate},
+    random::Random,
+};
+
+/// Random messages for each of four settings.
+const MESSAGES: usize = 10_000;
+/// A peer that is down.
+const DOWN: u16 = 3;
+/// The epochs of the two services and of other sockets; and one that is over.
+const EPOCHS: [u64; 3] = [3, 4, 6];
+const STALE: Epoch = Epoch::new(9);
+/// How far the programs' clock may be behind, in nanoseconds: it moves with the jiffies.
+const CLOCK_LAG_NS: u64 = 20_000_000;
+/// The longest payload of a test run: a page less headers, headroom and tail.
+const LONGEST: usize = 3400;
+
+/// How the node stands.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    is_call: bool,
+    drains: bool,
+}
+
+const SETTINGS: [Setting; 4] = [
+    Setting { is_call: false, drains: false },
+    Setting { is_call: false, drains: true },
+    Setting { is_call: true, drains: false },
+    Setting { is_call: true, drains: true },
+];
+
+impl Setting {
+    fn bench(self) -> Bench {
+        let mut bench = Bench::new(ME, V4);
+        if self.is_call {
+            bench = bench.with_affinity_call();
+        }
+        let [v4, v6, others] = EPOCHS;
+        bench.epochs(&[v4, v6], others);
+        bench.peer(PEER, true);
+        bench.peer(DOWN, false);
+        bench.drain(self.drains);
+        bench
+    }
+
+    /// The live epochs of a node.
+    fn live(node: u16) -> Epochs {
+        match node {
+            ME => EPOCHS.into_iter().map(Epoch::new).collect(),
+            PEER => Epochs::EMPTY.with(EPOCH),
+            _ => Epochs::EMPTY,
+        }
+    }
+}
+
+/// Where a message leaves from: a service's address, or another one.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    v6: bool,
+    elsewhere: bool,
+}
+
+impl Sender {
+    const ALL: [Self; 4] = [
+        Self { v6: V4, elsewhere: false },
+        Self { v6: V6, elsewhere: false },
+        Self { v6: V4, elsewhere: true },
+        Self { v6: V6, elsewhere: true },
+    ];
+
+    fn frame(self, payload: &[u8]) -> Frame {
+        let frame = Frame::from_vip(self.v6, payload);
+        if self.elsewhere { frame.with_another_source() } else { frame }
+    }
+
+    fn seen(self) -> Seen {
+        if self.elsewhere { Seen::LeavingElsewhere } else { Seen::Leaving }
+    }
+
+    fn affinity(self, setting: Setting) -> Affinity {
+        let (flags, call_ticks) = if setting.is_call { (AFFINITY_CALL, CALL_TICKS) } else { (0, 0) };
+        let service = Service { flags: SERVICE_SET | flags, call_ticks, ..Service::default() };
+        let flags = if setting.is_call { EGRESS_AFFINITY_CALL } else { 0 };
+        Affinity::of((!self.elsewhere).then_some(&service), &Config { flags, call_ticks, ..Config::default() })
+    }
+
+    /// The epoch of its claims, and the service that they name.
+    fn claimant(self) -> (u8, u8) {
+        let (place, service) = match (self.elsewhere, self.v6) {
+            (false, false) => (0, 0),
+            (false, true) => (1, 1),
+            (true, _) => (2, NO_SERVICE),
+        };
+        (EPOCHS[place] as u8, service)
+    }
+}
+
+/// What becomes of a message, by the host's account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Account {
+    outcome: Outcome,
+    /// What the daemon is told, with no time.
+    told: Vec<ClaimEvent>,
+    copies: Vec<Vec<u8>>,
+}
+
+impl Account {
+    const fn nothing(outcome: Outcome) -> Self {
+        Self { outcome, told: Vec::new(), copies: Vec::new() }
+    }
+
+    /// The host's account of a message that leaves at `now`, where the table has these entries.
+    fn of(payload: &[u8], frame: &Frame, from: Sender, setting: Setting, table: &Table, now: Tick) -> Self {
+        let affinity = from.affinity(setting);
+        let full = full::read(payload);
+        if !may_be_sip(payload) {
+            return Self::nothing(Outcome::EgressOther);
+        }
+        match (fast(payload, from.seen(), affinity.is_call()), full) {
+            (Ok(()), Ok(message)) => Self::of_message(&message, from, setting, table, now),
+            (Ok(()), Err(why)) => panic!("the fast reader has a key, the full one not: {why:?}"),
+            (Err(NoKey::NotSip | NoKey::KeepAlive), Err(_)) => Self::nothing(Outcome::EgressOther),
+            (Err(NoKey::NotSip | NoKey::KeepAlive), Ok(_)) => panic!("passed as no SIP, but it has a key"),
+            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) if from.elsewhere => {
+                Self::nothing(Outcome::EgressOther)
+            }
+            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) => {
+                Self { copies: vec![frame.bytes().to_vec()], ..Self::nothing(Outcome::EgressPunted) }
+            }
+        }
+    }
+
+    fn of_message(message: &Message<'_>, from: Sender, setting: Setting, table: &Table, now: Tick) -> Self {
+        let affinity = from.affinity(setting);
+        let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
+        let status = message.status.unwrap_or_default();
+        let lifetimes = lifetime::of_timers(500, 180_000);
+        let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
+        let Some(lifetime) = lifetime else { return Self::nothing(Outcome::EgressNoClaim) };
+        let keys = Keys::of(message, from.seen(), affinity.is_call(), HASH_KEY);
+        let (epoch, service) = from.claimant();
+        let mut account = Self::nothing(Outcome::EgressNoClaim);
+        let reply = keys.reply.map(|key| (key, KeyKind::Reply));
+        for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
+            let found = table.get(&key).filter(|entry| claim::is_effective(**entry, now, Setting::live)).copied();
+            let decision = claim::decide(found, lifetime, ME, now);
+            let (outcome, epoch, flags) = match (decision, found) {
+                (Decision::New, _) => (Outcome::EgressClaimed, epoch, EVENT_NEW),
+                (Decision::Refresh, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), 0),
+                (Decision::Keep, _) => (Outcome::EgressOwner, 0, 0),
+                (Decision::Foreign, _) => (Outcome::EgressForeign, 0, 0),
+                (Decision::NoClaim, _) => (Outcome::EgressNoClaim, 0, 0),
+            };
+            // The request key decides, unless only the reply key did something.
+            if kind == KeyKind::Request || matches!(account.outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
+                account.outcome = outcome;
+            }
+            if matches!(decision, Decision::New | Decision::Refresh) {
+                let (kind, class) = (kind.code() as u8, lifetime.class.code() as u8);
+                let (ticks, at_ns, pad) = (lifetime.ticks, 0, 0);
+                account.told.push(ClaimEvent { key, at_ns, ticks, epoch, flags, service, kind, class, pad });
+            }
+        }
+        account
+    }
+
+    /// The table afterwards, as far as this message goes.
+    fn table(&self, mut before: Table, now: Tick) -> Table {
+        before.extend(
+            self.told.iter().map(|event| (event.key, Entry::new(event.key, ME, event.epoch, now.after(event.ticks)))),
+        );
+        before
+    }
+}
+
+/// The entries of the keys that a message has.
+type Table = BTreeMap<u64, Entry>;
+
+/// What egress takes for SIP at all: what begins with a letter, or with an empty line that is not all of it.
+fn may_be_sip(payload: &[u8]) -> bool {
+    match payload.first() {
+        Some(b'\r' | b'\n') => payload.len() > 4,
+        first => first.is_some_and(u8::is_ascii_alphabetic),
+    }
+}
+
+/// Whether the fast reader has the keys that are wanted of a message that is seen there.
+fn fast(payload: &[u8], seen: Seen, is_call: bool) -> Result<(), NoKey> {
+    let (r, m) = (&payload, Marks::default());
+    m.begin(0, payload.len());
+    fast::start_line(r, &m)?;
+    let mut next = Some(0);
+    for _ in 0..fast::CHUNK * fast::CHUNKS {
+        let Some(off) = next else { break };
+        next = fast::step(r, &m, off)?;
+    }
+    if next.is_some() {
+        return Err(NoKey::Bounds);
+    }
+    fast::cseq(r, &m)?;
+    let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
+    if seen.has_reply_key(m.kind() == fast::kind::RESPONSE) { fast::reply_key(r, &m, hash) } else { Ok(()) }
+}
+
+const fn number(kind: Kind) -> u16 {
+    match kind {
+        Kind::Request => fast::kind::REQUEST,
+        Kind::Ack => fast::kind::ACK,
+        Kind::Cancel => fast::kind::CANCEL,
+        Kind::Response => fast::kind::RESPONSE,
+    }
+}
+
+/// Puts into the table, for a key, nothing or a claim of one of the kinds that a message may find.
+fn prepare(bench: &Bench, random: &mut Random, key: u64) {
+    let milliseconds = [1, 30_000, 60_000, 100_000, 210_000, 230_000, 9_000_000][random.below(7)];
+    let live = Epoch::new(EPOCHS[random.below(EPOCHS.len())]);
+    match random.below(6) {
+        0 | 1 => {}
+        2 => bench.claim_until(ME, key, live, milliseconds),
+        3 => bench.claim_until(ME, key, STALE, milliseconds),
+        4 => bench.claim_until(PEER, key, [EPOCH, STALE][random.below(2)], milliseconds),
+        _ => bench.claim_until(DOWN, key, EPOCH, milliseconds),
+    }
+}
+
+/// Sends a message and compares all that follows with the host's account of it, which this returns.
+fn check(bench: &mut Bench, random: &mut Random, payload: &[u8], from: Sender, setting: Setting) -> Account {
+    bench.clear();
+    let is_call = from.affinity(setting).is_call();
+    let keys = full::read(payload).map(|message| Keys::of(&message, from.seen(), is_call, HASH_KEY));
+    let keys: Vec<u64> = keys.into_iter().flat_map(|keys| [Some(keys.request), keys.reply]).flatten().collect();
+    keys.iter().for_each(|key| prepare(bench, random, *key));
+    let table = |bench: &Bench| keys.iter().filter_map(|key| Some((*key, bench.entry(*key)?))).collect::<Table>();
+    let (before, frame) = (table(bench), from.frame(payload));
+
+    let earliest = Tick::at(monotonic_ns().saturating_sub(CLOCK_LAG_NS));
+    let moved = bench.sent(&frame);
+    let latest = Tick::at(monotonic_ns());
+    let told: Vec<_> = bench.events().into_iter().map(|event| ClaimEvent { at_ns: 0, ..event }).collect();
+    let copies = bench.punts().into_iter().map(|(_, bytes)| bytes).collect();
+    let after = table(bench);
+
+    let outcome = match moved.as_slice() {
+        [(name, 1)] => *Outcome::ALL.iter().find(|outcome| outcome.name() == *name).unwrap(),
+        moved => panic!("{moved:?} for {}", payload.escape_ascii()),
+    };
+    let found = (Account { outcome, told, copies }, after);
+    // A tick may have ended meanwhile.
+    let expected = [earliest, latest].map(|now| {
+        let account = Account::of(payload, &frame, from, setting, &before, now);
+        let table = account.table(before.clone(), now);
+        (account, table)
+    });
+    let [early, late] = &expected;
+    assert!(found == *early || found == *late, "{found:#?} is not {late:#?} for {}, {from:?}", payload.escape_ascii());
+    check_rests(bench, &found.0);
+    found.0
+}
+
+/// Beside each new claim lies what it was made for.
+fn check_rests(bench: &Bench, account: &Account) {
+    let own = if account.told.is_empty() { BTreeMap::new() } else { bench.own_claims() };
+    for event in account.told.iter().filter(|event| event.flags == EVENT_NEW) {
+        let rest = own[&event.key].rest;
+        let noted = (rest.service(), rest.kind().map(KeyKind::code), rest.class().map(Class::code));
+        assert_eq!(noted, (event.service, Some(event.kind.into()), Some(event.class.into())));
+        assert_ne!(rest, Rest::new(event.key));
+    }
+}
+
+/// Messages of each kind, for others to be made of.
+fn messages() -> Vec<Vec<u8>> {
+    let requests = ["INVITE", "ACK", "CANCEL", "BYE", "REGISTER"].map(|method| Sip::request(method, "call").bytes());
+    let responses = [(100, "INVITE"), (183, "INVITE"), (200, "INVITE"), (486, "INVITE"), (200, "BYE")];
+    let responses = responses.map(|(status, method)| Sip::response(status, method, "call").bytes());
+    let empty_line = [b"\r\n".as_slice(), INVITE].concat();
+    requests.into_iter().chain(responses).chain([INVITE.to_vec(), ANSWER.to_vec(), empty_line]).collect()
+}
+
+#[test]
+fn what_leaves_is_claimed_as_the_host_reads_it_in_every_random_message() {
+    let messages = messages();
+    let mut random = Random::new(0xe94e55);
+    let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
+    for setting in SETTINGS {
+        let mut bench = setting.bench();
+        for _ in 0..MESSAGES {
+            let (message, from) = (mutate(&mut random, &messages), Sender::ALL[random.below(4)]);
+            let account = check(&mut bench, &mut random, &message, from, setting);
+            *outcomes.entry(account.outcome.name()).or_default() += 1;
+        }
+    }
+    // Each end that a message can come to was reached often enough to mean something.
+    let ends = ["claimed", "foreign", "no_claim", "other", "owner", "punted"].map(|end| format!("egress_{end}"));
+    assert!(outcomes.keys().eq(&ends), "{outcomes:?}");
+    assert!(outcomes.values().all(|count| count * 100 >= MESSAGES), "{outcomes:?}");
+}
+
+#[test]
+fn what_leaves_is_claimed_as_the_host_reads_it_in_every_corpus_message() {
+    let test = "what_leaves_is_claimed_as_the_host_reads_it_in_every_corpus_message";
+    let Some(messages) = corpus::corpus(test) else { return };
+    let mut random = Random::new(0xc0295);
+    for setting in SETTINGS {
+        let mut bench = setting.bench();
+        for message in messages.iter().filter(|message| message.payload.len() < LONGEST) {
+            for from in Sender::ALL {
+                let account = check(&mut bench, &mut random, &message.payload, from, setting);
+                let has_key = message.expected["keyable"] == true;
+                assert!(has_key || account.told.is_empty(), "{} has no key", message.file);
+            }
+        }
+    }
+}
