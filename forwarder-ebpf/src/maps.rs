@@ -52,7 +52,7 @@ static STATISTICS: PerCpuArray<[u64; OUTCOMES as usize]> = PerCpuArray::with_max
 /// Egress -> daemon: claims.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
-/// Ingress, egress -> daemon: packets that the daemon is to deal with.
+/// Punts -> daemon: packets that the daemon is to deal with.
 #[map]
 static PUNTS: RingBuf = RingBuf::with_byte_size(PUNT_BYTES, 0);
 /// Daemon -> ingress: the program that hands packets over. Not pinned: see `punt.rs`.
