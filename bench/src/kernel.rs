@@ -164,21 +164,23 @@ pub(crate) fn take_array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
 
 pub(crate) fn load_all(ebpf: &mut Ebpf, only: impl Fn(&str) -> bool) -> Result<()> {
     for (name, program) in ebpf.programs_mut().filter(|(name, _)| only(name)) {
-        match program {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the object has programs of these two types only")]
+        let loaded = match program {
             Program::Xdp(program) => program.load().map_err(|error| short(&error)),
             Program::SchedClassifier(program) => program.load().map_err(|error| short(&error)),
             _ => Ok(()),
-        }
-        .with_context(|| format!("load {name}"))?;
+        };
+        loaded.with_context(|| format!("load {name}"))?;
     }
     Ok(())
 }
 
 /// The end of a verifier's log says why.
 fn short(error: &aya::programs::ProgramError) -> anyhow::Error {
-    let text = match error {
-        aya::programs::ProgramError::LoadError { io_error, verifier_log } => format!("{io_error}\n{verifier_log}"),
-        other => other.to_string(),
+    let text = if let aya::programs::ProgramError::LoadError { io_error, verifier_log } = error {
+        format!("{io_error}\n{verifier_log}")
+    } else {
+        error.to_string()
     };
     let tail: Vec<_> = text.lines().rev().take(15).collect();
     anyhow::anyhow!(tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
@@ -292,6 +294,7 @@ pub(crate) fn fd(ebpf: &Ebpf, name: &str) -> Result<ProgramFd> {
 pub(crate) fn run(ebpf: &Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
     let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
     let program = ebpf.program(name).with_context(|| format!("find program {name}"))?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the object has programs of these two types only")]
     let ran = match program {
         Program::Xdp(program) => program.test_run(options),
         Program::SchedClassifier(program) => program.test_run(options),

@@ -95,12 +95,14 @@ impl Machine {
                     continue;
                 }
                 Which::Lru(_) => objects.lru.context("find the LRU build; hint: run `cargo xtask bench`")?,
-                _ => objects.forwarder,
+                Which::Four | Which::Six | Which::Fresh | Which::Filled(_) => objects.forwarder,
             };
             let mut forwarder = Forwarder::load(object, Loading { v6: which == Which::Six, ..loading })?;
             match which {
                 Which::Filled(_) | Which::Lru(_) => rows::claim_requests(&mut forwarder, which.filled())?,
-                _ => rows::claim_all(&mut forwarder)?,
+                Which::Yardstick | Which::Four | Which::Six | Which::Fresh | Which::Tables(_) => {
+                    rows::claim_all(&mut forwarder)?;
+                }
             }
             forwarders.insert(which, forwarder);
         }
@@ -127,9 +129,10 @@ impl Machine {
                 yardstick.run(row.program, &row.frame, repeat)?
             }
             (Some(feeding), which) => {
-                let fd = match which {
-                    Which::Yardstick => self.yardstick.fd(row.program)?,
-                    which => self.forwarder(which)?.fd(row.program)?,
+                let fd = if which == Which::Yardstick {
+                    self.yardstick.fd(row.program)?
+                } else {
+                    self.forwarder(which)?.fd(row.program)?
                 };
                 self.yardstick.set_next(row.feeder(), &fd)?;
                 self.yardstick.set_feed(Feed { state: 1, ..feeding.feed }, &feeding.texts)?;

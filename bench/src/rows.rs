@@ -46,7 +46,7 @@ impl Which {
     pub(crate) const fn filled(self) -> u32 {
         match self {
             Self::Tables(percent) | Self::Filled(percent) | Self::Lru(percent) => SLOTS / 100 * percent as u32,
-            _ => 0,
+            Self::Yardstick | Self::Four | Self::Six | Self::Fresh => 0,
         }
     }
 }

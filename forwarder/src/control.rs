@@ -235,6 +235,10 @@ pub async fn call(handler: &mpsc::Sender<Call>, request: Request) -> Response {
 /// No daemon, no permission, no answer in time, an answer of another version, or the daemon's refusal.
 pub fn ask(path: &Path, request: &Request) -> anyhow::Result<Response> {
     let name = path.display();
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all other errors have one hint, and there are new ones with each Rust"
+    )]
     let stream = BlockingStream::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
             "no forwarder answers on {name}; hint: start one with `forwarder run --config FILE`, \
@@ -254,6 +258,10 @@ pub fn ask(path: &Path, request: &Request) -> anyhow::Result<Response> {
         BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut line)?;
         Ok(line)
     };
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all other errors have one hint, and there are new ones with each Rust"
+    )]
     let line = exchange().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             anyhow!("the forwarder on {name} does not answer; hint: see its log, or restart it")

@@ -66,6 +66,10 @@ impl Drop for Server {
 /// The port is in use, or the address is not this host's.
 pub fn serve(address: SocketAddr, handler: mpsc::Sender<Call>) -> anyhow::Result<Server> {
     let listener = listen(address).map_err(|error| {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "all other errors have one hint, and there are new ones with each Rust"
+        )]
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => "another program has this port: stop it, or choose another for `metrics`",
             io::ErrorKind::AddrNotAvailable => "this host does not have the address: correct `metrics`",

@@ -215,6 +215,7 @@ impl Netlink {
         Ok(messages.iter().map(|message| (message.header.index, Link::read(message))).collect())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
     async fn neighbours(&self) -> Result<BTreeMap<(u32, IpAddr), [u8; 6]>, rtnetlink::Error> {
         let mut messages = std::pin::pin!(self.handle.neighbours().get().execute());
         let mut known = BTreeMap::new();
@@ -250,6 +251,7 @@ struct Route {
 }
 
 impl Route {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
     fn read(message: &RouteMessage, peer: IpAddr) -> Self {
         let mut route = Self { ifindex: 0, via: peer, mtu: None };
         for attribute in &message.attributes {
@@ -270,6 +272,7 @@ impl Route {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
 const fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
@@ -287,6 +290,7 @@ struct Link {
 }
 
 impl Link {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
     fn read(message: &LinkMessage) -> Self {
         use rtnetlink::packet_route::link::LinkFlags;
         let ethernet = message.header.link_layer_type == LinkLayerType::Ether;

@@ -54,6 +54,10 @@ impl Tunnel {
     pub fn open(underlay: IpAddr, node: NodeId, vni: u32, tag_key: [[u64; 2]; 2], tag_epoch: u8) -> Result<Self> {
         let port = geneve::PORT;
         let socket = StdSocket::bind((underlay, port)).map_err(|error| {
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "all other errors have one hint, and there are new ones with each Rust"
+            )]
             let hint = match error.kind() {
                 io::ErrorKind::AddrNotAvailable => "`underlay` must be an address of this host",
                 io::ErrorKind::AddrInUse => "another program has the Geneve port: stop it, or give it another address",

@@ -161,7 +161,7 @@ impl Proxy {
         // One that answers now and then must not come and go with each answer; a new one is there with its first.
         let is_back = match self.health {
             Health::Down(Reason::Silent(_)) => self.answered >= failures,
-            _ => true,
+            Health::Trusted | Health::Unknown | Health::Alive | Health::Down(_) => true,
         };
         if is_back {
             self.health = Health::Alive;

@@ -144,10 +144,8 @@ fn a_peer_gossips_in_its_own_name_only() {
     let mut liar = alone(id(3));
     liar.handle_link_up(id(1), now);
     liar.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
-    let forged = std::iter::from_fn(|| liar.poll_output()).find_map(|output| match output {
-        Output::Datagram { bytes, .. } => Some(bytes),
-        _ => None,
-    });
+    let forged = std::iter::from_fn(|| liar.poll_output())
+        .find_map(|output| if let Output::Datagram { bytes, .. } = output { Some(bytes) } else { None });
     mesh.deliver_datagram(id(2), id(1), &forged.unwrap());
     mesh.deliver_datagram(id(2), id(1), &[0xff; 40]);
     mesh.deliver_datagram(id(2), id(1), &[0; 1101]);

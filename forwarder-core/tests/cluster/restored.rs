@@ -27,9 +27,9 @@ fn a_restarted_daemon_answers_asks_for_the_claims_of_the_kernel_before_its_first
 
 fn sent(node: &mut Node, of: Kind) -> Vec<Message> {
     let outputs = std::iter::from_fn(|| node.poll_output());
-    let messages = outputs.filter_map(|output| match output {
-        Output::Send { message, kind, .. } if kind == of => Some(Message::decode(&message).unwrap()),
-        _ => None,
+    let messages = outputs.filter_map(|output| {
+        let Output::Send { message, kind, .. } = output else { return None };
+        (kind == of).then(|| Message::decode(&message).unwrap())
     });
     messages.collect()
 }

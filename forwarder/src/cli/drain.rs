@@ -28,10 +28,10 @@ pub(super) fn undrain(ask: impl Fn(Request) -> Result<Response>, out: &mut dyn W
 }
 
 fn answer(response: Response) -> Result<Drain> {
-    match response {
-        Response::Drain(drain) => Ok(drain),
-        _ => bail!("the daemon has answered another question; hint: use the forwarder's own version"),
-    }
+    let Response::Drain(drain) = response else {
+        bail!("the daemon has answered another question; hint: use the forwarder's own version")
+    };
+    Ok(drain)
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<()> {

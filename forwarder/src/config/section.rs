@@ -90,7 +90,11 @@ impl<'a> Section<'a> {
             DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix())
                 .map(Item::Number)
                 .map_err(|_| self.refuse(key, &format!("has {number}; hint: {hint}"))),
-            other => Err(self.refuse(key, &format!("has {}; hint: {hint}", describe(other)))),
+            other @ (DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_)) => Err(self.refuse(key, &format!("has {}; hint: {hint}", describe(other)))),
         };
         list.iter().map(item).collect()
     }

@@ -133,9 +133,11 @@ fn refused(error: io::Error) -> Result<Evidence> {
 /// A socket between the VIP and the service, to which the kernel gives nothing but what comes from there.
 async fn open(service: SocketAddr) -> Result<UdpSocket> {
     let vip = service.ip();
-    let socket = UdpSocket::bind((vip, 0)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable => anyhow!("{vip} is no address of this host"),
-        _ => anyhow!("open a socket at {vip}: {error}"),
+    let socket = UdpSocket::bind((vip, 0)).await.map_err(|error| {
+        if error.kind() == io::ErrorKind::AddrNotAvailable {
+            return anyhow!("{vip} is no address of this host");
+        }
+        anyhow!("open a socket at {vip}: {error}")
     })?;
     socket.connect(service).await.with_context(|| format!("connect a socket to {service}"))?;
     Ok(socket)

@@ -37,6 +37,7 @@ pub fn verify() -> Result<Vec<Verified>> {
     let stacks = stacks()?;
     let mut verified = Vec::new();
     for (name, program) in ebpf.programs_mut() {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the object has programs of these two types only")]
         let loaded = match program {
             Program::Xdp(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
@@ -89,12 +90,8 @@ fn stack(instructions: &[aya_obj::generated::bpf_insn]) -> u32 {
 
 /// The last lines of a verifier's log say why; the thousands before do not.
 pub(super) fn readable(error: ProgramError) -> anyhow::Error {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let tail: Vec<_> = log.lines().rev().take(40).collect();
-            anyhow::anyhow!("{io_error}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
-        }
-        error => error.into(),
-    }
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.into() };
+    let log = verifier_log.to_string();
+    let tail: Vec<_> = log.lines().rev().take(40).collect();
+    anyhow::anyhow!("{io_error}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }

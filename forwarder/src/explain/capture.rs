@@ -35,7 +35,14 @@ pub(super) fn read(path: &Path, mut each: impl FnMut(&Packet<'_>) -> anyhow::Res
     let mut reader = create_reader(BUFFER, file).map_err(|error| match error {
         PcapError::Eof => anyhow::anyhow!("read {name}: the file is empty"),
         PcapError::ReadError => anyhow::anyhow!("read {name}: it cannot be read; hint: it must be a file"),
-        _ => anyhow::anyhow!("read {name}: neither a pcap nor a pcapng file; hint: write one with `tcpdump -w`"),
+        PcapError::BufferTooSmall
+        | PcapError::UnexpectedEof
+        | PcapError::Incomplete(_)
+        | PcapError::HeaderNotRecognized
+        | PcapError::NomError(..)
+        | PcapError::OwnedNomError(..) => {
+            anyhow::anyhow!("read {name}: neither a pcap nor a pcapng file; hint: write one with `tcpdump -w`")
+        }
     })?;
     let mut links = Links::default();
     let mut frame = 0;

@@ -20,6 +20,10 @@ pub(super) fn certificates(path: &Path, key: &str) -> anyhow::Result<Vec<Certifi
 /// The bytes of the file that `key` in `[cluster]` names.
 pub(super) fn read(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "all other errors have one hint, and there are new ones with each Rust"
+        )]
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => "make it with `forwarder cluster init` and `forwarder cluster issue`",
             std::io::ErrorKind::PermissionDenied => "run as its owner or as root",

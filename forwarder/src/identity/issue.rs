@@ -144,9 +144,10 @@ fn write_new(dir: &Path, files: &[(&str, u32, String)]) -> anyhow::Result<Vec<Pa
                 // What cannot be removed is named by the next attempt, which refuses to overwrite it.
                 let _ = fs::remove_file(path);
             }
-            let hint = match error.kind() {
-                std::io::ErrorKind::AlreadyExists => "nothing is overwritten; remove it first, or name another --dir",
-                _ => "name a folder that can be written with --dir",
+            let hint = if error.kind() == std::io::ErrorKind::AlreadyExists {
+                "nothing is overwritten; remove it first, or name another --dir"
+            } else {
+                "name a folder that can be written with --dir"
             };
             bail!("write {}: {error}; hint: {hint}", path.display());
         }

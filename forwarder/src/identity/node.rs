@@ -165,6 +165,10 @@ fn verify(
         verifier.verify_client_cert(own, between, now).map(|_| ())
     });
     let ca = ca.display();
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all others are said in rustls's words, and there are new ones with each version"
+    )]
     let sentence = match verdict {
         Ok(()) => return Ok(()),
         Err(rustls::Error::InvalidCertificate(reason)) => match reason {
@@ -199,7 +203,9 @@ fn named(config: &Config, error: &PeerIdError) -> anyhow::Error {
         PeerIdError::OtherCluster(_) => {
             "correct `name` in [cluster], or issue it with this cluster's authority".to_owned()
         }
-        _ => format!("issue it with the SAN URI {}", peer::uri(cluster, node)),
+        PeerIdError::Malformed | PeerIdError::Nameless | PeerIdError::Ambiguous | PeerIdError::BadName(_) => {
+            format!("issue it with the SAN URI {}", peer::uri(cluster, node))
+        }
     };
     anyhow!("{error}; hint: {hint}")
 }

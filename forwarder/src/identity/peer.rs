@@ -51,9 +51,9 @@ pub fn peer_id(certificate: &CertificateDer<'_>, cluster: &str) -> Result<NodeId
     // A certificate with the extension twice is refused here as well (RFC 5280 §4.2).
     let names = parsed.subject_alternative_name().map_err(|_| PeerIdError::Malformed)?;
     let names = names.map_or(&[][..], |extension| extension.value.general_names.as_slice());
-    let mut uris = names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(*uri),
-        _ => None,
+    let mut uris = names.iter().filter_map(|name| {
+        let GeneralName::URI(uri) = name else { return None };
+        uri.starts_with(SCHEME).then_some(*uri)
     });
     let uri = uris.next().ok_or(PeerIdError::Nameless)?;
     if uris.next().is_some() {

@@ -103,10 +103,10 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn refusals(&self) -> Vec<&String> {
-        let reasons = self.events.iter().filter_map(|event| match event {
-            Event::Refused { reason, .. } => Some(reason),
-            _ => None,
-        });
+        let reasons = self
+            .events
+            .iter()
+            .filter_map(|event| if let Event::Refused { reason, .. } = event { Some(reason) } else { None });
         reasons.collect()
     }
 
@@ -125,9 +125,8 @@ impl Seen {
     }
 
     fn ends(&self) -> impl Iterator<Item = (String, LinkEnd)> {
-        self.events.iter().filter_map(|event| match event {
-            Event::LinkDown { reason, end, .. } => Some((reason.clone(), *end)),
-            _ => None,
+        self.events.iter().filter_map(|event| {
+            if let Event::LinkDown { reason, end, .. } = event { Some((reason.clone(), *end)) } else { None }
         })
     }
 

@@ -84,10 +84,8 @@ fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
     });
     core.handle_link_up(id(peer), now);
     core.handle_timeout(now);
-    let sent = std::iter::from_fn(|| core.poll_output()).find_map(|output| match output {
-        Output::Send { message, .. } => Some(message),
-        _ => None,
-    });
+    let sent = std::iter::from_fn(|| core.poll_output())
+        .find_map(|output| if let Output::Send { message, .. } = output { Some(message) } else { None });
     sent.unwrap()
 }
 

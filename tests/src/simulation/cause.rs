@@ -104,11 +104,15 @@ impl Simulation {
         let Some(leg) = transaction.legs.iter().find(has_it) else { return Cause::Unknown };
         let key = if message.step.class() == Class::Reply { leg.reply_key } else { transaction.request_key };
         let took_it = self.reference.made_us(key, host, self.hosts[host].kernel.epoch(), self.now_us);
-        match self.between(decider, leg.host, key) {
-            Cause::Unknown if took_it.is_some_and(|made_us| made_us < self.now_us) => Cause::Contested,
-            Cause::Unknown if matches!(way, Way::Held { .. }) && self.has_just_gone_on(decider) => Cause::HeldTooLong,
-            cause => cause,
+        let cause = self.between(decider, leg.host, key);
+        if !matches!(cause, Cause::Unknown) {
+            return cause;
         }
+        if took_it.is_some_and(|made_us| made_us < self.now_us) {
+            return Cause::Contested;
+        }
+        let has_waited = matches!(way, Way::Held { .. }) && self.has_just_gone_on(decider);
+        if has_waited { Cause::HeldTooLong } else { cause }
     }
 
     fn has_just_gone_on(&self, host: usize) -> bool {

@@ -107,7 +107,13 @@ impl Step {
             Self::InviteAgain | Self::RequestAgain => Class::Again,
             Self::Cancel => Class::Cancel,
             Self::AnswerAck | Self::RefusalAck => Class::Ack,
-            _ => Class::Reply,
+            Self::Trying
+            | Self::Ringing
+            | Self::Answer
+            | Self::Busy
+            | Self::CancelDone
+            | Self::Terminated
+            | Self::Reply => Class::Reply,
         }
     }
 
@@ -203,7 +209,7 @@ pub(super) fn flow(rng: &mut Rng) -> Flow {
 pub(super) fn opening(flow: Flow, t1_us: u64, rng: &mut Rng) -> Vec<(u64, Step)> {
     let (first, again) = match flow {
         Flow::Other => (Step::Request, Step::RequestAgain),
-        _ => (Step::Invite, Step::InviteAgain),
+        Flow::Answered | Flow::Cancelled | Flow::Rejected => (Step::Invite, Step::InviteAgain),
     };
     let mut steps = vec![(0, first)];
     if rng.f64() < AGAIN {

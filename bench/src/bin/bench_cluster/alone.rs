@@ -21,7 +21,7 @@ fn messages_to(node: &mut Node, writes: &mut Vec<MapWrite>) -> Vec<Vec<u8>> {
         match output {
             Output::Send { message, .. } => messages.push(message),
             Output::Map(write) => writes.push(write),
-            _ => {}
+            Output::Answer { .. } | Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
         }
     }
     messages

@@ -90,7 +90,12 @@ impl Failure {
             ConnectionError::TransportError(error) if alert(error.code) => Self::Refused(error.to_string()),
             ConnectionError::ConnectionClosed(close) if alert(close.error_code) => Self::Unwelcome(close.to_string()),
             ConnectionError::ApplicationClosed(close) => Self::Unwelcome(close.to_string()),
-            other => Self::Unreachable(other.to_string()),
+            other @ (ConnectionError::TransportError(_)
+            | ConnectionError::ConnectionClosed(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted) => Self::Unreachable(other.to_string()),
         }
     }
 }

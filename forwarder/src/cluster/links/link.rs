@@ -123,7 +123,9 @@ pub(super) async fn run(mut setup: Setup) -> bool {
         End::Replaced => Close::Replaced,
         End::Untrusted(_) => Close::Certificate,
         end if end.is_breach() => Close::Protocol,
-        _ => Close::Ended,
+        End::Closed(_) | End::Stopped | End::Dropped(_) | End::Silent | End::Oversized | End::Flood | End::Failed => {
+            Close::Ended
+        }
     };
     close.apply(&connection, &end.to_string());
     shared.linked().retain(|node, held| *node != peer || held.connection.stable_id() != connection.stable_id());
@@ -174,7 +176,15 @@ fn says_of_peer(end: &End) -> LinkEnd {
         // It has another link to this node, of which this side has not heard in time.
         end if closed_as_replaced(end) => LinkEnd::Well,
         End::Closed(ConnectionError::TimedOut) => LinkEnd::Silent,
-        _ => LinkEnd::Gone,
+        End::Closed(_)
+        | End::Stopped
+        | End::Replaced
+        | End::Dropped(_)
+        | End::Untrusted(_)
+        | End::Silent
+        | End::Oversized
+        | End::Flood
+        | End::Failed => LinkEnd::Gone,
     }
 }
 

@@ -94,7 +94,7 @@ impl Receiver {
             let limit = match queued.kind {
                 Kind::Hello => Duration::MAX,
                 Kind::Snapshot => SNAPSHOT_AGE,
-                _ => QUEUE_AGE,
+                Kind::Batch | Kind::Ask | Kind::Answer | Kind::Digest | Kind::Repair => QUEUE_AGE,
             };
             if queued.at.elapsed() <= limit {
                 return Some(queued.message);

@@ -16,6 +16,10 @@ const BUFFER: usize = 4 << 20;
 /// The address cannot be listened on; one sentence with a hint.
 pub(super) fn bind(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind(listen).map_err(|error| {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "all other errors have one hint, and there are new ones with each Rust"
+        )]
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => "another process has this port; stop it or change `listen` in [cluster]",
             std::io::ErrorKind::AddrNotAvailable => "give an address of this host as `listen` in [cluster]",
