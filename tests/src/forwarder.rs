@@ -1,68 +1,28 @@
 //! The forwarder on the edges: certificates, configuration, daemons, and what they counted.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::lab::{EDGES, Host, Lab};
+use crate::lab::{Host, Lab};
 use crate::namespace::Namespace;
 use crate::poll::poll_until_true;
 use crate::process::Process;
 
 pub mod config;
 pub mod outcomes;
+mod tool;
 
+pub use crate::lab::{CLUSTER_PORT, TUNNEL_PORT, pin_folder};
 pub use config::{Authority, Config, Site};
 pub use outcomes::{Outcomes, ensure_moved, ensure_only_moved};
+pub use tool::{binary, tool, tool_ok};
 
-/// Where pinned maps and links are.
-pub const BPFFS: &str = "/sys/fs/bpf";
-/// The cluster's port on every edge's underlay address.
-pub const CLUSTER_PORT: u16 = 7470;
-/// The tunnel's port.
-pub const TUNNEL_PORT: u16 = 6081;
 /// How long daemons may take to find each other, and to be found down or up again.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The pins of one edge's daemon.
-#[must_use]
-pub fn pin_folder(prefix: &str, edge: u8) -> PathBuf {
-    Path::new(BPFFS).join(format!("{prefix}-edge{edge}"))
-}
-
-/// The forwarder's binary: `FORWARDER_BIN`, as `cargo xtask test` sets it, else the workspace's release build.
-///
-/// # Errors
-/// There is none.
-pub fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("FORWARDER_BIN")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/forwarder"), PathBuf::from);
-    path.canonicalize().with_context(|| format!("find the forwarder at {}; hint: `cargo xtask build`", path.display()))
-}
-
-/// Runs the forwarder outside of any namespace, to its end.
-///
-/// # Errors
-/// It cannot be started. A bad exit code is no error here.
-pub fn tool(arguments: &[&str]) -> Result<Output> {
-    let binary = binary()?;
-    let mut command = Command::new(&binary);
-    command.args(arguments).stdin(Stdio::null()).output().with_context(|| format!("run {}", binary.display()))
-}
-
-/// Runs the forwarder and demands exit code 0; returns its standard output.
-///
-/// # Errors
-/// Another exit code; the message holds its standard error.
-pub fn tool_ok(arguments: &[&str]) -> Result<String> {
-    let output = tool(arguments)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "forwarder {} failed ({}): {errors}", arguments.join(" "), output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
 
 /// A running daemon.
 #[derive(Debug)]
@@ -290,7 +250,7 @@ impl Cluster {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(lab: &Lab, site: impl Into<Site>, change: impl Fn(Config) -> Config) -> Result<Self> {
-        let mut cluster = Self::start_some(lab, site, 1..=EDGES, change)?;
+        let mut cluster = Self::start_some(lab, site, lab.edges(), change)?;
         cluster.wait_until_linked()?;
         Ok(cluster)
     }
@@ -308,7 +268,7 @@ impl Cluster {
     ) -> Result<Self> {
         let site = site.into();
         let authority = Authority::init(&lab.folder().join("pki"), "lab")?;
-        for edge in 1..=EDGES {
+        for edge in lab.edges() {
             authority.issue(edge, &site.address(edge).to_string())?;
         }
         let start = |edge| Daemon::start(lab, edge, &change(Config::new(lab, &authority, edge, site)));
@@ -321,7 +281,8 @@ impl Cluster {
     /// # Errors
     /// Not within ten seconds, or one has ended.
     pub fn wait_until_linked(&mut self) -> Result<()> {
-        self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_for_peers(usize::from(EDGES) - 1))
+        let others = self.daemons.len() - 1;
+        self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_for_peers(others))
     }
 
     /// What each edge's programs counted.

@@ -71,13 +71,7 @@ impl Kamailio {
     /// # Errors
     /// As [`Self::edge`].
     pub fn edges(lab: &Lab, answers_at_once: bool) -> Result<Vec<Self>> {
-        let mut all = Vec::new();
-        for host in lab.edges() {
-            if let Host::Edge(number) = host {
-                all.push(Self::edge(lab, number, answers_at_once)?);
-            }
-        }
-        Ok(all)
+        lab.edges().map(|number| Self::edge(lab, number, answers_at_once)).collect()
     }
 
     /// Starts the core, which sends every call back to the shared address.

@@ -3,9 +3,7 @@
 //! Every name begins with a prefix that holds this process's id, so that two runs do not meet; what a killed run left
 //! behind goes at the next start. All traffic stays inside.
 
-use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,107 +14,29 @@ use crate::needs;
 
 pub mod bgp;
 pub mod delay;
+mod host;
 mod pass;
+mod router;
 pub mod routing;
 pub mod slots;
 pub mod spray;
 mod wiring;
 
+pub use host::{CLUSTER_PORT, EDGES, Family, Host, MOST_EDGES, SIP, TUNNEL_PORT, VIP4, VIP6};
+pub use router::Router;
 use slots::Slot;
 pub use spray::Spray;
-pub use wiring::backbone;
+pub use wiring::{Wiring, backbone};
 
-/// The address that all edges share.
-pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-/// The same for IPv6.
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
-/// SIP's port, on the shared address and elsewhere.
-pub const SIP: u16 = 5060;
-/// The most edges that a lab has.
-pub const EDGES: u8 = 3;
+/// Where pinned maps and links are.
+pub const BPFFS: &str = "/sys/fs/bpf";
 /// How every lab's names begin, before the process id.
 const FAMILY: &str = "siplab";
 
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The shared address.
-    #[must_use]
-    pub const fn vip(self) -> IpAddr {
-        match self {
-            Self::V4 => IpAddr::V4(VIP4),
-            Self::V6 => IpAddr::V6(VIP6),
-        }
-    }
-}
-
-/// A host of the lab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// Callers, and callees of the carrier.
-    Client,
-    /// The other side of the edges.
-    Carrier,
-    /// Between all others; sprays.
-    Router,
-    /// An edge host, counted from 1.
-    Edge(u8),
-}
-
-impl Host {
-    /// The third number of its IPv4 network, the last of its IPv6 network.
-    const fn net(self) -> u8 {
-        match self {
-            Self::Client => 10,
-            Self::Carrier => 20,
-            Self::Router => 0,
-            Self::Edge(number) => number + 1,
-        }
-    }
-
-    /// Its name, also that of the router's interface towards it.
-    #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::Client => "client".to_owned(),
-            Self::Carrier => "carrier".to_owned(),
-            Self::Router => "router".to_owned(),
-            Self::Edge(number) => format!("edge{number}"),
-        }
-    }
-
-    /// Its own address: an edge's underlay.
-    #[must_use]
-    pub fn address(self, family: Family) -> IpAddr {
-        self.on_link(family, 2)
-    }
-
-    /// The address of the router on its link.
-    #[must_use]
-    pub fn gateway(self, family: Family) -> IpAddr {
-        self.on_link(family, 1)
-    }
-
-    fn on_link(self, family: Family, host: u8) -> IpAddr {
-        match family {
-            Family::V4 => Ipv4Addr::new(10, 9, self.net(), host).into(),
-            // Written in hex as the IPv4 number reads in decimal: fd09:20::2 beside 10.9.20.2.
-            Family::V6 => {
-                let net = u16::from(self.net() / 10) * 16 + u16::from(self.net() % 10);
-                Ipv6Addr::new(0xfd09, net, 0, 0, 0, 0, 0, u16::from(host)).into()
-            }
-        }
-    }
+/// The pins of one edge's daemon.
+#[must_use]
+pub fn pin_folder(prefix: &str, edge: u8) -> PathBuf {
+    Path::new(BPFFS).join(format!("{prefix}-edge{edge}"))
 }
 
 /// A wired lab. Dropping it ends what runs inside and deletes it.
@@ -125,9 +45,8 @@ pub struct Lab {
     prefix: String,
     folder: PathBuf,
     keep: Cell<bool>,
-    hosts: Vec<(Host, Namespace)>,
-    /// Links of XDP programs at the router.
-    links: RefCell<Vec<OwnedFd>>,
+    wiring: Wiring,
+    router: Router,
     _slot: Slot,
 }
 
@@ -137,21 +56,28 @@ impl Lab {
     /// # Errors
     /// Not root, a program is missing, or the kernel refuses.
     pub fn new() -> Result<Self> {
-        needs::check()?;
-        Self::make(Slot::take()?)
+        Self::with_edges(EDGES)
     }
 
-    fn make(slot: Slot) -> Result<Self> {
+    /// The same with more edges or fewer, up to [`MOST_EDGES`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_edges(edges: u8) -> Result<Self> {
+        needs::check()?;
+        Self::make(Slot::take()?, edges)
+    }
+
+    fn make(slot: Slot, edges: u8) -> Result<Self> {
         remove_stale();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("{FAMILY}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(&prefix);
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let mut lab =
-            Self { prefix, folder, keep: Cell::new(false), hosts: Vec::new(), links: RefCell::default(), _slot: slot };
-        wiring::wire(&mut lab).context("wire the lab")?;
-        lab.spray(&Spray::Random)?;
-        Ok(lab)
+        let wiring = Wiring::make(&prefix, edges).context("wire the lab")?;
+        let router = Router::new(wiring.host(Host::Router), edges);
+        router.spray(&Spray::Random)?;
+        Ok(Self { prefix, folder, keep: Cell::new(false), wiring, router, _slot: slot })
     }
 
     /// Runs a test in a lab of its own. Where it fails, captures, logs and status stay and the error names their
@@ -169,10 +95,14 @@ impl Lab {
     /// As [`Self::run`].
     pub fn run_alone(body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         needs::check()?;
-        Self::make(Slot::take_all()?)?.test(body)
+        Self::make(Slot::take_all()?, EDGES)?.test(body)
     }
 
-    fn test(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    /// Runs a test in it, as [`Self::run`] does.
+    ///
+    /// # Errors
+    /// The body's own error.
+    pub fn test(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let result = body(&self);
         if result.is_err() {
             self.keep.set(true);
@@ -192,16 +122,35 @@ impl Lab {
         &self.folder
     }
 
-    /// The namespace of a host. That of an edge above [`EDGES`] does not exist: what enters it fails.
+    /// The namespace of a host. That of an edge that the lab does not have does not exist: what enters it fails.
     #[must_use]
     pub fn host(&self, host: Host) -> Namespace {
-        let found = self.hosts.iter().find(|(known, _)| *known == host);
-        found.map_or_else(|| Namespace::unmade(&self.prefix), |(_, namespace)| namespace.clone())
+        self.wiring.host(host)
     }
 
-    /// All edges.
-    pub fn edges(&self) -> impl Iterator<Item = Host> + use<> {
-        (1..=EDGES).map(Host::Edge)
+    /// Its router.
+    #[must_use]
+    pub const fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Its cables.
+    #[must_use]
+    pub const fn wiring(&self) -> &Wiring {
+        &self.wiring
+    }
+
+    /// Changes the router's way with packets for the shared address, at once.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn spray(&self, spray: &Spray) -> Result<()> {
+        self.router.spray(spray)
+    }
+
+    /// All edges' numbers.
+    pub fn edges(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.router.edges()
     }
 
     /// Whether a UDP socket is bound to `port` in a host.
@@ -209,22 +158,36 @@ impl Lab {
     /// # Errors
     /// The socket tables cannot be read.
     pub fn has_port(&self, host: Host, port: u16) -> Result<bool> {
-        self.host(host).within(|| port_is_bound(port))
+        let sockets = self.host(host).within(sockets)?;
+        Ok(sockets.iter().any(|(bound, _)| *bound == port))
+    }
+
+    /// The datagrams that the UDP sockets at `port` of a host had no room for so far, or all its UDP sockets.
+    ///
+    /// # Errors
+    /// The socket tables cannot be read.
+    pub fn dropped(&self, host: Host, port: Option<u16>) -> Result<u64> {
+        let sockets = self.host(host).within(sockets)?;
+        let wanted = |bound: u16| port.is_none_or(|port| port == bound);
+        Ok(sockets.iter().filter(|(bound, _)| wanted(*bound)).map(|(_, dropped)| dropped).sum())
     }
 }
 
-/// Reads this thread's own socket tables.
-fn port_is_bound(port: u16) -> Result<bool> {
-    let wanted = format!(":{port:04X}");
+/// The UDP sockets of this thread's namespace: port, and datagrams dropped for want of room.
+fn sockets() -> Result<Vec<(u16, u64)>> {
+    let mut found = Vec::new();
     for table in ["udp", "udp6"] {
         let path = format!("/proc/thread-self/net/{table}");
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let locals = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
-        if locals.into_iter().any(|local| local.ends_with(&wanted)) {
-            return Ok(true);
-        }
+        found.extend(text.lines().skip(1).filter_map(socket));
     }
-    Ok(false)
+    Ok(found)
+}
+
+/// A line of such a table: the second word ends with the port in hex, the last one counts the drops.
+fn socket(line: &str) -> Option<(u16, u64)> {
+    let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
+    Some((u16::from_str_radix(port, 16).ok()?, line.split_whitespace().last()?.parse().ok()?))
 }
 
 /// Deletes what labs of processes that no longer live left behind.
@@ -253,7 +216,7 @@ fn sweep(ends: impl Fn(u32) -> bool) {
             namespace.remove();
         }
     }
-    let Ok(pins) = std::fs::read_dir(crate::forwarder::BPFFS) else { return };
+    let Ok(pins) = std::fs::read_dir(BPFFS) else { return };
     for pin in pins.flatten() {
         if pin.file_name().to_str().and_then(owner).is_some_and(&ends) {
             // Removing the pins frees maps and links; nothing else refers to them.
@@ -270,12 +233,10 @@ fn owner(name: &str) -> Option<u32> {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for (_, namespace) in &self.hosts {
-            namespace.remove();
-        }
-        for edge in 1..=EDGES {
+        self.wiring.remove();
+        for edge in self.edges() {
             // A daemon that was killed leaves its pins; with the namespaces gone nobody needs them.
-            let _ = std::fs::remove_dir_all(crate::forwarder::pin_folder(&self.prefix, edge));
+            let _ = std::fs::remove_dir_all(pin_folder(&self.prefix, edge));
         }
         if !self.keep.get() && !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.folder);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
-use super::{Datagram, address};
+use super::datagram::{Datagram, address};
 
 /// Bytes before the first record.
 const FILE_HEADER: usize = 24;

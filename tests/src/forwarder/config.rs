@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::{CLUSTER_PORT, pin_folder, tool_ok};
-use crate::lab::{EDGES, Family, Host, Lab, SIP, VIP4, VIP6, backbone};
+use super::tool::tool_ok;
+use crate::lab::{CLUSTER_PORT, Family, Host, Lab, SIP, VIP4, VIP6, backbone, pin_folder};
 
 /// A hold that outlasts the pauses of a machine on which all edges, builds and tests share two cores: what a test shows
 /// must not depend on how busy that is. Whatever nobody owns is let go as soon as all peers have said so.
@@ -54,7 +54,7 @@ impl Authority {
 pub struct Site {
     /// The underlay's family.
     pub family: Family,
-    /// Whether the underlay is the backbone on eth1 ([`Lab::add_backbone`]) instead of eth0.
+    /// Whether the underlay is the backbone on eth1 ([`crate::lab::Wiring::add_backbone`]) instead of eth0.
     pub backbone: bool,
     /// The configuration's `xdp_mode`.
     pub xdp_mode: &'static str,
@@ -98,7 +98,7 @@ impl Config {
     #[must_use]
     pub fn new(lab: &Lab, authority: &Authority, edge: u8, site: impl Into<Site>) -> Self {
         let site = site.into();
-        let seeds: Vec<String> = (1..=EDGES).filter(|other| *other != edge).map(|edge| endpoint(site, edge)).collect();
+        let seeds: Vec<String> = lab.edges().filter(|other| *other != edge).map(|edge| endpoint(site, edge)).collect();
         let file = |name: &str| format!("{:?}", authority.file(name).display().to_string());
         let control = lab.folder().join(format!("edge{edge}.sock"));
         let head = [

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::routing::Routing;
-use super::{EDGES, Family, Host, Lab, Spray, VIP4, VIP6, spray};
+use super::{Family, Host, Lab, Router, Spray, VIP4, VIP6};
 use crate::namespace::Namespace;
 use crate::poll::poll_until_true;
 use crate::process::Process;
@@ -36,59 +35,41 @@ pub struct Bgp {
     _routing: Routing,
 }
 
-impl Lab {
-    /// A hook that announces the shared address while its node is up, and withdraws it in every other state.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn bgp_hook(&self) -> Result<PathBuf> {
-        let (path, folder) = (self.folder().join("on-state-bgp"), self.folder().display().to_string());
-        let script = format!(
-            "#!/bin/sh\nset -e\necho \"$1 $2\" >>{folder}/state-$FORWARDER_NODE.all\n\
-             [ \"$2\" = up ] && word=enable || word=disable\n\
-             exec birdc -s {folder}/bird-edge$FORWARDER_NODE.ctl $word vip\n"
-        );
-        fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make the hook a program")?;
-        Ok(path)
-    }
+/// A hook that announces the shared address while its node is up, and withdraws it in every other state.
+///
+/// # Errors
+/// It cannot be written.
+pub fn hook(lab: &Lab) -> Result<PathBuf> {
+    let (path, folder) = (lab.folder().join("on-state-bgp"), lab.folder().display().to_string());
+    let script = format!(
+        "#!/bin/sh\nset -e\necho \"$1 $2\" >>{folder}/state-$FORWARDER_NODE.all\n\
+         [ \"$2\" = up ] && word=enable || word=disable\n\
+         exec birdc -s {folder}/bird-edge$FORWARDER_NODE.ctl $word vip\n"
+    );
+    fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make the hook a program")?;
+    Ok(path)
+}
 
+impl Bgp {
     /// Starts BGP; nobody announces anything before a hook says so.
     ///
     /// # Errors
     /// A BIRD does not start, or a session does not come up within 20 seconds.
-    pub fn speak_bgp(&self, family: Family) -> Result<Bgp> {
-        let mut birds = vec![self.bird(Host::Router, &router(family))?];
-        for number in 1..=EDGES {
-            birds.push(self.bird(Host::Edge(number), &edge(number, family))?);
+    pub fn start(lab: &Lab, family: Family) -> Result<Self> {
+        let mut birds = vec![bird(lab, Host::Router, &router(lab, family))?];
+        for number in lab.edges() {
+            birds.push(bird(lab, Host::Edge(number), &edge(number, family))?);
         }
-        let control = self.folder().join("bird-router.ctl");
+        let control = lab.folder().join("bird-router.ctl");
         poll_until_true("every edge has a BGP session with the router", Duration::from_secs(20), || {
-            let text = birdc(&self.host(Host::Router), &control, &["show", "protocols"]).unwrap_or_default();
-            Ok(text.matches("Established").count() == usize::from(EDGES))
+            let text = birdc(&lab.host(Host::Router), &control, &["show", "protocols"]).unwrap_or_default();
+            Ok(text.matches("Established").count() == lab.edges().count())
         })?;
-        let (host, stop) = (self.host(Host::Router), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || follow(&host, family, &stopped));
-        Ok(Bgp { birds, _routing: Routing::new(stop, thread) })
+        let router = lab.router().clone();
+        Ok(Self { birds, _routing: Routing::start(move |stop| follow(&router, family, stop)) })
     }
 
-    fn bird(&self, host: Host, text: &str) -> Result<Process> {
-        let name = format!("bird-{}", host.name());
-        let file = |ending: &str| self.folder().join(format!("{name}.{ending}"));
-        fs::write(file("conf"), text).with_context(|| format!("write {}", file("conf").display()))?;
-        let mut command = self.host(host).command("bird");
-        command.arg("-f").arg("-c").arg(file("conf")).arg("-s").arg(file("ctl")).arg("-P").arg(file("pid"));
-        let mut process = Process::start(&name, &mut command, &file("log"))?;
-        poll_until_true(&format!("{name} listens"), Duration::from_secs(5), || {
-            process.must_run()?;
-            Ok(file("ctl").exists())
-        })?;
-        Ok(process)
-    }
-}
-
-impl Bgp {
     /// Fails if a BIRD has ended.
     ///
     /// # Errors
@@ -98,13 +79,27 @@ impl Bgp {
     }
 }
 
+fn bird(lab: &Lab, host: Host, text: &str) -> Result<Process> {
+    let name = format!("bird-{}", host.name());
+    let file = |ending: &str| lab.folder().join(format!("{name}.{ending}"));
+    fs::write(file("conf"), text).with_context(|| format!("write {}", file("conf").display()))?;
+    let mut command = lab.host(host).command("bird");
+    command.arg("-f").arg("-c").arg(file("conf")).arg("-s").arg(file("ctl")).arg("-P").arg(file("pid"));
+    let mut process = Process::start(&name, &mut command, &file("log"))?;
+    poll_until_true(&format!("{name} listens"), Duration::from_secs(5), || {
+        process.must_run()?;
+        Ok(file("ctl").exists())
+    })?;
+    Ok(process)
+}
+
 /// The edges that the router's table has as next hops of the shared address.
 ///
 /// # Errors
 /// `ip` fails.
-pub fn announcing(router: &Namespace, family: Family) -> Result<Vec<u8>> {
+pub fn announcing(router: &Router, family: Family) -> Result<Vec<u8>> {
     let (option, vip) = (if family == Family::V4 { "-4" } else { "-6" }, family.vip().to_string());
-    let text = router.run("ip", &[option, "-json", "route", "show", "table", &TABLE.to_string()]);
+    let text = router.namespace().run("ip", &[option, "-json", "route", "show", "table", &TABLE.to_string()]);
     // A table that never had a route does not exist.
     let routes: Value = serde_json::from_str(text.unwrap_or_default().trim()).unwrap_or_default();
     let routes = routes.as_array().cloned().unwrap_or_default();
@@ -114,15 +109,15 @@ pub fn announcing(router: &Namespace, family: Family) -> Result<Vec<u8>> {
     });
     let gateways: Vec<String> = hops.filter_map(|hop| Some(hop.get("gateway")?.as_str()?.to_owned())).collect();
     let is_hop = |edge: &u8| gateways.contains(&Host::Edge(*edge).address(family).to_string());
-    Ok((1..=EDGES).filter(is_hop).collect())
+    Ok((1..=router.edges()).filter(is_hop).collect())
 }
 
 /// Sprays over the next hops that are in the table.
-fn follow(router: &Namespace, family: Family, stop: &AtomicBool) {
+fn follow(router: &Router, family: Family, stop: &AtomicBool) {
     let mut now = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let hops = announcing(router, family).unwrap_or_default();
-        if hops != now && !hops.is_empty() && spray::set(router, &Spray::Over(hops.clone())).is_ok() {
+        if hops != now && !hops.is_empty() && router.spray(&Spray::Over(hops.clone())).is_ok() {
             now = hops;
         }
         std::thread::park_timeout(STEP);
@@ -135,13 +130,13 @@ fn birdc(host: &Namespace, control: &Path, words: &[&str]) -> Result<String> {
 }
 
 /// The router's configuration: every edge's routes, all next hops of one prefix together.
-fn router(family: Family) -> String {
+fn router(lab: &Lab, family: Family) -> String {
     let channel = channel(family);
     let mut text = format!(
         "router id 10.9.0.1;\nprotocol device {{}}\nprotocol kernel {{\n kernel table {TABLE};\n merge paths yes;\n \
          {channel} {{ import none; export all; }};\n}}\n"
     );
-    for number in 1..=EDGES {
+    for number in lab.edges() {
         let host = Host::Edge(number);
         let (own, other) = (host.gateway(family), host.address(family));
         // Writing to a string cannot fail.

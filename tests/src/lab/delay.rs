@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Host, Lab};
+use super::router::Router;
 
 /// The router's device.
 const DEVICE: &str = "slow";
@@ -29,13 +29,13 @@ pub struct Delay {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Lab {
+impl Delay {
     /// Delays all UDP packets from or to `port` that cross the router.
     ///
     /// # Errors
     /// The kernel has no TUN device, or refuses.
-    pub fn delay(&self, port: u16, by: Duration) -> Result<Delay> {
-        let router = self.host(Host::Router);
+    pub fn start(router: &Router, port: u16, by: Duration) -> Result<Self> {
+        let router = router.namespace();
         let device = router.within(open)?;
         router.run("ip", &["link", "set", DEVICE, "up"])?;
         let (mark, table) = (MARK.to_string(), (MARK + 100).to_string());
@@ -54,7 +54,7 @@ impl Lab {
         let stopped = Arc::clone(&stop);
         // Ends when the device does, at the latest.
         let thread = std::thread::spawn(move || hold(device, by, &stopped));
-        Ok(Delay { stop, thread: Some(thread) })
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 

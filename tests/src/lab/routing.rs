@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{EDGES, Host, Lab, Spray, spray};
-use crate::namespace::Namespace;
+use super::{Lab, Router, Spray};
 
 /// How often the edges' words are read.
 const STEP: Duration = Duration::from_millis(10);
@@ -24,41 +23,41 @@ pub struct Routing {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Lab {
-    /// A hook that leaves the new state of its node in a file of the lab's folder.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn hook(&self) -> Result<PathBuf> {
-        let (path, folder) = (self.folder().join("on-state"), self.folder().display().to_string());
-        // In one step, so that the router never reads half a word.
-        let script = format!(
-            "#!/bin/sh\nset -e\nfile={folder}/state-$FORWARDER_NODE\necho \"$2\" >$file.new\nmv $file.new $file\n\
-             echo \"$1 $2\" >>$file.all\n"
-        );
-        fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make the hook a program")?;
-        Ok(path)
-    }
+/// A hook that leaves the new state of its node in a file of the lab's folder.
+///
+/// # Errors
+/// It cannot be written.
+pub fn hook(lab: &Lab) -> Result<PathBuf> {
+    let (path, folder) = (lab.folder().join("on-state"), lab.folder().display().to_string());
+    // In one step, so that the router never reads half a word.
+    let script = format!(
+        "#!/bin/sh\nset -e\nfile={folder}/state-$FORWARDER_NODE\necho \"$2\" >$file.new\nmv $file.new $file\n\
+         echo \"$1 $2\" >>$file.all\n"
+    );
+    fs::write(&path, script).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make the hook a program")?;
+    Ok(path)
+}
 
-    /// The changes that an edge's hook was told so far: old and new state, a line each.
-    #[must_use]
-    pub fn hooked(&self, edge: u8) -> String {
-        fs::read_to_string(self.folder().join(format!("state-{edge}.all"))).unwrap_or_default()
-    }
-
-    /// Lets the router follow the words that [`Self::hook`] leaves.
-    #[must_use]
-    pub fn follow_hooks(&self) -> Routing {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (router, folder, stopped) = (self.host(Host::Router), self.folder().to_owned(), Arc::clone(&stop));
-        Routing::new(stop, std::thread::spawn(move || follow(&router, &folder, &stopped)))
-    }
+/// The changes that an edge's hook was told so far: old and new state, a line each.
+#[must_use]
+pub fn hooked(lab: &Lab, edge: u8) -> String {
+    fs::read_to_string(lab.folder().join(format!("state-{edge}.all"))).unwrap_or_default()
 }
 
 impl Routing {
-    pub(super) const fn new(stop: Arc<AtomicBool>, thread: JoinHandle<()>) -> Self {
-        Self { stop, thread: Some(thread) }
+    /// Lets the router follow the words that [`hook`] leaves.
+    #[must_use]
+    pub fn follow_hooks(lab: &Lab) -> Self {
+        let (router, folder) = (lab.router().clone(), lab.folder().to_owned());
+        Self::start(move |stop| follow(&router, &folder, stop))
+    }
+
+    /// Runs `follow` until it is told to stop.
+    pub(super) fn start(follow: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        Self { stop, thread: Some(std::thread::spawn(move || follow(&stopped))) }
     }
 }
 
@@ -71,16 +70,16 @@ impl Drop for Routing {
     }
 }
 
-fn follow(router: &Namespace, folder: &Path, stop: &AtomicBool) {
+fn follow(router: &Router, folder: &Path, stop: &AtomicBool) {
     let mut now = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let is_up = |edge: &u8| {
             let state = fs::read_to_string(folder.join(format!("state-{edge}"))).unwrap_or_default();
             state.trim() == "up"
         };
-        let up: Vec<u8> = (1..=EDGES).filter(is_up).collect();
+        let up: Vec<u8> = (1..=router.edges()).filter(is_up).collect();
         // With no edge left the last route is as good as none.
-        if up != now && !up.is_empty() && spray::set(router, &Spray::Over(up.clone())).is_ok() {
+        if up != now && !up.is_empty() && router.spray(&Spray::Over(up.clone())).is_ok() {
             now = up;
         }
         std::thread::park_timeout(STEP);

@@ -1,78 +1,81 @@
 //! Cables, addresses and routes.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::{EDGES, Family, Host, Lab, VIP4, VIP6, pass};
+use super::host::{Family, Host, MOST_EDGES, VIP4, VIP6};
+use super::pass;
 use crate::namespace::Namespace;
 
 /// The routing table of edge 1 is this plus one.
 const TABLE: u16 = 100;
 
-/// Makes the namespaces and connects each host to the router.
-pub(super) fn wire(lab: &mut Lab) -> Result<()> {
-    let hosts = [Host::Client, Host::Carrier].into_iter().chain(lab.edges());
-    let hosts: Vec<Host> = std::iter::once(Host::Router).chain(hosts).collect();
-    for host in hosts {
-        let namespace = Namespace::make(format!("{}-{}", lab.prefix, host.name()))?;
-        lab.hosts.push((host, namespace));
-    }
-    let router = lab.host(Host::Router);
-    router.sysctl(&[
-        ("ipv4/ip_forward", "1"),
-        ("ipv6/conf/all/forwarding", "1"),
-        // The router sprays: a redirect would teach the edges a way around it.
-        ("ipv4/conf/all/send_redirects", "0"),
-        ("ipv4/conf/default/send_redirects", "0"),
-    ])?;
-    for (host, namespace) in lab.hosts.iter().filter(|(host, _)| *host != Host::Router) {
-        connect(&router, *host, namespace)?;
-    }
-    for option in ["-4", "-6"] {
-        let rule = |edge| format!("rule add fwmark {edge} lookup {}\n", TABLE + u16::from(edge));
-        let batch: String = (1..=EDGES).map(rule).collect();
-        router.run_with_input("ip", &[option, "-batch", "-"], &batch)?;
-    }
-    for edge in 1..=EDGES {
-        steer(&router, edge)?;
-        lab.pass(&Host::Edge(edge).name())?;
-    }
-    Ok(())
+/// All hosts' namespaces and the cables between them.
+#[derive(Debug)]
+pub struct Wiring {
+    prefix: String,
+    edges: u8,
+    hosts: Vec<(Host, Namespace)>,
+    /// Links of XDP programs at the router.
+    links: RefCell<Vec<OwnedFd>>,
 }
 
-/// A cable between a host's eth0 and the router's interface of the host's name.
-fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> {
-    let (name, peer) = (host.name(), namespace.name());
-    let link = format!("link add name {name} type veth peer name eth0 netns {peer}\nlink set dev {name} up\n");
-    let gateways = Family::BOTH.map(|family| (host.gateway(family), host.address(family)));
-    let [(gateway4, address4), (gateway6, address6)] = gateways;
-    let addresses = format!("addr add {gateway4}/24 dev {name}\naddr add {gateway6}/64 dev {name} nodad\n");
-    router.run_with_input("ip", &["-batch", "-"], &(link + &addresses))?;
-    let mut batch =
-        format!("link set eth0 up\naddr add {address4}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n");
-    // Writing to a string cannot fail.
-    let _ = write!(batch, "route add default via {gateway4}\nroute add default via {gateway6}\n");
-    if let Host::Edge(_) = host {
-        let _ = write!(batch, "addr replace {VIP4}/32 dev lo\naddr replace {VIP6}/128 dev lo nodad\n");
+impl Wiring {
+    /// Makes the namespaces and connects each host to the router.
+    pub(super) fn make(prefix: &str, edges: u8) -> Result<Self> {
+        ensure!((1..=MOST_EDGES).contains(&edges), "make {edges} edges: 1 to {MOST_EDGES} have addresses");
+        let mut wiring = Self { prefix: prefix.to_owned(), edges, hosts: Vec::new(), links: RefCell::default() };
+        // What was made before a failure goes at once.
+        wiring.wire().inspect_err(|_| wiring.remove())?;
+        Ok(wiring)
     }
-    namespace.run_with_input("ip", &["-batch", "-"], &batch)?;
-    // Checksums are whole on the wire: a program that rewrites a packet must not meet half of one.
-    namespace.run("ethtool", &["-K", "eth0", "tx", "off"])?;
-    router.run("ethtool", &["-K", &name, "tx", "off"]).map(drop)
-}
 
-/// Packets with mark N go to edge N.
-fn steer(router: &Namespace, edge: u8) -> Result<()> {
-    let table = (TABLE + u16::from(edge)).to_string();
-    [("-4", Family::V4), ("-6", Family::V6)].into_iter().try_for_each(|(option, family)| {
-        let address = Host::Edge(edge).address(family).to_string();
-        router.run("ip", &[option, "route", "add", "default", "via", &address, "table", &table]).map(drop)
-    })
-}
+    fn wire(&mut self) -> Result<()> {
+        let hosts = [Host::Router, Host::Client, Host::Carrier].into_iter().chain((1..=self.edges).map(Host::Edge));
+        for host in hosts {
+            let namespace = Namespace::make(format!("{}-{}", self.prefix, host.name()))?;
+            self.hosts.push((host, namespace));
+        }
+        let router = self.host(Host::Router);
+        router.sysctl(&[
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            // The router sprays: a redirect would teach the edges a way around it.
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+        ])?;
+        for (host, namespace) in self.hosts.iter().filter(|(host, _)| *host != Host::Router) {
+            connect(&router, *host, namespace)?;
+        }
+        for option in ["-4", "-6"] {
+            let rule = |edge| format!("rule add fwmark {edge} lookup {}\n", TABLE + u16::from(edge));
+            let batch: String = (1..=self.edges).map(rule).collect();
+            router.run_with_input("ip", &[option, "-batch", "-"], &batch)?;
+        }
+        for edge in 1..=self.edges {
+            steer(&router, edge)?;
+            self.pass(&Host::Edge(edge).name())?;
+        }
+        Ok(())
+    }
 
-impl Lab {
+    /// The namespace of a host; one that was never made where there is no such host.
+    pub(super) fn host(&self, host: Host) -> Namespace {
+        let found = self.hosts.iter().find(|(known, _)| *known == host);
+        found.map_or_else(|| Namespace::unmade(&self.prefix), |(_, namespace)| namespace.clone())
+    }
+
+    /// Ends what runs in the namespaces and deletes them.
+    pub(super) fn remove(&self) {
+        for (_, namespace) in &self.hosts {
+            namespace.remove();
+        }
+    }
+
     /// Takes an edge's eth0 down and up again, with the addresses and routes that the kernel then forgets.
     ///
     /// # Errors
@@ -117,7 +120,7 @@ impl Lab {
     /// The kernel refuses.
     pub fn add_backbone(&self) -> Result<()> {
         let router = self.host(Host::Router);
-        for edge in 1..=EDGES {
+        for edge in 1..=self.edges {
             let namespace = self.host(Host::Edge(edge));
             let (name, peer) = (format!("core{edge}"), namespace.name());
             let mut outer =
@@ -129,7 +132,7 @@ impl Lab {
                 // it.
                 let _ = writeln!(outer, "addr add {gateway}/{length} dev {name} nodad");
                 let _ = writeln!(inner, "addr add {address}/{length} dev eth1 nodad");
-                for other in (1..=EDGES).filter(|other| *other != edge) {
+                for other in (1..=self.edges).filter(|other| *other != edge) {
                     let _ = writeln!(inner, "route add {}/{length} via {gateway}", backbone(other, family, 0));
                 }
             }
@@ -141,6 +144,36 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// A cable between a host's eth0 and the router's interface of the host's name.
+fn connect(router: &Namespace, host: Host, namespace: &Namespace) -> Result<()> {
+    let (name, peer) = (host.name(), namespace.name());
+    let link = format!("link add name {name} type veth peer name eth0 netns {peer}\nlink set dev {name} up\n");
+    let gateways = Family::BOTH.map(|family| (host.gateway(family), host.address(family)));
+    let [(gateway4, address4), (gateway6, address6)] = gateways;
+    let addresses = format!("addr add {gateway4}/24 dev {name}\naddr add {gateway6}/64 dev {name} nodad\n");
+    router.run_with_input("ip", &["-batch", "-"], &(link + &addresses))?;
+    let mut batch =
+        format!("link set eth0 up\naddr add {address4}/24 dev eth0\naddr add {address6}/64 dev eth0 nodad\n");
+    // Writing to a string cannot fail.
+    let _ = write!(batch, "route add default via {gateway4}\nroute add default via {gateway6}\n");
+    if let Host::Edge(_) = host {
+        let _ = write!(batch, "addr replace {VIP4}/32 dev lo\naddr replace {VIP6}/128 dev lo nodad\n");
+    }
+    namespace.run_with_input("ip", &["-batch", "-"], &batch)?;
+    // Checksums are whole on the wire: a program that rewrites a packet must not meet half of one.
+    namespace.run("ethtool", &["-K", "eth0", "tx", "off"])?;
+    router.run("ethtool", &["-K", &name, "tx", "off"]).map(drop)
+}
+
+/// Packets with mark N go to edge N.
+fn steer(router: &Namespace, edge: u8) -> Result<()> {
+    let table = (TABLE + u16::from(edge)).to_string();
+    [("-4", Family::V4), ("-6", Family::V6)].into_iter().try_for_each(|(option, family)| {
+        let address = Host::Edge(edge).address(family).to_string();
+        router.run("ip", &[option, "route", "add", "default", "via", &address, "table", &table]).map(drop)
+    })
 }
 
 /// An address of an edge's backbone network: 10.9.101.2 and fd09:101::2 at edge 1, 1 for the router, 0 for the network.

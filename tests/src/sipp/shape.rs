@@ -1,6 +1,6 @@
 //! Scenarios in other shapes: larger messages, and a caller that does not wait.
 
-use super::Form;
+use super::scribe::Form;
 
 /// How a scenario differs from its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use tests::forwarder::Cluster;
 use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::kamailio::Kamailio;
-use tests::lab::bgp::announcing;
-use tests::lab::{Family, Host, Lab};
+use tests::lab::bgp::{self, Bgp, announcing};
+use tests::lab::{Family, Lab};
 use tests::poll::poll_until_true;
 use tests::sipp::{Kind, Shape, Sipp};
 
@@ -29,13 +29,12 @@ fn a_route_withdrawn_by_the_hook_while_calls_are_in_flight_loses_none_v6() -> Re
 fn withdrawal_loses_nothing(family: Family) -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
-        let mut bgp = lab.speak_bgp(family)?;
-        let hook = lab.bgp_hook()?;
+        let mut bgp = Bgp::start(lab, family)?;
+        let hook = bgp::hook(lab)?;
         let mut cluster = Cluster::start_with(lab, family, |config| config.probed().hurried().hooked(&hook))?;
-        let router = lab.host(Host::Router);
         let announce = |wanted: &[u8]| {
             poll_until_true(&format!("the route leads to the edges {wanted:?}"), Duration::from_secs(10), || {
-                Ok(announcing(&router, family)? == wanted)
+                Ok(announcing(lab.router(), family)? == wanted)
             })
         };
         announce(&[1, 2, 3])?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::forwarder::{CLUSTER_PORT, Cluster};
+use tests::lab::delay::Delay;
 use tests::lab::{Family, Lab, Spray};
 use tests::traffic::{Endpoint, Sip, vip};
 
@@ -25,7 +26,7 @@ fn the_earlier_stands(family: Family) -> Result<()> {
         let mut cluster = Cluster::start(lab, family)?;
         let client = Endpoint::client(lab, family)?;
         let proxies = [Endpoint::proxy(lab, 1, family)?, Endpoint::proxy(lab, 2, family)?];
-        let delay = lab.delay(CLUSTER_PORT, APART)?;
+        let delay = Delay::start(lab.router(), CLUSTER_PORT, APART)?;
         for (first, second) in [(1, 2), (2, 1)] {
             let call_id = format!("clash{first}@lab");
             let call = Sip { call_id: &call_id, cseq: 1, method: "INVITE", branch: "z9hG4bKc", via: client.address()? };

@@ -10,7 +10,7 @@ use tests::traffic::{Endpoint, Sip, vip};
 fn detach_leaves_nothing_attached_or_pinned() -> Result<()> {
     Lab::run(|lab| {
         let mut cluster = Cluster::start(lab, Family::V4)?;
-        for host in lab.edges() {
+        for host in lab.edges().map(Host::Edge) {
             let attached = programs(lab, host)?;
             ensure!(
                 attached.contains(&"xdp".to_owned()) && attached.len() == 2,

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::forwarder::Cluster;
 use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::kamailio::Kamailio;
+use tests::lab::routing::{self, Routing};
 use tests::lab::{EDGES, Family, Lab};
 use tests::poll::poll_until_true;
 use tests::sipp::{Kind, Shape, Sipp};
@@ -29,12 +30,12 @@ fn a_rolling_restart_of_all_edges_loses_no_call_v4() -> Result<()> {
 fn restarts_lose_nothing(family: Family, restarted: &[u8]) -> Result<()> {
     Lab::run(|lab| {
         let mut edges = Kamailio::edges(lab, true)?;
-        let hook = lab.hook()?;
+        let hook = routing::hook(lab)?;
         let mut cluster = Cluster::start_with(lab, family, |config| config.probed().hurried().hooked(&hook))?;
         for daemon in &mut cluster.daemons {
             daemon.wait_for_state("up")?;
         }
-        let _routing = lab.follow_hooks();
+        let _routing = Routing::follow_hooks(lab);
         let before = cluster.outcomes()?;
         let kinds = [Kind::Call, Kind::Cancel, Kind::Busy];
         let mut pairs = Vec::new();
@@ -69,9 +70,9 @@ fn restarts_lose_nothing(family: Family, restarted: &[u8]) -> Result<()> {
             daemon.wait_for_state("up")?;
             let wanted = "joining up\nup draining\njoining draining\ndraining up\n";
             poll_until_true("the hook was told of every state", Duration::from_secs(5), || {
-                Ok(lab.hooked(*number) == wanted)
+                Ok(routing::hooked(lab, *number) == wanted)
             })
-            .with_context(|| format!("told was {:?}", lab.hooked(*number)))?;
+            .with_context(|| format!("told was {:?}", routing::hooked(lab, *number)))?;
         }
         let mut all = 0;
         for (kind, callee, caller) in &mut pairs {

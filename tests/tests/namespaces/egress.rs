@@ -55,7 +55,7 @@ fn calls_work_where_edges_leave_checksums_to_the_network_card_v6() -> Result<()>
 fn offload_harms_nothing(family: Family) -> Result<()> {
     Lab::run(|lab| {
         for edge in lab.edges() {
-            lab.host(edge).run("ethtool", &["-K", "eth0", "tx", "on"])?;
+            lab.host(Host::Edge(edge)).run("ethtool", &["-K", "eth0", "tx", "on"])?;
         }
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;

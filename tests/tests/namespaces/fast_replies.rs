@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
 use tests::forwarder::{CLUSTER_PORT, Cluster};
 use tests::kamailio::Kamailio;
+use tests::lab::delay::Delay;
 use tests::lab::{Family, Lab};
 use tests::load::{Load, ensure_one_edge_answers, run_load};
 use tests::sipp::Shape;
@@ -24,7 +25,7 @@ fn answers_are_never_stray(family: Family, by: Duration) -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
-        let _delay = lab.delay(CLUSTER_PORT, by)?;
+        let _delay = Delay::start(lab.router(), CLUSTER_PORT, by)?;
         let before = cluster.outcomes()?;
         let load = Load { shape: Shape { at_once: true, ..Shape::default() }, ..Load::usual(family) };
         let (report, datagrams) = run_load(lab, "at-once", &load, &edges, Some(&cluster))?;

@@ -13,17 +13,17 @@ use tests::poll::poll_until_true;
 
 #[test]
 fn calls_work_after_an_interface_went_down_and_up() -> Result<()> {
-    calls_work_after(Family::V4, |lab| lab.bounce(1))
+    calls_work_after(Family::V4, |lab| lab.wiring().bounce(1))
 }
 
 #[test]
 fn calls_work_after_an_interface_disappeared_and_returned_v4() -> Result<()> {
-    calls_work_after(Family::V4, |lab| lab.replace_cable(1))
+    calls_work_after(Family::V4, |lab| lab.wiring().replace_cable(1))
 }
 
 #[test]
 fn calls_work_after_an_interface_disappeared_and_returned_v6() -> Result<()> {
-    calls_work_after(Family::V6, |lab| lab.replace_cable(1))
+    calls_work_after(Family::V6, |lab| lab.wiring().replace_cable(1))
 }
 
 fn calls_work_after(family: Family, change: fn(&Lab) -> Result<()>) -> Result<()> {

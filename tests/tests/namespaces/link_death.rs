@@ -31,7 +31,7 @@ fn peer_goes_and_returns(family: Family) -> Result<()> {
         cluster.wait_for_owner(call.call_id, call.cseq, None, 3)?;
         lab.spray(&Spray::To(1))?;
 
-        lab.cut_off(3)?;
+        lab.router().cut_off(3)?;
         let cut = Instant::now();
         cluster.edge(1)?.wait_for_peers(1)?;
         cluster.edge(2)?.wait_for_peers(1)?;
@@ -42,7 +42,7 @@ fn peer_goes_and_returns(family: Family) -> Result<()> {
         ensure!(lands.receive()?.0 == call.request(), "a packet of a lost owner is not local");
         ensure_moved("owner down", &before, &cluster.edge(1)?.outcomes()?, &[("local_new", 1)])?;
 
-        lab.reconnect()?;
+        lab.router().reconnect()?;
         for edge in 1..=3 {
             cluster.edge(edge)?.wait_for_peers(2)?;
         }

@@ -30,7 +30,7 @@ fn losses_harm_nothing(family: Family) -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
-        lab.lose_links(LOST)?;
+        lab.router().lose_links(LOST)?;
         let before = cluster.outcomes()?;
         let load = Load { count: 120, ..Load::usual(family) };
         let (report, datagrams) = run_load(lab, "losses", &load, &edges, Some(&cluster))?;
@@ -50,7 +50,7 @@ fn both_sides_of_a_partition_work_and_become_one_cluster_again() -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
-        lab.cut_links(1)?;
+        lab.router().cut_links(1)?;
         let cut = Instant::now();
         cluster.edge(1)?.wait_for_peers(0)?;
         cluster.edge(2)?.wait_for_peers(1)?;
@@ -64,7 +64,7 @@ fn both_sides_of_a_partition_work_and_become_one_cluster_again() -> Result<()> {
         ensure!(cluster.edge(1)?.peers_up()? == 0, "the mesh was not cut all the time");
         poll_until_true("the mesh was cut for long enough", CUT, || Ok(cut.elapsed() >= CUT))?;
 
-        lab.mend_links()?;
+        lab.router().mend_links()?;
         let mended = Instant::now();
         cluster.wait_until_linked()?;
         eprintln!("together again {:?} after the mending", mended.elapsed());

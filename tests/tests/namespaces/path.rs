@@ -58,7 +58,7 @@ fn packet_is_unaltered(service: Family, site: impl Into<Site>) -> Result<()> {
     let site = site.into();
     Lab::run(|lab| {
         if site.backbone {
-            lab.add_backbone()?;
+            lab.wiring().add_backbone()?;
         }
         let mut cluster = Cluster::start(lab, site)?;
         let client = Endpoint::client(lab, service)?;

@@ -97,10 +97,10 @@ fn a_daemon_that_nobody_has_heard_for_a_second_takes_nobody_for_dead() -> Result
         lab.spray(&Spray::To(2))?;
         for _ in 0..MUTED {
             let known = cluster.edge(2)?.log().len();
-            lab.mute_links(2)?;
+            lab.router().mute_links(2)?;
             cluster.edge(1)?.wait_for_peers(1)?;
             cluster.edge(3)?.wait_for_peers(1)?;
-            lab.mend_links()?;
+            lab.router().mend_links()?;
             poll_until_true("the others have edge 2 again", LONG, || {
                 for _ in 0..20 {
                     client.send(&call.request(), vip(family))?;

@@ -89,9 +89,9 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
         ensure_only_moved("a rotation", &before, &cluster.outcomes()?, &allowed)?;
 
         // New links, of which every one is made with the new certificates, under the new authority alone.
-        lab.cut_links(2)?;
+        lab.router().cut_links(2)?;
         cluster.edge(2)?.wait_for_peers(0)?;
-        lab.mend_links()?;
+        lab.router().mend_links()?;
         cluster.wait_until_linked()?;
         cluster.stop()
     })
