@@ -18,7 +18,7 @@ mod tool;
 
 pub use crate::lab::{CLUSTER_PORT, TUNNEL_PORT, pin_folder};
 pub use config::{Authority, Config, Site};
-pub use outcomes::{Outcomes, ensure_moved, ensure_only_moved};
+pub use outcomes::{Moved, Moves, Outcomes, Snapshot};
 pub use tool::{binary, tool, tool_ok};
 
 /// How long daemons may take to find each other, and to be found down or up again.
@@ -285,12 +285,21 @@ impl Cluster {
         self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_for_peers(others))
     }
 
-    /// What each edge's programs counted.
+    /// What each edge counted so far.
     ///
     /// # Errors
     /// A daemon does not answer.
-    pub fn outcomes(&self) -> Result<Vec<Outcomes>> {
-        self.daemons.iter().map(Daemon::outcomes).collect()
+    pub fn outcomes(&self) -> Result<Snapshot> {
+        self.daemons.iter().map(|daemon| Ok((daemon.edge, daemon.outcomes()?))).collect()
+    }
+
+    /// What some edges counted so far, where the daemons of others are dead.
+    ///
+    /// # Errors
+    /// One of them does not answer.
+    pub fn outcomes_of(&self, edges: &[u8]) -> Result<Snapshot> {
+        let daemons = self.daemons.iter().filter(|daemon| edges.contains(&daemon.edge));
+        daemons.map(|daemon| Ok((daemon.edge, daemon.outcomes()?))).collect()
     }
 
     /// Waits until every daemon names this owner of a transaction.

@@ -201,5 +201,5 @@ fn clean(caller: Counts, callee: Counts) -> u64 {
 
 fn forwarded(cluster: Option<&Cluster>) -> Result<u64> {
     let Some(cluster) = cluster else { return Ok(0) };
-    Ok(cluster.outcomes()?.iter().map(|edge| edge.of("forwarded")).sum())
+    Ok(cluster.outcomes()?.sum("forwarded"))
 }

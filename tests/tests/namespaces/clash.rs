@@ -30,6 +30,7 @@ fn the_earlier_stands(family: Family) -> Result<()> {
         for (first, second) in [(1, 2), (2, 1)] {
             let call_id = format!("clash{first}@lab");
             let call = Sip { call_id: &call_id, cseq: 1, method: "INVITE", branch: "z9hG4bKc", via: client.address()? };
+            let outcomes = cluster.outcomes()?;
             // Both proxies answer, as where one request has reached both.
             for edge in [first, second] {
                 let proxy = proxies.get(usize::from(edge) - 1).context("find a proxy")?;
@@ -44,6 +45,11 @@ fn the_earlier_stands(family: Family) -> Result<()> {
             client.send(&call.request(), vip(family))?;
             let winner = proxies.get(usize::from(first) - 1).context("find a proxy")?;
             ensure!(winner.receive()?.0 == call.request(), "the request did not reach the winner");
+            let moves = cluster.outcomes()?.since(&outcomes);
+            let (won, lost) = (moves.at(first)?, moves.at(second)?);
+            won.exactly("the earlier claim", &[("egress_claimed", 1), ("decapsulated", 1)])?;
+            lost.exactly("the later claim", &[("egress_claimed", 1), ("forwarded", 1)])?;
+            moves.at(3)?.exactly("the edge without a claim", &[])?;
         }
         drop(delay);
         cluster.stop()

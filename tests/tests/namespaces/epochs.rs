@@ -26,6 +26,7 @@ fn claims_of_the_first_life_are_gone_when_the_epochs_come_round() -> Result<()> 
         for daemon in &mut cluster.daemons {
             daemon.wait_for_peers(1)?;
         }
+        let outcomes = cluster.outcomes()?;
         live(&proxy, cluster.edge(1)?)?;
         let first = cluster.edge(1)?.epoch()?;
         let client = Endpoint::client(lab, family)?;
@@ -47,6 +48,9 @@ fn claims_of_the_first_life_are_gone_when_the_epochs_come_round() -> Result<()> 
             live(&proxy, cluster.edge(1)?)?;
         }
         ensure!(cluster.edge(1)?.epoch()? == first, "the epochs have not come round");
+        let moves = cluster.outcomes()?.since(&outcomes);
+        // One claim in all, and no packet of its transaction.
+        moves.exactly("sixteen lives", &[&[("egress_claimed", 1)], &[]])?;
         cluster.stop()
     })
 }

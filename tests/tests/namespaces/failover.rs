@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::calls::{Call, calls, tally};
 use tests::capture::Capture;
 use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, HELD};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
@@ -35,6 +36,7 @@ fn edge_dies(family: Family, withdrawn: bool) -> Result<()> {
     Lab::run(|lab| {
         let mut edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start_with(lab, family, tests::forwarder::Config::probed)?;
+        let outcomes = cluster.outcomes_of(&[2, 3])?;
         let mut capture = Capture::router(lab, "failover", "udp and not port 7470")?;
         let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
         let mut caller = Sipp::caller(lab, Kind::Call, family, (10 * RATE, RATE), Shape::default())?;
@@ -59,7 +61,12 @@ fn edge_dies(family: Family, withdrawn: bool) -> Result<()> {
         let last = tallies.last().context("find the calls after the death")?;
         ensure!(last.lost() == 0, "calls that began long after the death were lost: {tallies:?}");
         ensure!(last.begun > 100, "the death was not in the middle: {tallies:?}");
-        Ok(())
+        let moves = cluster.outcomes_of(&[2, 3])?.since(&outcomes);
+        eprintln!("{moves:?}");
+        // The dead edge's programs go on where packets still come, and relay what needs a daemon.
+        let relayed = ["decap_punted_relayed"];
+        let (must, may) = if withdrawn { (&[][..], &relayed[..]) } else { (&relayed[..], &[][..]) };
+        moves.only("an edge's death", &[&CALLS[..], must].concat(), &[&HELD[..], &CLAIMS_LATE, may].concat())
     })
 }
 
@@ -99,7 +106,7 @@ fn proxy_dies(family: Family) -> Result<()> {
             poll_until_true("calls go on", Duration::from_secs(20), || Ok(caller.begun() >= until))
         };
         go_on(&caller, 3)?;
-        let before = cluster.edge(1)?.outcomes()?;
+        let outcomes = cluster.outcomes()?;
         let killed = now()?;
         let proxy = edges.first_mut().context("find the proxy of edge 1")?;
         let died = Instant::now();
@@ -111,10 +118,12 @@ fn proxy_dies(family: Family) -> Result<()> {
         let restarted = now()?;
         *proxy = Kamailio::edge(lab, 1, true)?;
         cluster.edge(1)?.wait_for_state("up")?;
-        let diverted = cluster.edge(1)?.outcomes()?.of("diverted") - before.of("diverted");
         let counts = caller.finish(TIMEOUT)?;
         callee.stop()?;
         capture.stop()?;
+        let moves = cluster.outcomes()?.since(&outcomes);
+        eprintln!("{moves:?}");
+        let diverted = moves.at(1)?.of("diverted");
         let tallies = tally(&capture.datagrams()?, family, [killed, down, restarted]);
         eprintln!("proxy dead, seen after {seen:?}, {diverted} requests left to peers: {tallies:?}; {counts:?}");
         ensure!(seen < SEEN, "the proxy's death was seen only after {seen:?}");
@@ -123,6 +132,11 @@ fn proxy_dies(family: Family) -> Result<()> {
         ensure!(meanwhile.lost() + after.lost() == 0, "calls were lost: {tallies:?}");
         ensure!(diverted > 10, "hardly anything was left to the peers: {diverted} requests");
         ensure!(cluster.edge(1)?.epoch()? != epoch, "a proxy's new life is no new epoch");
+        let may = [&HELD[..], &CLAIMS_LATE].concat();
+        moves.at(1)?.only("a proxy's death, there", &[&CALLS[..], &["diverted"]].concat(), &may)?;
+        for edge in [2, 3] {
+            moves.at(edge)?.only(&format!("a proxy's death, at edge {edge}"), &CALLS, &may)?;
+        }
         cluster.stop()
     })
 }

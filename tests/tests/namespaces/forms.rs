@@ -1,7 +1,7 @@
 //! Messages in forms that the fast path does not read find their owner all the same, and make claims.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::forwarder::{Cluster, ensure_moved};
+use tests::forwarder::Cluster;
 use tests::lab::{Family, Host, Lab, SIP, Spray};
 use tests::traffic::{Endpoint, Sip, vip};
 
@@ -103,10 +103,8 @@ fn forms_reach_their_owner(family: Family) -> Result<()> {
                 ensure!(got == odd && from == client.address()?, "{} was altered: from {from}", form.what);
                 ensure!(lands.is_empty()?, "{} also reached the proxy where it landed", form.what);
                 let here = form.outcomes(message.starts_with(b"SIP/"));
-                let after = cluster.outcomes()?;
-                for ((before, after), wanted) in before.iter().zip(&after).zip([here, &[("decapsulated", 1)], &[]]) {
-                    ensure_moved(form.what, before, after, wanted)?;
-                }
+                let moves = cluster.outcomes()?.since(&before);
+                moves.exactly(form.what, &[here, &[("decapsulated", 1)], &[]])?;
             }
         }
         cluster.stop()
@@ -145,8 +143,8 @@ fn forms_make_claims(family: Family) -> Result<()> {
             cluster.wait_for_owner(&call_id, 7, None, 2)?;
             cluster.wait_for_owner(&call_id, 7, Some(&branch), 2)?;
             let claimed = if form.slow == Slow::Never { "egress_claimed" } else { "egress_punted" };
-            let after = cluster.edge(2)?.outcomes()?;
-            ensure_moved(form.what, &before, &after, &[(claimed, 1), ("decapsulated", 1)])?;
+            let moved = cluster.edge(2)?.outcomes()?.since(&before);
+            moved.exactly(form.what, &[(claimed, 1), ("decapsulated", 1)])?;
         }
         cluster.stop()
     })

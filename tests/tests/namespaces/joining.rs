@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, HELD};
 use tests::forwarder::{Cluster, Config, Daemon};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab, Spray};
@@ -31,6 +32,7 @@ fn an_edge_joins_by_one_seed_takes_its_share_and_leaves() -> Result<()> {
         }
         let pids: Vec<u32> = cluster.daemons.iter_mut().map(|daemon| daemon.process().id()).collect();
         lab.spray(&Spray::Over(vec![1, 2]))?;
+        let outcomes = cluster.outcomes()?;
         let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
         let mut caller = Sipp::caller(lab, Kind::Call, family, (MANY, RATE), Shape::default())?;
         let go_on = |caller: &Sipp, seconds: u32| {
@@ -45,11 +47,16 @@ fn an_edge_joins_by_one_seed_takes_its_share_and_leaves() -> Result<()> {
         cluster.wait_until_linked()?;
         cluster.edge(3)?.wait_for_state("up")?;
         eprintln!("edge 3 has joined after {:?}", started.elapsed());
+        let joined = cluster.edge(3)?.outcomes()?;
         lab.spray(&Spray::Random)?;
         go_on(&caller, 4)?;
 
         lab.spray(&Spray::Over(vec![1, 2]))?;
         cluster.edge(3)?.tell(&["drain", "--wait"])?;
+        let may = [&HELD[..], &CLAIMS_LATE].concat();
+        let third = cluster.edge(3)?.outcomes()?.since(&joined);
+        eprintln!("edge 3: {third:?}");
+        third.only("an edge that joined", &CALLS, &may)?;
         let mut third = cluster.daemons.pop().context("find the daemon of edge 3")?;
         let status = third.process().stop()?;
         ensure!(status.code() == Some(0), "the daemon of edge 3 ended with {status}");
@@ -67,6 +74,9 @@ fn an_edge_joins_by_one_seed_takes_its_share_and_leaves() -> Result<()> {
         ensure!(strays == 0, "{strays} messages reached an edge without their transaction");
         let still: Vec<u32> = cluster.daemons.iter_mut().map(|daemon| daemon.process().id()).collect();
         ensure!(still == pids, "a daemon was restarted");
+        let moves = cluster.outcomes()?.since(&outcomes);
+        eprintln!("{moves:?}");
+        moves.only("an edge that came and went", &CALLS, &may)?;
         cluster.stop()
     })
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::forwarder::Cluster;
-use tests::forwarder::outcomes::ensure_moved;
 use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
 use tests::traffic::{Endpoint, Sip, vip};
@@ -36,15 +35,19 @@ fn still_gets_what_it_owns(family: Family) -> Result<()> {
         client.send(&call.request(), vip(family))?;
         let (got, _) = owner.receive().context("wait for the message at its owner, whose daemon was stopped")?;
         ensure!(got == call.request(), "the message was altered");
-        ensure_moved("a message to a node that leaves", &before, &cluster.edge(1)?.outcomes()?, &[("forwarded", 1)])?;
+        let moved = cluster.edge(1)?.outcomes()?.since(&before);
+        moved.exactly("a message to a node that leaves", &[("forwarded", 1)])?;
 
         // Once it has not come back, the next message is the node's that it lands on.
         poll_until_true("edge 1 counts node 2 as down", Duration::from_secs(20), || {
             Ok(cluster.edge(1)?.owner(call.call_id, 1, None)?.is_none())
         })?;
+        let before = cluster.edge(1)?.outcomes()?;
         client.send(&call.request(), vip(family))?;
         let (got, _) = lands.receive().context("wait for the message where it landed")?;
         ensure!(got == call.request() && owner.is_empty()?, "the message did not stay where it landed");
+        let moved = cluster.edge(1)?.outcomes()?.since(&before);
+        moved.exactly("a message to a node that has left", &[("local_new", 1)])?;
         Ok(())
     })
 }

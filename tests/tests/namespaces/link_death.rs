@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tests::forwarder::{Cluster, ensure_moved};
+use tests::forwarder::Cluster;
 use tests::lab::{Family, Lab, Spray};
 use tests::traffic::{Endpoint, Sip, vip};
 
@@ -37,19 +37,20 @@ fn peer_goes_and_returns(family: Family) -> Result<()> {
         cluster.edge(2)?.wait_for_peers(1)?;
         cluster.edge(3)?.wait_for_peers(0)?;
         ensure!(cut.elapsed() < SOON, "a peer without a link was down only after {:?}", cut.elapsed());
-        let before = cluster.edge(1)?.outcomes()?;
+        let before = cluster.outcomes()?;
         client.send(&call.request(), vip(family))?;
         ensure!(lands.receive()?.0 == call.request(), "a packet of a lost owner is not local");
-        ensure_moved("owner down", &before, &cluster.edge(1)?.outcomes()?, &[("local_new", 1)])?;
+        cluster.outcomes()?.since(&before).exactly("owner down", &[&[("local_new", 1)], &[], &[]])?;
 
         lab.router().reconnect()?;
         for edge in 1..=3 {
             cluster.edge(edge)?.wait_for_peers(2)?;
         }
-        let before = cluster.edge(1)?.outcomes()?;
+        let before = cluster.outcomes()?;
         client.send(&call.request(), vip(family))?;
         ensure!(owner.receive()?.0 == call.request(), "the claim of an owner that returned does not count");
-        ensure_moved("owner back", &before, &cluster.edge(1)?.outcomes()?, &[("forwarded", 1)])?;
+        let counts: [&[_]; 3] = [&[("forwarded", 1)], &[], &[("decapsulated", 1)]];
+        cluster.outcomes()?.since(&before).exactly("owner back", &counts)?;
         cluster.stop()
     })
 }

@@ -1,7 +1,7 @@
 //! Packets that are not what they seem: each passes, and is counted once under its name.
 
 use anyhow::{Result, ensure};
-use tests::forwarder::{Cluster, ensure_moved};
+use tests::forwarder::Cluster;
 use tests::lab::{Family, Host, Lab, SIP, Spray};
 use tests::poll::poll_until_true;
 use tests::traffic::{Endpoint, Sip, send_raw_udp, vip};
@@ -48,7 +48,7 @@ fn odd_payloads_pass(family: Family) -> Result<()> {
             client.send(&payload, vip(family))?;
             ensure!(proxy.receive()?.0 == payload, "{what} was altered");
             let wanted: Vec<(&str, u64)> = outcomes.iter().map(|outcome| (*outcome, 1)).collect();
-            ensure_moved(what, &before, &cluster.edge(1)?.outcomes()?, &wanted)?;
+            cluster.edge(1)?.outcomes()?.since(&before).exactly(what, &wanted)?;
         }
         cluster.stop()
     })
@@ -84,7 +84,7 @@ fn lying_lengths_harm_nothing(family: Family) -> Result<()> {
             poll_until_true(&what, std::time::Duration::from_secs(3), || {
                 Ok(cluster.edge(1)?.outcomes()?.of("malformed") > before.of("malformed"))
             })?;
-            ensure_moved(&what, &before, &cluster.edge(1)?.outcomes()?, &[("malformed", 1)])?;
+            cluster.edge(1)?.outcomes()?.since(&before).exactly(&what, &[("malformed", 1)])?;
         }
         client.send(&payload, vip(family))?;
         ensure!(proxy.receive()?.0 == payload, "a good packet no longer passes");

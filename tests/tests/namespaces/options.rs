@@ -1,7 +1,7 @@
 //! Requests that an edge's own proxy sends: their answers come back to it, wherever they land.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::forwarder::{Cluster, ensure_moved};
+use tests::forwarder::Cluster;
 use tests::kamailio::Kamailio;
 use tests::lab::{EDGES, Family, Lab, Spray};
 use tests::sipp::Sipp;
@@ -46,10 +46,8 @@ fn options_from(
     let own = edges.get(usize::from(sender) - 1).with_context(|| format!("find the proxy of edge {sender}"))?;
     own.send_options(family, &call_id)?;
     ensure!(own.wait_for_reply(&call_id)?, "the answer found no transaction at edge {sender}");
-    let after = cluster.outcomes()?;
-    for (number, ((edge, before_replies), (before, after))) in
-        (1..).zip(edges.iter().zip(&replies).zip(before.iter().zip(&after)))
-    {
+    let moves = cluster.outcomes()?.since(&before);
+    for (number, (edge, before_replies)) in (1..).zip(edges.iter().zip(&replies)) {
         let at = u64::from(number == sender);
         ensure!(seen(edge) - before_replies == at, "the reply to edge {sender} was seen by the proxy of {number}");
         ensure!(edge.count("stray_reply") == 0, "edge {number} had a stray reply");
@@ -60,7 +58,7 @@ fn options_from(
         } else if number == lands {
             wanted.push(("forwarded", 1));
         }
-        ensure_moved(&format!("OPTIONS from {sender}, answer at {lands}, edge {number}"), before, after, &wanted)?;
+        moves.at(number)?.exactly(&format!("OPTIONS from {sender}, answer at {lands}, edge {number}"), &wanted)?;
     }
     Ok(())
 }

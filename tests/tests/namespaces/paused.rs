@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD};
+use tests::forwarder::{Cluster, Moves};
 use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
 use tests::sipp::Shape;
@@ -29,7 +30,7 @@ const SHAPE: Shape = Shape { request: None, answer: None, at_once: false, absorb
 
 #[test]
 fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Result<()> {
-    let tallies = under_load(Family::V4, 12 * RATE, SHAPE, |cluster| {
+    let (tallies, moves) = under_load(Family::V4, 12 * RATE, SHAPE, |cluster| {
         let from = now()?;
         for _ in 0..3 {
             stand_still(cluster, SHORT)?;
@@ -41,19 +42,16 @@ fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Re
     eprintln!("before, meanwhile and after: {tallies:?}");
     ensure!(tallies.iter().all(|tally| tally.begun > 80), "the pauses were not in the middle");
     ensure!(tallies.iter().all(|tally| tally.lost() == 0), "calls were lost: {tallies:?}");
-    Ok(())
+    moves.only("short pauses", &CALLS, &[&HELD[..], &CLAIMS_LATE].concat())
 }
 
 #[test]
 fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_back_by_itself() -> Result<()> {
-    let [before, meanwhile, after] = under_load(Family::V6, 14 * RATE, SHAPE, |cluster| {
-        let (from, before) = (now()?, cluster.edge(2)?.outcomes()?);
+    let ([before, meanwhile, after], moves) = under_load(Family::V6, 14 * RATE, SHAPE, |cluster| {
+        let from = now()?;
         stand_still(cluster, LONG)?;
         cluster.wait_until_linked()?;
         wait("it has gone on for a while", SHORT)?;
-        let after = cluster.edge(2)?.outcomes()?;
-        let moved = |outcome: &str| after.of(outcome) - before.of(outcome);
-        ensure!(moved("relayed") > 0, "what needs a daemon waited for the one that stalled");
         ensure_nobody_was_down(cluster)?;
         Ok([from, from + SOON_US])
     })?;
@@ -61,12 +59,12 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
     ensure!(before.begun > 100 && meanwhile.begun > 40 && after.begun > 200, "the pause was not in the middle");
     ensure!(before.lost() == 0, "{} calls that began before the pause were lost", before.lost());
     ensure!(after.lost() == 0, "{} calls that began long after it had begun were lost", after.lost());
-    Ok(())
+    ensure_peers_helped("a long pause", &moves)
 }
 
 #[test]
 fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<()> {
-    let [before, _, after] = under_load(Family::V4, 16 * RATE, SHAPE, |cluster| {
+    let ([before, _, after], moves) = under_load(Family::V4, 16 * RATE, SHAPE, |cluster| {
         let from = now()?;
         for pause in [MEDIUM, LONG / 2, MEDIUM, LONG / 2] {
             stand_still(cluster, pause)?;
@@ -81,7 +79,7 @@ fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<
     eprintln!("before {before:?}, after {after:?}");
     ensure!(before.begun > 100 && after.begun > 80, "the pauses were not in the middle");
     ensure!(before.lost() + after.lost() == 0, "calls were lost");
-    Ok(())
+    ensure_peers_helped("one pause after the other", &moves)
 }
 
 #[test]
@@ -122,6 +120,14 @@ fn a_daemon_that_nobody_has_heard_for_a_second_takes_nobody_for_dead() -> Result
         }
         bail!("edge 2 was the first to miss the others each time")
     })
+}
+
+/// What needed a daemon did not wait for the one of edge 2, which stalled: it went to the others.
+fn ensure_peers_helped(what: &str, moves: &Moves) -> Result<()> {
+    let may = [&HELD[..], &CLAIMS_LATE].concat();
+    moves.at(2)?.only(&format!("{what}, where it is"), &[&CALLS[..], &DAEMON_AWAY].concat(), &may)?;
+    let must = [&CALLS[..], &["decap_punted_relayed"]].concat();
+    [1, 3].into_iter().try_for_each(|edge| moves.at(edge)?.only(&format!("{what}, at edge {edge}"), &must, &may))
 }
 
 /// By the log of the daemon of edge 2.

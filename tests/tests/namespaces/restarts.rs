@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use tests::calls::{Tally, tally};
 use tests::capture::Capture;
-use tests::forwarder::Cluster;
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD};
+use tests::forwarder::{Cluster, Moves};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab};
 use tests::poll::poll_until_true;
@@ -40,7 +41,7 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         cluster.wait_until_linked()?;
         Ok([from, now()?])
     })
-    .and_then(|tallies| {
+    .and_then(|(tallies, moves)| {
         let [before, meanwhile, after] = tallies;
         eprint!("daemons ended by signal {signal} for {dead_s} s: ");
         eprintln!("before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
@@ -48,22 +49,27 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         ensure!(in_the_middle, "the kill was not in the middle");
         ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
         ensure!(after.lost() == 0, "{} calls that began after the restart were lost", after.lost());
-        Ok(())
+        // What is relayed finds no daemon at the peer either, or one that starts.
+        let must = [&CALLS[..], &DAEMON_AWAY, &["decap_relayed"]].concat();
+        let passed = ["unknown_response", "unknown_branch", "unknown_ack"];
+        let may = [&HELD[..], &CLAIMS_LATE, &passed, &["decap_punted_relayed"]].concat();
+        moves.only("daemons that ended together", &must, &may)
     })
 }
 
 /// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before
-/// it, meanwhile and after.
+/// it, meanwhile and after, and which outcomes moved.
 pub(crate) fn under_load(
     family: Family,
     count: u32,
     shape: Shape,
     disturb: impl FnOnce(&mut Cluster) -> Result<[u64; 2]>,
-) -> Result<[Tally; 3]> {
+) -> Result<([Tally; 3], Moves)> {
     let mut result = None;
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
         let mut cluster = Cluster::start(lab, family)?;
+        let outcomes = cluster.outcomes()?;
         let mut capture = Capture::router(lab, "restart", "udp and not port 7470")?;
         let mut callee = Sipp::callee(lab, Kind::Call, family, shape)?;
         let mut caller = Sipp::caller(lab, Kind::Call, family, (count, RATE), shape)?;
@@ -78,7 +84,9 @@ pub(crate) fn under_load(
         let tallies = tally(&capture.datagrams()?, family, borders);
         let [before, meanwhile, after] = tallies.as_slice() else { bail!("{} tallies", tallies.len()) };
         ensure!(before.begun + meanwhile.begun + after.begun == u64::from(count), "not all calls are in the capture");
-        result = Some([*before, *meanwhile, *after]);
+        let moves = cluster.outcomes()?.since(&outcomes);
+        eprintln!("{moves:?}");
+        result = Some(([*before, *meanwhile, *after], moves));
         cluster.stop()
     })?;
     result.context("find what became of the calls")

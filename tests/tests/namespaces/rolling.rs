@@ -1,6 +1,7 @@
 //! Daemons that are restarted one after the other, as an upgrade does.
 
 use anyhow::{Result, ensure};
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD};
 use tests::lab::{EDGES, Family};
 use tests::sipp::Shape;
 
@@ -8,7 +9,7 @@ use crate::restarts::{RATE, now, under_load};
 
 #[test]
 fn daemons_restarted_one_after_the_other_lose_no_call() -> Result<()> {
-    let tallies = under_load(Family::V4, 12 * RATE, Shape::default(), |cluster| {
+    let (tallies, moves) = under_load(Family::V4, 12 * RATE, Shape::default(), |cluster| {
         let from = now()?;
         for edge in 1..=EDGES {
             let daemon = cluster.edge(edge)?;
@@ -22,5 +23,7 @@ fn daemons_restarted_one_after_the_other_lose_no_call() -> Result<()> {
     eprintln!("restarted one after the other: {tallies:?}");
     ensure!(tallies.iter().all(|tally| tally.begun > 0), "the restarts were not in the middle: {tallies:?}");
     ensure!(tallies.iter().all(|tally| tally.lost() == 0), "calls were lost: {tallies:?}");
-    Ok(())
+    // Each is away once, and a peer's daemon finishes what needs one.
+    let must = [&CALLS[..], &DAEMON_AWAY, &["decap_punted_relayed"]].concat();
+    moves.only("daemons restarted one after the other", &must, &[&HELD[..], &CLAIMS_LATE].concat())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::forwarder::outcomes::{CALLS, HELD};
 use tests::forwarder::{Authority, Cluster, Config, tool_ok};
 use tests::kamailio::Kamailio;
 use tests::lab::{EDGES, Family, Host, Lab};
@@ -85,8 +85,8 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
             ensure!(strays == 0, "{strays} times {kind}");
         }
         // Above all nothing that the tunnel refuses.
-        let allowed: Vec<&str> = CALLS.into_iter().chain(["slow_received"]).collect();
-        ensure_only_moved("a rotation", &before, &cluster.outcomes()?, &allowed)?;
+        let races: Vec<&str> = HELD.into_iter().chain(["slow_received"]).collect();
+        cluster.outcomes()?.since(&before).only("a rotation", &CALLS, &races)?;
 
         // New links, of which every one is made with the new certificates, under the new authority alone.
         lab.router().cut_links(2)?;

@@ -2,7 +2,7 @@
 //! them.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::forwarder::{Cluster, ensure_moved};
+use tests::forwarder::Cluster;
 use tests::lab::{Family, Host, Lab, SIP, Spray};
 use tests::traffic::{Endpoint, Sip, padded_to, vip};
 
@@ -43,8 +43,8 @@ fn segments_are_claimed(family: Family) -> Result<()> {
                 ensure!(owner.receive()?.0 == call.response("180 Ringing"), "an answer was altered");
             }
             ensure!(lands.is_empty()?, "an answer was stray");
-            let after = cluster.edge(2)?.outcomes()?;
-            ensure_moved("segments", &before, &after, &[("egress_punted", 1), ("decapsulated", 5)])?;
+            let moved = cluster.edge(2)?.outcomes()?.since(&before);
+            moved.exactly("segments", &[("egress_punted", 1), ("decapsulated", 5)])?;
         }
         cluster.stop()
     })
