@@ -136,13 +136,23 @@ impl Tunnel {
 /// Has the kernel fragment what is too large, instead of refusing it, and keep what arrives in a burst.
 fn prepare(socket: &StdSocket, underlay: IpAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    match underlay {
-        IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?,
-        IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?,
-    }
+    ignore_path_mtu(socket, underlay)?;
     // More than the system's limit needs CAP_NET_ADMIN, which the daemon has.
     set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER))
+}
+
+/// From now on the kernel neither learns a path's MTU from ICMP messages about packets of this socket, which anybody can
+/// forge, nor goes by one that it has learned otherwise: what is larger than the interface's MTU leaves in fragments.
+/// `local`: where the socket is bound.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) fn ignore_path_mtu(socket: &StdSocket, local: IpAddr) -> io::Result<()> {
+    match local {
+        IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+        IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT),
+    }
 }
 
 fn set(socket: &StdSocket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
