@@ -2,8 +2,9 @@
 //!
 //! A probe is an OPTIONS from the VIP to the VIP: such a packet never leaves the host, meets no program on its way, and
 //! is answered from the address that it was sent to, however the proxy's socket is bound. Max-Forwards is 0, so that
-//! nobody passes it on. Beside that the sockets bound to each service are looked at four times a second.
+//! nobody passes it on. Beside that the sockets bound to each service are looked at.
 
+mod list;
 mod message;
 mod watch;
 
