@@ -1,7 +1,8 @@
 //! Whether a service's proxy lives: from its answers to probes, and from the sockets bound to the service's address.
 //!
 //! An answer is proof of life, but a slow one is no proof of death: only silence in a row is. A socket that is gone is
-//! proof of death at once, and other sockets than before are proof of a death between two looks.
+//! proof of death at once, and other sockets than before are proof of a death between two looks. Nothing else ends a
+//! life: an error of the network, such as an ICMP message, is no evidence.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -21,8 +22,6 @@ pub enum Evidence {
     Silent,
     /// A probe could not be sent, and why.
     Failed(String),
-    /// The kernel has refused a probe: nobody listens (ICMP port unreachable, RFC 1122 §4.1.3.1).
-    Refused,
     /// The inodes of all sockets that take the service's packets now.
     Sockets(BTreeSet<u64>),
 }
@@ -63,8 +62,6 @@ pub enum Reason {
     NoSocket,
     /// There is a socket again, and nobody has answered on it yet.
     Starting,
-    /// The kernel refuses probes.
-    Refused,
 }
 
 impl fmt::Display for Reason {
@@ -75,7 +72,6 @@ impl fmt::Display for Reason {
             Self::Failed(why) => write!(f, "it cannot be probed: {why}"),
             Self::NoSocket => write!(f, "no socket is bound to its address"),
             Self::Starting => write!(f, "its new socket has not answered yet"),
-            Self::Refused => write!(f, "a probe was refused: nobody listens"),
         }
     }
 }
@@ -128,13 +124,12 @@ impl Proxy {
                 self.miss(failures, Some(why));
                 false
             }
-            Evidence::Refused => self.die(Reason::Refused),
             Evidence::Sockets(inodes) if inodes.is_empty() => {
                 if self.gone_us.is_some() {
                     return false;
                 }
-                self.gone_us = Some(now_us);
-                self.die(Reason::NoSocket)
+                (self.gone_us, self.answered, self.health) = (Some(now_us), 0, Health::Down(Reason::NoSocket));
+                self.end()
             }
             Evidence::Sockets(inodes) => self.look(inodes),
         }
@@ -171,16 +166,10 @@ impl Proxy {
     fn miss(&mut self, failures: u32, why: Option<&String>) {
         self.answered = 0;
         self.silent = self.silent.saturating_add(1);
-        let is_proven = matches!(self.health, Health::Down(Reason::NoSocket | Reason::Refused));
+        let is_proven = matches!(self.health, Health::Down(Reason::NoSocket));
         if self.silent >= failures && !is_proven {
             self.health = Health::Down(why.map_or(Reason::Silent(self.silent), |why| Reason::Failed(why.clone())));
         }
-    }
-
-    fn die(&mut self, reason: Reason) -> bool {
-        self.answered = 0;
-        self.health = Health::Down(reason);
-        self.end()
     }
 
     /// A life has ended; whether that is news, and matters to anybody.

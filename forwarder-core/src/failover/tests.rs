@@ -122,11 +122,12 @@ enum In {
     /// An answer to a probe of this second.
     AnsweredOf(u64),
     Silent,
-    Refused,
+    /// A probe could not be sent.
+    Failed,
     Sockets(&'static [u64]),
 }
 
-use In::{Answered, AnsweredOf, Drain, Refused, Silent, Sockets, Synchronised};
+use In::{Answered, AnsweredOf, Drain, Failed, Silent, Sockets, Synchronised};
 
 fn set(inodes: &[u64]) -> BTreeSet<u64> {
     inodes.iter().copied().collect()
@@ -158,7 +159,7 @@ fn run(world: &mut World, table: Vec<(In, &str)>) {
             Answered => Some(Evidence::Answered { sent_us: world.now_us }),
             AnsweredOf(second) => Some(Evidence::Answered { sent_us: second * SECOND }),
             Silent => Some(Evidence::Silent),
-            Refused => Some(Evidence::Refused),
+            Failed => Some(Evidence::Failed("no route".to_owned())),
             Sockets(inodes) => Some(Evidence::Sockets(set(inodes))),
         };
         if let Some(evidence) = evidence {
@@ -216,12 +217,10 @@ fn a_proxy_without_a_socket_is_dead_at_once_and_its_claims_with_it() {
         (Answered, "joining>up"),
         (Sockets(&[]), "epoch up>proxy-down"),
         (Sockets(&[]), ""),
-        (Refused, ""),
+        (Silent, ""),
         (Sockets(&[8]), ""),
         (Answered, "proxy-down>up"),
-        (Refused, "epoch up>proxy-down"),
-        (Refused, ""),
-        (Sockets(&[]), ""),
+        (Sockets(&[]), "epoch up>proxy-down"),
         (Sockets(&[9, 10]), ""),
         (Answered, "proxy-down>up"),
     ];
@@ -256,10 +255,8 @@ fn a_death_that_is_seen_twice_is_one_whatever_comes_first() {
         (Synchronised, ""),
         (Sockets(&[7]), ""),
         (Answered, "joining>up"),
-        (Refused, "epoch up>proxy-down"),
-        (Answered, "proxy-down>up"),
+        (Sockets(&[]), "epoch up>proxy-down"),
         (Sockets(&[8]), ""),
-        (Refused, "epoch up>proxy-down"),
         (Sockets(&[]), ""),
         (Sockets(&[9]), ""),
         (Sockets(&[]), ""),
@@ -268,15 +265,16 @@ fn a_death_that_is_seen_twice_is_one_whatever_comes_first() {
 }
 
 #[test]
-fn a_firewall_that_refuses_probes_costs_one_epoch_and_no_more() {
+fn silence_and_probes_that_cannot_be_sent_take_a_node_out_of_service_and_end_no_life() {
     let table = vec![
         (Synchronised, ""),
         (Sockets(&[7]), ""),
-        (Refused, "epoch joining>proxy-down"),
+        (Answered, "joining>up"),
+        (Silent, ""),
+        (Failed, ""),
+        (Failed, "up>proxy-down"),
         (Sockets(&[7]), ""),
-        (Refused, ""),
-        (Sockets(&[7]), ""),
-        (Refused, ""),
+        (Silent, ""),
     ];
     run(&mut probed(&[]), table);
 }
@@ -291,9 +289,11 @@ fn the_last_answer_of_a_dead_proxy_does_not_raise_it() {
         // What answers without a socket here answers all the same, such as through address translation.
         (AnsweredOf(3), "proxy-down>up"),
         (Sockets(&[]), ""),
-        (Refused, "up>proxy-down"),
-        (Answered, "proxy-down>up"),
-        (Refused, "epoch up>proxy-down"),
+        (Silent, ""),
+        (Silent, ""),
+        (Silent, "up>proxy-down"),
+        (Sockets(&[8]), ""),
+        (Sockets(&[]), "epoch"),
     ];
     run(&mut probed(&[]), table);
 }
@@ -311,7 +311,6 @@ fn a_proxy_says_why_it_is_down() {
     assert_eq!(why(&Evidence::Silent), "Unknown");
     assert_eq!(why(&Evidence::Silent), "2 probes in a row were not answered");
     assert_eq!(why(&Evidence::Failed("no route".to_owned())), "it cannot be probed: no route");
-    assert_eq!(why(&Evidence::Refused), "a probe was refused: nobody listens");
     assert_eq!(why(&Evidence::Sockets(set(&[]))), "no socket is bound to its address");
     assert_eq!(why(&Evidence::Silent), "no socket is bound to its address");
     assert_eq!(why(&Evidence::Sockets(set(&[7]))), "its new socket has not answered yet");
@@ -362,9 +361,9 @@ fn new_transactions_are_left_to_a_proxy_that_answers_and_to_no_other() {
     assert!(machine.diverts());
     let why = Reason::Failed("no route".to_owned());
     assert_eq!(machine.proxies()[0].health(), &Health::Down(why));
-    machine.handle_evidence(1, &Evidence::Refused, 0);
+    machine.handle_evidence(1, &Evidence::Sockets(set(&[])), 0);
     assert_eq!(machine.proxies()[1].health(), &Health::Trusted, "it is not probed");
-    machine.handle_evidence(2, &Evidence::Refused, 0);
+    machine.handle_evidence(2, &Evidence::Sockets(set(&[])), 0);
 }
 
 #[test]

@@ -3,12 +3,20 @@
 //! A probe is an OPTIONS from the VIP to the VIP: such a packet never leaves the host, meets no program on its way, and
 //! is answered from the address that it was sent to, however the proxy's socket is bound. Max-Forwards is 0, so that
 //! nobody passes it on. Beside that the sockets bound to each service are looked at.
+//!
+//! An error of the network is no evidence: anybody can forge an ICMP message. The probe's socket is not connected, and
+//! such a socket is told of none.
 
 mod list;
 mod message;
 mod watch;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket as StdSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -19,7 +27,7 @@ use tokio::{
 
 use self::message::Probe;
 pub(super) use self::watch::Seen;
-use crate::{config::Service, dataplane};
+use crate::{config::Service, dataplane, tunnel::ignore_path_mtu};
 use forwarder_core::failover::Evidence;
 
 /// Longest answer that is read in bytes; of a longer one the beginning is enough.
@@ -57,7 +65,7 @@ impl Prober {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.seen.is_closed() {
             ticks.tick().await;
-            let evidence = match open(self.address).await {
+            let evidence = match open(self.address) {
                 Ok(socket) => match self.with(&socket, &mut ticks).await {
                     Some(error) => Evidence::Failed(format!("{error:#}")),
                     None => return,
@@ -74,12 +82,12 @@ impl Prober {
         let mut is_open = false;
         ticks.reset_immediately();
         loop {
-            let evidence = tokio::select! {
+            let answered = tokio::select! {
                 _ = ticks.tick() => {
                     if std::mem::replace(&mut is_open, true) && !self.tell(Evidence::Silent).await {
                         return None;
                     }
-                    self.send(socket).await
+                    self.send(socket).await.map(|()| None)
                 }
                 () = self.changed.notified() => {
                     // A new proxy need not wait for the next turn, and owes nothing for the old one's silence.
@@ -87,19 +95,18 @@ impl Prober {
                     ticks.reset_immediately();
                     continue;
                 }
-                received = socket.recv(&mut buffer) => match received {
-                    Ok(length) => {
-                        let answer = self.probe.answered(buffer.get(..length).unwrap_or_default());
-                        answer.map(|sent_us| Evidence::Answered { sent_us }).map_or(Ok(None), |seen| Ok(Some(seen)))
-                    }
-                    Err(error) => refused(error).map(Some),
-                }
+                received = socket.recv_from(&mut buffer) => received.context("receive the answer to a probe").map(
+                    |(length, from)| {
+                        let answer = buffer.get(..length).filter(|_| from == self.address);
+                        answer.and_then(|answer| self.probe.answered(answer))
+                    },
+                ),
             };
-            match evidence {
+            match answered {
                 Ok(None) => {}
-                Ok(Some(evidence)) => {
+                Ok(Some(sent_us)) => {
                     is_open = false;
-                    if !self.tell(evidence).await {
+                    if !self.tell(Evidence::Answered { sent_us }).await {
                         return None;
                     }
                 }
@@ -108,13 +115,10 @@ impl Prober {
         }
     }
 
-    async fn send(&mut self, socket: &UdpSocket) -> Result<Option<Evidence>> {
+    async fn send(&mut self, socket: &UdpSocket) -> Result<()> {
         let from = socket.local_addr().context("ask the probe's socket for its address")?;
         let text = self.probe.next(from, dataplane::monotonic_ns() / 1000);
-        match socket.send(text.as_bytes()).await {
-            Ok(_) => Ok(None),
-            Err(error) => refused(error).map(Some),
-        }
+        socket.send_to(text.as_bytes(), self.address).await.context("probe it").map(drop)
     }
 
     /// False if nobody listens any more.
@@ -123,25 +127,17 @@ impl Prober {
     }
 }
 
-/// A refusal is something seen; any other error is one.
-fn refused(error: io::Error) -> Result<Evidence> {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        return Ok(Evidence::Refused);
-    }
-    Err(error).context("probe it")
-}
-
-/// A socket between the VIP and the service, to which the kernel gives nothing but what comes from there.
-async fn open(service: SocketAddr) -> Result<UdpSocket> {
+/// A socket at the VIP. It is not connected: of a connected one the kernel would believe an ICMP error from anybody.
+fn open(service: SocketAddr) -> Result<UdpSocket> {
     let vip = service.ip();
-    let socket = UdpSocket::bind((vip, 0)).await.map_err(|error| {
+    let socket = StdSocket::bind((vip, 0)).map_err(|error| {
         if error.kind() == io::ErrorKind::AddrNotAvailable {
             return anyhow!("{vip} is no address of this host");
         }
         anyhow!("open a socket at {vip}: {error}")
     })?;
-    socket.connect(service).await.with_context(|| format!("connect a socket to {service}"))?;
-    Ok(socket)
+    socket.set_nonblocking(true).and_then(|()| ignore_path_mtu(&socket, vip)).context("prepare the probe's socket")?;
+    UdpSocket::from_std(socket).context("wait for answers to probes")
 }
 
 #[cfg(test)]

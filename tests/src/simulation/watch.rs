@@ -46,7 +46,7 @@ impl Simulation {
         self.pump(host);
     }
 
-    /// The proxy answers a probe, or the kernel refuses it.
+    /// The proxy answers a probe, or is silent.
     pub(super) fn probe(&mut self, host: usize, incarnation: u32) {
         let owner = &mut self.hosts[host];
         if !owner.is_awake() || owner.incarnation != incarnation {
@@ -55,7 +55,7 @@ impl Simulation {
         let (now, has_proxy) = (owner.now(self.now_us), owner.has_proxy);
         let Some(daemon) = &mut owner.daemon else { return };
         let sent_us = now.monotonic_us - ANSWER_US;
-        daemon.evidence.push_back(if has_proxy { Evidence::Answered { sent_us } } else { Evidence::Refused });
+        daemon.evidence.push_back(if has_proxy { Evidence::Answered { sent_us } } else { Evidence::Silent });
         self.pump(host);
     }
 }
