@@ -1,4 +1,5 @@
-//! Each map has one writer, but for the claim table and the keys beside it, and `forwarder-ebpf/src/maps.rs` says which.
+//! Each map has one writer, but for the claim table and the keys beside it, and `forwarder-ebpf/src/maps.rs` says
+//! which.
 //!
 //! Read from the sources: only that file reaches a map in the programs, and in the daemon only what takes it out of the
 //! object.
