@@ -120,6 +120,7 @@ impl List {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
+                #[expect(clippy::wildcard_enum_match_arm, reason = "netlink-packet-core may add payloads")]
                 match message.payload {
                     NetlinkPayload::Done(_) => return Ok(()),
                     NetlinkPayload::Error(error) => return Err(error.to_io().into()),
@@ -179,12 +180,8 @@ impl Ends {
 }
 
 fn is_of(message: &NetlinkMessage<SockDiagMessage>, ports: &[u16]) -> bool {
-    match &message.payload {
-        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-            ports.contains(&response.header.socket_id.source_port)
-        }
-        _ => true,
-    }
+    let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) = &message.payload else { return true };
+    ports.contains(&response.header.socket_id.source_port)
 }
 
 /// The messages in what was received at once.
