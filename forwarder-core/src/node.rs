@@ -41,7 +41,7 @@ use crate::wire::{self, Answer, Ask, Digest, Hello, Message, MustEqual, Repair, 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
 pub use self::error::ProtocolError;
-pub use self::output::{DATAGRAM_BYTES, Kind, MapWrite, Output};
+pub use self::output::{Command, DATAGRAM_BYTES, Kind, MapWrite, Output};
 pub use self::peers::PeerView;
 pub use self::settings::NodeSettings;
 pub use crate::now::Now;
@@ -245,7 +245,7 @@ impl Node {
         if self.effects.is_empty() {
             self.send_asks();
         }
-        self.effects.pop().or_else(|| self.members.poll())
+        self.effects.pop().or_else(|| self.members.poll().map(Output::Link))
     }
 
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.

@@ -42,7 +42,7 @@ use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
     failover::{self, Failover, Introduction, timers::LINGER_US},
-    node::{self, MapWrite, Node, NodeSettings, ProtocolError},
+    node::{self, Command, MapWrite, Node, NodeSettings, ProtocolError},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -64,7 +64,7 @@ use self::{
     sweep::Sweep,
 };
 use crate::{
-    cluster::links::{self, Command, Event, Handle},
+    cluster::links::{self, Event, Handle},
     config::Config,
     control::{self, Request, Response},
     dataplane::{Dataplane, preflight},
@@ -496,10 +496,7 @@ impl Daemon {
         use node::Output;
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Send { to, message, kind } => self.command(Command::Send { to, message, kind }).await,
-                Output::Datagram { to, bytes } => self.command(Command::Datagram { to, bytes }).await,
-                Output::Call { peer, address } => self.command(Command::Call { peer, address }).await,
-                Output::Forget { peer } => self.command(Command::Forget { peer }).await,
+                Output::Link(command) => self.command(command).await,
                 Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
                     self.dataplane.set_claim(key, owner, epoch, remaining_ms);
                     log::trace!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
-use forwarder_core::node::{LocalClaim, Node, NodeSettings, Now, Output, State};
+use forwarder_core::node::{Command, LocalClaim, Node, NodeSettings, Now, Output, State};
 
 /// The node that is looked at; the others are its peers.
 const ME: usize = 0;
@@ -290,13 +290,15 @@ impl<'a> Script<'a> {
 
     fn carry_out(&mut self, from: usize, output: Output) {
         let (to, bytes, is_datagram) = match output {
-            Output::Send { to, message, .. } => (to, message, false),
-            Output::Datagram { to, bytes } => (to, bytes, true),
+            Output::Link(Command::Send { to, message, .. }) => (to, message, false),
+            Output::Link(Command::Datagram { to, bytes }) => (to, bytes, true),
             Output::Answer { ticket, .. } => {
                 *self.answers.entry(ticket).or_default() += 1;
                 return;
             }
-            Output::Map(_) | Output::Call { .. } | Output::Forget { .. } => return,
+            Output::Map(_) | Output::Link(Command::Call { .. } | Command::Forget { .. } | Command::Drop { .. }) => {
+                return;
+            }
         };
         let to = usize::from(to.number()) - 1;
         let is_linked = self.links.get(from.max(to)).copied().unwrap_or_default();

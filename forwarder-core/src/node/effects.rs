@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use forwarder_common::ids::NodeId;
 
 use super::counters::CoreCounters;
-use super::output::{Kind, MapWrite, Output};
+use super::output::{Command, Kind, MapWrite, Output};
 use crate::wire::Message;
 
 #[derive(Debug, Default)]
@@ -16,14 +16,14 @@ pub(super) struct Effects {
 
 impl Effects {
     pub(super) fn send(&mut self, to: NodeId, message: &Message, kind: Kind) {
-        self.outputs.push_back(Output::Send { to, message: message.encode(), kind });
+        self.outputs.push_back(Output::Link(Command::Send { to, message: message.encode(), kind }));
     }
 
     /// Sends the same to several peers.
     pub(super) fn send_to_all(&mut self, peers: &[NodeId], message: &Message, kind: Kind) {
         let message = message.encode();
         for peer in peers {
-            self.outputs.push_back(Output::Send { to: *peer, message: message.clone(), kind });
+            self.outputs.push_back(Output::Link(Command::Send { to: *peer, message: message.clone(), kind }));
         }
     }
 

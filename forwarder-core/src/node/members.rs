@@ -20,7 +20,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 
 use self::identity::Member;
 use super::error::ProtocolError;
-use super::output::{DATAGRAM_BYTES, Output};
+use super::output::{Command, DATAGRAM_BYTES};
 use crate::now::Now;
 
 /// How long a member that is down and not linked is called on, in microseconds: a host that restarts is back by then.
@@ -92,7 +92,7 @@ pub(super) struct Members {
     /// By when they are due, what foca wants first of those that are due at once, and order.
     timers: BTreeMap<(u64, u8, u64), Timer<Member>>,
     next_timer: u64,
-    outputs: VecDeque<Output>,
+    commands: VecDeque<Command>,
     /// Set for good by [`Self::leave`].
     left: bool,
 }
@@ -117,7 +117,7 @@ impl Members {
             known_at_us: None,
             timers: BTreeMap::new(),
             next_timer: 0,
-            outputs: VecDeque::new(),
+            commands: VecDeque::new(),
             left: false,
         }
     }
@@ -193,9 +193,9 @@ impl Members {
         self.known_at_us = [forget, call].into_iter().flatten().min();
     }
 
-    /// The next thing to do for the shell.
-    pub(super) fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+    /// The next thing to do for the links.
+    pub(super) fn poll(&mut self) -> Option<Command> {
+        self.commands.pop_front()
     }
 
     /// Tells the others that this node leaves.
@@ -235,7 +235,7 @@ impl Members {
         known.call_us = None;
         if known.down_us.is_none() && !self.linked.contains(&peer) && !self.left {
             known.called = true;
-            self.outputs.push_back(Output::Call { peer, address: known.listen });
+            self.commands.push_back(Command::Call { peer, address: known.listen });
         }
     }
 
@@ -251,7 +251,7 @@ impl Members {
             if let Some(known) = self.known.get_mut(&peer) {
                 known.called = false;
             }
-            self.outputs.push_back(Output::Forget { peer });
+            self.commands.push_back(Command::Forget { peer });
         }
     }
 
@@ -266,7 +266,7 @@ impl Members {
         let result = act(swim, &mut wishes);
         for (to, bytes) in wishes.datagrams {
             if self.linked.contains(&to) {
-                self.outputs.push_back(Output::Datagram { to, bytes });
+                self.commands.push_back(Command::Datagram { to, bytes });
             }
         }
         for (timer, after) in wishes.timers {

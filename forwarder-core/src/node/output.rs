@@ -29,18 +29,55 @@ pub enum Kind {
     Repair,
 }
 
-/// Something for the shell to do.
+/// Something for the links to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send this to a linked peer. The hello must arrive first; the order of all else is free.
+pub enum Command {
+    /// Send this to a linked peer. The hello must arrive first; the order of all else is free. Dropped and counted when
+    /// the peer is not linked, or when too much waits for it.
     Send {
         /// The peer.
         to: NodeId,
         /// The encoded message.
         message: Vec<u8>,
-        /// What it is.
+        /// What it is: nothing goes out on a link before its hello.
         kind: Kind,
     },
+    /// Send this to a linked and introduced peer as an unreliable datagram of at most [`DATAGRAM_BYTES`]; dropped and
+    /// counted if there is no such link.
+    Datagram {
+        /// The peer.
+        to: NodeId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Call a member until it is linked or forgotten; its certificate must say that it is this peer. Said again with
+    /// another address: call it there.
+    Call {
+        /// The peer.
+        peer: NodeId,
+        /// Where its links listen.
+        address: SocketAddr,
+    },
+    /// No member any more: stop calling it. A link that stands is kept, and seeds are called all the same.
+    Forget {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Close the link of a peer that broke the protocol, and keep away from it for a second, a minute at most if it
+    /// goes on. The shell says so where a [`super::ProtocolError`] came back.
+    Drop {
+        /// The peer.
+        peer: NodeId,
+        /// Why, for the log and for the peer.
+        reason: String,
+    },
+}
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask this of the links.
+    Link(Command),
     /// Write this into the kernel's maps.
     Map(MapWrite),
     /// What became of [`super::Node::handle_ask`]; comes after the writes that go with it.
@@ -49,27 +86,6 @@ pub enum Output {
         ticket: u64,
         /// A claim of one of the keys is effective; the kernel's map has it.
         owned: bool,
-    },
-    /// Send this to a linked peer as an unreliable datagram of at most [`super::DATAGRAM_BYTES`]; drop it if there is
-    /// no link.
-    Datagram {
-        /// The peer.
-        to: NodeId,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-    /// A member that is not linked: call it until it is linked or forgotten. Its certificate must say that it is this
-    /// peer.
-    Call {
-        /// The peer.
-        peer: NodeId,
-        /// Where its links listen.
-        address: SocketAddr,
-    },
-    /// No member any more: stop calling it. Seeds are called all the same.
-    Forget {
-        /// The peer.
-        peer: NodeId,
     },
 }
 

@@ -1,7 +1,7 @@
 //! Who belongs to the cluster, in virtual time: nobody is told by hand but the seed.
 
 use forwarder_common::ids::{Epoch, NodeId};
-use forwarder_core::node::{Output, ProtocolError};
+use forwarder_core::node::{Command, Output, ProtocolError};
 use forwarder_core::wire::Message;
 
 use super::mesh::{Mesh, alone, id, pairs};
@@ -145,7 +145,7 @@ fn a_peer_gossips_in_its_own_name_only() {
     liar.handle_link_up(id(1), now);
     liar.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
     let forged = std::iter::from_fn(|| liar.poll_output())
-        .find_map(|output| if let Output::Datagram { bytes, .. } = output { Some(bytes) } else { None });
+        .find_map(|output| if let Output::Link(Command::Datagram { bytes, .. }) = output { Some(bytes) } else { None });
     mesh.deliver_datagram(id(2), id(1), &forged.unwrap());
     mesh.deliver_datagram(id(2), id(1), &[0xff; 40]);
     mesh.deliver_datagram(id(2), id(1), &[0; 1101]);

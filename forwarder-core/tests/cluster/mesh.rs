@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
-use forwarder_core::node::{DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State};
+use forwarder_core::node::{
+    Command, DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State,
+};
 use forwarder_core::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 
 pub(crate) use self::kernel::Kernel;
@@ -330,12 +332,13 @@ impl Mesh {
     pub(crate) fn drain(&mut self, node: NodeId) {
         while let Some(output) = self.nodes.get_mut(&node).unwrap().poll_output() {
             match output {
-                Output::Send { to, message, kind } => self.send(node, to, message, kind),
+                Output::Link(Command::Send { to, message, kind }) => self.send(node, to, message, kind),
                 Output::Map(write) => self.kernels.get_mut(&node).unwrap().write(write, self.now_us),
                 Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
-                Output::Datagram { to, bytes } => self.send_datagram(node, to, bytes),
-                Output::Call { peer, address } => drop(self.calls.insert((node, peer), address)),
-                Output::Forget { peer } => drop(self.calls.remove(&(node, peer))),
+                Output::Link(Command::Datagram { to, bytes }) => self.send_datagram(node, to, bytes),
+                Output::Link(Command::Call { peer, address }) => drop(self.calls.insert((node, peer), address)),
+                Output::Link(Command::Forget { peer }) => drop(self.calls.remove(&(node, peer))),
+                Output::Link(Command::Drop { peer, reason }) => panic!("{peer:?}: {reason}: that is the shell's word"),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the network loses, delays, repeats or floods, in virtual time.
 
 use forwarder_common::ids::{Epoch, Epochs};
-use forwarder_core::node::{Kind, Node, Now, Output, ProtocolError, State};
+use forwarder_core::node::{Command, Kind, Node, Now, Output, ProtocolError, State};
 use forwarder_core::wire::{Claim, Claims, Digest, Message, Repair};
 
 use super::mesh::{Mesh, START_UNIX_US, alone, claim, hello, id, local, stretch};
@@ -107,7 +107,9 @@ fn a_feed_has_no_more_on_its_way_than_a_slow_link_can_hold() {
             at_us += 2_000;
             node.handle_timeout(Now { monotonic_us: at_us, ..now });
             let outputs = std::iter::from_fn(|| node.poll_output());
-            pieces += outputs.filter(|output| matches!(output, Output::Send { kind: Kind::Snapshot, .. })).count();
+            pieces += outputs
+                .filter(|output| matches!(output, Output::Link(Command::Send { kind: Kind::Snapshot, .. })))
+                .count();
         }
         (pieces, Now { monotonic_us: at_us, ..now })
     };
@@ -308,7 +310,7 @@ fn a_feed_whose_messages_come_late_goes_on_by_the_peers_own_count() {
     let mut step = |node: &mut Node, us| {
         node.handle_timeout(at(us));
         for output in std::iter::from_fn(|| node.poll_output()) {
-            if let Output::Send { message, kind: Kind::Snapshot, .. } = output {
+            if let Output::Link(Command::Send { message, kind: Kind::Snapshot, .. }) = output {
                 let Ok(Message::Snapshot(claims)) = Message::decode(&message) else { panic!("no snapshot") };
                 pieces.push((claims.first, claims.first + u64::from(claims.span)));
             }

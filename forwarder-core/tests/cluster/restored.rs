@@ -1,7 +1,7 @@
 //! Daemons that take over the kernel's maps of an earlier one with this host's claims, in virtual time.
 
 use forwarder_common::ids::Epoch;
-use forwarder_core::node::{Kind, Node, Now, Output};
+use forwarder_core::node::{Command, Kind, Node, Now, Output};
 use forwarder_core::wire::{Ask, Message};
 
 use super::mesh::{self, Mesh, START_UNIX_US, id};
@@ -28,7 +28,7 @@ fn a_restarted_daemon_answers_asks_for_the_claims_of_the_kernel_before_its_first
 fn sent(node: &mut Node, of: Kind) -> Vec<Message> {
     let outputs = std::iter::from_fn(|| node.poll_output());
     let messages = outputs.filter_map(|output| {
-        let Output::Send { message, kind, .. } = output else { return None };
+        let Output::Link(Command::Send { message, kind, .. }) = output else { return None };
         (kind == of).then(|| Message::decode(&message).unwrap())
     });
     messages.collect()

@@ -9,14 +9,20 @@ mod backoff;
 mod calls;
 mod complaints;
 mod counts;
+mod end;
+mod event;
 mod handshake;
 mod handshakes;
 mod link;
 mod mesh;
+mod penalties;
 mod queue;
 mod read;
+mod refusals;
 mod socket;
+mod table;
 mod tls;
+mod trust;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,20 +30,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use forwarder_common::ids::NodeId;
+use forwarder_core::node::Command;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use self::counts::{LinkCounters, LinkView};
-use self::{
-    counts::Shared,
-    mesh::{Mesh, Trust},
-};
+pub use self::event::Event;
+use self::{counts::Shared, mesh::Mesh, trust::Trust};
 use crate::identity::Identity;
-use forwarder_core::{failover::LinkEnd, node::Kind};
 
-/// Longest datagram in bytes: what fits every path that QUIC works on (RFC 9000 §14), with room for its headers.
-pub const DATAGRAM_BYTES: usize = 1100;
 /// How long [`Handle::shutdown`] waits for the peers to be told.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -50,93 +52,6 @@ pub struct Settings {
     pub seeds: Vec<SocketAddr>,
     /// This node's certificate, key, authorities, id and cluster.
     pub identity: Arc<Identity>,
-}
-
-/// What the daemon asks of the links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Send a message; dropped and counted when the peer is not linked, or when its queue is full or too slow.
-    Send {
-        /// The peer.
-        to: NodeId,
-        /// One whole message.
-        message: Vec<u8>,
-        /// What it is: nothing goes out on a link before its hello.
-        kind: Kind,
-    },
-    /// Send an unreliable datagram, at most [`DATAGRAM_BYTES`] long; dropped and counted when the peer is not linked
-    /// and introduced.
-    Datagram {
-        /// The peer.
-        to: NodeId,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-    /// Call a member until it is linked or forgotten; its certificate must say that it is this peer. Said again with
-    /// another address: call it there.
-    Call {
-        /// The peer.
-        peer: NodeId,
-        /// Where its links listen.
-        address: SocketAddr,
-    },
-    /// Call a member no longer; a link that stands is kept, and seeds are called all the same.
-    Forget {
-        /// The peer.
-        peer: NodeId,
-    },
-    /// Close the link of a peer that broke the protocol, and keep away from it for a second, a minute at most if it
-    /// goes on.
-    Drop {
-        /// The peer.
-        peer: NodeId,
-        /// Why, for the log.
-        reason: String,
-    },
-}
-
-/// What the links tell the daemon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A link stands.
-    LinkUp {
-        /// The peer.
-        peer: NodeId,
-        /// Its address.
-        address: SocketAddr,
-        /// It took the place of one that stood, without a [`Event::LinkDown`] between: the peer may have restarted.
-        again: bool,
-    },
-    /// The link is gone.
-    LinkDown {
-        /// The peer.
-        peer: NodeId,
-        /// Why, for people.
-        reason: String,
-        /// What that says of the peer.
-        end: LinkEnd,
-    },
-    /// A message of a linked peer.
-    Message {
-        /// The peer.
-        peer: NodeId,
-        /// One whole message, at most [`forwarder_core::wire::MESSAGE_BYTES`] long.
-        bytes: Vec<u8>,
-    },
-    /// An unreliable datagram of a linked peer; never before its first message.
-    Datagram {
-        /// The peer.
-        peer: NodeId,
-        /// The bytes, at most [`DATAGRAM_BYTES`].
-        bytes: Vec<u8>,
-    },
-    /// Somebody was kept out; at most once a minute for each address, the counters have all of them.
-    Refused {
-        /// Who it was.
-        address: SocketAddr,
-        /// Why: one sentence that names the address.
-        reason: String,
-    },
 }
 
 /// The running links. Dropping it ends them without telling the peers; [`Self::shutdown`] tells them.

@@ -3,7 +3,8 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use forwarder::cluster::links::{Command, Event};
+use forwarder::cluster::links::Event;
+use forwarder_core::node::Command;
 
 use super::daemon::{Authority, Daemon, Seen, free};
 use super::names::id;

@@ -9,12 +9,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use forwarder::cluster::Counters;
-use forwarder::cluster::links::{self, Command, Event, LinkView, Settings};
+use forwarder::cluster::links::{self, Event, LinkView, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::failover::LinkEnd;
-use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
+use forwarder_core::node::{Command, LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -291,15 +291,10 @@ async fn run(
         node.handle_timeout(now());
         while let Some(output) = node.poll_output() {
             match output {
-                Output::Send { to, message, kind } => {
-                    commands.send(Command::Send { to, message, kind }).await.unwrap();
-                }
+                Output::Link(Command::Call { .. }) if !calls_members => {}
+                Output::Link(command) => commands.send(command).await.unwrap(),
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
-                Output::Datagram { to, bytes } => commands.send(Command::Datagram { to, bytes }).await.unwrap(),
-                Output::Call { .. } if !calls_members => {}
-                Output::Call { peer, address } => commands.send(Command::Call { peer, address }).await.unwrap(),
-                Output::Forget { peer } => commands.send(Command::Forget { peer }).await.unwrap(),
             }
         }
         let mut seen = seen.lock().unwrap();

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use forwarder::cluster::links::{self, Command, DATAGRAM_BYTES, Event, Settings};
+use forwarder::cluster::links::{self, Event, Settings};
 use forwarder_core::failover::LinkEnd;
-use forwarder_core::node::Kind;
+use forwarder_core::node::{Command, DATAGRAM_BYTES, Kind};
 use forwarder_core::wire::MESSAGE_BYTES;
 use tokio::sync::mpsc;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use forwarder::identity::Identity;
 use forwarder_common::ids::{Epoch, Epochs};
-use forwarder_core::node::{Node, NodeSettings, Now, Output};
+use forwarder_core::node::{Command, Node, NodeSettings, Now, Output};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -85,7 +85,7 @@ fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
     core.handle_link_up(id(peer), now);
     core.handle_timeout(now);
     let sent = std::iter::from_fn(|| core.poll_output())
-        .find_map(|output| if let Output::Send { message, .. } = output { Some(message) } else { None });
+        .find_map(|output| if let Output::Link(Command::Send { message, .. }) = output { Some(message) } else { None });
     sent.unwrap()
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use forwarder::cluster::links::{DATAGRAM_BYTES, Event};
+use forwarder::cluster::links::Event;
 use forwarder_core::failover::LinkEnd;
+use forwarder_core::node::DATAGRAM_BYTES;
 use quinn::Connection;
 
 use super::daemon::{Authority, Daemon, free};

@@ -238,29 +238,31 @@ impl Simulation {
     }
 
     fn carry_out_core(&mut self, host: usize, now: Now) {
-        use node::Output;
+        use node::{Command, Output};
         while let Some(output) = self.hosts[host].daemon.as_mut().and_then(|daemon| daemon.node.poll_output()) {
             match output {
-                Output::Send { to, message, kind } => {
+                Output::Link(Command::Send { to, message, kind }) => {
                     if let Some(to) = self.peer_index(to) {
                         self.send(host, to, Some(kind), message);
                     }
                 }
-                Output::Datagram { to, bytes } => {
+                Output::Link(Command::Datagram { to, bytes }) => {
                     if let Some(to) = self.peer_index(to) {
                         self.send(host, to, None, bytes);
                     }
                 }
-                Output::Call { address, .. } => {
+                Output::Link(Command::Call { address, .. }) => {
                     if let Some(target) = host_at(address) {
                         self.want(host, target);
                     }
                 }
-                Output::Forget { peer } => {
+                Output::Link(Command::Forget { peer }) => {
                     if let Some(target) = self.peer_index(peer) {
                         self.forget(host, target);
                     }
                 }
+                // A breach is counted where the message is handled.
+                Output::Link(Command::Drop { .. }) => {}
                 Output::Map(write) => self.write(host, write, now),
                 Output::Answer { ticket, owned } => {
                     let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };

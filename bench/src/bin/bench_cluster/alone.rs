@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result};
-use forwarder_core::node::{MapWrite, Node, Output};
+use forwarder_core::node::{Command, MapWrite, Node, Output};
 
 use crate::peer::{claim, core, id, now, table};
 
@@ -19,9 +19,9 @@ fn messages_to(node: &mut Node, writes: &mut Vec<MapWrite>) -> Vec<Vec<u8>> {
     node.handle_timeout(now());
     while let Some(output) = node.poll_output() {
         match output {
-            Output::Send { message, .. } => messages.push(message),
+            Output::Link(Command::Send { message, .. }) => messages.push(message),
             Output::Map(write) => writes.push(write),
-            Output::Answer { .. } | Output::Datagram { .. } | Output::Call { .. } | Output::Forget { .. } => {}
+            Output::Answer { .. } | Output::Link(_) => {}
         }
     }
     messages

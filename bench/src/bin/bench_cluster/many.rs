@@ -21,12 +21,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use forwarder::{
-    cluster::links::{self, Command as Order, Event, Settings},
+    cluster::links::{self, Event, Settings},
     dataplane::monotonic_ns,
     identity::{init, issue},
 };
 use forwarder_core::{
-    node::Output,
+    node::{Command as Order, Output},
     wire::{Claims, Message},
 };
 use serde::{Deserialize, Serialize};
@@ -261,8 +261,8 @@ async fn one(number: u16, settings: Settings, ages: Arc<Ages>) -> Result<()> {
         }
         node.handle_timeout(now());
         while let Some(output) = node.poll_output() {
-            if let Output::Send { to, message, kind } = output {
-                commands.send(Order::Send { to, message, kind }).await?;
+            if let Output::Link(order @ Order::Send { .. }) = output {
+                commands.send(order).await?;
             }
         }
     }

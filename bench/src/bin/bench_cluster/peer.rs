@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use forwarder::{
-    cluster::links::{self, Command, Event, Handle, Settings},
+    cluster::links::{self, Event, Handle, Settings},
     config::Deny,
     dataplane::{self, Dataplane, monotonic_ns},
     identity::{Identity, Secrets, init, issue},
@@ -23,7 +23,7 @@ use forwarder_common::{
     abi::{Address, Config, Lifetimes},
     ids::{Epoch, Epochs, NodeId},
 };
-use forwarder_core::node::{LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
+use forwarder_core::node::{Command, LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -383,10 +383,8 @@ async fn carry_out(
 ) -> Result<()> {
     while let Some(output) = node.poll_output() {
         let command = match output {
-            Output::Send { to, message, kind } => Command::Send { to, message, kind },
-            Output::Datagram { to, bytes } if gossips => Command::Datagram { to, bytes },
-            Output::Call { peer, address } => Command::Call { peer, address },
-            Output::Forget { peer } => Command::Forget { peer },
+            Output::Link(Command::Datagram { .. }) if !gossips => continue,
+            Output::Link(command) => command,
             Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
                 table.set_claim(key, owner, epoch, remaining_ms);
                 if let Load::Receive { arrived } = load
@@ -396,7 +394,7 @@ async fn carry_out(
                 }
                 continue;
             }
-            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } | Output::Datagram { .. } => continue,
+            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } => continue,
         };
         commands.send(command).await.context("hand a command to the links")?;
     }

@@ -18,6 +18,11 @@ use super::backoff::{Backoff, jittered};
 const CALLS: usize = 128;
 /// How long the higher id leaves it to the lower one to call; with jitter half of it at least.
 const GRACE: Duration = Duration::from_secs(1);
+/// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the
+/// first.
+pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(2);
+/// Pause between two links that are renewed.
+const RENEWAL: Duration = Duration::from_millis(100);
 
 /// Somebody to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,9 +147,15 @@ impl Calls {
         }
     }
 
-    /// Calls a linked peer all the same at `at`, where it is known whom to call: the new connection takes the link's
-    /// place.
-    pub(super) fn renew(&mut self, peer: NodeId, at: Instant) {
+    /// Calls linked peers all the same, where it is known whom to call, each from its time on and one after another,
+    /// because each new link begins with a snapshot: the new connection takes the link's place.
+    pub(super) fn renew_all(&mut self, peers: impl Iterator<Item = (NodeId, Instant)>, now: Instant) {
+        for (place, (peer, from)) in (0..).zip(peers) {
+            self.renew(peer, now.max(from) + jittered(RENEWAL) + RENEWAL * place);
+        }
+    }
+
+    fn renew(&mut self, peer: NodeId, at: Instant) {
         let Some(address) = self.linked.get(&peer).copied() else { return };
         let is_idle = |callee: &Callee| self.targets.get(callee).is_some_and(|target| target.phase == Phase::IsLinked);
         if let Some(callee) = self.leading_to(peer, address).into_iter().rfind(is_idle) {

@@ -4,89 +4,26 @@
 //! that it replaces. The side that called announces the link with the other's first message only: until then the other
 //! may still refuse this node's certificate.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forwarder_common::ids::NodeId;
-use quinn::{Connection, ConnectionError, SendStream, VarInt, WriteError};
+use forwarder_core::failover::timers::LINK_SUCCESSOR_US;
+use quinn::{Connection, SendStream, VarInt, WriteError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::counts::{Linked, Shared, Traffic, count};
-use super::handshake::{Close, HANDSHAKE};
-use super::{DATAGRAM_BYTES, Event, queue, read};
-use forwarder_core::{
-    failover::{LinkEnd, timers::LINK_SUCCESSOR_US},
-    wire::MESSAGE_BYTES,
-};
+use super::end::{End, Ended, Stop};
+use super::event::Event;
+use super::handshake::HANDSHAKE;
+use super::{queue, read};
 
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
 const SUCCESSOR: Duration = Duration::from_micros(LINK_SUCCESSOR_US);
-
-/// Why the mesh ends a link; a dropped sender is the end of the daemon.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// Another connection takes its place.
-    Replaced,
-    /// The peer broke the protocol.
-    Dropped(String),
-    /// The peer's certificate is not good any more.
-    Untrusted(String),
-}
-
-/// How a link ended.
-#[derive(Debug)]
-pub(super) enum End {
-    Closed(ConnectionError),
-    Stopped,
-    Replaced,
-    Dropped(String),
-    Untrusted(String),
-    Silent,
-    Oversized,
-    Flood,
-    Failed,
-}
-
-impl End {
-    /// The peer broke the protocol.
-    pub(super) const fn is_breach(&self) -> bool {
-        matches!(self, Self::Dropped(_) | Self::Oversized | Self::Flood)
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(error) => write!(f, "{error}"),
-            Self::Stopped => write!(f, "this daemon ends"),
-            Self::Replaced => write!(f, "replaced"),
-            Self::Dropped(reason) => write!(f, "dropped: {reason}"),
-            Self::Untrusted(reason) => write!(f, "{reason}"),
-            Self::Flood => write!(f, "dropped: more messages or datagrams than any peer has to send"),
-            Self::Silent => write!(f, "no hello"),
-            Self::Oversized => write!(
-                f,
-                "dropped: a message of more than {MESSAGE_BYTES} bytes, or a datagram of more than {DATAGRAM_BYTES}"
-            ),
-            Self::Failed => write!(f, "its task failed, which is a bug"),
-        }
-    }
-}
-
-/// The end of a link, for the mesh.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) peer: NodeId,
-    pub(super) id: u64,
-    pub(super) end: End,
-    /// It carried at least its hello.
-    pub(super) announced: bool,
-}
 
 /// Everything a link's task needs.
 pub(super) struct Setup {
@@ -119,15 +56,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     // A panic below, be it the TLS library's, ends this link and nothing else.
     let end = tokio::spawn(work(setup, inherited, Arc::clone(&announced))).await.unwrap_or(End::Failed);
     let announced = announced.load(Ordering::Acquire);
-    let close = match &end {
-        End::Replaced => Close::Replaced,
-        End::Untrusted(_) => Close::Certificate,
-        end if end.is_breach() => Close::Protocol,
-        End::Closed(_) | End::Stopped | End::Dropped(_) | End::Silent | End::Oversized | End::Flood | End::Failed => {
-            Close::Ended
-        }
-    };
-    close.apply(&connection, &end.to_string());
+    end.close().apply(&connection, &end.to_string());
     shared.linked().retain(|node, held| *node != peer || held.connection.stable_id() != connection.stable_id());
     if announced {
         count(&shared.counters.links_down);
@@ -137,7 +66,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     }
     if announced || inherited {
         // An error is the daemon's end: nobody is left to tell.
-        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), end: says_of_peer(&end) }).await;
+        let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), end: end.says_of_peer() }).await;
     }
     let _ = ended.send(Ended { peer, id, end, announced });
     false
@@ -149,43 +78,12 @@ async fn work(mut setup: Setup, inherited: bool, announced: Arc<AtomicBool>) -> 
     let mut stop = std::mem::replace(&mut setup.stop, never);
     let end = tokio::select! {
         end = drive(&mut setup, inherited, &mut readers, &announced) => end,
-        stop = &mut stop => match stop {
-            Ok(Stop::Replaced) => End::Replaced,
-            Ok(Stop::Dropped(reason)) => End::Dropped(reason),
-            Ok(Stop::Untrusted(reason)) => End::Untrusted(reason),
-            Err(_) => End::Stopped,
-        },
+        stop = &mut stop => stop.map_or(End::Stopped, End::from),
     };
-    let end = if closed_as_replaced(&end) { await_successor(&mut stop, end).await } else { end };
+    let end = if end.is_for_another() { await_successor(&mut stop, end).await } else { end };
     // No message of this link may follow its end.
     readers.shutdown().await;
     end
-}
-
-/// The peer chose another connection, of which this side may hear a moment later.
-fn closed_as_replaced(end: &End) -> bool {
-    let replaced = VarInt::from_u32(Close::Replaced as u32);
-    matches!(end, End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == replaced)
-}
-
-fn says_of_peer(end: &End) -> LinkEnd {
-    let ended = VarInt::from_u32(Close::Ended as u32);
-    match end {
-        End::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == ended => LinkEnd::Leaving,
-        End::Closed(ConnectionError::Reset) => LinkEnd::Well,
-        // It has another link to this node, of which this side has not heard in time.
-        end if closed_as_replaced(end) => LinkEnd::Well,
-        End::Closed(ConnectionError::TimedOut) => LinkEnd::Silent,
-        End::Closed(_)
-        | End::Stopped
-        | End::Replaced
-        | End::Dropped(_)
-        | End::Untrusted(_)
-        | End::Silent
-        | End::Oversized
-        | End::Flood
-        | End::Failed => LinkEnd::Gone,
-    }
 }
 
 /// Waits for the connection that takes this one's place, so that the peer does not seem to be down in between.

@@ -1,36 +1,34 @@
 //! Looks after all links: calls seeds and members, answers calls, keeps one connection a peer, keeps out who does not
 //! belong.
 
-mod refusals;
-mod trust;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forwarder_common::ids::NodeId;
 use log::{debug, error};
-use quinn::{Connection, Endpoint, VarInt};
-use rustls::pki_types::CertificateDer;
+use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-pub(super) use self::trust::Trust;
-use super::backoff::Backoff;
 use super::calls::{Callee, Calls};
-use super::complaints::Complaints;
 use super::counts::{Shared, Traffic, count};
+use super::end::{End, Ended, Stop};
+use super::event::Event;
 use super::handshake::{Close, Verified};
 use super::handshakes::{Answer, Handshakes, Outcome};
-use super::link::{self, End, Ended, Setup, Stop};
-use super::{Command, DATAGRAM_BYTES, Event, queue};
-use forwarder_core::{failover::timers::LINK_PARKED_US, node::Kind};
+use super::link::{self, Setup};
+use super::penalties::Penalties;
+use super::queue;
+use super::refusals::Refusals;
+use super::table::{Choice, Link, Table};
+use super::trust::Trust;
+use forwarder_core::{
+    failover::timers::LINK_PARKED_US,
+    node::{Command, DATAGRAM_BYTES, Kind},
+};
 
-/// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the
-/// first.
-const SIMULTANEOUS: Duration = Duration::from_secs(2);
 /// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is
 /// lost.
 const PARKED: Duration = Duration::from_micros(LINK_PARKED_US);
@@ -41,37 +39,6 @@ const EXPIRY_CHECK: Duration = Duration::from_secs(1);
 /// Commands taken in one turn: incoming calls must not wait for a flood of claims to end.
 const COMMANDS_A_TURN: usize = 256;
 
-/// A connection that is in use.
-struct Link {
-    id: u64,
-    address: SocketAddr,
-    /// Who called: of two connections made at once, the lower node id's stays.
-    caller: NodeId,
-    since: Instant,
-    connection: Connection,
-    chain: Vec<CertificateDer<'static>>,
-    expires_s: i64,
-    queue: queue::Sender,
-    /// Its hello is queued, so other messages may follow.
-    introduced: bool,
-    stop: Option<oneshot::Sender<Stop>>,
-    task: JoinHandle<bool>,
-}
-
-struct Penalty {
-    until: Instant,
-    backoff: Backoff,
-}
-
-/// Which of two connections to a peer stays.
-#[derive(Debug, PartialEq, Eq)]
-enum Choice {
-    New,
-    Old,
-    /// The other host is not the one that is linked.
-    Duplicate(SocketAddr),
-}
-
 pub(super) struct Mesh {
     node: NodeId,
     endpoint: Endpoint,
@@ -81,17 +48,16 @@ pub(super) struct Mesh {
     events: mpsc::Sender<Event>,
     calls: Calls,
     handshakes: Handshakes,
-    links: BTreeMap<NodeId, Link>,
+    links: Table,
     /// Callers that wait for this node's own call to them, until when.
     parked: BTreeMap<NodeId, (Verified, Instant)>,
     /// At most one for each node id that there can be.
     traffic: BTreeMap<NodeId, Arc<Traffic>>,
     next_id: u64,
-    penalties: BTreeMap<NodeId, Penalty>,
+    penalties: Penalties,
     /// One report a link, at its end, so no more wait than there are links.
     ended: (mpsc::UnboundedSender<Ended>, mpsc::UnboundedReceiver<Ended>),
-    refusals: Complaints,
-    failures: Complaints,
+    refusals: Refusals,
 }
 
 impl Mesh {
@@ -109,18 +75,17 @@ impl Mesh {
             endpoint,
             trust,
             new_trust,
-            shared,
-            events,
+            shared: Arc::clone(&shared),
+            events: events.clone(),
             calls: Calls::new(node, seeds, Instant::now()),
             handshakes: Handshakes::default(),
-            links: BTreeMap::new(),
+            links: Table::default(),
             parked: BTreeMap::new(),
             traffic: BTreeMap::new(),
             next_id: 0,
-            penalties: BTreeMap::new(),
+            penalties: Penalties::default(),
             ended: mpsc::unbounded_channel(),
-            refusals: Complaints::default(),
-            failures: Complaints::default(),
+            refusals: Refusals::new(shared, events),
         }
     }
 
@@ -181,12 +146,12 @@ impl Mesh {
                     self.handshakes.abort(Callee::Member(peer));
                 }
             }
-            Command::Drop { peer, reason } => self.stop_link(peer, Stop::Dropped(reason)),
+            Command::Drop { peer, reason } => self.links.stop(peer, Stop::Dropped(reason)),
         }
     }
 
     fn send(&mut self, to: NodeId, message: Vec<u8>, kind: Kind) {
-        let Some(link) = self.links.get_mut(&to) else { return count(&self.shared.counters.dropped_messages) };
+        let Some(link) = self.links.get_mut(to) else { return count(&self.shared.counters.dropped_messages) };
         link.introduced |= kind == Kind::Hello;
         // Before the hello it was meant for the link before this one; the snapshot that follows the hello has it.
         if link.introduced {
@@ -195,7 +160,7 @@ impl Mesh {
     }
 
     fn send_datagram(&mut self, to: NodeId, bytes: Vec<u8>) {
-        let link = self.links.get(&to).filter(|link| link.introduced && bytes.len() <= DATAGRAM_BYTES);
+        let link = self.links.get(to).filter(|link| link.introduced && bytes.len() <= DATAGRAM_BYTES);
         // An error is a path too narrow, or a link that has just ended; the queue of unsent ones is bounded and drops
         // the oldest.
         if link.is_none_or(|link| link.connection.send_datagram(bytes.into()).is_err()) {
@@ -203,12 +168,20 @@ impl Mesh {
         }
     }
 
-    fn stop_link(&mut self, peer: NodeId, why: Stop) {
-        let Some(link) = self.links.get_mut(&peer) else { return };
-        // An error, here and below, is a link that has ended by itself meanwhile.
-        if let Some(stop) = link.stop.take() {
-            let _ = stop.send(why);
+    /// New handshakes go by it; links that stand are kept unless it would not let their peers in. Those that are linked
+    /// by this node's old certificate are shown the new one before that ends.
+    fn set_trust(&mut self, trust: Trust) {
+        let is_renewed = trust.identity.chain != self.trust.identity.chain;
+        self.trust = trust;
+        self.links.stop_untrusted(&self.trust.identity);
+        if is_renewed {
+            self.calls.renew_all(self.links.renewable(), Instant::now());
         }
+    }
+
+    fn end_expired(&mut self) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.links.stop_expired(i64::try_from(unix).unwrap_or(i64::MAX));
     }
 
     /// Calls those whose time has come, and takes the callers for which this node's own call took too long.
@@ -231,7 +204,7 @@ impl Mesh {
         let peer = result.as_ref().ok().map(|verified| verified.peer.node);
         match result {
             Ok(verified) => self.connected(verified, callee),
-            Err(failure) => self.failed(address, callee.is_some(), failure),
+            Err(failure) => self.refusals.handshake(address, callee.is_some(), failure),
         }
         let Some(callee) = callee else { return };
         self.calls.ended(callee, peer, Instant::now());
@@ -254,19 +227,17 @@ impl Mesh {
         let (peer, address) = (verified.peer.node, verified.connection.remote_address());
         match callee {
             Some(Callee::Member(member)) if member != peer => {
-                count(&self.shared.counters.impostors);
-                Close::OtherNode.apply(&verified.connection, "another node was called");
                 let (found, wanted) = (peer.number(), member.number());
                 let reason =
                     format!("refused {address}: node {wanted} was called, and its certificate is of node {found}");
-                return self.refuse(address, &reason);
+                return self.refusals.impostor(&verified.connection, &reason);
             }
             Some(_) => return self.established(verified, self.node),
             None => {}
         }
         let calls = self.calls.under_way(peer, address);
         let is_young = |since: Instant| since.elapsed() < PARKED;
-        if self.node < peer && !self.links.contains_key(&peer) && calls.iter().any(|(_, since)| is_young(*since)) {
+        if self.node < peer && !self.links.contains(peer) && calls.iter().any(|(_, since)| is_young(*since)) {
             self.parked.insert(peer, (verified, Instant::now() + PARKED));
             return;
         }
@@ -290,12 +261,12 @@ impl Mesh {
                 "refused {address}: its certificate is of node {id}, as is this host's; \
                  hint: issue each host a certificate of its own, and leave this host out of `seeds`"
             );
-            return self.refuse_duplicate(&verified.connection, &reason);
+            return self.refusals.duplicate(&verified.connection, &reason);
         }
-        if self.penalties.get(&peer).is_some_and(|penalty| penalty.until > Instant::now()) {
+        if self.penalties.is_kept_out(peer, Instant::now()) {
             return Close::Protocol.apply(connection, "broke the protocol a little while ago");
         }
-        match self.links.get(&peer).map_or(Choice::New, |old| choose(old, caller, address)) {
+        match self.links.choose(peer, caller, address) {
             Choice::New => self.add(verified, caller),
             Choice::Old => Close::Replaced.apply(connection, "there is another connection"),
             Choice::Duplicate(other) => {
@@ -303,7 +274,7 @@ impl Mesh {
                     "refused {address}: its certificate is of node {id}, which is linked from {other}; \
                      hint: issue each host a certificate of its own"
                 );
-                self.refuse_duplicate(&verified.connection, &reason);
+                self.refusals.duplicate(&verified.connection, &reason);
             }
         }
     }
@@ -314,12 +285,7 @@ impl Mesh {
         let traffic = Arc::clone(self.traffic.entry(node).or_default());
         let (queue, waiting) = queue::queue(&traffic, &self.shared);
         let (stop, stopped) = oneshot::channel();
-        let previous = self.links.remove(&node).map(|mut old| {
-            if let Some(stop) = old.stop.take() {
-                let _ = stop.send(Stop::Replaced);
-            }
-            old.task
-        });
+        let previous = self.links.replace(node);
         if let Some((parked, _)) = self.parked.remove(&node) {
             Close::Replaced.apply(&parked.connection, "there is another connection");
         }
@@ -350,37 +316,21 @@ impl Mesh {
     fn ended(&mut self, ended: Ended) {
         let Ended { peer, id, end, announced } = ended;
         let now = Instant::now();
-        let Some(link) = self.links.get(&peer).filter(|link| link.id == id) else { return };
+        let Some(link) = self.links.remove(peer, id) else { return };
         let (address, lasted) = (link.address, now.saturating_duration_since(link.since));
-        self.links.remove(&peer);
         debug!("cluster: lost node {} at {address}: {end}", peer.number());
         if lasted > FORGIVEN {
-            self.penalties.remove(&peer);
+            self.penalties.forgive(peer);
         }
         let mut not_before = now;
         if end.is_breach() {
             count(&self.shared.counters.links_dropped);
-            let fresh = || Penalty { until: now, backoff: Backoff::of_penalties() };
-            let penalty = self.penalties.entry(peer).or_insert_with(fresh);
-            penalty.until = now + penalty.backoff.fail();
-            not_before = penalty.until;
+            not_before = self.penalties.add(peer, now);
         }
         if let End::Untrusted(reason) = &end {
-            count(&self.shared.counters.refused_certificates);
             let reason = format!("ended the link to node {} at {address}: {reason}", peer.number());
-            self.refuse(address, &reason);
+            self.refusals.untrusted(address, &reason);
         }
         self.calls.lost(peer, announced, not_before);
     }
-}
-
-/// Both sides decide alike: of two connections made at once the lower node id's stays, later on the newer one.
-fn choose(old: &Link, caller: NodeId, address: SocketAddr) -> Choice {
-    if old.connection.close_reason().is_some() {
-        return Choice::New;
-    }
-    if old.address != address {
-        return Choice::Duplicate(old.address);
-    }
-    if caller > old.caller && old.since.elapsed() < SIMULTANEOUS { Choice::Old } else { Choice::New }
 }

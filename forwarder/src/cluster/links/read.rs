@@ -8,9 +8,10 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::link::End;
-use super::{DATAGRAM_BYTES, Event, tls};
-use forwarder_core::wire::MESSAGE_BYTES;
+use super::end::End;
+use super::event::Event;
+use super::tls;
+use forwarder_core::{node::DATAGRAM_BYTES, wire::MESSAGE_BYTES};
 
 /// Messages a second for as long as one likes: five times the batches of 100,000 claims/s at the shortest pause.
 const MESSAGES_A_SECOND: u32 = 50_000;

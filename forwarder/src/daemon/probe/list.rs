@@ -3,12 +3,7 @@
 //! Nothing that comes over a network is in either. The kernel itself picks the sockets by their ports, so that a look
 //! costs this process nothing for the others.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::AsRawFd as _,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::AsRawFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use netlink_packet_sock_diag::{

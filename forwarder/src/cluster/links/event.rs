@@ -1,0 +1,50 @@
+//! What the links tell the daemon.
+
+use std::net::SocketAddr;
+
+use forwarder_common::ids::NodeId;
+use forwarder_core::failover::LinkEnd;
+
+/// What the links tell the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A link stands.
+    LinkUp {
+        /// The peer.
+        peer: NodeId,
+        /// Its address.
+        address: SocketAddr,
+        /// It took the place of one that stood, without a [`Event::LinkDown`] between: the peer may have restarted.
+        again: bool,
+    },
+    /// The link is gone.
+    LinkDown {
+        /// The peer.
+        peer: NodeId,
+        /// Why, for people.
+        reason: String,
+        /// What that says of the peer.
+        end: LinkEnd,
+    },
+    /// A message of a linked peer.
+    Message {
+        /// The peer.
+        peer: NodeId,
+        /// One whole message, at most [`forwarder_core::wire::MESSAGE_BYTES`] long.
+        bytes: Vec<u8>,
+    },
+    /// An unreliable datagram of a linked peer; never before its first message.
+    Datagram {
+        /// The peer.
+        peer: NodeId,
+        /// The bytes, at most [`forwarder_core::node::DATAGRAM_BYTES`].
+        bytes: Vec<u8>,
+    },
+    /// Somebody was kept out; at most once a minute for each address, the counters have all of them.
+    Refused {
+        /// Who it was.
+        address: SocketAddr,
+        /// Why: one sentence that names the address.
+        reason: String,
+    },
+}
