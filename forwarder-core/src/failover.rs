@@ -169,6 +169,8 @@ pub enum Note {
     ProxyEnded(SocketAddr),
     /// Peers hold claims of an earlier incarnation of this host under an epoch that was in use.
     EpochTaken,
+    /// A peer cannot be linked: a sentence that names its version of the links' protocol and this node's.
+    OtherVersion(String),
 }
 
 impl Note {
@@ -200,6 +202,7 @@ impl fmt::Display for Note {
             Self::ProxyEnded(service) => {
                 write!(f, "the proxy at {service} has stopped or restarted: its transactions are lost")
             }
+            Self::OtherVersion(reason) => write!(f, "{reason}"),
             Self::EpochTaken => write!(f, "peers hold claims of an earlier run of this host: its epochs are changed"),
         }
     }
@@ -309,6 +312,14 @@ impl Failover {
             self.cut_off(Stall::new(BTreeSet::new(), true, now_us), now_us);
         }
         self.settle(now_us);
+    }
+
+    /// No link comes up with a peer that speaks another version of the links' protocol; `reason` is a sentence that
+    /// names both. It says nothing of the peer's host. To be told at each attempt: it is noted where something changes.
+    pub fn handle_other_version(&mut self, peer: NodeId, address: SocketAddr, reason: String, now_us: u64) {
+        if self.peers.has_other_version(peer, address, &reason, now_us) {
+            self.outputs.push_back(Output::Note(Note::OtherVersion(reason)));
+        }
     }
 
     /// A linked peer has introduced itself, or says something else than before.

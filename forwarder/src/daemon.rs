@@ -372,6 +372,10 @@ impl Daemon {
                 self.failover.handle_link_down(peer, end, reason, now_us);
                 self.carry_out_failover()?;
             }
+            Event::OtherVersion { peer, address, reason } => {
+                self.failover.handle_other_version(peer, address, reason, now_us);
+                self.carry_out_failover()?;
+            }
             Event::Message { peer, bytes } => {
                 // A peer may ask for a claim that still waits in the ring buffer.
                 take_claims(self.events.get_mut(), &mut self.node, self.dataplane.epochs());

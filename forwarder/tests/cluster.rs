@@ -16,3 +16,5 @@ mod raw;
 mod renewal;
 #[path = "cluster/strangers.rs"]
 mod strangers;
+#[path = "cluster/versions.rs"]
+mod versions;

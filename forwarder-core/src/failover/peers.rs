@@ -73,11 +73,11 @@ pub struct Peer {
     pub phase: Phase,
     /// What it said last; `None`: nothing yet.
     pub introduction: Option<Introduction>,
-    /// The other end of its last link.
+    /// The other end of its last link, or of its last attempt.
     pub link: Option<SocketAddr>,
     /// Its link stands.
     pub is_linked: bool,
-    /// Why its last link ended, while it has none.
+    /// Why its last link ended, or why none comes up, while it has none.
     pub reason: Option<String>,
     /// Since when it is linked or not, in microseconds of the monotonic clock.
     pub since_us: u64,
@@ -139,6 +139,16 @@ impl Peers {
             (_, LinkEnd::Well) => Phase::Grace { until_us, has_daemon: true },
         };
         !peer.phase.is_up()
+    }
+
+    /// A peer without a link has none because it speaks another version; whether that is news.
+    pub(super) fn has_other_version(&mut self, id: NodeId, address: SocketAddr, reason: &str, now_us: u64) -> bool {
+        let peer = self.entry(id, now_us);
+        if peer.is_linked || peer.reason.as_deref() == Some(reason) {
+            return false;
+        }
+        (peer.link, peer.reason) = (Some(address), Some(reason.to_owned()));
+        true
     }
 
     /// Nobody could come back for so long.

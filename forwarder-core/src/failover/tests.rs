@@ -556,3 +556,34 @@ fn a_fresh_node_gives_up_epochs_that_its_peers_know_from_before() {
     world.take();
     assert_eq!(world.words(), "");
 }
+
+#[test]
+fn a_peer_of_another_version_is_noted_once_for_each_change_and_its_phase_stays() {
+    let address = "10.9.3.2:7470".parse().unwrap();
+    let mut world = World::serving(&[2, 3]);
+    let attempt = |world: &mut World, reason: &str| {
+        world.machine.handle_other_version(id(2), address, reason.to_owned(), world.now_us);
+        world.take();
+        let told = std::mem::take(&mut world.told);
+        told.into_iter()
+            .map(|output| matches!(output, Output::Note(Note::OtherVersion(said)) if said == reason))
+            .collect()
+    };
+    let reason = |world: &World| world.machine.peer(id(2)).unwrap().reason.clone();
+    let none: Vec<bool> = Vec::new();
+    assert_eq!(attempt(&mut world, "4 and 3"), none, "its link stands");
+    world.machine.handle_link_down(id(2), LinkEnd::Leaving, "it ends".to_owned(), world.now_us);
+    world.take();
+    world.told.clear();
+    let phase = world.machine.peer(id(2)).unwrap().phase;
+    assert_eq!(attempt(&mut world, "4 and 3"), [true]);
+    assert_eq!((attempt(&mut world, "4 and 3"), reason(&world)), (none.clone(), Some("4 and 3".to_owned())));
+    assert_eq!(attempt(&mut world, "5 and 3"), [true]);
+    assert_eq!(world.machine.peer(id(2)).unwrap().phase, phase, "what it says of packets was said by its link");
+    world.link(2);
+    assert_eq!(reason(&world), None);
+    // One of which nothing else is known counts for nobody, and is shown.
+    world.machine.handle_other_version(id(9), address, "2 and 3".to_owned(), world.now_us);
+    let peer = world.machine.peer(id(9)).unwrap();
+    assert_eq!((peer.phase, peer.link, peer.reason.as_deref()), (Phase::Unknown, Some(address), Some("2 and 3")));
+}

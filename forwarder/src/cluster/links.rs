@@ -1,9 +1,9 @@
 //! The links: one QUIC connection with mutual TLS to each peer, kept up by themselves.
 //!
 //! They move bytes and know nothing of claims. A peer's id is what its verified certificate says. Each message is one
-//! uni-directional stream, so a lost packet delays nobody else's message; only the hello is read before all others. One
-//! task looks after all links and never waits for the daemon; each link runs in a task of its own, whose end or panic
-//! is the end of that link and of nothing else.
+//! uni-directional stream, so a lost packet delays nobody else's message; only the version and the hello are read
+//! before all others. One task looks after all links and never waits for the daemon; each link runs in a task of its
+//! own, whose end or panic is the end of that link and of nothing else.
 
 mod backoff;
 mod calls;
@@ -15,6 +15,7 @@ mod handshake;
 mod handshakes;
 mod link;
 mod mesh;
+mod opening;
 mod penalties;
 mod queue;
 mod read;

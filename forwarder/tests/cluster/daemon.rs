@@ -110,6 +110,15 @@ impl Seen {
         reasons.collect()
     }
 
+    /// What was said of peers of other versions.
+    pub(crate) fn other_versions(&self) -> Vec<(u16, &str)> {
+        let said = self.events.iter().filter_map(|event| {
+            let Event::OtherVersion { peer, reason, .. } = event else { return None };
+            Some((peer.number(), reason.as_str()))
+        });
+        said.collect()
+    }
+
     pub(crate) fn is_up(&self, node: u16) -> bool {
         self.up.get(&node) == Some(&true)
     }
@@ -318,7 +327,7 @@ fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
             let error = node.handle_datagram(*peer, bytes, now).err()?;
             return Some(Command::Drop { peer: *peer, reason: error.to_string() });
         }
-        Event::Refused { .. } => {}
+        Event::Refused { .. } | Event::OtherVersion { .. } => {}
     }
     None
 }

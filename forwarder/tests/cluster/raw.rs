@@ -2,17 +2,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forwarder::identity::Identity;
 use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::node::{Command, Node, NodeSettings, Now, Output};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use forwarder_core::wire::VERSION;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, ServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use super::names::{id, underlay};
 
@@ -24,7 +28,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Shows the certificate of `identity` and speaks `alpn`.
+    /// Shows the certificate of `identity` and speaks `alpn`, to those whom it calls and to those who call it.
     pub(crate) fn new(identity: &Identity, alpn: &[u8], listen: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -36,7 +40,17 @@ impl Raw {
             .unwrap();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        let endpoint = runtime.block_on(async { Endpoint::client(listen.parse().unwrap()).unwrap() });
+        let provider = Arc::new(default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.roots), Arc::clone(&provider));
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(identity.chain.clone(), identity.key.clone_key())
+            .unwrap();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+        let endpoint = runtime.block_on(async { Endpoint::server(server, listen.parse().unwrap()).unwrap() });
         Self { runtime, endpoint, client, node: identity.node.number() }
     }
 
@@ -49,6 +63,12 @@ impl Raw {
         self.runtime.block_on(call)
     }
 
+    /// The next one who calls.
+    pub(crate) fn answer(&self) -> Connection {
+        let call = async { self.endpoint.accept().await.unwrap().await.unwrap() };
+        self.runtime.block_on(async { timeout(Duration::from_secs(20), call).await.unwrap() })
+    }
+
     /// Sends the first packets of a call, and its last ones when what this returns is dropped.
     pub(crate) fn begin(&self, to: SocketAddr) -> quinn::Connecting {
         let _inside = self.runtime.enter();
@@ -58,8 +78,21 @@ impl Raw {
     /// Connected and introduced, as an honest peer.
     pub(crate) fn link(&self, to: SocketAddr, peer: u16) -> Connection {
         let connection = self.connect(to).unwrap();
-        self.runtime.block_on(send(&connection, &hello(self.node, self.address(), peer)));
+        self.introduce(&connection, peer);
         connection
+    }
+
+    /// Says what an honest peer says first.
+    pub(crate) fn introduce(&self, connection: &Connection, peer: u16) {
+        self.runtime.block_on(async {
+            send(connection, &[VERSION]).await;
+            send(connection, &self.hello(peer)).await;
+        });
+    }
+
+    /// What an honest peer introduces itself to node `peer` with.
+    pub(crate) fn hello(&self, peer: u16) -> Vec<u8> {
+        hello(self.node, self.address(), peer)
     }
 }
 

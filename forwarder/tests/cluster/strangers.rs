@@ -8,6 +8,7 @@ use std::time::Duration;
 use forwarder::cluster::links::Event;
 use forwarder_core::failover::LinkEnd;
 use forwarder_core::node::DATAGRAM_BYTES;
+use forwarder_core::wire::VERSION;
 use quinn::Connection;
 
 use super::daemon::{Authority, Daemon, free};
@@ -55,7 +56,7 @@ fn another_protocol_on_the_link_is_refused_and_named() {
 }
 
 #[test]
-fn a_message_of_a_later_protocol_version_ends_the_link_with_a_pause() {
+fn a_message_of_another_version_than_was_agreed_on_ends_the_link_with_a_pause() {
     let authority = Authority::new("edge");
     let (one, two) = pair(&authority);
     let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
@@ -180,7 +181,10 @@ fn a_link_that_ends_before_its_hello_is_no_breach() {
     let (one, two) = pair(&authority);
     let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
     let connection = raw.connect(one.address).unwrap();
-    raw.runtime.block_on(send(&connection, &[]));
+    raw.runtime.block_on(async {
+        send(&connection, &[VERSION]).await;
+        send(&connection, &[]).await;
+    });
     one.poll_until("the link of node 3 ends", |seen| seen.downs() == 1);
     let seen = one.seen.lock().unwrap();
     assert_eq!(seen.end(), Some(("no hello".to_owned(), LinkEnd::Gone)));

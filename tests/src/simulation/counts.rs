@@ -178,7 +178,7 @@ impl Counts {
             Note::Down(_) | Note::Unconfirmed(_) => *down += 1,
             Note::ProxyEnded(_) => *proxies_ended += 1,
             Note::EpochTaken => *epochs_taken += 1,
-            Note::ProxyDown { .. } | Note::ProxyBack(_) => {}
+            Note::ProxyDown { .. } | Note::ProxyBack(_) | Note::OtherVersion(_) => {}
         }
     }
 

@@ -370,7 +370,7 @@ pub(crate) fn take(node: &mut Node, event: Option<Event>) {
         Some(Event::LinkDown { peer, .. }) => node.handle_link_down(peer, now()),
         Some(Event::Message { peer, bytes }) => node.handle_message(peer, &bytes, now()).unwrap(),
         Some(Event::Datagram { peer, bytes }) => node.handle_datagram(peer, &bytes, now()).unwrap(),
-        Some(Event::Refused { .. }) | None => {}
+        Some(Event::Refused { .. } | Event::OtherVersion { .. }) | None => {}
     }
 }
 

@@ -16,8 +16,10 @@ pub struct LinkCounters {
     pub calls: u64,
     /// Handshakes that ended in this node refusing the other's certificate, and links ended for it later.
     pub refused_certificates: u64,
-    /// Handshakes that failed because the other speaks another protocol on the link, such as a later version.
+    /// Handshakes that failed because the other speaks another protocol on the link.
     pub refused_protocols: u64,
+    /// Connections that became no link because the two ends speak different versions of the links' protocol.
+    pub refused_versions: u64,
     /// Handshakes that were not begun because too many were under way, in all or with one address.
     pub refused_handshakes: u64,
     /// Calls to a member at whose address another node answered.
@@ -113,6 +115,7 @@ pub(super) struct Counts {
     pub(super) calls: AtomicU64,
     pub(super) refused_certificates: AtomicU64,
     pub(super) refused_protocols: AtomicU64,
+    pub(super) refused_versions: AtomicU64,
     pub(super) refused_handshakes: AtomicU64,
     pub(super) impostors: AtomicU64,
     pub(super) duplicate_nodes: AtomicU64,
@@ -131,6 +134,7 @@ impl Counts {
             calls: read(&self.calls),
             refused_certificates: read(&self.refused_certificates),
             refused_protocols: read(&self.refused_protocols),
+            refused_versions: read(&self.refused_versions),
             refused_handshakes: read(&self.refused_handshakes),
             impostors: read(&self.impostors),
             duplicate_nodes: read(&self.duplicate_nodes),

@@ -3,10 +3,17 @@
 use std::fmt;
 
 use forwarder_common::ids::NodeId;
-use forwarder_core::{failover::LinkEnd, node::DATAGRAM_BYTES, wire::MESSAGE_BYTES};
-use quinn::{ConnectionError, VarInt};
+use forwarder_core::{
+    failover::LinkEnd,
+    node::DATAGRAM_BYTES,
+    wire::{MESSAGE_BYTES, VERSION},
+};
+use quinn::{Connection, ConnectionError, VarInt};
 
 use super::handshake::Close;
+
+/// What a close for another version says, before the closing node's own version.
+const VERSION_IS: &str = "version ";
 
 /// Why the mesh ends a link; a dropped sender is the end of the daemon.
 #[derive(Debug)]
@@ -28,6 +35,11 @@ pub(super) enum End {
     Dropped(String),
     Untrusted(String),
     Silent,
+    /// The peer speaks another version of the protocol; `None`: it has not said which.
+    Version {
+        peer: NodeId,
+        theirs: Option<u8>,
+    },
     Oversized,
     Flood,
     Failed,
@@ -39,7 +51,7 @@ pub(super) struct Ended {
     pub(super) peer: NodeId,
     pub(super) id: u64,
     pub(super) end: End,
-    /// It carried at least its hello.
+    /// Both ends have said that they speak the same version.
     pub(super) announced: bool,
 }
 
@@ -49,13 +61,27 @@ impl End {
         matches!(self, Self::Dropped(_) | Self::Oversized | Self::Flood)
     }
 
-    /// What the peer is told.
-    pub(super) const fn close(&self) -> Close {
+    /// The end of a connection on which no versions were exchanged yet.
+    pub(super) fn of_opening(peer: NodeId, error: ConnectionError) -> Self {
+        let code = VarInt::from_u32(Close::Version as u32);
+        let ConnectionError::ApplicationClosed(close) = &error else { return Self::Closed(error) };
+        if close.error_code != code {
+            return Self::Closed(error);
+        }
+        let said = str::from_utf8(&close.reason).ok().and_then(|said| said.strip_prefix(VERSION_IS));
+        let theirs = said.and_then(|version| version.parse().ok()).filter(|version| *version != VERSION);
+        Self::Version { peer, theirs }
+    }
+
+    /// Tells the peer.
+    pub(super) fn apply(&self, connection: &Connection) {
+        let reason = self.to_string();
         match self {
-            Self::Replaced => Close::Replaced,
-            Self::Untrusted(_) => Close::Certificate,
-            Self::Dropped(_) | Self::Oversized | Self::Flood => Close::Protocol,
-            Self::Closed(_) | Self::Stopped | Self::Silent | Self::Failed => Close::Ended,
+            Self::Replaced => Close::Replaced.apply(connection, &reason),
+            Self::Untrusted(_) => Close::Certificate.apply(connection, &reason),
+            Self::Version { .. } => Close::Version.apply(connection, &format!("{VERSION_IS}{VERSION}")),
+            Self::Dropped(_) | Self::Oversized | Self::Flood => Close::Protocol.apply(connection, &reason),
+            Self::Closed(_) | Self::Stopped | Self::Silent | Self::Failed => Close::Ended.apply(connection, &reason),
         }
     }
 
@@ -71,6 +97,8 @@ impl End {
             Self::Closed(ConnectionError::Reset) => LinkEnd::Well,
             // It has another link to this node, of which this side has not heard in time.
             end if end.is_for_another() => LinkEnd::Well,
+            // It was restarted as another version: its host may be well.
+            Self::Version { .. } => LinkEnd::Leaving,
             Self::Closed(ConnectionError::TimedOut) => LinkEnd::Silent,
             Self::Closed(_)
             | Self::Stopped
@@ -110,6 +138,14 @@ impl fmt::Display for End {
             Self::Untrusted(reason) => write!(f, "{reason}"),
             Self::Flood => write!(f, "dropped: more messages or datagrams than any peer has to send"),
             Self::Silent => write!(f, "no hello"),
+            Self::Version { peer, theirs } => {
+                write!(f, "node {} speaks ", peer.number())?;
+                match theirs {
+                    Some(theirs) => write!(f, "version {theirs} of the links' protocol, this node version {VERSION}")?,
+                    None => write!(f, "another version of the links' protocol than this node, which speaks {VERSION}")?,
+                }
+                write!(f, "; hint: run the same version of the forwarder on both")
+            }
             Self::Oversized => write!(
                 f,
                 "dropped: a message of more than {MESSAGE_BYTES} bytes, or a datagram of more than {DATAGRAM_BYTES}"

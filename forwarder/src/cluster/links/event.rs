@@ -26,6 +26,16 @@ pub enum Event {
         /// What that says of the peer.
         end: LinkEnd,
     },
+    /// No link comes up: the peer speaks another version of the links' protocol. Said at each attempt, which are few. A
+    /// link that stood until then ends by [`Event::LinkDown`] alone, for the same reason.
+    OtherVersion {
+        /// The peer.
+        peer: NodeId,
+        /// Its address.
+        address: SocketAddr,
+        /// A sentence that names both nodes' versions.
+        reason: String,
+    },
     /// A message of a linked peer.
     Message {
         /// The peer.

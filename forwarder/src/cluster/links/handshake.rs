@@ -27,6 +27,8 @@ pub(super) enum Close {
     Protocol = 4,
     /// Another node was called.
     OtherNode = 5,
+    /// The two speak different versions of the protocol; the reason says which one the closing end speaks.
+    Version = 6,
 }
 
 /// TLS' alert that the two have no protocol in common (RFC 7301 §3.2), as QUIC tells it (RFC 9001 §4.8).

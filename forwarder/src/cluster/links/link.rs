@@ -1,8 +1,8 @@
 //! One link: from its announcement to its end.
 //!
 //! The order of events of one peer is LinkUp, messages, LinkDown, whatever happens: a link waits for the end of the one
-//! that it replaces. The side that called announces the link with the other's first message only: until then the other
-//! may still refuse this node's certificate.
+//! that it replaces. A link is announced once both ends have said which version they speak. The side that called knows
+//! by that as well that the other has not refused its certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::counts::{Linked, Shared, Traffic, count};
 use super::end::{End, Ended, Stop};
 use super::event::Event;
 use super::handshake::HANDSHAKE;
-use super::{queue, read};
+use super::{opening, queue, read};
 
 /// How long the better connection may take to be heard of, once the peer has closed this one for it.
 const SUCCESSOR: Duration = Duration::from_micros(LINK_SUCCESSOR_US);
@@ -30,8 +30,6 @@ pub(super) struct Setup {
     pub(super) peer: NodeId,
     pub(super) id: u64,
     pub(super) connection: Connection,
-    /// Whether this node called.
-    pub(super) called: bool,
     pub(super) queue: queue::Receiver,
     pub(super) traffic: Arc<Traffic>,
     /// When the peer's certificate ends, in seconds since 1970.
@@ -56,7 +54,7 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     // A panic below, be it the TLS library's, ends this link and nothing else.
     let end = tokio::spawn(work(setup, inherited, Arc::clone(&announced))).await.unwrap_or(End::Failed);
     let announced = announced.load(Ordering::Acquire);
-    end.close().apply(&connection, &end.to_string());
+    end.apply(&connection);
     shared.linked().retain(|node, held| *node != peer || held.connection.stable_id() != connection.stable_id());
     if announced {
         count(&shared.counters.links_down);
@@ -67,6 +65,10 @@ pub(super) async fn run(mut setup: Setup) -> bool {
     if announced || inherited {
         // An error is the daemon's end: nobody is left to tell.
         let _ = events.send(Event::LinkDown { peer, reason: end.to_string(), end: end.says_of_peer() }).await;
+    } else if matches!(end, End::Version { .. }) {
+        let (address, reason) = (connection.remote_address(), end.to_string());
+        // As above.
+        let _ = events.send(Event::OtherVersion { peer, address, reason }).await;
     }
     let _ = ended.send(Ended { peer, id, end, announced });
     false
@@ -101,13 +103,10 @@ async fn drive(
     announced: &AtomicBool,
 ) -> End {
     let (peer, connection, events) = (setup.peer, setup.connection.clone(), setup.events.clone());
-    let mut first = None;
-    if setup.called {
-        match timeout(HANDSHAKE, read::first(&connection)).await {
-            Ok(Ok(bytes)) => first = Some(bytes),
-            Ok(Err(end)) => return end,
-            Err(_) => return End::Silent,
-        }
+    match timeout(HANDSHAKE, opening::agree(&connection, peer)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(end)) => return end,
+        Err(_) => return End::Silent,
     }
     let address: SocketAddr = connection.remote_address();
     announced.store(true, Ordering::Release);
@@ -119,11 +118,8 @@ async fn drive(
         return End::Stopped;
     }
     let reading = async {
-        let first = match first {
-            Some(bytes) => bytes,
-            None => timeout(HANDSHAKE, read::first(&connection)).await.map_err(|_| End::Silent)??,
-        };
-        events.send(Event::Message { peer, bytes: first }).await.map_err(|_| End::Stopped)?;
+        let bytes = timeout(HANDSHAKE, read::hello(&connection)).await.map_err(|_| End::Silent)??;
+        events.send(Event::Message { peer, bytes }).await.map_err(|_| End::Stopped)?;
         tokio::select! {
             end = read::messages(&connection, peer, &events, readers) => end,
             end = read::datagrams(&connection, peer, &events) => end,

@@ -12,6 +12,7 @@ use quinn::{Endpoint, VarInt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::backoff::jittered;
 use super::calls::{Callee, Calls};
 use super::counts::{Shared, Traffic, count};
 use super::end::{End, Ended, Stop};
@@ -32,6 +33,9 @@ use forwarder_core::{
 /// How long a caller waits for this node's own call to it, which is to be the link: a round trip, unless a packet is
 /// lost.
 const PARKED: Duration = Duration::from_micros(LINK_PARKED_US);
+/// Pause before a peer that speaks another version of the protocol is called again. It is not kept out: one that is
+/// upgraded calls by itself.
+const OTHER_VERSION: Duration = Duration::from_secs(15);
 /// A link that lasted this long clears its peer's record.
 const FORGIVEN: Duration = Duration::from_secs(60);
 /// How often certificates are compared with the clock.
@@ -296,7 +300,6 @@ impl Mesh {
             peer: node,
             id,
             connection: connection.clone(),
-            called: caller == self.node,
             expires_s,
             traffic,
             queue: waiting,
@@ -326,6 +329,10 @@ impl Mesh {
         if end.is_breach() {
             count(&self.shared.counters.links_dropped);
             not_before = self.penalties.add(peer, now);
+        }
+        if matches!(end, End::Version { .. }) {
+            count(&self.shared.counters.refused_versions);
+            not_before = now + jittered(OTHER_VERSION);
         }
         if let End::Untrusted(reason) = &end {
             let reason = format!("ended the link to node {} at {address}: {reason}", peer.number());

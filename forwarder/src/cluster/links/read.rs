@@ -24,9 +24,9 @@ const DATAGRAMS_A_SECOND: u32 = 1000;
 /// Datagrams at once.
 const DATAGRAMS_AT_ONCE: u32 = 4000;
 
-/// The first stream carries the hello and must not be overtaken. It is empty, or given up, where the peer has ended the
-/// link before it had anything to say.
-pub(super) async fn first(connection: &Connection) -> Result<Vec<u8>, End> {
+/// The stream behind the opening carries the hello, which must not be overtaken. It is empty, or given up, where the
+/// peer has ended the link before it had anything to say.
+pub(super) async fn hello(connection: &Connection) -> Result<Vec<u8>, End> {
     let stream = connection.accept_uni().await.map_err(End::Closed)?;
     one(stream).await?.filter(|bytes| !bytes.is_empty()).ok_or(End::Silent)
 }
