@@ -38,6 +38,7 @@ use tokio::task::JoinHandle;
 
 pub use self::counts::{LinkCounters, LinkView};
 pub use self::event::Event;
+pub use self::queue::QUEUE_BYTES;
 use self::{counts::Shared, mesh::Mesh, trust::Trust};
 use crate::identity::Identity;
 

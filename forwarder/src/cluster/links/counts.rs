@@ -34,7 +34,7 @@ pub struct LinkCounters {
     pub links_down: u64,
     /// Messages waiting in the queues of all peers.
     pub queued_messages: u64,
-    /// Messages that were not sent: no link, a full queue, or too old; the digest repairs what that was.
+    /// Messages that were not sent: no link, or a full queue; the digest repairs what that was.
     pub dropped_messages: u64,
     /// Datagrams that were not sent: no link, or too long for it.
     pub dropped_datagrams: u64,
@@ -57,7 +57,10 @@ pub struct LinkView {
     pub lost_packets: u64,
     /// Messages that wait for it.
     pub queued_messages: u64,
-    /// Messages to it that were not sent since this daemon started: a full queue, or too old. The digest repairs them.
+    /// What they take of this host's memory in bytes, at most twice [`super::QUEUE_BYTES`].
+    pub queued_bytes: u64,
+    /// Messages to it that were not sent since this daemon started, because its queue was full. The digest repairs
+    /// them.
     pub dropped_messages: u64,
     /// When the peer's certificate ends, in seconds since 1970.
     pub expires_s: i64,
@@ -82,6 +85,7 @@ pub(super) struct Linked {
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     pub(super) queued: AtomicU64,
+    pub(super) queued_bytes: AtomicU64,
     pub(super) dropped: AtomicU64,
 }
 
@@ -102,6 +106,7 @@ impl Shared {
                 sent_bytes: sent.bytes,
                 lost_packets: path.lost_packets,
                 queued_messages: link.traffic.queued.load(Ordering::Relaxed),
+                queued_bytes: link.traffic.queued_bytes.load(Ordering::Relaxed),
                 dropped_messages: link.traffic.dropped.load(Ordering::Relaxed),
                 expires_s: link.expires_s,
             }

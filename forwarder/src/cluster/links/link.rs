@@ -134,7 +134,7 @@ async fn drive(
 
 async fn write_all(connection: &Connection, queue: &mut queue::Receiver) -> Result<(), End> {
     loop {
-        // The stream first: while the peer takes no more, messages wait where they grow old and are counted.
+        // The stream first: while the peer takes no more, messages wait where they are bounded and counted.
         let mut stream = Unfinished(Some(connection.open_uni().await.map_err(End::Closed)?));
         // A queue without a sender is the mesh's doing, which says why by itself.
         let Some(message) = queue.pop().await else { return std::future::pending().await };

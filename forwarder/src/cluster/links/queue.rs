@@ -1,111 +1,86 @@
-//! What waits for one peer: bounded in number and age, and in bytes over all peers, so that a slow or stopped peer
-//! costs neither the others nor the host's memory.
+//! What waits for one peer: bounded in bytes, so that a slow or stopped peer costs neither the others nor the host's
+//! memory.
 //!
-//! Snapshots wait apart: a hundred thousand old claims must not delay a new one. What is dropped is counted, and the
-//! core's digest repairs it.
+//! Snapshots wait apart: a hundred thousand old claims must not delay a new one. What finds no room is counted, and the
+//! core's digest repairs it. What waits is never given up: the hello at its head must come first, whatever else does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::counts::{Shared, Traffic, count};
 use forwarder_core::node::Kind;
 
-/// Most messages waiting for one peer, snapshots aside: 390,000 claims, 9 MB.
-const QUEUE_MESSAGES: usize = 8192;
-/// Most messages of snapshots waiting for one peer: 1.5 million claims, 37 MB.
-const QUEUE_SNAPSHOTS: usize = 32_768;
-/// Most messages waiting for all peers together: 300 MB. Beyond it only peers with a short queue get more.
-const QUEUE_ALL: u64 = 262_144;
-/// A queue up to here is short: a tenth of a second at 10,000 messages a second.
-const QUEUE_SHORT: u64 = 1024;
-/// A message that waited longer is worth less than the ones behind it: a tenth of the shortest lifetime.
-const QUEUE_AGE: Duration = Duration::from_secs(3);
-/// A snapshot may wait longer: nothing newer stands behind it.
-const SNAPSHOT_AGE: Duration = Duration::from_secs(10);
-
-#[derive(Debug)]
-struct Queued {
-    message: Vec<u8>,
-    kind: Kind,
-    at: Instant,
-}
+/// Most bytes that wait for one peer, of new messages and of snapshots each: 100,000 claims/s for the second after
+/// which a silent link ends, and twice what the core lets be on its way of a snapshot.
+pub const QUEUE_BYTES: u64 = 4 << 20;
+/// What a message takes of the host's memory beside its own bytes.
+const OVERHEAD: u64 = 64;
 
 /// Where the mesh puts messages for one peer.
 #[derive(Debug)]
 pub(super) struct Sender {
-    urgent: mpsc::Sender<Queued>,
-    bulk: mpsc::Sender<Queued>,
-    traffic: Arc<Traffic>,
-    shared: Arc<Shared>,
+    urgent: mpsc::UnboundedSender<Vec<u8>>,
+    bulk: mpsc::UnboundedSender<Vec<u8>>,
+    room: Arc<Room>,
 }
 
 /// Where a link takes them from; what is left when it goes is dropped.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    urgent: mpsc::Receiver<Queued>,
-    bulk: mpsc::Receiver<Queued>,
+    urgent: mpsc::UnboundedReceiver<Vec<u8>>,
+    bulk: mpsc::UnboundedReceiver<Vec<u8>>,
+    room: Arc<Room>,
+}
+
+/// How full the two halves are, and who is told.
+#[derive(Debug)]
+struct Room {
+    urgent: AtomicU64,
+    bulk: AtomicU64,
     traffic: Arc<Traffic>,
     shared: Arc<Shared>,
 }
 
 pub(super) fn queue(traffic: &Arc<Traffic>, shared: &Arc<Shared>) -> (Sender, Receiver) {
-    let (to_urgent, urgent) = mpsc::channel(QUEUE_MESSAGES);
-    let (to_bulk, bulk) = mpsc::channel(QUEUE_SNAPSHOTS);
+    let (to_urgent, urgent) = mpsc::unbounded_channel();
+    let (to_bulk, bulk) = mpsc::unbounded_channel();
     let (traffic, shared) = (Arc::clone(traffic), Arc::clone(shared));
-    let sender =
-        Sender { urgent: to_urgent, bulk: to_bulk, traffic: Arc::clone(&traffic), shared: Arc::clone(&shared) };
-    (sender, Receiver { urgent, bulk, traffic, shared })
+    let room = Arc::new(Room { urgent: AtomicU64::new(0), bulk: AtomicU64::new(0), traffic, shared });
+    (Sender { urgent: to_urgent, bulk: to_bulk, room: Arc::clone(&room) }, Receiver { urgent, bulk, room })
 }
 
 impl Sender {
     /// Queues a message, or drops and counts it.
     pub(super) fn push(&self, message: Vec<u8>, kind: Kind) {
-        let (mine, all) = (&self.traffic.queued, &self.shared.counters.queued_messages);
-        if all.load(Ordering::Relaxed) >= QUEUE_ALL && mine.load(Ordering::Relaxed) >= QUEUE_SHORT {
-            return drop_one(&self.traffic, &self.shared);
+        let (queue, half) =
+            if kind == Kind::Snapshot { (&self.bulk, &self.room.bulk) } else { (&self.urgent, &self.room.urgent) };
+        let bytes = weight(&message);
+        // There is one sender, so nobody else fills it meanwhile.
+        if half.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
+            return self.room.dropped();
         }
-        let queue = if kind == Kind::Snapshot { &self.bulk } else { &self.urgent };
-        // Counted before it can be taken out, so that the depth never falls below zero.
-        count(mine);
-        count(all);
-        if queue.try_send(Queued { message, kind, at: Instant::now() }).is_err() {
-            less(mine);
-            less(all);
-            drop_one(&self.traffic, &self.shared);
+        // Counted before it can be taken out, so that nothing falls below zero.
+        self.room.add(half, bytes);
+        if queue.send(message).is_err() {
+            self.room.remove(half, bytes);
+            self.room.dropped();
         }
     }
 }
 
 impl Receiver {
-    /// The next message that is not too old; `None` when the sender is gone.
+    /// The next message; `None` when the sender is gone.
     pub(super) async fn pop(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let queued = tokio::select! {
-                biased;
-                Some(queued) = self.urgent.recv() => queued,
-                Some(queued) = self.bulk.recv() => queued,
-                else => return None,
-            };
-            self.taken();
-            let limit = match queued.kind {
-                Kind::Hello => Duration::MAX,
-                Kind::Snapshot => SNAPSHOT_AGE,
-                Kind::Batch | Kind::Ask | Kind::Answer | Kind::Digest | Kind::Repair => QUEUE_AGE,
-            };
-            if queued.at.elapsed() <= limit {
-                return Some(queued.message);
-            }
-            drop_one(&self.traffic, &self.shared);
-        }
-    }
-
-    fn taken(&self) {
-        less(&self.traffic.queued);
-        less(&self.shared.counters.queued_messages);
+        let (message, half) = tokio::select! {
+            biased;
+            Some(message) = self.urgent.recv() => (message, &self.room.urgent),
+            Some(message) = self.bulk.recv() => (message, &self.room.bulk),
+            else => return None,
+        };
+        self.room.remove(half, weight(&message));
+        Some(message)
     }
 }
 
@@ -114,19 +89,38 @@ impl Drop for Receiver {
         // Closed first, so that nothing is put in and counted after the last look.
         self.urgent.close();
         self.bulk.close();
-        while self.urgent.try_recv().is_ok() || self.bulk.try_recv().is_ok() {
-            self.taken();
+        while let Ok(message) = self.urgent.try_recv() {
+            self.room.remove(&self.room.urgent, weight(&message));
+        }
+        while let Ok(message) = self.bulk.try_recv() {
+            self.room.remove(&self.room.bulk, weight(&message));
         }
     }
 }
 
-fn less(counter: &AtomicU64) {
-    counter.fetch_sub(1, Ordering::Relaxed);
+impl Room {
+    fn add(&self, half: &AtomicU64, bytes: u64) {
+        half.fetch_add(bytes, Ordering::Relaxed);
+        self.traffic.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        count(&self.traffic.queued);
+        count(&self.shared.counters.queued_messages);
+    }
+
+    fn remove(&self, half: &AtomicU64, bytes: u64) {
+        half.fetch_sub(bytes, Ordering::Relaxed);
+        self.traffic.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.traffic.queued.fetch_sub(1, Ordering::Relaxed);
+        self.shared.counters.queued_messages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn dropped(&self) {
+        count(&self.traffic.dropped);
+        count(&self.shared.counters.dropped_messages);
+    }
 }
 
-fn drop_one(traffic: &Traffic, shared: &Shared) {
-    count(&traffic.dropped);
-    count(&shared.counters.dropped_messages);
+fn weight(message: &[u8]) -> u64 {
+    message.len() as u64 + OVERHEAD
 }
 
 #[cfg(test)]
@@ -144,53 +138,53 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_too_long_is_dropped_and_counted_but_for_the_hello() {
+    async fn new_messages_go_before_snapshots_that_waited_longer_and_each_kind_in_its_order() {
         let shared = Arc::new(Shared::default());
-        let (sender, mut receiver, traffic) = peer(&shared);
-        let mut late = |number, kind| {
+        let (sender, mut receiver, _) = peer(&shared);
+        for (number, kind) in
+            [(1, Kind::Snapshot), (2, Kind::Hello), (3, Kind::Snapshot), (4, Kind::Batch), (5, Kind::Ask)]
+        {
             sender.push(vec![number], kind);
-            let queue = if kind == Kind::Snapshot { &mut receiver.bulk } else { &mut receiver.urgent };
-            let mut queued = queue.try_recv().unwrap();
-            queued.at = Instant::now().checked_sub(QUEUE_AGE + Duration::from_millis(1)).unwrap();
-            let again = if kind == Kind::Snapshot { &sender.bulk } else { &sender.urgent };
-            again.try_send(queued).unwrap();
-        };
-        for (number, kind) in [(1, Kind::Batch), (2, Kind::Snapshot), (3, Kind::Hello)] {
-            late(number, kind);
         }
-        sender.push(vec![4], Kind::Batch);
-        for expected in [3, 4, 2] {
+        for expected in [2, 4, 5, 1, 3] {
             assert_eq!(receiver.pop().await, Some(vec![expected]));
         }
-        assert_eq!((depth(&traffic.dropped), depth(&traffic.queued)), (1, 0));
         drop(sender);
         assert_eq!(receiver.pop().await, None);
-        assert_eq!(shared.counters.read().dropped_messages, 1);
     }
 
     #[tokio::test]
     async fn a_stopped_peers_queue_ends_and_what_it_held_is_given_back() {
         let shared = Arc::new(Shared::default());
         let (sender, receiver, traffic) = peer(&shared);
-        (0..QUEUE_MESSAGES + 5).for_each(|_| sender.push(vec![0], Kind::Batch));
-        assert_eq!((depth(&traffic.queued), depth(&traffic.dropped)), (QUEUE_MESSAGES as u64, 5));
+        (0..5).for_each(|_| sender.push(vec![0], Kind::Batch));
+        (0..5).for_each(|_| sender.push(vec![0], Kind::Snapshot));
+        assert_eq!((depth(&traffic.queued), depth(&traffic.queued_bytes)), (10, 10 * (1 + OVERHEAD)));
         drop(receiver);
-        assert_eq!((depth(&traffic.queued), shared.counters.read().queued_messages), (0, 0));
+        assert_eq!((depth(&traffic.queued), depth(&traffic.queued_bytes)), (0, 0));
+        assert_eq!(shared.counters.read().queued_messages, 0);
         sender.push(vec![0], Kind::Batch);
-        assert_eq!((depth(&traffic.queued), depth(&traffic.dropped)), (0, 6));
+        assert_eq!((depth(&traffic.queued), depth(&traffic.queued_bytes), depth(&traffic.dropped)), (0, 0, 1));
     }
 
     #[tokio::test]
-    async fn many_slow_peers_together_are_bounded_and_a_quick_one_is_served_all_the_same() {
-        let shared = Arc::new(Shared::default());
-        let slow: Vec<_> = (0..10).map(|_| peer(&shared)).collect();
-        for (sender, ..) in &slow {
-            (0..QUEUE_SNAPSHOTS).for_each(|_| sender.push(Vec::new(), Kind::Snapshot));
+    async fn a_peer_that_takes_nothing_holds_so_many_bytes_whatever_they_are_and_a_quick_one_is_served_all_the_same() {
+        for length in [0, 1150, 8192] {
+            let shared = Arc::new(Shared::default());
+            let (slow, mut taken, traffic) = peer(&shared);
+            let room = QUEUE_BYTES / (length + OVERHEAD);
+            for kind in [Kind::Batch, Kind::Snapshot] {
+                (0..room + 5).for_each(|_| slow.push(vec![0; length as usize], kind));
+            }
+            assert_eq!((depth(&traffic.queued), depth(&traffic.dropped)), (2 * room, 10), "{length}");
+            assert!(depth(&traffic.queued_bytes) <= 2 * QUEUE_BYTES);
+            let (quick, mut receiver, dropped) = peer(&shared);
+            quick.push(vec![7], Kind::Batch);
+            assert_eq!((receiver.pop().await, depth(&dropped.dropped)), (Some(vec![7]), 0));
+            // What is taken leaves room for as much.
+            taken.pop().await.unwrap();
+            slow.push(vec![0; length as usize], Kind::Batch);
+            assert_eq!((depth(&traffic.queued), depth(&traffic.dropped)), (2 * room, 10));
         }
-        assert_eq!(shared.counters.read().queued_messages, QUEUE_ALL + 2 * QUEUE_SHORT);
-        let (sender, mut receiver, traffic) = peer(&shared);
-        sender.push(vec![7], Kind::Batch);
-        assert_eq!(receiver.pop().await, Some(vec![7]));
-        assert_eq!(depth(&traffic.dropped), 0);
     }
 }
