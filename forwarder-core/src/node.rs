@@ -183,7 +183,7 @@ impl Node {
         }
     }
 
-    /// Takes a datagram of a linked peer.
+    /// Takes a datagram of a linked peer. One that is more than a peer has to send is not looked at.
     ///
     /// # Errors
     /// It breaks the protocol; the link must be dropped and not be built again at once.
@@ -192,9 +192,12 @@ impl Node {
             // It has overtaken the hello, or its link is gone.
             return Ok(());
         };
+        if !state.budget.datagram(now) {
+            self.effects.counters.datagrams_refused += 1;
+            return Ok(());
+        }
         self.effects.counters.datagrams_received += 1;
         let handled = match bytes.len() {
-            _ if !state.spend(0, now) => Err(ProtocolError::Flood),
             0..=DATAGRAM_BYTES => self.members.handle(peer, bytes, now),
             _ => Err(ProtocolError::Wire(WireError::Oversized)),
         };
@@ -203,7 +206,8 @@ impl Node {
     }
 
     /// Takes a message of a linked peer. The order of messages is free but for the first hello of a link, so a claim
-    /// may come before the hello that makes it effective, and an old hello after a new one.
+    /// may come before the hello that makes it effective, and an old hello after a new one. No bytes at all stand for a
+    /// stream without a message, which costs its sender more of its budget.
     ///
     /// # Errors
     /// The message breaks the protocol; the link must be dropped and not be built again at once. What the message
@@ -336,8 +340,11 @@ impl Node {
     fn take(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
         // A message may still wait in the shell's queue when its link is gone.
         let Some(state) = self.peers.get_mut(peer).filter(|state| state.is_linked()) else { return Ok(()) };
+        if bytes.is_empty() {
+            return if state.budget.nothing(now) { Ok(()) } else { Err(ProtocolError::Flood) };
+        }
         let message = Message::decode(bytes).map_err(ProtocolError::Wire)?;
-        if !state.spend(message.claims(), now) {
+        if !state.budget.message(message.claims(), now) {
             return Err(ProtocolError::Flood);
         }
         match message {

@@ -55,6 +55,8 @@ pub struct CoreCounters {
     pub asks_overflow: u64,
     /// Datagrams of gossip received.
     pub datagrams_received: u64,
+    /// Datagrams of gossip that were not looked at because their sender sent too many.
+    pub datagrams_refused: u64,
     /// Asks of peers that were not answered because there were too many in a second.
     pub asks_refused: u64,
 }

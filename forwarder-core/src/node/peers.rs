@@ -60,7 +60,7 @@ pub(super) struct Peer {
     forget_at_us: Option<u64>,
     /// Epochs of earlier incarnations of this node's daemon of which it may still hold claims.
     holds: Epochs,
-    budget: Budget,
+    pub(super) budget: Budget,
     /// What has arrived of its claims.
     pub(super) inbox: Inbox,
 }
@@ -229,11 +229,6 @@ impl Peer {
     /// The sequence of its last hello.
     pub(super) fn sequence(&self) -> u32 {
         self.hello.as_ref().map_or(0, |hello| hello.sequence)
-    }
-
-    /// Takes a message with so many claims from its budget; false when that is spent.
-    pub(super) fn spend(&mut self, claims: usize, now: Now) -> bool {
-        self.budget.spend(claims, now)
     }
 
     /// Whether what was sent under this sequence of its hellos overtook that hello.

@@ -137,16 +137,42 @@ fn a_restarted_node_takes_its_old_place_also_with_a_clock_set_back() {
     }
 }
 
+/// A datagram of gossip from node 3 to node 1.
+fn gossip(mesh: &Mesh) -> Vec<u8> {
+    let now = mesh.now(id(3));
+    let mut node = alone(id(3));
+    node.handle_link_up(id(1), now);
+    node.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
+    let sent = std::iter::from_fn(|| node.poll_output())
+        .find_map(|output| if let Output::Link(Command::Datagram { bytes, .. }) = output { Some(bytes) } else { None });
+    sent.unwrap()
+}
+
+#[test]
+fn a_flood_of_gossip_loses_gossip_and_is_heard_again_a_second_later() {
+    let mut mesh = Mesh::linked(3, 1);
+    let gossip = gossip(&mesh);
+    let count = |mesh: &Mesh| {
+        let counters = mesh.nodes[&id(1)].counters();
+        (counters.datagrams_received, counters.datagrams_refused)
+    };
+    let before = count(&mesh).0;
+    (0..50_000).for_each(|_| mesh.deliver_datagram(id(3), id(1), &gossip));
+    let (received, refused) = count(&mesh);
+    assert!((3000..=4000).contains(&(received - before)), "{received} of 50,000 after {before}");
+    assert_eq!(received - before + refused, 50_000);
+    mesh.run_for(1_000_000);
+    let (received, refused) = count(&mesh);
+    (0..500).for_each(|_| mesh.deliver_datagram(id(3), id(1), &gossip));
+    assert_eq!(count(&mesh), (received + 500, refused));
+    assert!(mesh.errors.is_empty() && everybody_sees_everybody(&mesh), "{:?}", mesh.errors);
+}
+
 #[test]
 fn a_peer_gossips_in_its_own_name_only() {
     let mut mesh = Mesh::linked(3, 1);
-    let now = mesh.now(id(3));
-    let mut liar = alone(id(3));
-    liar.handle_link_up(id(1), now);
-    liar.handle_message(id(1), &Message::Hello(mesh.hello_of(id(1), 0, 1)).encode(), now).unwrap();
-    let forged = std::iter::from_fn(|| liar.poll_output())
-        .find_map(|output| if let Output::Link(Command::Datagram { bytes, .. }) = output { Some(bytes) } else { None });
-    mesh.deliver_datagram(id(2), id(1), &forged.unwrap());
+    let forged = gossip(&mesh);
+    mesh.deliver_datagram(id(2), id(1), &forged);
     mesh.deliver_datagram(id(2), id(1), &[0xff; 40]);
     mesh.deliver_datagram(id(2), id(1), &[0; 1101]);
     let errors: Vec<ProtocolError> = mesh.errors.iter().map(|(_, error)| *error).collect();

@@ -234,7 +234,9 @@ fn a_peer_that_floods_is_dropped_and_the_others_are_not_disturbed() {
     let batch = Message::Batch(stretch(0, Vec::new())).encode();
     let full: Vec<Claim> = (0..355).map(|key| claim(key, 1, 1000)).collect();
     let snapshot = Message::Snapshot(stretch(0, full)).encode();
-    for (flood, least, most) in [(batch, 90_000, 140_000), (snapshot, 5_000_000 / 355, 5_500_000 / 355)] {
+    // Streams without a message weigh a hundred.
+    let floods = [(batch, 90_000, 140_000), (snapshot, 5_000_000 / 355, 5_500_000 / 355), (Vec::new(), 900, 1400)];
+    for (flood, least, most) in floods {
         let mut mesh = Mesh::linked(3, 1);
         let mut sent = 0;
         while mesh.errors.is_empty() {

@@ -90,6 +90,16 @@ impl Raw {
         });
     }
 
+    /// A datagram of gossip to node `peer`.
+    pub(crate) fn gossip(&self, peer: u16) -> Vec<u8> {
+        let mut core = core(self.node, self.address(), peer);
+        core.handle_message(id(peer), &hello(peer, self.address(), self.node), NOW).unwrap();
+        let sent = std::iter::from_fn(|| core.poll_output()).find_map(|output| {
+            if let Output::Link(Command::Datagram { bytes, .. }) = output { Some(bytes) } else { None }
+        });
+        sent.unwrap()
+    }
+
     /// What an honest peer introduces itself to node `peer` with.
     pub(crate) fn hello(&self, peer: u16) -> Vec<u8> {
         hello(self.node, self.address(), peer)
@@ -102,9 +112,11 @@ pub(crate) async fn send(connection: &Connection, message: &[u8]) {
     stream.finish().unwrap();
 }
 
-/// What node `node` says first to `peer`.
-fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
-    let (own, now) = (id(node), Now { monotonic_us: 1, unix_us: 1 });
+const NOW: Now = Now { monotonic_us: 1, unix_us: 1 };
+
+/// Node `node` with a link to `peer`.
+fn core(node: u16, listen: SocketAddr, peer: u16) -> Node {
+    let own = id(node);
     let mut core = Node::new(NodeSettings {
         node: own,
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
@@ -115,8 +127,14 @@ fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
         services: Vec::new(),
         must_equal: Vec::new(),
     });
-    core.handle_link_up(id(peer), now);
-    core.handle_timeout(now);
+    core.handle_link_up(id(peer), NOW);
+    core.handle_timeout(NOW);
+    core
+}
+
+/// What node `node` says first to `peer`.
+fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
+    let mut core = core(node, listen, peer);
     let sent = std::iter::from_fn(|| core.poll_output())
         .find_map(|output| if let Output::Link(Command::Send { message, .. }) = output { Some(message) } else { None });
     sent.unwrap()

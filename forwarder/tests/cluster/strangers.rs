@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use forwarder::cluster::links::{Event, QUEUE_BYTES};
 use forwarder_core::failover::LinkEnd;
-use forwarder_core::node::DATAGRAM_BYTES;
 use forwarder_core::wire::VERSION;
-use quinn::Connection;
 
 use super::daemon::{Authority, Daemon, free};
 use super::raw::{Raw, send};
@@ -98,32 +96,45 @@ fn certificates_that_are_old_foreign_or_none_are_refused() {
 
 #[test]
 fn a_flood_of_streams_without_messages_ends_the_link_and_no_other() {
-    flood("more messages or datagrams than any peer has to send", &async |connection| {
-        let mut stream = connection.open_uni().await.ok()?;
-        // Ended empty, which is no message.
-        stream.finish().ok()
-    });
-}
-
-#[test]
-fn a_flood_of_datagrams_ends_the_link_and_no_other() {
-    // The first of them is no gossip, which ends a link before their number does.
-    flood("dropped: ", &async |connection| connection.send_datagram_wait(vec![0; DATAGRAM_BYTES].into()).await.ok());
-}
-
-/// A linked peer sends the same again and again, until its link is ended for that.
-#[track_caller]
-fn flood(why: &str, send: &impl AsyncFn(&Connection) -> Option<()>) {
     let authority = Authority::new("edge");
     let (one, two) = pair(&authority);
     let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
     let connection = raw.link(one.address, 1);
     one.poll_until("node 3 comes up", |seen| seen.is_up(3));
-    raw.runtime.block_on(async { while send(&connection).await.is_some() {} });
+    raw.runtime.block_on(async {
+        // Ended empty, which is no message.
+        while let Ok(mut stream) = connection.open_uni().await {
+            if stream.finish().is_err() {
+                break;
+            }
+        }
+    });
     one.poll_until("its link is dropped", |seen| seen.counters.links.links_dropped == 1 && !seen.is_up(3));
     let reason = connection.close_reason().unwrap().to_string();
-    assert!(reason.contains(why), "{reason}");
+    assert!(reason.contains("dropped: a flood of messages or claims"), "{reason}");
     undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_flood_of_datagrams_loses_datagrams_and_no_link() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    let gossip = raw.gossip(1);
+    one.poll_until("datagrams are refused", |seen| {
+        raw.runtime.block_on(async {
+            for _ in 0..1000 {
+                connection.send_datagram_wait(gossip.clone().into()).await.unwrap();
+            }
+        });
+        seen.counters.core.datagrams_refused > 1000
+    });
+    undisturbed(&one, &two, 1);
+    let seen = one.seen.lock().unwrap();
+    assert!(seen.is_up(3) && connection.close_reason().is_none());
+    assert_eq!((seen.counters.links.links_dropped, seen.counters.core.protocol_errors), (0, 0));
 }
 
 #[test]

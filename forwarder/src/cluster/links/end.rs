@@ -41,7 +41,6 @@ pub(super) enum End {
         theirs: Option<u8>,
     },
     Oversized,
-    Flood,
     Failed,
 }
 
@@ -58,7 +57,7 @@ pub(super) struct Ended {
 impl End {
     /// The peer broke the protocol.
     pub(super) const fn is_breach(&self) -> bool {
-        matches!(self, Self::Dropped(_) | Self::Oversized | Self::Flood)
+        matches!(self, Self::Dropped(_) | Self::Oversized)
     }
 
     /// The end of a connection on which no versions were exchanged yet.
@@ -80,7 +79,7 @@ impl End {
             Self::Replaced => Close::Replaced.apply(connection, &reason),
             Self::Untrusted(_) => Close::Certificate.apply(connection, &reason),
             Self::Version { .. } => Close::Version.apply(connection, &format!("{VERSION_IS}{VERSION}")),
-            Self::Dropped(_) | Self::Oversized | Self::Flood => Close::Protocol.apply(connection, &reason),
+            Self::Dropped(_) | Self::Oversized => Close::Protocol.apply(connection, &reason),
             Self::Closed(_) | Self::Stopped | Self::Silent | Self::Failed => Close::Ended.apply(connection, &reason),
         }
     }
@@ -107,7 +106,6 @@ impl End {
             | Self::Untrusted(_)
             | Self::Silent
             | Self::Oversized
-            | Self::Flood
             | Self::Failed => LinkEnd::Gone,
         }
     }
@@ -136,7 +134,6 @@ impl fmt::Display for End {
             Self::Replaced => write!(f, "replaced"),
             Self::Dropped(reason) => write!(f, "dropped: {reason}"),
             Self::Untrusted(reason) => write!(f, "{reason}"),
-            Self::Flood => write!(f, "dropped: more messages or datagrams than any peer has to send"),
             Self::Silent => write!(f, "no hello"),
             Self::Version { peer, theirs } => {
                 write!(f, "node {} speaks ", peer.number())?;

@@ -40,7 +40,7 @@ pub enum Event {
     Message {
         /// The peer.
         peer: NodeId,
-        /// One whole message, at most [`forwarder_core::wire::MESSAGE_BYTES`] long.
+        /// One whole message, at most [`forwarder_core::wire::MESSAGE_BYTES`] long; empty for a stream without one.
         bytes: Vec<u8>,
     },
     /// An unreliable datagram of a linked peer; never before its first message.

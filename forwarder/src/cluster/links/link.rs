@@ -99,7 +99,7 @@ async fn await_successor(stop: &mut oneshot::Receiver<Stop>, end: End) -> End {
 async fn drive(
     setup: &mut Setup,
     inherited: bool,
-    readers: &mut JoinSet<Result<bool, End>>,
+    readers: &mut JoinSet<Result<(), End>>,
     announced: &AtomicBool,
 ) -> End {
     let (peer, connection, events) = (setup.peer, setup.connection.clone(), setup.events.clone());
