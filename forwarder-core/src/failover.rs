@@ -377,11 +377,13 @@ impl Failover {
     }
 
     /// One turn of the loop: call it in each, first, and when [`Self::poll_timeout`] is due. `is_synchronised`: all
-    /// that the linked peers knew when they were linked has arrived ([`crate::node::Node::is_synchronised`]).
-    pub fn handle_turn(&mut self, is_synchronised: bool, now_us: u64) {
+    /// that the linked peers knew when they were linked has arrived ([`crate::node::Node::is_synchronised`]). It is
+    /// asked for only where something waits for it, because it looks at every peer.
+    pub fn handle_turn(&mut self, is_synchronised: impl FnOnce() -> bool, now_us: u64) {
         self.notice_stall(now_us);
+        let waits = self.stall.is_some() || matches!(self.role, Role::Starting { .. });
         // Without a peer that is up there is nobody yet to know anything of.
-        let is_synchronised = is_synchronised && self.peers.any_up();
+        let is_synchronised = waits && self.peers.any_up() && is_synchronised();
         for peer in self.peers.end_grace(now_us) {
             self.give_up(peer);
         }
@@ -647,8 +649,8 @@ impl Failover {
 
     /// Chooses anew who reassembles what, and who takes which new transactions, if the peers have changed.
     fn choose(&mut self) {
-        if self.peers.iter().next().is_none() {
-            // Until a peer is heard of, what an earlier daemon has chosen is the best that is known.
+        // Until a peer is heard of, what an earlier daemon has chosen is the best that is known.
+        if !self.peers.take_changed() {
             return;
         }
         let with_daemon = self.peers.with_daemon().map(|(id, _)| id.number());

@@ -306,10 +306,9 @@ impl Daemon {
 
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     async fn turn(&mut self) -> Result<()> {
-        let (is_synchronised, seen) = (self.node.is_synchronised(), self.node.held_epochs());
-        self.failover.handle_seen(seen);
+        self.failover.handle_seen(self.node.held_epochs());
         // However much else there is to do: without it the programs take this daemon for dead.
-        self.failover.handle_turn(is_synchronised, now().monotonic_us);
+        self.failover.handle_turn(|| self.node.is_synchronised(), now().monotonic_us);
         self.carry_out_failover()?;
         self.slow.carry_out(&mut context!(self));
         self.node.handle_timeout(now());

@@ -81,7 +81,12 @@ impl Book {
             // The maps say what was claimed under them, and it still counts.
             return false;
         }
-        self.taken = seen.iter().fold(self.taken, Epochs::with);
+        let taken = seen.iter().fold(self.taken, Epochs::with);
+        if taken == self.taken {
+            // Said in each turn, and news once.
+            return false;
+        }
+        self.taken = taken;
         let is_taken = |epoch: &Epoch| self.taken.contains(*epoch);
         let shares = self.given.services.iter().take(SHARES).enumerate();
         let clashes: Vec<usize> = shares.filter(|(_, epoch)| is_taken(epoch)).map(|(share, _)| share).collect();

@@ -85,19 +85,26 @@ pub struct Peer {
 
 /// All peers of which anything was ever heard.
 #[derive(Debug, Default)]
-pub(super) struct Peers(BTreeMap<NodeId, Peer>);
+pub(super) struct Peers {
+    peers: BTreeMap<NodeId, Peer>,
+    /// A phase, a state or an epoch may be another one than when [`Self::take_changed`] was last asked.
+    is_changed: bool,
+    /// What [`Self::due_us`] and [`Self::in_grace`] say: they are asked for in each turn of the loop.
+    due_us: Option<u64>,
+    in_grace: usize,
+}
 
 impl Peers {
     pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.0.iter().map(|(id, peer)| (*id, peer))
+        self.peers.iter().map(|(id, peer)| (*id, peer))
     }
 
     pub(super) fn get(&self, id: NodeId) -> Option<&Peer> {
-        self.0.get(&id)
+        self.peers.get(&id)
     }
 
     fn entry(&mut self, id: NodeId, now_us: u64) -> &mut Peer {
-        self.0.entry(id).or_insert(Peer {
+        self.peers.entry(id).or_insert(Peer {
             phase: Phase::Unknown,
             introduction: None,
             link: None,
@@ -114,6 +121,7 @@ impl Peers {
         if matches!(peer.phase, Phase::Grace { .. }) {
             peer.phase = Phase::Up;
         }
+        self.changed();
     }
 
     /// The peer has introduced itself on its link, or says something else than before.
@@ -123,6 +131,7 @@ impl Peers {
         if peer.is_linked {
             peer.phase = Phase::Up;
         }
+        self.changed();
     }
 
     /// A link is gone; whether that takes the peer down at once.
@@ -138,7 +147,9 @@ impl Peers {
             (_, LinkEnd::Leaving) => Phase::Grace { until_us, has_daemon: false },
             (_, LinkEnd::Well) => Phase::Grace { until_us, has_daemon: true },
         };
-        !peer.phase.is_up()
+        let is_down = !peer.phase.is_up();
+        self.changed();
+        is_down
     }
 
     /// A peer without a link has none because it speaks another version; whether that is news.
@@ -153,46 +164,61 @@ impl Peers {
 
     /// Nobody could come back for so long.
     pub(super) fn lengthen_grace(&mut self, by_us: u64) {
-        for peer in self.0.values_mut() {
+        for peer in self.peers.values_mut() {
             if let Phase::Grace { until_us, .. } = &mut peer.phase {
                 *until_us = until_us.saturating_add(by_us);
             }
         }
+        self.changed();
     }
 
     /// Takes down and gives the peers whose links have not come back in time.
     pub(super) fn end_grace(&mut self, now_us: u64) -> Vec<NodeId> {
+        if self.due_us.is_none_or(|due_us| due_us > now_us) {
+            return Vec::new();
+        }
         let is_over = |peer: &Peer| matches!(peer.phase, Phase::Grace { until_us, .. } if until_us <= now_us);
-        let ended = self.0.iter_mut().filter(|(_, peer)| is_over(peer));
+        let over = self.peers.iter_mut().filter(|(_, peer)| is_over(peer));
+        let ended = over.map(|(id, peer)| {
+            peer.phase = Phase::Down;
+            *id
+        });
+        let ended = ended.collect();
+        self.changed();
         ended
-            .map(|(id, peer)| {
-                peer.phase = Phase::Down;
-                *id
-            })
-            .collect()
     }
 
     /// When the next grace ends, in microseconds of the monotonic clock.
-    pub(super) fn due_us(&self) -> Option<u64> {
+    pub(super) const fn due_us(&self) -> Option<u64> {
+        self.due_us
+    }
+
+    /// How many are in grace.
+    pub(super) const fn in_grace(&self) -> usize {
+        self.in_grace
+    }
+
+    /// Whether something may have changed by which reassemblers and successors are chosen, since this was last asked.
+    pub(super) const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.is_changed, false)
+    }
+
+    fn changed(&mut self) {
         let until = |peer: &Peer| match peer.phase {
             Phase::Grace { until_us, .. } => Some(until_us),
             Phase::Unknown | Phase::Up | Phase::Down => None,
         };
-        self.0.values().filter_map(until).min()
-    }
-
-    /// How many are in grace.
-    pub(super) fn in_grace(&self) -> usize {
-        self.0.values().filter(|peer| matches!(peer.phase, Phase::Grace { .. })).count()
+        let graces = self.peers.values().filter_map(until);
+        (self.is_changed, self.in_grace, self.due_us) = (true, graces.clone().count(), graces.min());
     }
 
     /// The peers whose links stand.
     pub(super) fn linked_ones(&self) -> BTreeSet<NodeId> {
-        self.0.iter().filter(|(_, peer)| peer.is_linked).map(|(id, _)| *id).collect()
+        self.peers.iter().filter(|(_, peer)| peer.is_linked).map(|(id, _)| *id).collect()
     }
 
     pub(super) fn any_up(&self) -> bool {
-        self.0.values().any(|peer| peer.phase.is_up())
+        self.peers.values().any(|peer| peer.phase.is_up())
     }
 
     /// The peers with a daemon that can finish what this node's programs cannot: the reassemblers, beside this node.

@@ -47,7 +47,7 @@ impl World {
     }
 
     fn turn(&mut self) {
-        self.machine.handle_turn(self.is_synchronised, self.now_us);
+        self.machine.handle_turn(|| self.is_synchronised, self.now_us);
         self.take();
     }
 

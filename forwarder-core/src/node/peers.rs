@@ -81,6 +81,9 @@ pub(super) struct Peers {
     peers: BTreeMap<NodeId, Peer>,
     /// How many are introduced.
     introduced: usize,
+    /// What [`Self::held_epochs`] and [`Self::due_us`] say: they are asked for in each turn.
+    held: Epochs,
+    due_us: Option<u64>,
 }
 
 impl Peers {
@@ -117,13 +120,13 @@ impl Peers {
     }
 
     /// Epochs of earlier incarnations of this node's daemon of which peers may still hold claims.
-    pub(super) fn held_epochs(&self) -> Epochs {
-        self.peers.values().flat_map(|peer| peer.holds.iter()).collect()
+    pub(super) const fn held_epochs(&self) -> Epochs {
+        self.held
     }
 
     /// When [`Self::forget_epochs`] is due, in microseconds of the monotonic clock.
-    pub(super) fn due_us(&self) -> Option<u64> {
-        self.peers.values().filter_map(|peer| peer.forget_at_us).min()
+    pub(super) const fn due_us(&self) -> Option<u64> {
+        self.due_us
     }
 
     /// Forgets epochs of peers that have been over for long enough; the linked peers of which it has forgotten some.
@@ -135,6 +138,7 @@ impl Peers {
                 forgotten.extend(peer.is_linked.then_some(*node));
             }
         }
+        self.count();
         forgotten
     }
 
@@ -186,8 +190,12 @@ impl Peers {
         self.peers.iter().filter(|(_, peer)| condition(peer)).map(|(node, _)| *node).collect()
     }
 
+    /// Works out anew what is asked for more often than it changes.
     fn count(&mut self) {
-        self.introduced = self.peers.values().filter(|peer| peer.is_introduced).count();
+        let peers = self.peers.values();
+        self.introduced = peers.clone().filter(|peer| peer.is_introduced).count();
+        self.due_us = peers.clone().filter_map(|peer| peer.forget_at_us).min();
+        self.held = Epochs::from_bits(peers.fold(0, |held, peer| held | peer.holds.bits()));
     }
 }
 

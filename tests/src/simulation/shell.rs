@@ -119,9 +119,8 @@ impl Simulation {
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     fn turn(&mut self, host: usize, now: Now) {
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
-        let (is_synchronised, seen) = (daemon.node.is_synchronised(), daemon.node.held_epochs());
-        daemon.failover.handle_seen(seen);
-        daemon.failover.handle_turn(is_synchronised, now.monotonic_us);
+        daemon.failover.handle_seen(daemon.node.held_epochs());
+        daemon.failover.handle_turn(|| daemon.node.is_synchronised(), now.monotonic_us);
         self.carry_out_failover(host, now);
         self.carry_out_slow(host, now);
         if let Some(daemon) = &mut self.hosts[host].daemon {
