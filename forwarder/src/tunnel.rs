@@ -142,9 +142,9 @@ fn prepare(socket: &StdSocket, underlay: IpAddr) -> io::Result<()> {
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER))
 }
 
-/// From now on the kernel neither learns a path's MTU from ICMP messages about packets of this socket, which anybody can
-/// forge, nor goes by one that it has learned otherwise: what is larger than the interface's MTU leaves in fragments.
-/// `local`: where the socket is bound.
+/// From now on the kernel neither learns a path's MTU from ICMP messages about packets of this socket, which anybody
+/// can forge, nor goes by one that it has learned otherwise: what is larger than the interface's MTU leaves in
+/// fragments. `local`: where the socket is bound.
 ///
 /// # Errors
 /// The kernel refuses.

@@ -6,7 +6,22 @@ use crate::{Wrong, assert_right, texts};
 /// Where paths come from that are nobody's here, beside other people's crates.
 const FOREIGN_PATHS: [&str; 7] = ["std", "core", "io", "fmt", "u64", "u32", "u16"];
 /// How names begin that are the kernel's.
-const OF_THE_KERNEL: [&str; 8] = ["AF_", "BPF_", "CLOCK_", "ETHTOOL_", "MODULE_", "XDP_", "bpf_", "veth_"];
+const OF_THE_KERNEL: [&str; 14] = [
+    "AF_",
+    "BPF_",
+    "INET_DIAG_",
+    "IPV6_",
+    "IP_",
+    "RTM_",
+    "SKNLGRP_",
+    "accept_",
+    "CLOCK_",
+    "ETHTOOL_",
+    "MODULE_",
+    "XDP_",
+    "bpf_",
+    "veth_",
+];
 /// Names of other programs, crates and formats, and of Rust.
 const FOREIGN: [&str; 13] = [
     "IpDefragPool",
