@@ -3,6 +3,7 @@
 use forwarder_common::{
     abi::{Address, Peer},
     checksum,
+    clock::{Clock, Time},
     geneve::{self, Head, Headers, Inner, OuterV4, OuterV6, Sender},
     hash,
     ids::EtherType,
@@ -158,7 +159,7 @@ pub(crate) fn peer(v6: bool) -> Peer {
         mtu: 9000,
         destination_mac: [2, 0, 0, 0, 0, PEER as u8],
         source_mac: [2, 0, 0, 0, 0, ME as u8],
-        pad: 0,
+        clock: Clock::UNKNOWN,
     }
 }
 
@@ -207,7 +208,7 @@ pub(crate) fn tunnelled(v6: bool, frame: &Frame) -> Frame {
     let ip = net::ip(&inner, 0, ether_type).unwrap();
     let there = peer(v6);
     let back = Peer { address: there.source, source: there.address, ..there };
-    let sender = Sender { head: Head::new(PEER, geneve::Kind::Data, 0), vni: VNI, key: TAG_KEY };
+    let sender = Sender { head: Head::new(PEER, geneve::Kind::Data, 0, Time::default()), vni: VNI, key: TAG_KEY };
     let inner_fields = Inner::read(&inner, &ip).unwrap();
     let mut bytes = if v6 {
         Headers::<OuterV6>::new(&back, &sender, &inner_fields).bytes().to_vec()

@@ -2,7 +2,10 @@
 //!
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
-use crate::ids::{Epochs, NodeId};
+use crate::{
+    clock::Clock,
+    ids::{Epochs, NodeId},
+};
 
 /// The version of the map layouts.
 pub const VERSION: u32 = 3;
@@ -192,8 +195,9 @@ pub const EGRESS_AFFINITY_CALL: u32 = 1;
 pub struct LeaseWord(pub u64);
 
 impl LeaseWord {
-    /// How long peers are taken to be as the last daemon has said, in nanoseconds: more than a restart takes.
-    pub const GRACE_NS: u64 = 10_000_000_000;
+    /// How long peers are taken to be as the last daemon has said, in nanoseconds: more than a restart takes, and as
+    /// long as they take this node for up without a daemon.
+    pub const GRACE_NS: u64 = 60_000_000_000;
 
     const DIVERTS: u64 = 1 << 63;
     const DRAINS: u64 = 1 << 62;
@@ -331,8 +335,8 @@ pub struct Peer {
     pub destination_mac: [u8; 6],
     /// MAC address of the interface.
     pub source_mac: [u8; 6],
-    /// Zero.
-    pub pad: u32,
+    /// The peer's clock.
+    pub clock: Clock,
 }
 
 /// What the egress program tells the daemon: a claim of this node, new or with another lifetime.

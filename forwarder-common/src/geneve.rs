@@ -6,6 +6,7 @@
 use crate::{
     abi::{Address, Peer},
     checksum,
+    clock::Time,
     hash::SipHash,
     ids::{EtherType, IpProtocol},
     net::{self, Ip},
@@ -25,8 +26,8 @@ const OPTION: u64 = u32::from_le_bytes([0xff, 0x51, 0x82, 0x05]) as u64;
 /// Hop limit of the outer packet (RFC 1700).
 const HOP_LIMIT: u8 = 64;
 
-/// What the receiver is to do with the packet inside. Numbers are never given anew; 4 (ask) and 5 (probe) are kept for
-/// later, and a packet of a kind that is not listed is no tunnel packet.
+/// What the receiver is to do with the packet inside. Numbers are never given anew, and a packet of a kind that is not
+/// listed is no tunnel packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -38,6 +39,12 @@ pub enum Kind {
     Local = 2,
     /// A node without a daemon could not finish it: the receiver's daemon gives it its verdict.
     Relay = 3,
+    /// A daemon asks the receiver's programs whether they know a claim of their node, see [`crate::question`].
+    Ask = 4,
+    /// A daemon asks whether the receiver's programs are there.
+    Probe = 5,
+    /// What the programs answer to either.
+    Answer = 6,
 }
 
 impl Kind {
@@ -57,6 +64,9 @@ impl Kind {
             1 => Some(Self::Reassemble),
             2 => Some(Self::Local),
             3 => Some(Self::Relay),
+            4 => Some(Self::Ask),
+            5 => Some(Self::Probe),
+            6 => Some(Self::Answer),
             _ => None,
         }
     }
@@ -71,25 +81,25 @@ pub struct Head {
     pub kind: Kind,
     /// Epoch of the tag key.
     pub key_epoch: u8,
-    /// The sender's monotonic clock in milliseconds; 0 by now, and not looked at.
-    pub time_ms: u32,
+    /// When it was sent, by the sender's clock ([`Time::at`]).
+    pub time: Time,
     /// For kinds that need one; 0 by now, and not looked at.
     pub argument: u32,
 }
 
 impl Head {
-    /// What node `node` says of a packet that it sends with a key of `key_epoch`.
+    /// What node `node` says of a packet that it sends at `time` with a key of `key_epoch`.
     #[inline(always)] // no instruction
     #[must_use]
-    pub const fn new(node: u16, kind: Kind, key_epoch: u8) -> Self {
-        Self { node, kind, key_epoch, time_ms: 0, argument: 0 }
+    pub const fn new(node: u16, kind: Kind, key_epoch: u8, time: Time) -> Self {
+        Self { node, kind, key_epoch, time, argument: 0 }
     }
 
     /// The words of the option's data before the tag: the second half of the first, and the second.
     #[inline(always)] // built in registers
     const fn words(&self) -> [u64; 2] {
         let named = self.node.swap_bytes() as u64 | (self.kind.number() as u64) << 16 | (self.key_epoch as u64) << 24;
-        [named << 32, self.time_ms.swap_bytes() as u64 | (self.argument.swap_bytes() as u64) << 32]
+        [named << 32, self.time.0.swap_bytes() as u64 | (self.argument.swap_bytes() as u64) << 32]
     }
 }
 
@@ -145,7 +155,7 @@ impl Inner {
         let mut hash = SipHash::new(key);
         let named = u64::from(head.node) | (u64::from(head.key_epoch) << 16) | (u64::from(head.kind.number()) << 24);
         hash.put(named | (u64::from(self.length) << 32));
-        hash.put(u64::from(head.time_ms) | (u64::from(head.argument) << 32));
+        hash.put(u64::from(head.time.0) | (u64::from(head.argument) << 32));
         for Address([a, b, c, d]) in [self.source, self.destination] {
             hash.put(u64::from(a) | (u64::from(b) << 32));
             hash.put(u64::from(c) | (u64::from(d) << 32));
@@ -345,7 +355,7 @@ pub fn receive<R: Reader>(r: &R, at: usize) -> Option<Received> {
             node: ((option >> 32) as u16).swap_bytes(),
             kind: Kind::new((option >> 48) as u8)?,
             key_epoch: (option >> 56) as u8,
-            time_ms: (time as u32).swap_bytes(),
+            time: Time((time as u32).swap_bytes()),
             argument: ((time >> 32) as u32).swap_bytes(),
         },
         tag,
@@ -361,7 +371,10 @@ mod tests {
 
     use super::*;
 
-    const HEAD: Head = Head { node: 513, kind: Kind::Relay, key_epoch: 1, time_ms: 0x0102_0304, argument: 0x0506_0708 };
+    use crate::clock::Clock;
+
+    const HEAD: Head =
+        Head { node: 513, kind: Kind::Relay, key_epoch: 1, time: Time(0x0102_0304), argument: 0x0506_0708 };
 
     /// The plain checksum of RFC 1071 over bytes.
     fn sum(bytes: &[u8]) -> u64 {
@@ -409,7 +422,15 @@ mod tests {
         } else {
             (Address::v4([10, 9, 3, 2]), Address::v4([10, 9, 2, 2]))
         };
-        Peer { address, source, ifindex: 3, mtu: 1500, destination_mac: [2; 6], source_mac: [4; 6], pad: 0 }
+        Peer {
+            address,
+            source,
+            ifindex: 3,
+            mtu: 1500,
+            destination_mac: [2; 6],
+            source_mac: [4; 6],
+            clock: Clock::UNKNOWN,
+        }
     }
 
     fn encapsulated<I: OuterIp>(peer: &Peer, inner: &[u8]) -> Vec<u8> {
@@ -477,7 +498,7 @@ mod tests {
         // Version and length of the options, critical, the last byte of the header, class, type (1 is that of version
         // 1), length, kind.
         let bad = [(42, 4), (42, 7), (43, 0), (49, 1), (50, 0), (51, 0), (52, 0x81), (52, 0x83), (53, 3), (53, 6)];
-        let kinds = (4..=u8::MAX).map(|kind| (56, kind));
+        let kinds = (7..=u8::MAX).map(|kind| (56, kind));
         for (at, value) in bad.into_iter().chain(kinds) {
             let mut bad = frame.clone();
             bad[at] = value;
@@ -511,7 +532,7 @@ mod tests {
             Head { node: 514, ..HEAD },
             Head { kind: Kind::Data, ..HEAD },
             Head { key_epoch: 0, ..HEAD },
-            Head { time_ms: 0, ..HEAD },
+            Head { time: Time(0), ..HEAD },
             Head { argument: 0, ..HEAD },
         ];
         for head in changed {

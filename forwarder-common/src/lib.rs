@@ -9,6 +9,7 @@
 pub mod abi;
 pub mod checksum;
 pub mod claim;
+pub mod clock;
 pub mod code;
 pub mod geneve;
 pub mod hash;
@@ -18,6 +19,7 @@ pub mod lifetime;
 pub mod marks;
 pub mod net;
 pub mod outcome;
+pub mod question;
 pub mod reader;
 pub mod rendezvous;
 pub mod rest;

@@ -277,6 +277,15 @@ outcomes! {
     SlowRefused = 64, "slow_refused", Slow, Slow(Ended);
     /// The kernel refused to inject or send a packet; it is lost.
     SlowFailed = 65, "slow_failed", Slow, Slow(Again);
+    /// A tunnel packet of a peer that was sent long ago, or in the future: a replay, or the peer's clock has jumped and
+    /// is asked for again; passed as it is.
+    DecapStale = 66, "decap_stale", Decap, Pass;
+    /// A question of a peer's daemon, answered in its own packet.
+    DecapAnswered = 67, "decap_answered", Decap, Sent;
+    /// A question of a peer's daemon for which no next hop is known; passed to the daemon, which answers.
+    DecapAsked = 68, "decap_asked", Decap, Pass;
+    /// An answer to this node's daemon; passed to its socket.
+    DecapAnswer = 69, "decap_answer", Decap, Pass;
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

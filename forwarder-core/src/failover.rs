@@ -7,6 +7,7 @@
 //! and no packet.
 
 mod epochs;
+mod paths;
 mod peers;
 mod proxy;
 mod stall;
@@ -20,18 +21,22 @@ use std::{
 
 use forwarder_common::{
     abi::DATAGRAM_SLOTS,
+    clock::{Clock, Time},
     ids::{Epoch, Epochs, NodeId},
+    question::Answer,
     rendezvous,
 };
 
 use self::{
     epochs::Book,
+    paths::Paths,
     peers::Peers,
     stall::Stall,
     timers::{JOIN_US, LEASE_RENEWAL_US, LEASE_US, LINGER_US, REJOIN_US, STALL_US},
 };
 pub use self::{
     epochs::{Given, SHARES},
+    paths::Path,
     peers::{Introduction, LinkEnd, Peer, Phase},
     proxy::{Evidence, Health, Proxy, Reason},
 };
@@ -94,6 +99,8 @@ pub struct Settings {
     pub inherited: Inherited,
     /// The epoch to begin with where no maps tell of an earlier one: such as claims of this host last had a while ago.
     pub first_epoch: Epoch,
+    /// The first ticket of the questions through the tunnel: one that nobody can foresee.
+    pub first_ticket: u32,
 }
 
 /// Something for the shell to do.
@@ -114,6 +121,20 @@ pub enum Output {
     },
     /// Take a peer down in the kernel's maps that an earlier daemon left up.
     TakeDown(NodeId),
+    /// Write a peer's clock into the kernel's maps.
+    Clock {
+        /// The peer.
+        node: NodeId,
+        /// Its clock.
+        clock: Clock,
+    },
+    /// Ask the programs of a peer through the tunnel whether they are there.
+    Probe {
+        /// The peer.
+        node: NodeId,
+        /// What comes back with the answer ([`Failover::handle_answer`]).
+        ticket: u32,
+    },
     /// Write who reassembles the datagrams of each slot, 0 for nobody.
     Reassemblers(Vec<u16>),
     /// Write who takes the new transactions of each slot while this node takes none, 0 for nobody.
@@ -232,6 +253,7 @@ pub struct Failover {
     proxies: Vec<Proxy>,
     book: Book,
     peers: Peers,
+    paths: Paths,
     /// Peers that the maps of an earlier daemon have as up, and that have not introduced themselves since.
     inherited: BTreeSet<NodeId>,
     /// When those are taken down, in microseconds of the monotonic clock.
@@ -247,7 +269,7 @@ impl Failover {
     /// A node that starts at `now_us`.
     #[must_use]
     pub fn new(settings: Settings, now_us: u64) -> Self {
-        let Settings { node, services, has_seeds, inherited, first_epoch } = settings;
+        let Settings { node, services, has_seeds, inherited, first_epoch, first_ticket } = settings;
         let (services, proxies): (Vec<_>, Vec<_>) = services.into_iter().unzip();
         let Inherited { given, peers_up, lease } = inherited;
         let resumes = !peers_up.is_empty();
@@ -266,6 +288,7 @@ impl Failover {
             proxies,
             book,
             peers: Peers::default(),
+            paths: Paths::new(first_ticket),
             inherited: peers_up,
             settle_at_us: resumes.then_some(now_us.saturating_add(REJOIN_US)),
             renewed_us: None,
@@ -304,6 +327,8 @@ impl Failover {
         let end = if end == LinkEnd::Silent && is_excused { LinkEnd::Well } else { end };
         if self.peers.unlinked(peer, end, reason, now_us) {
             self.give_up(peer);
+        } else {
+            self.paths.begin(peer, now_us);
         }
         // Of two that have lost each other, either may be the one that was away.
         let is_alone = self.peers.in_grace() > 1 && self.peers.linked_ones().is_empty();
@@ -327,7 +352,22 @@ impl Failover {
         self.inherited.remove(&peer);
         self.peers.introduced(peer, said, now_us);
         self.tell_peer(peer);
+        if self.paths.get(peer).is_none() {
+            self.paths.begin(peer, now_us);
+        }
         self.settle(now_us);
+    }
+
+    /// The programs of a peer, or its daemon, have answered through the tunnel at `theirs` of the peer's clock.
+    pub fn handle_answer(&mut self, peer: NodeId, ticket: u32, theirs: Time, answer: Answer, now_us: u64) {
+        let Some(clock) = self.paths.answered(peer, ticket, theirs, now_us) else { return };
+        if let Some(clock) = clock {
+            self.outputs.push_back(Output::Clock { node: peer, clock });
+        }
+        if self.peers.answered(peer, answer.epochs, answer.has_daemon, now_us) {
+            self.tell_peer(peer);
+            self.settle(now_us);
+        }
     }
 
     /// A peer may hold claims of this node under these epochs, from this or an earlier incarnation of its daemon.
@@ -387,6 +427,10 @@ impl Failover {
         for peer in self.peers.end_grace(now_us) {
             self.give_up(peer);
         }
+        let is_in_grace = |peer| self.peers.get(peer).is_some_and(|peer| matches!(peer.phase, Phase::Grace { .. }));
+        for (node, ticket) in self.paths.due(now_us, is_in_grace) {
+            self.outputs.push_back(Output::Probe { node, ticket });
+        }
         if self.settle_at_us.is_some_and(|at_us| at_us <= now_us) {
             self.settle_at_us = None;
             for peer in std::mem::take(&mut self.inherited) {
@@ -415,7 +459,10 @@ impl Failover {
         };
         let stall = self.stall.as_ref().map(|stall| stall.due_us(now_us));
         let renewal = self.renewed_us.map_or(now_us, |renewed_us| renewed_us.saturating_add(LEASE_RENEWAL_US));
-        [role, stall, self.settle_at_us, self.peers.due_us()].into_iter().flatten().fold(renewal, u64::min)
+        [role, stall, self.settle_at_us, self.peers.due_us(), self.paths.due_us()]
+            .into_iter()
+            .flatten()
+            .fold(renewal, u64::min)
     }
 
     /// The next thing to do, if any.
@@ -462,6 +509,12 @@ impl Failover {
     #[must_use]
     pub fn peer(&self, id: NodeId) -> Option<&Peer> {
         self.peers.get(id)
+    }
+
+    /// The way to a peer through the tunnel.
+    #[must_use]
+    pub fn path(&self, id: NodeId) -> Option<&Path> {
+        self.paths.get(id)
     }
 
     /// Whether any peer is up.
@@ -550,6 +603,7 @@ impl Failover {
     fn stalled(&mut self, late_us: u64, now_us: u64) {
         let cut_off = late_us >= LEASE_US;
         self.outputs.push_back(Output::Note(Note::Stalled { late_us, cut_off }));
+        self.paths.again(now_us);
         // Nobody could come back meanwhile.
         self.settle_at_us = self.settle_at_us.map(|at_us| at_us.saturating_add(late_us));
         if let Role::Starting { until_us, .. } = &mut self.role {
@@ -590,6 +644,7 @@ impl Failover {
             self.outputs.push_back(Output::Note(Note::Down(peer)));
         }
         self.tell_peer(peer);
+        self.paths.end(peer);
         self.outputs.push_back(Output::GiveUp(peer));
     }
 

@@ -25,7 +25,9 @@ mod ranges;
 mod settings;
 mod shadowed;
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
+use forwarder_common::question::Held;
+use forwarder_common::rest::KeyKind;
 
 use self::asks::{Asks, Open, keys};
 use self::claims::{Claims, RESTORED_UNIX_US, Taken};
@@ -36,7 +38,7 @@ use self::outbox::{Outbox, Sender};
 use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
-use crate::wire::{self, Answer, Ask, Digest, Hello, Message, MustEqual, Repair, WireError};
+use crate::wire::{self, Answer, Ask, Digest, Hello, LIFETIME_MS, Message, MustEqual, Repair, WireError};
 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
@@ -183,6 +185,34 @@ impl Node {
         }
     }
 
+    /// The kernel programs of a peer have answered the question `number` of [`Output::AskKernel`]: with a claim of
+    /// theirs, or with none.
+    ///
+    /// The claim is written into this host's table, and nowhere else: the peer's daemon tells of it, with its number,
+    /// when there is one again.
+    pub fn handle_kernel_answer(&mut self, peer: NodeId, number: u32, held: Option<Held>, now: Now) {
+        let Some((number, open)) = self.asks.by_low_half(number) else { return };
+        let key = held.map(|held| match held.kind {
+            KeyKind::Request => open.request_key,
+            KeyKind::Reply => open.reply_key,
+        });
+        let is_decisive = key == Some(open.decisive());
+        if let Some((held, key)) = held.zip(key).filter(|(held, key)| *key != 0 && held.ticks != 0) {
+            let remaining_ms = Tick::milliseconds(held.ticks).min(LIFETIME_MS);
+            self.effects.write(MapWrite::Claim { key, owner: peer, epoch: held.epoch, remaining_ms });
+            if is_decisive {
+                for open in self.asks.close_for(key) {
+                    self.effects.counters.asks_found += 1;
+                    self.answer(open.ticket, true);
+                }
+                return;
+            }
+        }
+        if let Some(open) = self.asks.heard(number, peer) {
+            self.end_ask(&open, now);
+        }
+    }
+
     /// Takes a datagram of a linked peer. One that is more than a peer has to send is not looked at.
     ///
     /// # Errors
@@ -225,6 +255,7 @@ impl Node {
         }
         // Somebody waits for these, and nobody for a batch.
         self.send_asks();
+        self.asks.ask_kernels(now, &mut self.effects);
         self.members.timeout(now);
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
         if due(self.outbox.due_us()) {

@@ -1,18 +1,23 @@
 //! Tunnel packets: who sent it, is it ours, and out of the tunnel to the local proxy. Never sent on again;
-//! a relayed packet gets the verdict of this host's daemon.
+//! a relayed packet gets the verdict of this host's daemon, and a question goes back with its answer.
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use aya_log_ebpf::warn;
 use forwarder_common::{
+    abi::{Config, Peer},
+    clock::Time,
     coded,
-    geneve::{self, Inner, Kind},
-    ids::NodeId,
+    geneve::{self, Head, Inner, Kind},
+    ids::{NodeId, Tick},
     net::{self, Ip, Udp},
     outcome::Outcome,
+    question::{self, Answer},
+    rest::KeyKind,
 };
 
 use crate::{
-    ingress, maps,
+    ingress::{self, Redirect},
+    maps,
     packet::{self, Frame},
 };
 
@@ -29,6 +34,8 @@ coded! {
         NotService = 4,
         /// The kernel failed.
         Failed = 5,
+        /// It was not sent just now.
+        Stale = 6,
     }
 }
 
@@ -41,18 +48,28 @@ impl Refused {
             Self::BadTag => Outcome::DecapBadTag,
             Self::NotService => Outcome::DecapNotService,
             Self::Failed => Outcome::DecapFailed,
+            Self::Stale => Outcome::DecapStale,
         }
     }
 }
 
-/// Where the tunnel packet's way ends, unless it is punted.
+/// What becomes of a tunnel packet whose tag is right.
+enum Unwrapped {
+    /// Its way ends here, unless it is punted.
+    Ended(Outcome),
+    /// It goes back, with an answer.
+    Back(Redirect),
+}
+
+/// Where the tunnel packet's way ends, unless it is punted; only a question goes on from here: back.
 #[inline(always)] // the entry program's second half
-pub(crate) fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Outcome {
+pub(crate) fn run(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Redirect, Outcome> {
     match unwrap(ctx, frame, ip, udp) {
-        Ok(outcome) => outcome,
+        Ok(Unwrapped::Ended(outcome)) => Err(outcome),
+        Ok(Unwrapped::Back(redirect)) => Ok(redirect),
         Err(refused) => {
             complain(refused.code());
-            refused.outcome()
+            Err(refused.outcome())
         }
     }
 }
@@ -80,16 +97,17 @@ extern "C" fn complain(code: u64) -> u64 {
             warn!((), "a tunnel packet is for no service of this node: passed; hint: compare the services");
         }
         Refused::Failed => warn!((), "a tunnel packet could not be unpacked: passed"),
+        Refused::Stale => warn!((), "a tunnel packet was sent long ago or in the future: passed; a replay?"),
     }
     1
 }
 
 #[inline(always)] // as above
-fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome, Refused> {
+fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapped, Refused> {
     let config = maps::config().ok_or(Refused::Malformed)?;
     if ip.destination(frame) != Some(config.underlay) {
         // Somebody else's Geneve.
-        return Ok(Outcome::NotService);
+        return Ok(Unwrapped::Ended(Outcome::NotService));
     }
     let received = geneve::receive(frame, ip.payload + net::UDP).ok_or(Refused::Malformed)?;
     let start = ip.payload + geneve::TUNNEL;
@@ -100,7 +118,8 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
     let source = ip.source(frame).ok_or(Refused::Malformed)?;
     let head = received.head;
     let slot = maps::node(head.node).hop(head.node & NodeId::MAX).ok_or(Refused::UnknownPeer)?;
-    if maps::peer(slot).is_none_or(|peer| peer.address != source) {
+    let Some(peer) = maps::peer(slot) else { return Err(Refused::UnknownPeer) };
+    if peer.address != source {
         return Err(Refused::UnknownPeer);
     }
     let inner = Inner::read(frame, &inside).ok_or(Refused::Malformed)?;
@@ -108,21 +127,57 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Outcome
     if inner.tag(key, &head) != received.tag {
         return Err(Refused::BadTag);
     }
+    match head.kind {
+        // Whoever sends a question or an answer again learns nothing and changes nothing: an answer counts by its
+        // ticket. By them the peers' clocks are learned.
+        Kind::Ask | Kind::Probe => return Ok(answer(frame, peer, &inside, &inner, head, config)),
+        Kind::Answer => return Ok(Unwrapped::Ended(Outcome::DecapAnswer)),
+        Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay => {}
+    }
+    if !peer.clock.is_recent(head.time, Time::at(maps::now_ns())) {
+        return Err(Refused::Stale);
+    }
     let port = match (inside.udp(frame), head.kind) {
         (Some(udp), _) => udp.destination,
         // A fragment names no port: its address alone must be a service's.
         (None, Kind::Reassemble) if inside.fragment => 0,
         (None, Kind::Local) if inside.fragment && head.node == config.node => 0,
-        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay) => return Err(Refused::NotService),
+        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Ask | Kind::Probe | Kind::Answer) => {
+            return Err(Refused::NotService);
+        }
     };
     ingress::service(inner.destination, port).ok_or(Refused::NotService)?;
     let outcome = match head.kind {
         Kind::Data => Outcome::Decapsulated,
-        Kind::Reassemble => return Ok(Outcome::DecapFragment),
+        Kind::Reassemble => return Ok(Unwrapped::Ended(Outcome::DecapFragment)),
         Kind::Local => Outcome::DecapInjected,
         // From here on as if it had arrived here in the first place.
         Kind::Relay => Outcome::DecapRelayed,
+        Kind::Ask | Kind::Probe | Kind::Answer => return Err(Refused::NotService),
     };
     packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Refused::Failed)?;
-    Ok(outcome)
+    Ok(Unwrapped::Ended(outcome))
+}
+
+/// Writes the answer to a peer's question into it.
+#[inline(always)] // once
+fn answer(frame: &Frame, peer: &Peer, inside: &Ip, inner: &Inner, head: Head, config: &Config) -> Unwrapped {
+    let asked = Unwrapped::Ended(Outcome::DecapAsked);
+    let Some(node) = NodeId::new(head.node) else { return asked };
+    if peer.ifindex == 0 || !inner.v6 {
+        return asked;
+    }
+    let now_ns = maps::now_ns();
+    let now = Tick::at(now_ns);
+    let (request_key, reply_key) = question::keys(inner.source);
+    let held = match head.kind {
+        Kind::Ask => ingress::held(config, reply_key, KeyKind::Reply, now)
+            .or_else(|| ingress::held(config, request_key, KeyKind::Request, now)),
+        Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Probe | Kind::Answer => None,
+    };
+    let answer = Answer { held, epochs: config.epochs(), has_daemon: maps::lease().has_daemon(now_ns) };
+    if packet::store(frame, inside.start + question::DESTINATION, answer.address()).is_none() {
+        return asked;
+    }
+    Unwrapped::Back(Redirect::answer(node, *inside))
 }

@@ -3,13 +3,17 @@
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
     abi::{Address, Config, Service, ServiceKey},
-    claim, coded,
+    claim,
+    clock::Time,
+    coded,
     geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
-    ids::{IpProtocol, NodeId, Tick},
+    ids::{Epoch, IpProtocol, NodeId, Tick},
     keys::{Affinity, Seen},
     net::{self, Ip, Udp},
     outcome::{Action, Hook, Outcome, Punt},
+    question::Held,
     rendezvous,
+    rest::KeyKind,
     sip::fast,
     table,
     verdict::{Found, Kind, Verdict, decide, look_up},
@@ -33,6 +37,8 @@ coded! {
         Diverted = 3,
         /// Only a daemon can finish it, and none lives here.
         Relayed = 4,
+        /// It is that node's question, with the answer.
+        Answered = 5,
     }
 }
 
@@ -45,6 +51,7 @@ impl Why {
             Self::Reassembled => Outcome::ForwardedFragment,
             Self::Diverted => Outcome::Diverted,
             Self::Relayed => Outcome::Relayed,
+            Self::Answered => Outcome::DecapAnswered,
         }
     }
 
@@ -56,6 +63,7 @@ impl Why {
             Self::Reassembled => Outcome::Fragment,
             // What cannot be sent away is served here all the same.
             Self::Diverted => Outcome::LocalNew,
+            Self::Answered => Outcome::DecapAsked,
             Self::Owned | Self::Relayed => obstacle,
         }
     }
@@ -65,15 +73,26 @@ impl Why {
         match self {
             Self::Reassembled => geneve::Kind::Reassemble,
             Self::Relayed => geneve::Kind::Relay,
+            Self::Answered => geneve::Kind::Answer,
             Self::Owned | Self::Diverted => geneve::Kind::Data,
         }
     }
 }
 
 /// A packet for another node.
-struct Redirect {
+pub(crate) struct Redirect {
     node: NodeId,
     why: Why,
+    /// The packet, of which all before is taken away.
+    ip: Ip,
+}
+
+impl Redirect {
+    /// A question goes back with its answer.
+    #[inline(always)] // nothing
+    pub(crate) const fn answer(node: NodeId, ip: Ip) -> Self {
+        Self { node, why: Why::Answered, ip }
+    }
 }
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
@@ -100,7 +119,7 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
     let Some(why) = Why::decode(u64::from(order >> WHY_SHIFT)) else {
         return (Outcome::EncapFailed, xdp_action::XDP_PASS);
     };
-    match forward(ctx, &ip, order & NodeId::MAX, why) {
+    match forward(ctx, &redirect.ip, order & NodeId::MAX, why) {
         Ok(action) => (why.sent(), action),
         Err(outcome) => {
             let outcome = why.not_sent(outcome);
@@ -132,7 +151,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         let request_key = maps::marks_ingress()?.request_key();
         let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
-        return Some(Redirect { node, why: Why::Owned });
+        return Some(Redirect { node, why: Why::Owned, ip: *ip });
     }
     let slot = ip.datagram_slot(&Frame::xdp(ctx.ctx))?;
     let node = NodeId::new(maps::successor(slot))?;
@@ -141,7 +160,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         Action::Punted(Punt::Asks | Punt::Reads) => Why::Relayed,
         Action::Pass | Action::Sent | Action::Dropped | Action::Slow(_) => return None,
     };
-    Some(Redirect { node, why })
+    Some(Redirect { node, why, ip: *ip })
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -149,7 +168,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
 fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     let Some(udp) = ip.udp(frame) else { return no_datagram(frame, ip) };
     if udp.destination == geneve::PORT {
-        return Err(decap::run(ctx, frame, ip, &udp));
+        return decap::run(ctx, frame, ip, &udp);
     }
     if !maps::is_service_port(udp.destination) {
         return Err(Outcome::NotService);
@@ -159,8 +178,8 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
     let config = maps::config().ok_or(Outcome::NotService)?;
     match message(ctx, frame, ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned }),
-        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted }),
+        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned, ip: *ip }),
+        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted, ip: *ip }),
     }
 }
 
@@ -197,7 +216,7 @@ fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     }
     let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::reassembler(slot)) {
-        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled }),
+        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled, ip: *ip }),
         _ => Err(Outcome::Fragment),
     }
 }
@@ -244,19 +263,37 @@ fn message(
 /// What the table says of a key.
 #[inline(always)] // a call
 fn found(config: &Config, key: u64, now: Tick) -> Found {
-    Found::owned_by(owner_of(key, u64::from(now.number())) as u16, config.node)
+    Found::owned_by(effective(key, u64::from(now.number())) as u16, config.node)
 }
 
-/// The owner of the claim of a key that counts, or 0.
+/// This node's own claim of a key, if it has one.
+#[inline(always)] // a call
+pub(crate) fn held(config: &Config, key: u64, kind: KeyKind, now: Tick) -> Option<Held> {
+    let claim = effective(key, u64::from(now.number()));
+    if claim as u16 != config.node {
+        return None;
+    }
+    Some(Held { kind, epoch: Epoch::new(claim >> EPOCH_SHIFT), ticks: (claim >> TICKS_SHIFT) as u16 })
+}
+
+/// Where [`effective`] puts the epoch and the ticks that are left, above the owner.
+const EPOCH_SHIFT: u32 = 16;
+const TICKS_SHIFT: u32 = 32;
+
+/// The claim of a key that counts: its owner, its epoch and the ticks that are left of it; or 0.
 ///
 /// Global, so that the verifier walks the sixteen compares once, not after every path of the parse.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn owner_of(key: u64, now: u64) -> u64 {
+extern "C" fn effective(key: u64, now: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_ingress()) else { return 0 };
     let Some((_, entry)) = table::find(&Claims(marks), config.bucket_mask, key) else { return 0 };
-    let is_effective = claim::is_effective(entry, Tick::new(now as u16), |id| maps::live_epochs(id, config));
-    if is_effective { u64::from(entry.owner()) } else { 0 }
+    let now = Tick::new(now as u16);
+    if !claim::is_effective(entry, now, |id| maps::live_epochs(id, config)) {
+        return 0;
+    }
+    let (owner, epoch) = (u64::from(entry.owner()), u64::from(entry.epoch().number()));
+    owner | epoch << EPOCH_SHIFT | entry.remaining(now) << TICKS_SHIFT
 }
 
 /// Encapsulates the packet for another node and sends it.
@@ -272,7 +309,11 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why) -> Result<u32, Outcom
     let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
     let key = maps::tag_key(config, epoch);
-    let sender = Sender { head: Head::new(config.node, why.tunnel_kind(), epoch), vni: config.vni, key };
+    let sender = Sender {
+        head: Head::new(config.node, why.tunnel_kind(), epoch, Time::at(maps::now_ns())),
+        vni: config.vni,
+        key,
+    };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
     if usize::from(inner.length) + outer > peer.mtu as usize {

@@ -11,6 +11,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use forwarder_common::{
+    abi::Address,
     geneve::{Headers, OuterIp},
     ids::EtherType,
     net,
@@ -159,6 +160,18 @@ pub(crate) fn decapsulate(
         }
     }
     Ok(())
+}
+
+/// Writes an address into the frame; `None`: it ends before.
+#[inline(always)] // one store
+pub(crate) fn store(frame: &Frame, off: usize, address: Address) -> Option<()> {
+    let at = frame.data + (off & MASK);
+    if at + size_of::<Address>() > frame.end {
+        return None;
+    }
+    // SAFETY: just compared with the end of the frame.
+    unsafe { write_unaligned(at as *mut Address, address) };
+    Some(())
 }
 
 /// A length that the verifier knows to be 1..=`$size`, a power of two.

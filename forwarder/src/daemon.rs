@@ -60,7 +60,7 @@ use self::{
     proxies::Proxies,
     report::Sources,
     settings::{first_epoch, kernel_settings, must_equal, seed, told_services},
-    slow::Slow,
+    slow::{KernelAnswer, Slow},
     sweep::Sweep,
 };
 use crate::{
@@ -70,6 +70,7 @@ use crate::{
     dataplane::{Dataplane, preflight},
     identity::{self, Change, Identity, Secrets, Watch},
     metrics, routes,
+    tunnel::Question,
 };
 
 /// Messages that wait between the loop and the links: about 40,000 claims.
@@ -162,6 +163,7 @@ impl Daemon {
                 has_seeds: !config.cluster.seeds.is_empty(),
                 inherited: dataplane.inherited(),
                 first_epoch: first_epoch(),
+                first_ticket: seed()? as u32,
             },
             now().monotonic_us,
         );
@@ -306,6 +308,7 @@ impl Daemon {
 
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     async fn turn(&mut self) -> Result<()> {
+        self.take_answers();
         self.failover.handle_seen(self.node.held_epochs());
         // However much else there is to do: without it the programs take this daemon for dead.
         self.failover.handle_turn(|| self.node.is_synchronised(), now().monotonic_us);
@@ -315,6 +318,17 @@ impl Daemon {
         self.carry_out_core().await?;
         self.slow.carry_out(&mut context!(self));
         Ok(())
+    }
+
+    /// Takes what peers' programs have answered through the tunnel.
+    fn take_answers(&mut self) {
+        for KernelAnswer { from, question, answer, time } in self.slow.take_answers() {
+            if question.is_for_claim() {
+                self.node.handle_kernel_answer(from, question.ticket, answer.held, now());
+            } else {
+                self.failover.handle_answer(from, question.ticket, time, answer, now().monotonic_us);
+            }
+        }
     }
 
     fn until_timeout(&self) -> Duration {
@@ -465,6 +479,11 @@ impl Daemon {
                 Output::Introduce(peer) => self.node.handle_link_up(peer, now()),
                 Output::GiveUp(peer) => self.node.handle_link_down(peer, now()),
                 Output::Peer { node, up, said } => self.next_hop_table.set(node, up, said, &mut self.dataplane)?,
+                Output::Clock { node, clock } => self.next_hop_table.set_clock(node, clock, &mut self.dataplane)?,
+                Output::Probe { node, ticket } => {
+                    let question = Question { request_key: 0, reply_key: 0, ticket };
+                    self.slow.ask(node, &question, &self.failover, now());
+                }
                 Output::TakeDown(peer) => self.dataplane.take_down(peer)?,
                 Output::Reassemblers(nodes) => self.dataplane.set_reassemblers(&nodes)?,
                 Output::Successors(nodes) => self.dataplane.set_successors(&nodes)?,
@@ -515,6 +534,10 @@ impl Daemon {
                     self.failover.handle_introduction(node, said, now().monotonic_us);
                     // Before the answer that follows it.
                     self.carry_out_failover()?;
+                }
+                Output::AskKernel { to, number, request_key, reply_key } => {
+                    let question = Question { request_key, reply_key, ticket: number };
+                    self.slow.ask(to, &question, &self.failover, now());
                 }
                 Output::Answer { ticket, owned } => {
                     self.slow.answered(ticket, owned, &context!(self));

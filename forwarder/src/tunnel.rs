@@ -12,14 +12,19 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use forwarder_common::{
+    abi::Address,
+    clock::{Clock, Time},
     geneve::{self, Head, Inner, Kind, Sender},
     ids::{EtherType, NodeId},
     net,
+    question::{self, Answer},
 };
 use tokio::net::UdpSocket;
 
 /// Bytes of the socket's receive buffer that are asked for: some hundred packets of 20 kB.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
+/// `udp.h` of Linux.
+const UDP_NO_CHECK6_RX: libc::c_int = 102;
 /// Largest datagram, and so the buffer to receive in.
 pub const DATAGRAM: usize = 65_535;
 
@@ -37,13 +42,44 @@ pub struct Tunnel {
 
 /// A tunnel packet of a peer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Received<'a> {
-    /// The peer.
-    pub from: NodeId,
-    /// The packet is a fragment to be reassembled here.
-    pub reassemble: bool,
-    /// The IP packet inside.
-    pub packet: &'a [u8],
+pub enum Received<'a> {
+    /// An IP packet for this node.
+    Packet {
+        /// It is a fragment to be reassembled here.
+        reassemble: bool,
+        /// The packet.
+        packet: &'a [u8],
+    },
+    /// A question that this node's programs have not answered.
+    Question(Question, &'a [u8]),
+    /// What a peer's programs or daemon answer to a question of this node.
+    Answer {
+        /// What was asked.
+        question: Question,
+        /// The answer.
+        answer: Answer,
+        /// When it was sent, by the peer's clock.
+        time: Time,
+    },
+}
+
+/// What was asked through the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The request key, 0 for none.
+    pub request_key: u64,
+    /// The reply key, 0 for none.
+    pub reply_key: u64,
+    /// The asker's name for it.
+    pub ticket: u32,
+}
+
+impl Question {
+    /// Whether it asks for a claim, or else only whether somebody answers.
+    #[must_use]
+    pub const fn is_for_claim(&self) -> bool {
+        self.request_key != 0 || self.reply_key != 0
+    }
 }
 
 impl Tunnel {
@@ -93,39 +129,83 @@ impl Tunnel {
         self.socket.try_recv_from(buffer)
     }
 
-    /// Reads a datagram from `from`, whose node `address_of` must know; `None`: it is no tunnel packet of a peer.
+    /// Reads a datagram from `from`, whose node `peer` must know with its clock; with the node. `None`: it is no tunnel
+    /// packet of a peer, or not sent just now.
     #[must_use]
     pub fn read<'a>(
         &self,
         datagram: &'a [u8],
         from: IpAddr,
-        address_of: impl Fn(NodeId) -> Option<IpAddr>,
-    ) -> Option<Received<'a>> {
+        now: Time,
+        peer: impl Fn(NodeId) -> Option<(IpAddr, Clock)>,
+    ) -> Option<(NodeId, Received<'a>)> {
         let header = geneve::receive(&datagram, 0)?;
         let packet = datagram.get(geneve::TUNNEL - net::UDP..)?;
         let ip = net::ip(&packet, 0, header.protocol)?;
         let node = NodeId::new(header.head.node)?;
-        if header.vni != self.vni || ip.length() != packet.len() || address_of(node) != Some(from) {
+        let (address, clock) = peer(node)?;
+        if header.vni != self.vni || ip.length() != packet.len() || address != from {
             return None;
         }
-        let key = if header.head.key_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
-        if Inner::read(&packet, &ip)?.tag(key, &header.head) != header.tag {
+        let (head, inner) = (header.head, Inner::read(&packet, &ip)?);
+        let key = if head.key_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
+        if inner.tag(key, &head) != header.tag {
             return None;
         }
-        Some(Received { from: node, reassemble: header.head.kind == Kind::Reassemble, packet })
+        let (request_key, reply_key) = question::keys(inner.source);
+        let question = Question { request_key, reply_key, ticket: question::ticket(inner.start) };
+        let received = match head.kind {
+            Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay => {
+                if !clock.is_recent(head.time, now) {
+                    return None;
+                }
+                Received::Packet { reassemble: head.kind == Kind::Reassemble, packet }
+            }
+            Kind::Ask | Kind::Probe => Received::Question(question, packet),
+            Kind::Answer => Received::Answer { question, answer: Answer::of(inner.destination)?, time: head.time },
+        };
+        Some((node, received))
+    }
+
+    /// Asks the programs of the node at `to`.
+    ///
+    /// # Errors
+    /// The socket's buffer is full, or the kernel has no route.
+    pub fn ask(&self, to: IpAddr, question: &Question, now: Time) -> io::Result<()> {
+        let kind = if question.is_for_claim() { Kind::Ask } else { Kind::Probe };
+        let packet = question::packet(question.request_key, question.reply_key, question.ticket);
+        self.send_as(to, &packet, kind, now)
+    }
+
+    /// Answers the question in `packet` of the node at `to`.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn answer(&self, to: IpAddr, packet: &[u8], answer: Answer, now: Time) -> io::Result<()> {
+        let mut packet = packet.to_vec();
+        let Address(words) = answer.address();
+        for (to, from) in packet.iter_mut().skip(question::DESTINATION).zip(words.map(u32::to_ne_bytes).as_flattened())
+        {
+            *to = *from;
+        }
+        self.send_as(to, &packet, Kind::Answer, now)
     }
 
     /// Sends an IP packet to the node at `to`.
     ///
     /// # Errors
     /// It is no IP packet, is too large for one datagram, or the socket's buffer is full.
-    pub fn send(&self, to: IpAddr, packet: &[u8], reassemble: bool) -> io::Result<()> {
+    pub fn send(&self, to: IpAddr, packet: &[u8], reassemble: bool, now: Time) -> io::Result<()> {
+        self.send_as(to, packet, if reassemble { Kind::Reassemble } else { Kind::Data }, now)
+    }
+
+    fn send_as(&self, to: IpAddr, packet: &[u8], carried: Kind, now: Time) -> io::Result<()> {
         let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
         let inner = net::ip(&packet, 0, kind).and_then(|ip| Inner::read(&packet, &ip));
         let inner = inner.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no IP packet"))?;
         let key = if self.tag_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
-        let kind = if reassemble { Kind::Reassemble } else { Kind::Data };
-        let sender = Sender { head: Head::new(self.node.number(), kind, self.tag_epoch), vni: self.vni, key };
+        let head = Head::new(self.node.number(), carried, self.tag_epoch, now);
+        let sender = Sender { head, vni: self.vni, key };
         let mut datagram: Vec<u8> =
             geneve::header(&sender, &inner).iter().flat_map(|word| word.to_le_bytes()).collect();
         datagram.extend(packet);
@@ -137,6 +217,10 @@ impl Tunnel {
 fn prepare(socket: &StdSocket, underlay: IpAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     ignore_path_mtu(socket, underlay)?;
+    if underlay.is_ipv6() {
+        // What a program sends has no UDP checksum where the packet inside has none (RFC 6935).
+        set(socket, libc::IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)?;
+    }
     // More than the system's limit needs CAP_NET_ADMIN, which the daemon has.
     set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER))
@@ -166,6 +250,8 @@ fn set(socket: &StdSocket, level: libc::c_int, option: libc::c_int, value: libc:
 mod tests {
     use std::net::Ipv4Addr;
 
+    use forwarder_common::ids::Epochs;
+
     use super::*;
 
     const KEYS: [[u64; 2]; 2] = [[1, 2], [3, 4]];
@@ -192,15 +278,18 @@ mod tests {
         let receiver = Tunnel::open(to.into(), node(1), 9, KEYS, 0).unwrap();
         let sender = Tunnel::open(from.into(), node(2), 9, KEYS, 1).unwrap();
         for size in [0, 1400, 20_000, 65_400] {
-            sender.send(to.into(), &packet(size), size == 1400).unwrap();
+            let (now, clock) = (Time(70), Clock(1000));
+            sender.send(to.into(), &packet(size), size == 1400, Time(1070)).unwrap();
             let mut buffer = vec![0; DATAGRAM];
             let (length, source) = receiver.receive(&mut buffer).await.unwrap();
             assert_eq!(source.ip(), IpAddr::from(from));
-            let known = |id: NodeId| (id == node(2)).then_some(IpAddr::from(from));
-            let read = |bytes: &[u8], source: IpAddr| receiver.read(bytes, source, known).is_some();
+            let known = |id: NodeId| (id == node(2)).then_some((IpAddr::from(from), clock));
+            let read = |bytes: &[u8], source: IpAddr| receiver.read(bytes, source, now, known).is_some();
             let good = &buffer[..length];
-            let got = receiver.read(good, source.ip(), known).unwrap();
-            assert_eq!(got, Received { from: node(2), reassemble: size == 1400, packet: &packet(size) });
+            let got = receiver.read(good, source.ip(), now, known).unwrap();
+            assert_eq!(got, (node(2), Received::Packet { reassemble: size == 1400, packet: &packet(size) }));
+            let later = Time(now.0 + Time::WINDOW + 1);
+            assert!(receiver.read(good, source.ip(), later, known).is_none(), "a replay");
             assert!(!read(good, to.into()), "another address");
             assert!(!read(&good[..length - 1], source.ip()), "cut off");
             for at in [0, 4, 9, 13, 14, 16, 20, 24, 32 + 13] {
@@ -209,7 +298,38 @@ mod tests {
                 assert!(!read(&bad, source.ip()), "byte {at}");
             }
         }
-        assert!(sender.send(to.into(), b"no packet", false).is_err());
+        assert!(sender.send(to.into(), b"no packet", false, Time(0)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_question_comes_back_with_its_answer() {
+        for (here, there) in [("127.0.77.3", "127.0.77.4"), ("::1", "::1")] {
+            let (here, there): (IpAddr, IpAddr) = (here.parse().unwrap(), there.parse().unwrap());
+            let asker = Tunnel::open(here, node(1), 9, KEYS, 0).unwrap();
+            let Ok(asked) = Tunnel::open(there, node(2), 9, KEYS, 1) else {
+                // One socket is both where the host has one loopback address.
+                let question = Question { request_key: 0, reply_key: 0, ticket: 7 };
+                asker.ask(here, &question, Time(5)).unwrap();
+                let mut buffer = vec![0; DATAGRAM];
+                let (length, _) = asker.receive(&mut buffer).await.unwrap();
+                let got = asker.read(&buffer[..length], here, Time(0), |_| Some((here, Clock(0)))).unwrap();
+                assert!(matches!(got, (_, Received::Question(same, _)) if same == question), "{got:?}");
+                continue;
+            };
+            let question = Question { request_key: 1 << 60, reply_key: 0, ticket: u32::MAX };
+            asker.ask(there, &question, Time(5)).unwrap();
+            let (mut buffer, mut back) = (vec![0; DATAGRAM], vec![0; DATAGRAM]);
+            let (length, _) = asked.receive(&mut buffer).await.unwrap();
+            let old = Time(u32::MAX / 2);
+            let got = asked.read(&buffer[..length], here, old, |_| Some((here, Clock(1)))).unwrap();
+            let (from, Received::Question(same, packet)) = got else { panic!("{got:?}") };
+            assert_eq!((from, same), (node(1), question), "whatever the clocks show");
+            let answer = Answer { held: None, epochs: Epochs::from_bits(6), has_daemon: true };
+            asked.answer(here, packet, answer, Time(9)).unwrap();
+            let (length, _) = asker.receive(&mut back).await.unwrap();
+            let got = asker.read(&back[..length], there, old, |_| Some((there, Clock(1)))).unwrap();
+            assert_eq!(got, (node(2), Received::Answer { question, answer, time: Time(9) }));
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use forwarder_common::{
     abi::{self, Address, Peer},
     checksum,
+    clock::Time,
     geneve::{self, Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Received, Sender},
     ids::EtherType,
     net::{self, Ip},
@@ -76,9 +77,9 @@ fn through_tunnel<I: OuterIp>(data: &[u8], ip: &Ip) {
     let [a, b, c, d, e, f, g, ..] = *data else { return };
     let head = Head {
         node: u16::from_be_bytes([a, b]),
-        kind: Kind::new(f & 3).expect("one of the first four"),
+        kind: Kind::new(f % 7).expect("one of the first seven"),
         key_epoch: g,
-        time_ms: u32::from_be_bytes([d, e, f, g]),
+        time: Time(u32::from_be_bytes([d, e, f, g])),
         argument: u32::from_be_bytes([a, b, c, d]),
     };
     let sender = Sender { head, vni: u32::from_be_bytes([0, c, d, e]), key: KEY };

@@ -296,9 +296,9 @@ impl<'a> Script<'a> {
                 *self.answers.entry(ticket).or_default() += 1;
                 return;
             }
-            Output::Map(_) | Output::Link(Command::Call { .. } | Command::Forget { .. } | Command::Drop { .. }) => {
-                return;
-            }
+            Output::Map(_)
+            | Output::AskKernel { .. }
+            | Output::Link(Command::Call { .. } | Command::Forget { .. } | Command::Drop { .. }) => return,
         };
         let to = usize::from(to.number()) - 1;
         let is_linked = self.links.get(from.max(to)).copied().unwrap_or_default();

@@ -35,7 +35,8 @@ use forwarder_common::{abi::Lifetimes, lifetime};
 
 use self::{
     counts::Counts,
-    host::{Host, Limits},
+    host::{Host, KernelAnswer, Limits},
+    kernel::Question,
     links::{Call, Ending, Flight, Link},
     network::Network,
     queue::Queue,
@@ -92,6 +93,18 @@ enum Event {
         transaction: usize,
         step: traffic::Step,
         tries: u32,
+    },
+    /// A host's programs get a question through the tunnel.
+    Question {
+        from: usize,
+        to: usize,
+        question: Question,
+    },
+    /// A host's daemon gets the answer.
+    Answer {
+        host: usize,
+        incarnation: u32,
+        answer: KernelAnswer,
     },
     /// A host gets a packet: from the tunnel, or from its slow path.
     Delivery {
@@ -236,6 +249,8 @@ impl Simulation {
             Event::Fault(fault) => self.fault(fault),
             Event::Begin => self.begin(),
             Event::Packet { transaction, step, tries } => self.packet(transaction, step, tries),
+            Event::Question { from, to, question } => self.question(from, to, question),
+            Event::Answer { host, incarnation, answer } => self.kernel_answer(host, incarnation, answer),
             Event::Delivery { host, message, way } => self.delivery(host, message, way),
         }
     }

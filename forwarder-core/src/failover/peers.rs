@@ -11,7 +11,7 @@ use std::{
 
 use forwarder_common::ids::{Epochs, NodeId};
 
-use super::timers::REJOIN_US;
+use super::timers::{AWAY_US, LEASE_TAIL_US, PATH_US, REJOIN_US};
 use crate::state::State;
 
 /// What the end of a link says of the peer.
@@ -19,7 +19,8 @@ use crate::state::State;
 pub enum LinkEnd {
     /// The peer is kept out, or at fault.
     Gone,
-    /// The peer is dead or cut off, or this host was: nothing was heard of it for [`super::timers::LINK_IDLE_US`].
+    /// The peer is dead or cut off, or its daemon is, or this host was: nothing was heard of it for
+    /// [`super::timers::LINK_IDLE_US`]. Its programs can say more.
     Silent,
     /// The peer's daemon closed the link in order, as one does that is stopped or restarted. Its host may be well.
     Leaving,
@@ -38,7 +39,7 @@ pub enum Phase {
     Up,
     /// Its link has ended, but it seems to go on: it counts as up.
     Grace {
-        /// Until then, in microseconds of the monotonic clock.
+        /// Until then, in microseconds of the monotonic clock; its programs' answers make it later.
         until_us: u64,
         /// Its daemon goes on as well, so that it can be a reassembler or a successor.
         has_daemon: bool,
@@ -138,14 +139,15 @@ impl Peers {
     pub(super) fn unlinked(&mut self, id: NodeId, end: LinkEnd, reason: String, now_us: u64) -> bool {
         let peer = self.entry(id, now_us);
         (peer.is_linked, peer.reason, peer.since_us) = (false, Some(reason), now_us);
-        let until_us = now_us.saturating_add(REJOIN_US);
+        let until_us = |wait_us| now_us.saturating_add(wait_us);
         peer.phase = match (peer.phase, end) {
             (Phase::Unknown | Phase::Down, LinkEnd::Gone | LinkEnd::Silent | LinkEnd::Leaving | LinkEnd::Well) => {
                 peer.phase
             }
-            (_, LinkEnd::Gone | LinkEnd::Silent) => Phase::Down,
-            (_, LinkEnd::Leaving) => Phase::Grace { until_us, has_daemon: false },
-            (_, LinkEnd::Well) => Phase::Grace { until_us, has_daemon: true },
+            (_, LinkEnd::Gone) => Phase::Down,
+            (_, LinkEnd::Silent) => Phase::Grace { until_us: until_us(PATH_US), has_daemon: false },
+            (_, LinkEnd::Leaving) => Phase::Grace { until_us: until_us(REJOIN_US), has_daemon: false },
+            (_, LinkEnd::Well) => Phase::Grace { until_us: until_us(REJOIN_US), has_daemon: true },
         };
         let is_down = !peer.phase.is_up();
         self.changed();
@@ -160,6 +162,29 @@ impl Peers {
         }
         (peer.link, peer.reason) = (Some(address), Some(reason.to_owned()));
         true
+    }
+
+    /// The programs of a peer have answered through the tunnel; whether that says something new of it.
+    pub(super) fn answered(&mut self, id: NodeId, epochs: Epochs, has_daemon: bool, now_us: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let since_us = now_us.saturating_sub(peer.since_us);
+        let (Phase::Grace { until_us, has_daemon: had_daemon }, Some(said)) = (&mut peer.phase, &mut peer.introduction)
+        else {
+            return false;
+        };
+        if since_us >= AWAY_US {
+            return false;
+        }
+        *until_us = (*until_us).max(now_us.saturating_add(PATH_US)).min(peer.since_us.saturating_add(AWAY_US));
+        // The lease of one that was killed goes on for a moment.
+        let is_sure = since_us > LEASE_TAIL_US;
+        let is_new = said.epochs != epochs || (is_sure && *had_daemon != has_daemon);
+        said.epochs = epochs;
+        if is_sure {
+            *had_daemon = has_daemon;
+        }
+        self.changed();
+        is_new
     }
 
     /// Nobody could come back for so long.
@@ -276,7 +301,9 @@ mod tests {
         assert_eq!((peers.in_grace(), peers.live_epochs(id(2))), (1, Some(Epochs::from_bits(1))));
         peers.linked(id(2), address, 6);
         assert_eq!(able(&peers), (vec![2, 3], vec![2]), "and back, though it has said nothing yet");
-        assert!(peers.unlinked(id(2), LinkEnd::Silent, "timed out".to_owned(), 7));
+        assert!(!peers.unlinked(id(2), LinkEnd::Silent, "timed out".to_owned(), 7));
+        assert_eq!(able(&peers), (vec![3], vec![]), "only its programs can say whether its host is there");
+        assert_eq!(peers.end_grace(7 + PATH_US), vec![id(2)]);
         assert_eq!(able(&peers), (vec![3], vec![]));
         assert_eq!(peers.live_epochs(id(2)), Some(Epochs::EMPTY));
         assert_eq!(peers.live_epochs(id(4)), None);
@@ -294,6 +321,38 @@ mod tests {
         assert_eq!(peers.end_grace(99 + REJOIN_US), vec![]);
         assert_eq!(peers.end_grace(100 + REJOIN_US), vec![id(2)]);
         assert_eq!((peers.end_grace(u64::MAX), peers.due_us(), peers.any_up()), (vec![], None, false));
+    }
+
+    #[test]
+    fn a_peer_whose_programs_answer_stays_up_for_a_minute_and_no_longer() {
+        let mut peers = Peers::default();
+        peers.linked(id(2), "10.9.3.2:7470".parse().unwrap(), 0);
+        peers.introduced(id(2), introduction(State::Up), 0);
+        assert!(!peers.answered(id(2), Epochs::from_bits(4), false, 0), "what its link says counts");
+        peers.unlinked(id(2), LinkEnd::Silent, String::new(), 0);
+        let mut now_us = 0;
+        while now_us < AWAY_US {
+            assert_eq!(peers.end_grace(now_us), vec![], "{now_us}");
+            assert!(!peers.answered(id(2), Epochs::from_bits(1), false, now_us));
+            now_us += PATH_US - 1;
+        }
+        assert_eq!(peers.end_grace(AWAY_US), vec![id(2)]);
+        assert!(!peers.answered(id(2), Epochs::from_bits(1), false, AWAY_US), "nobody is up by its programs alone");
+        assert_eq!(peers.live_epochs(id(2)), Some(Epochs::EMPTY));
+    }
+
+    #[test]
+    fn the_programs_say_which_epochs_live_and_once_a_lease_would_be_over_whether_a_daemon_does() {
+        let mut peers = Peers::default();
+        peers.linked(id(2), "10.9.3.2:7470".parse().unwrap(), 0);
+        peers.introduced(id(2), introduction(State::Up), 0);
+        peers.unlinked(id(2), LinkEnd::Silent, String::new(), 0);
+        assert!(!peers.answered(id(2), Epochs::from_bits(1), true, LEASE_TAIL_US), "it may be a dead one's lease");
+        assert_eq!(able(&peers), (vec![], vec![]));
+        assert!(peers.answered(id(2), Epochs::from_bits(2), true, LEASE_TAIL_US + 1), "only the links are cut");
+        assert_eq!((able(&peers), peers.live_epochs(id(2))), ((vec![2], vec![2]), Some(Epochs::from_bits(2))));
+        assert!(peers.answered(id(2), Epochs::from_bits(2), false, LEASE_TAIL_US + 2));
+        assert_eq!(able(&peers), (vec![], vec![]));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::{
-    timers::{LEASE_RENEWAL_US, LINK_IDLE_US, STALL_NOTICE_US},
+    timers::{AWAY_US, LEASE_RENEWAL_US, LINK_IDLE_US, PATH_US, STALL_NOTICE_US},
     *,
 };
 
@@ -22,15 +22,18 @@ struct World {
     machine: Failover,
     now_us: u64,
     is_synchronised: bool,
+    /// Peers whose programs answer at once, though their daemons are dead.
+    answering: Vec<u16>,
     told: Vec<Output>,
 }
 
 impl World {
     fn new(proxies: Vec<Proxy>, inherited: Inherited) -> Self {
         let services = proxies.into_iter().map(|proxy| (SERVICE.parse().unwrap(), proxy)).collect();
-        let settings = Settings { node: id(1), services, has_seeds: true, inherited, first_epoch: Epoch::new(5) };
+        let settings =
+            Settings { node: id(1), services, has_seeds: true, inherited, first_epoch: Epoch::new(5), first_ticket: 7 };
         let machine = Failover::new(settings, 0);
-        let mut world = Self { machine, now_us: 0, is_synchronised: false, told: Vec::new() };
+        let mut world = Self { machine, now_us: 0, is_synchronised: false, answering: Vec::new(), told: Vec::new() };
         world.turn();
         world
     }
@@ -52,7 +55,15 @@ impl World {
     }
 
     fn take(&mut self) {
-        self.told.extend(std::iter::from_fn(|| self.machine.poll_output()));
+        while let Some(output) = self.machine.poll_output() {
+            if let Output::Probe { node, ticket } = output
+                && self.answering.contains(&node.number())
+            {
+                let answer = Answer { held: None, epochs: Epochs::from_bits(1), has_daemon: false };
+                self.machine.handle_answer(node, ticket, Time::default(), answer, self.now_us);
+            }
+            self.told.push(output);
+        }
     }
 
     /// The loop goes on in time until `until_us`.
@@ -100,6 +111,8 @@ impl World {
             Output::Note(Note::Away) => Some("away".to_owned()),
             Output::End => Some("end".to_owned()),
             Output::Introduce(_)
+            | Output::Clock { .. }
+            | Output::Probe { .. }
             | Output::Peer { .. }
             | Output::Reassemblers(_)
             | Output::Successors(_)
@@ -396,20 +409,46 @@ fn a_daemon_that_finds_none_of_its_peers_serves_alone() {
 #[test]
 fn a_peer_is_down_at_once_or_after_a_grace_as_its_links_end_says() {
     let table = [
-        (LinkEnd::Gone, "give-up-2", ""),
-        (LinkEnd::Silent, "give-up-2", ""),
-        (LinkEnd::Leaving, "", "give-up-2"),
-        (LinkEnd::Well, "", "give-up-2"),
+        (LinkEnd::Gone, "give-up-2", REJOIN_US, ""),
+        (LinkEnd::Silent, "", PATH_US, "give-up-2"),
+        (LinkEnd::Leaving, "", REJOIN_US, "give-up-2"),
+        (LinkEnd::Well, "", REJOIN_US, "give-up-2"),
     ];
-    for (end, at_once, later) in table {
+    for (end, at_once, wait_us, later) in table {
         let mut world = World::serving(&[2, 3]);
         world.unlink(2, end);
         assert_eq!(world.words(), at_once, "{end:?}");
-        world.run_until(world.now_us + REJOIN_US - 1);
+        world.run_until(world.now_us + wait_us - 1);
         assert_eq!(world.words(), "", "{end:?}");
         world.run_until(world.now_us + 1);
         assert_eq!(world.words(), later, "{end:?}");
     }
+}
+
+#[test]
+fn a_peer_whose_programs_answer_keeps_its_claims_for_a_minute_without_a_daemon() {
+    let mut world = World::serving(&[2, 3]);
+    let since_us = world.now_us;
+    world.unlink(2, LinkEnd::Silent);
+    world.answering = vec![2];
+    world.run_until(since_us + AWAY_US - 1);
+    assert_eq!(world.words(), "");
+    assert_eq!(world.machine.live_epochs(id(2)), Some(Epochs::from_bits(1)));
+    assert_eq!(world.machine.successor(0), Some(id(3)), "nobody would hear of a new claim there");
+    world.run_until(since_us + AWAY_US);
+    assert_eq!(world.words(), "give-up-2");
+}
+
+#[test]
+fn a_peer_whose_programs_fall_silent_too_is_down_soon() {
+    let mut world = World::serving(&[2, 3]);
+    world.unlink(2, LinkEnd::Silent);
+    world.answering = vec![2];
+    world.run_until(world.now_us + 10 * SECOND);
+    assert_eq!(world.words(), "");
+    world.answering.clear();
+    world.run_until(world.now_us + PATH_US);
+    assert_eq!(world.words(), "give-up-2");
 }
 
 #[test]
@@ -447,6 +486,8 @@ fn a_short_stall_excuses_links_that_end_by_silence_and_for_no_longer_than_a_mome
     assert_eq!(world.words(), "give-up-3");
     world.run_until(world.now_us + STALL_NOTICE_US);
     world.unlink(4, LinkEnd::Silent);
+    assert_eq!(world.words(), "");
+    world.run_until(world.now_us + PATH_US);
     assert_eq!(world.words(), "give-up-4", "that one ended later");
     assert_eq!(world.machine.role(), Role::Serving);
 }
@@ -529,6 +570,7 @@ fn a_node_without_seeds_waits_for_nobody() {
         has_seeds: false,
         inherited: inherited(&[], false),
         first_epoch: Epoch::new(5),
+        first_ticket: 7,
     };
     let machine = Failover::new(settings, 7);
     assert_eq!((machine.role(), machine.state()), (Role::Serving, (State::Up, 7)));

@@ -29,6 +29,18 @@ pub const STALL_NOTICE_US: u64 = 500_000;
 /// How long a peer whose host goes on counts as up without a link; and how long a node that was away looks for its
 /// peers.
 pub const REJOIN_US: u64 = 5_000_000;
+/// How often a peer that is up is asked through the tunnel whether its programs are there, and what its clock shows.
+pub const PROBE_US: u64 = 1_000_000;
+/// How often one in grace is, of which nothing else says that it goes on.
+pub const GRACE_PROBE_US: u64 = 100_000;
+/// How long a peer of which nothing is heard on its link may take to answer through the tunnel, and how long each
+/// answer keeps it up.
+pub const PATH_US: u64 = 500_000;
+/// How long a peer stays up without a link while its programs answer: a proxy is not dead because its daemon is.
+pub const AWAY_US: u64 = 60_000_000;
+/// How long after the end of a link the lease of a daemon that is dead may still say that it lives.
+pub const LEASE_TAIL_US: u64 = LEASE_US - LINK_IDLE_US + LEASE_RENEWAL_US;
+
 /// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
 pub const JOIN_US: u64 = 5_000_000;
 /// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by
@@ -51,7 +63,13 @@ const _: () = {
     // A node that has given up waiting for its peers is not one that they still wait for.
     assert!(JOIN_US >= REJOIN_US);
     // While a daemon is away for as long as its peers count its node as up, its programs send to them.
-    assert!(LEASE_GRACE_US >= REJOIN_US + LEASE_US);
+    assert!(LEASE_GRACE_US >= REJOIN_US + LEASE_US && LEASE_GRACE_US >= AWAY_US);
+    // Two questions may be lost without harm.
+    assert!(PATH_US > 3 * GRACE_PROBE_US);
+    // An answer does not keep a peer up for longer than the end of its host is to be missed.
+    assert!(PATH_US < LINK_IDLE_US);
+    // The programs' answers outlast a restart.
+    assert!(AWAY_US > REJOIN_US);
     // A daemon that ends does so before its lease and before its links would.
     assert!(LINGER_US < LINK_IDLE_US);
 };

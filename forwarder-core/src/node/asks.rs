@@ -11,13 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use forwarder_common::ids::NodeId;
 
 use super::effects::Effects;
-use super::output::Kind;
+use super::output::{Kind, Output};
 use crate::now::Now;
 use crate::wire::{Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS, Message};
 
 /// How long an ask is open at most, in microseconds. The hold is shorter; this bounds what a peer that never answers
 /// costs.
 const ASK_TIMEOUT_US: u64 = 1_000_000;
+/// How long a peer may take before its kernel programs are asked as well, through the tunnel, in microseconds: its
+/// daemon may be dead or the link cut. Twice fits into the default hold.
+const ASK_KERNEL_US: u64 = 30_000;
 /// Most asks open at a time: more than the slow path asks in [`ASK_TIMEOUT_US`], so that one silent peer fills it
 /// never.
 const OPEN_ASKS: usize = 16_384;
@@ -36,16 +39,19 @@ pub(super) struct Open {
     /// The peers that have not answered yet.
     awaited: Vec<NodeId>,
     until_us: u64,
+    /// When the kernel programs of those are asked; `None`: they were.
+    kernels_us: Option<u64>,
 }
 
 impl Open {
     pub(super) const fn new(ticket: u64, request_key: u64, reply_key: u64, awaited: Vec<NodeId>, now: Now) -> Self {
         let until_us = now.monotonic_us.saturating_add(ASK_TIMEOUT_US);
-        Self { ticket, request_key, reply_key, awaited, until_us }
+        let kernels_us = Some(now.monotonic_us.saturating_add(ASK_KERNEL_US));
+        Self { ticket, request_key, reply_key, awaited, until_us, kernels_us }
     }
 
     /// The key whose claim leaves nothing open.
-    const fn decisive(&self) -> u64 {
+    pub(super) const fn decisive(&self) -> u64 {
         if self.reply_key == 0 { self.request_key } else { self.reply_key }
     }
 }
@@ -64,6 +70,8 @@ pub(super) struct Asks {
     /// (decisive key, number) of every open ask.
     keys: BTreeSet<(u64, u64)>,
     next: u64,
+    /// The first ask whose kernel programs were not asked yet.
+    kernels_from: u64,
     /// Numbers of this turn, to be sent together.
     unsent: Vec<u64>,
     /// Answers of this turn, to be sent together.
@@ -72,9 +80,35 @@ pub(super) struct Asks {
 }
 
 impl Asks {
-    /// When the oldest ask has lived for long enough.
+    /// When the oldest ask has lived for long enough, or kernel programs are to be asked.
     pub(super) fn due_us(&self) -> Option<u64> {
-        self.open.first_key_value().map(|(_, open)| open.until_us)
+        let kernels_us = self.open.range(self.kernels_from..).next().and_then(|(_, open)| open.kernels_us);
+        let until_us = self.open.first_key_value().map(|(_, open)| open.until_us);
+        kernels_us.into_iter().chain(until_us).min()
+    }
+
+    /// Asks the kernel programs of the peers that have not answered in time.
+    pub(super) fn ask_kernels(&mut self, now: Now, effects: &mut Effects) {
+        // Asks are in the order of their beginnings.
+        for (number, open) in self.open.range_mut(self.kernels_from..) {
+            if open.kernels_us.is_some_and(|at_us| at_us > now.monotonic_us) {
+                break;
+            }
+            open.kernels_us = None;
+            self.kernels_from = number.wrapping_add(1);
+            for to in &open.awaited {
+                effects.counters.asks_by_tunnel += 1;
+                let (request_key, reply_key) = (open.request_key, open.reply_key);
+                effects.push(Output::AskKernel { to: *to, number: *number as u32, request_key, reply_key });
+            }
+        }
+    }
+
+    /// The ask with this number in the lower half of its own, if it is open.
+    pub(super) fn by_low_half(&self, low: u32) -> Option<(u64, &Open)> {
+        let number = (self.next & !u64::from(u32::MAX)) | u64::from(low);
+        let number = if number < self.next { number } else { number.checked_sub(1 << 32)? };
+        Some((number, self.open.get(&number)?))
     }
 
     /// Forgets what was to be said to `peer`.
@@ -206,7 +240,7 @@ mod tests {
 
     fn open(keys: (u64, u64), awaited: &[u16]) -> Open {
         let awaited = awaited.iter().filter_map(|node| NodeId::new(*node)).collect();
-        Open { ticket: 5, request_key: keys.0, reply_key: keys.1, awaited, until_us: ASK_TIMEOUT_US }
+        Open { ticket: 5, request_key: keys.0, reply_key: keys.1, awaited, until_us: ASK_TIMEOUT_US, kernels_us: None }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct CoreCounters {
     pub asks_found: u64,
     /// Asks of this node that were not sent because too many were open.
     pub asks_overflow: u64,
+    /// Asks of peers' kernel programs through the tunnel, because their daemons did not answer in time.
+    pub asks_by_tunnel: u64,
     /// Datagrams of gossip received.
     pub datagrams_received: u64,
     /// Datagrams of gossip that were not looked at because their sender sent too many.

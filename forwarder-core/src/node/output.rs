@@ -87,6 +87,18 @@ pub enum Output {
         /// A claim of one of the keys is effective; the kernel's map has it.
         owned: bool,
     },
+    /// Ask the kernel programs of a peer through the tunnel for its claims of these keys, 0 for no key: its daemon has
+    /// not answered. What they say is handed to [`super::Node::handle_kernel_answer`].
+    AskKernel {
+        /// The peer.
+        to: NodeId,
+        /// What comes back with the answer.
+        number: u32,
+        /// The request key.
+        request_key: u64,
+        /// The reply key.
+        reply_key: u64,
+    },
 }
 
 /// A change of the kernel's maps.

@@ -4,7 +4,7 @@
 
 use forwarder_common::{
     abi::Address,
-    geneve,
+    geneve::{self, Kind as Carried},
     ids::{EtherType, NodeId},
     keys::{Keys, Seen},
     net::{self, Ip},
@@ -48,11 +48,13 @@ impl<'a> Packet<'a> {
         let received = geneve::receive(&self.bytes, self.ip.payload + net::UDP)?;
         let inner = Self::read(self.bytes.get(self.ip.payload + geneve::TUNNEL..end)?)?;
         let expected = if inner.ip.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
-        (udp.destination == geneve::PORT && received.protocol == expected).then_some((
-            NodeId::new(received.head.node)?,
-            received.head.kind == geneve::Kind::Reassemble,
-            inner,
-        ))
+        let reassemble = match received.head.kind {
+            Carried::Reassemble => true,
+            Carried::Data | Carried::Local | Carried::Relay => false,
+            Carried::Ask | Carried::Probe | Carried::Answer => return None,
+        };
+        let is_tunnel = udp.destination == geneve::PORT && received.protocol == expected;
+        is_tunnel.then_some((NodeId::new(received.head.node)?, reassemble, inner))
     }
 
     /// Its destination address.

@@ -1,7 +1,7 @@
 //! Asking and answering in virtual time. The mesh itself checks that no ask is answered twice, nor before the kernel
 //! has the claim.
 
-use forwarder_common::ids::Epoch;
+use forwarder_common::{ids::Epoch, question::Held, rest::KeyKind};
 use forwarder_core::node::{Kind, ProtocolError};
 use forwarder_core::wire::{Answer, Ask, Claim, Message};
 
@@ -300,6 +300,43 @@ fn a_reply_to_the_second_leg_of_a_call_waits_for_the_owner_of_its_own_key() {
     mesh.deliver(id(2), id(1), &answer(2, vec![claim(request_key + 20, 1)]));
     mesh.run_for(TIMEOUT_US);
     assert_eq!(mesh.answers(id(1), start)[2], (7, true, TIMEOUT_US), "node 3 is silent");
+}
+
+#[test]
+fn the_programs_of_peers_that_say_nothing_are_asked_and_their_answers_count() {
+    for (held, expected) in [
+        // The reply key leaves nothing open.
+        (Some(Held { kind: KeyKind::Reply, epoch: Epoch::new(0), ticks: 5 }), vec![(5, true, 30_000)]),
+        // Of the request key there may be another owner: all others are waited for.
+        (Some(Held { kind: KeyKind::Request, epoch: Epoch::new(0), ticks: 5 }), vec![]),
+        (None, vec![]),
+        // It has just ended.
+        (Some(Held { kind: KeyKind::Reply, epoch: Epoch::new(0), ticks: 0 }), vec![]),
+    ] {
+        let (request_key, reply_key) = (7, 9);
+        let mut mesh = Mesh::with_late_batches(3, 1);
+        mesh.loss = 1000;
+        let start = mesh.now_us;
+        mesh.ask(id(1), 5, request_key, reply_key);
+        mesh.run_for(29_999);
+        assert_eq!(mesh.kernel_asks, [], "the daemons have a while");
+        mesh.run_for(1);
+        let keys = (request_key, reply_key);
+        assert_eq!(mesh.kernel_asks, [(id(1), id(2), 0, keys), (id(1), id(3), 0, keys)]);
+        mesh.kernel_answer(id(1), id(2), 0, held);
+        assert_eq!(mesh.answers(id(1), start), expected, "{held:?}");
+        mesh.kernel_answer(id(1), id(2), 1, held);
+        mesh.kernel_answer(id(1), id(3), 0, None);
+        let owned = expected.first().is_some_and(|(_, owned, _)| *owned);
+        assert_eq!(mesh.answers(id(1), start), [(5, owned, 30_000)], "all have spoken");
+        let key = held.filter(|held| held.ticks != 0).map(|held| match held.kind {
+            KeyKind::Reply => reply_key,
+            KeyKind::Request => request_key,
+        });
+        let written: Vec<u64> = mesh.kernels[&id(1)].claims.keys().copied().collect();
+        assert_eq!(written, Vec::from_iter(key), "the kernel's word is in the table");
+        assert_eq!(mesh.nodes[&id(1)].counters().asks_by_tunnel, 2);
+    }
 }
 
 #[test]

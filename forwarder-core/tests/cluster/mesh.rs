@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::question::Held;
 use forwarder_core::node::{
     Command, DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State,
 };
@@ -118,6 +119,8 @@ pub(crate) struct Mesh {
     pub(crate) batch_delay_us: u64,
     /// Both keys of the asks that have no answer yet, by the asker and its ticket.
     pub(crate) asked: BTreeMap<(NodeId, u64), (u64, u64)>,
+    /// What was asked of programs: who asked whom, the number, and both keys. Nobody answers by itself.
+    pub(crate) kernel_asks: Vec<(NodeId, NodeId, u32, (u64, u64))>,
     links: BTreeSet<(NodeId, NodeId)>,
     /// Links that have carried their first hello.
     greeted: BTreeSet<(NodeId, NodeId)>,
@@ -146,6 +149,7 @@ impl Mesh {
             loss: 0,
             batch_delay_us: 0,
             asked: BTreeMap::new(),
+            kernel_asks: Vec::new(),
             links: BTreeSet::new(),
             greeted: BTreeSet::new(),
             flying: BTreeMap::new(),
@@ -243,6 +247,13 @@ impl Mesh {
         self.nodes.get_mut(&node).unwrap().handle_ask(ticket, request_key, reply_key, now);
     }
 
+    /// The programs of `peer` answer a node.
+    pub(crate) fn kernel_answer(&mut self, node: NodeId, peer: NodeId, number: u32, held: Option<Held>) {
+        let now = self.now(node);
+        self.nodes.get_mut(&node).unwrap().handle_kernel_answer(peer, number, held, now);
+        self.drain(node);
+    }
+
     /// What a node has been answered so far, in order, with the time since `start_us`.
     pub(crate) fn answers(&self, node: NodeId, start_us: u64) -> Vec<(u64, bool, u64)> {
         let answers = self.kernels.get(&node).unwrap().answers.iter();
@@ -335,6 +346,9 @@ impl Mesh {
                 Output::Link(Command::Send { to, message, kind }) => self.send(node, to, message, kind),
                 Output::Map(write) => self.kernels.get_mut(&node).unwrap().write(write, self.now_us),
                 Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
+                Output::AskKernel { to, number, request_key, reply_key } => {
+                    self.kernel_asks.push((node, to, number, (request_key, reply_key)));
+                }
                 Output::Link(Command::Datagram { to, bytes }) => self.send_datagram(node, to, bytes),
                 Output::Link(Command::Call { peer, address }) => drop(self.calls.insert((node, peer), address)),
                 Output::Link(Command::Forget { peer }) => drop(self.calls.remove(&(node, peer))),

@@ -2,6 +2,7 @@
 
 use etherparse::{Ethernet2Header, PacketBuilder};
 use forwarder_common::{
+    clock::Time,
     geneve::{self, Head, Inner, Kind, Sender},
     hash,
     ids::{EtherType, NodeId},
@@ -135,7 +136,7 @@ pub(crate) fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
 pub(crate) fn tunnel(from: NodeId, kind: Kind, inner: &[u8]) -> Vec<u8> {
     let protocol = if inner[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
     let ip = net::ip(&inner, 0, protocol).unwrap();
-    let sender = Sender { head: Head::new(from.number(), kind, 0), vni: 7, key: [5, 6] };
+    let sender = Sender { head: Head::new(from.number(), kind, 0, Time::default()), vni: 7, key: [5, 6] };
     let words = geneve::header(&sender, &Inner::read(&inner, &ip).unwrap());
     let payload = [&words.map(u64::to_le_bytes).concat(), inner].concat();
     let mut bytes = Vec::new();

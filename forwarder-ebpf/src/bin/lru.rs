@@ -27,7 +27,9 @@ mod punt;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use common::outcome::Action;
-pub use common::{abi, claim, coded, geneve, ids, keys, marks, net, outcome, reader, rendezvous, rest, sip, verdict};
+pub use common::{
+    abi, claim, clock, coded, geneve, ids, keys, marks, net, outcome, question, reader, rendezvous, rest, sip, verdict,
+};
 
 /// The claim table's functions, with a look-up in the LRU hash.
 pub mod table {

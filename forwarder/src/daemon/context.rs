@@ -2,6 +2,8 @@
 
 use forwarder_common::{
     ids::{Epochs, NodeId, Tick},
+    question::{Answer, Held},
+    rest::KeyKind,
     verdict::Found,
 };
 use forwarder_core::{
@@ -13,6 +15,7 @@ use forwarder_core::{
 use crate::{
     config::Config,
     dataplane::{self, Dataplane},
+    tunnel::Question,
 };
 
 /// What the daemon lends to the slow path for one turn.
@@ -45,6 +48,17 @@ impl ClaimView<'_> {
 impl Context<'_> {
     pub(super) const fn claim_view(&self) -> ClaimView<'_> {
         ClaimView { node: self.config.node, dataplane: self.dataplane, failover: self.failover }
+    }
+
+    /// What this node's programs would answer.
+    pub(super) fn answer(&self, question: &Question) -> Answer {
+        let (view, now) = (self.claim_view(), Tick::at(dataplane::monotonic_ns()));
+        let keys = [(KeyKind::Reply, question.reply_key), (KeyKind::Request, question.request_key)];
+        let held = keys.into_iter().filter(|(_, key)| view.owner(*key) == Found::Own).find_map(|(kind, key)| {
+            let entry = self.dataplane.claim(key)?;
+            Some(Held { kind, epoch: entry.epoch(), ticks: entry.remaining(now) as u16 })
+        });
+        Answer { held, epochs: self.dataplane.epochs(), has_daemon: true }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhow::Result;
 use forwarder_common::{
     abi::{Address, Peer},
+    clock::Clock,
     geneve,
     ids::{Epochs, NodeId},
     net,
@@ -40,6 +41,7 @@ pub(super) struct NextHopTable {
     wanted: watch::Sender<Vec<IpAddr>>,
     /// As last said by the failover machine.
     peers: BTreeMap<NodeId, (bool, Introduction)>,
+    clocks: BTreeMap<NodeId, Clock>,
     /// As last written, to write no more than what changes.
     written: BTreeMap<NodeId, Written>,
 }
@@ -52,6 +54,7 @@ impl NextHopTable {
             hops: NextHops::new(),
             wanted,
             peers: BTreeMap::new(),
+            clocks: BTreeMap::new(),
             written: BTreeMap::new(),
         }
     }
@@ -73,6 +76,15 @@ impl NextHopTable {
         self.write(id, dataplane)
     }
 
+    /// Writes a peer's clock.
+    ///
+    /// # Errors
+    /// The kernel refuses the write.
+    pub(super) fn set_clock(&mut self, id: NodeId, clock: Clock, dataplane: &mut Dataplane) -> Result<()> {
+        self.clocks.insert(id, clock);
+        self.write(id, dataplane)
+    }
+
     /// The routes say how peers are reached now.
     pub(super) fn set_next_hops(&mut self, hops: NextHops, dataplane: &mut Dataplane) -> Result<()> {
         for (address, hop) in &hops {
@@ -89,6 +101,7 @@ impl NextHopTable {
     fn write(&mut self, id: NodeId, dataplane: &mut Dataplane) -> Result<()> {
         let Some((up, said)) = self.peers.get(&id).copied() else { return Ok(()) };
         let mut entry = Peer { address: address(said.underlay), source: self.source, ..Peer::default() };
+        entry.clock = self.clocks.get(&id).copied().unwrap_or_default();
         if let Some(Ok(hop)) = self.hops.get(&said.underlay) {
             entry.ifindex = hop.ifindex;
             entry.mtu = hop.mtu;

@@ -8,17 +8,24 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome};
+use forwarder_common::{
+    abi::Punt,
+    clock::{Clock, Time},
+    ids::NodeId,
+    outcome::Outcome,
+    question::Answer,
+};
 
 use super::{context::Context, egress, interfaces::Interfaces};
 use crate::{
     config::{Affinity, Config},
     dataplane::{Dataplane, Interface},
     identity::{self, Secrets},
-    tunnel::{DATAGRAM, Tunnel},
+    tunnel::{DATAGRAM, Question, Received, Tunnel},
 };
 use forwarder_core::{
-    failover::Failover,
+    failover::{Failover, Path},
+    node::Now,
     slowpath::{self, Action, Sent, SlowPath},
 };
 
@@ -39,6 +46,17 @@ pub(super) struct Slow {
     buffer: Vec<u8>,
     /// What waits until the daemon knows its peers again.
     late: Vec<(Punt, Vec<u8>)>,
+    /// What peers' programs have answered, until the daemon takes it.
+    answers: Vec<KernelAnswer>,
+}
+
+/// What a peer's programs have answered.
+pub(super) struct KernelAnswer {
+    pub(super) from: NodeId,
+    pub(super) question: Question,
+    pub(super) answer: Answer,
+    /// When it was sent, by the peer's clock.
+    pub(super) time: Time,
 }
 
 impl Slow {
@@ -65,6 +83,7 @@ impl Slow {
             main: 0,
             buffer: vec![0; DATAGRAM],
             late: Vec::new(),
+            answers: Vec::new(),
         };
         slow.set_interfaces(interfaces);
         Ok(slow)
@@ -142,12 +161,38 @@ impl Slow {
 
     fn take_datagram(&mut self, length: usize, from: IpAddr, context: &Context<'_>) {
         let datagram = self.buffer.get(..length).unwrap_or_default();
-        match self.tunnel.read(datagram, from, |id| underlay(context.failover, id)) {
-            Some(got) => {
-                let (view, now_us) = (context.claim_view(), context.now.monotonic_us);
-                self.path.handle_tunnel(got.from, got.reassemble, got.packet, self.main, &view, now_us);
+        let (now, now_us) = (time(context.now), context.now.monotonic_us);
+        let peer = |id| {
+            let clock = context.failover.path(id).map_or(Clock::UNKNOWN, Path::clock);
+            Some((underlay(context.failover, id)?, clock))
+        };
+        match self.tunnel.read(datagram, from, now, peer) {
+            Some((node, Received::Packet { reassemble, packet })) => {
+                self.path.handle_tunnel(node, reassemble, packet, self.main, &context.claim_view(), now_us);
+            }
+            Some((_, Received::Question(question, packet))) => {
+                let answer = context.answer(&question);
+                if let Err(error) = self.tunnel.answer(from, packet, answer, now) {
+                    log::debug!("answer {from} through the tunnel: {error}");
+                }
+            }
+            Some((from, Received::Answer { question, answer, time })) => {
+                self.answers.push(KernelAnswer { from, question, answer, time });
             }
             None => self.path.handle_refused(),
+        }
+    }
+
+    /// What peers' programs have answered since the last call.
+    pub(super) fn take_answers(&mut self) -> Vec<KernelAnswer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Asks a peer's programs.
+    pub(super) fn ask(&self, to: NodeId, question: &Question, failover: &Failover, now: Now) {
+        let Some(address) = underlay(failover, to) else { return };
+        if let Err(error) = self.tunnel.ask(address, question, time(now)) {
+            log::debug!("ask node {} through the tunnel: {error}", to.number());
         }
     }
 
@@ -188,7 +233,7 @@ impl Slow {
             let done = match action {
                 Action::Inject { ifindex, packet } => self.inject(ifindex, &[packet], context.dataplane),
                 Action::Forward { to, packet, reassemble } => self
-                    .forward(to, &packet, reassemble, context.failover)
+                    .forward(to, &packet, reassemble, context)
                     .with_context(|| format!("send a packet to node {}", to.number())),
                 Action::Ask { ticket, request_key, reply_key } => {
                     context.node.handle_ask(ticket, request_key, reply_key, context.now);
@@ -202,9 +247,9 @@ impl Slow {
         }
     }
 
-    fn forward(&self, to: NodeId, packet: &[u8], reassemble: bool, failover: &Failover) -> Result<()> {
-        let address = underlay(failover, to).context("its underlay address is not known")?;
-        self.tunnel.send(address, packet, reassemble).context("the kernel refuses it")
+    fn forward(&self, to: NodeId, packet: &[u8], reassemble: bool, context: &Context<'_>) -> Result<()> {
+        let address = underlay(context.failover, to).context("its underlay address is not known")?;
+        self.tunnel.send(address, packet, reassemble, time(context.now)).context("the kernel refuses it")
     }
 
     fn inject(&self, ifindex: u32, packets: &[Vec<u8>], dataplane: &mut Dataplane) -> Result<()> {
@@ -214,6 +259,11 @@ impl Slow {
 }
 
 /// Where a peer takes tunnel packets.
+/// The time in the tunnel's form.
+const fn time(now: Now) -> Time {
+    Time::at(now.monotonic_us.saturating_mul(1000))
+}
+
 fn underlay(failover: &Failover, id: NodeId) -> Option<IpAddr> {
     Some(failover.peer(id)?.introduction?.underlay)
 }

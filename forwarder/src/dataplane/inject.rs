@@ -17,6 +17,7 @@ use aya::{
 };
 use forwarder_common::{
     abi::{Config, Peer},
+    clock::Time,
     geneve::{Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Sender},
     ids::EtherType,
     net,
@@ -138,7 +139,7 @@ fn wrapped(config: &Config, interface: &Interface, packet: &[u8]) -> Result<Vec<
     };
     let epoch = config.tag_epoch;
     let key = if epoch & 1 == 0 { config.tag_key[0] } else { config.tag_key[1] };
-    let sender = Sender { head: Head::new(config.node, Kind::Local, epoch), vni: config.vni, key };
+    let sender = Sender { head: Head::new(config.node, Kind::Local, epoch, Time::default()), vni: config.vni, key };
     Ok(if config.underlay.is_v4() {
         [Headers::<OuterV4>::new(&peer, &sender, &inner).bytes(), packet].concat()
     } else {

@@ -303,6 +303,8 @@ async fn run(
                 Output::Link(Command::Call { .. }) if !calls_members => {}
                 Output::Link(command) => commands.send(command).await.unwrap(),
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
+                // No programs run behind these nodes.
+                Output::AskKernel { .. } => {}
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
             }
         }

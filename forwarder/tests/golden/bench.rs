@@ -10,10 +10,12 @@ use forwarder::{
 use forwarder_common::{
     abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
     checksum,
-    geneve::{self, Head, Inner, Kind},
-    ids::{Epoch, Epochs, NodeId, Tick},
+    clock::{Clock, Time},
+    geneve::{self, Head, Headers, Inner, Kind, OuterV4, OuterV6, Sender},
+    ids::{Epoch, Epochs, EtherType, NodeId, Tick},
     lifetime, net,
     outcome::Outcome,
+    question::{self, Answer},
     rest::KeyKind,
     sip::fast::kind,
     table::Entry,
@@ -151,8 +153,46 @@ impl Bench {
             mtu: 1500,
             destination_mac: [2, 0, 0, 0, 0, node as u8],
             source_mac: [2, 0, 0, 0, 0, self.node as u8],
-            pad: 0,
+            clock: Clock::UNKNOWN,
         }
+    }
+
+    /// A peer whose clock shows `later` units more than this host's, and is known.
+    pub(crate) fn peer_with_clock(&mut self, node: u16, later: u32) {
+        let now = Time::at(monotonic_ns());
+        let clock = Clock::new(Time(now.0.wrapping_add(later)), now);
+        let peer = Peer { clock, ..self.peer_entry(node, IFINDEX) };
+        self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
+    }
+
+    /// A question of this node's daemon to `node`, on the wire.
+    pub(crate) fn question(&self, node: u16, kind: Kind, keys: (u64, u64), ticket: u32) -> Frame {
+        let packet = question::packet(keys.0, keys.1, ticket);
+        let ip = net::ip(&packet.as_slice(), 0, EtherType::IPV6).unwrap();
+        let inner = Inner::read(&packet.as_slice(), &ip).unwrap();
+        let head = Head::new(self.node, kind, 0, Time(7));
+        let (sender, peer) = (Sender { head, vni: VNI, key: TAG_KEY }, self.peer_entry(node, IFINDEX));
+        let headers = if self.underlay {
+            Headers::<OuterV6>::new(&peer, &sender, &inner).bytes().to_vec()
+        } else {
+            Headers::<OuterV4>::new(&peer, &sender, &inner).bytes().to_vec()
+        };
+        Frame::raw([headers.as_slice(), &packet].concat())
+    }
+
+    /// What `node`'s programs answer in `sent`, given the question.
+    pub(crate) fn check_answer(&self, sent: &[u8], asked: &Frame, node: u16) -> Answer {
+        let asked = asked.bytes();
+        let at = net::frame(&asked).unwrap().payload + geneve::TUNNEL + question::DESTINATION;
+        let ip = net::frame(&sent).unwrap();
+        let inside = net::ip(&sent, ip.payload + geneve::TUNNEL, EtherType::IPV6).unwrap();
+        let answer = Answer::of(inside.destination(&sent).unwrap()).unwrap();
+        // All else is as it was asked.
+        let mut packet = asked[at - question::DESTINATION..].to_vec();
+        packet[question::DESTINATION..question::DESTINATION + 16]
+            .copy_from_slice(answer.address().0.map(u32::to_ne_bytes).as_flattened());
+        self.check_tunnel_with(sent, &Frame::raw([[0; 14].as_slice(), &packet].concat()), node, Kind::Answer);
+        answer
     }
 
     pub(crate) fn claim(&self, node: u16, key: u64) {
@@ -417,8 +457,10 @@ impl Bench {
         let start = ip.payload + geneve::TUNNEL;
         assert_eq!(&sent[start..ip.end], frame.ip_packet());
         let got = geneve::receive(&r, ip.payload + 8).unwrap();
-        let head = Head::new(self.node, kind, epoch);
+        let head = Head::new(self.node, kind, epoch, got.head.time);
         assert_eq!((got.vni, got.head), (VNI, head));
+        let now = Time::at(monotonic_ns());
+        assert!(Clock::new(now, now).is_recent(head.time, now), "{head:?} at {now:?}");
         let inside = net::ip(&r, start, got.protocol).unwrap();
         assert_eq!(got.tag, Inner::read(&r, &inside).unwrap().tag(key, &head));
         if !self.underlay {

@@ -1,6 +1,6 @@
 //! What a node does that takes no new transactions or has no daemon.
 
-use forwarder_common::geneve::Kind;
+use forwarder_common::{abi, geneve::Kind};
 
 use super::{
     ME, PEER,
@@ -101,7 +101,7 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
     bench.expect_changed(&new, TX, &["diverted"]);
     bench.expect_changed(&reply, TX, &["relayed"]);
     // By now the peers may be gone as well.
-    bench.lived(13_000);
+    bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
     bench.expect(&new, PASS, &["local_new"]);
     bench.expect(&reply, PASS, &["unknown_response"]);
     bench.expect(&Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0), PASS, &["fragment"]);
@@ -121,7 +121,7 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     bench.check_tunnel_with(&sent, &reply, PEER, Kind::Relay);
     bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
     // By now the peers may be gone as well.
-    bench.lived(13_000);
+    bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
     bench.expect(&reply, PASS, &["unknown_response"]);
     bench.expect(&fragment, PASS, &["fragment"]);
     // It can do no more for its peers either.

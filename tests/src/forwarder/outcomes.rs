@@ -9,8 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, ensure};
 use forwarder_common::outcome::Outcome;
 
-/// The outcomes that move all the time where daemons talk to each other and hosts resolve their neighbours.
-pub const BACKGROUND: [&str; 2] = [Outcome::NotService.name(), Outcome::EgressOther.name()];
+/// The outcomes that move all the time where daemons talk to each other, ask each other's programs, and hosts resolve
+/// their neighbours.
+pub const BACKGROUND: [&str; 5] = [
+    Outcome::NotService.name(),
+    Outcome::EgressOther.name(),
+    Outcome::DecapAnswered.name(),
+    Outcome::DecapAsked.name(),
+    Outcome::DecapAnswer.name(),
+];
 
 /// What moves at every edge where calls are sprayed over all.
 pub const CALLS: [&str; 7] = [

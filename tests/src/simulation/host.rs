@@ -8,7 +8,9 @@ use std::{
 
 use forwarder_common::{
     abi::{PUNT_BYTES, Punt},
+    clock::Time,
     ids::{Epoch, Epochs, NodeId, Tick},
+    question::Answer,
     verdict::Found,
 };
 use forwarder_core::{
@@ -18,7 +20,7 @@ use forwarder_core::{
 };
 
 use super::{
-    kernel::{Kernel, Told},
+    kernel::{Kernel, Question, Told},
     traffic::{HASH_KEY, PORT, VIP},
 };
 
@@ -53,6 +55,15 @@ pub(super) enum LinkEvent {
     Datagram { peer: usize, bytes: Vec<u8> },
 }
 
+/// What a peer's programs answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KernelAnswer {
+    pub(super) peer: usize,
+    pub(super) question: Question,
+    pub(super) answer: Answer,
+    pub(super) time: Time,
+}
+
 /// What the operator tells the daemon.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
@@ -75,6 +86,7 @@ pub(super) struct Daemon {
     pub(super) orders: VecDeque<Order>,
     pub(super) link_events: VecDeque<LinkEvent>,
     pub(super) evidence: VecDeque<Evidence>,
+    pub(super) answers: VecDeque<KernelAnswer>,
     /// Punted packets that wait until it knows its peers again.
     pub(super) late: Vec<Punted>,
     /// The proxy's sockets at the last look.
@@ -199,6 +211,7 @@ impl Host {
             has_seeds: !seeds.is_empty(),
             inherited: self.kernel.inherited(),
             first_epoch: Epoch::new(now.unix_us / 1_000_000 / EPOCH_SECONDS),
+            first_ticket: seed as u32,
         };
         let failover = Failover::new(settings, now.monotonic_us);
         let mut node = Node::new(NodeSettings {
@@ -228,6 +241,7 @@ impl Host {
             orders: VecDeque::new(),
             link_events: VecDeque::new(),
             evidence: VecDeque::new(),
+            answers: VecDeque::new(),
             late: Vec::new(),
             looked: None,
             timer_us: u64::MAX,

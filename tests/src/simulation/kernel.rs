@@ -9,7 +9,9 @@ use forwarder_common::{
     keys::Seen,
     lifetime::Lifetime,
     outcome::Outcome,
+    question::{Answer, Held},
     rendezvous,
+    rest::KeyKind,
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Kind, Verdict, decide, look_up},
 };
@@ -17,6 +19,14 @@ use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
     node::{LocalClaim, Now},
 };
+
+/// What a daemon asks a peer's programs through the tunnel; both keys are 0 where it asks only whether they are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) request_key: u64,
+    pub(super) reply_key: u64,
+    pub(super) ticket: u32,
+}
 
 /// What the kernel knows of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +215,18 @@ impl Kernel {
     /// What the table says of a key.
     pub(super) fn owner(&self, key: u64, now: Now) -> Found {
         Found::of(self.entry(key), self.node, tick(now), |id| self.live_epochs(id))
+    }
+
+    /// What the programs answer to a question of a peer.
+    pub(super) fn answer(&self, question: &Question, now: Now) -> Answer {
+        let keys = [(KeyKind::Reply, question.reply_key), (KeyKind::Request, question.request_key)];
+        let mut asked = keys.into_iter().filter(|(_, key)| *key != 0);
+        let held = asked.find_map(|(kind, key)| {
+            let entry = self.entry(key).filter(|_| self.owner(key, now) == Found::Own)?;
+            Some(Held { kind, epoch: entry.epoch(), ticks: entry.remaining(tick(now)) as u16 })
+        });
+        let has_daemon = self.lease.has_daemon(now.monotonic_us * 1000);
+        Answer { held, epochs: Epochs::EMPTY.with(self.epoch()), has_daemon }
     }
 
     /// This node's own live claims, for a daemon that takes over the maps; when they were made they do not tell.

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use forwarder_common::{clock::Time, ids::NodeId};
 use forwarder_core::{
     failover,
     node::{self, LocalClaim, MapWrite, Now, State},
@@ -11,8 +12,8 @@ use forwarder_core::{
 
 use super::{
     Event, Simulation, TIMED, Way,
-    host::{ClaimView, Daemon, Host, LinkEvent, Order, address, host_at},
-    kernel::Told,
+    host::{ClaimView, Daemon, Host, KernelAnswer, LinkEvent, Order, address, host_at},
+    kernel::{Question, Told},
     traffic::Message,
 };
 
@@ -27,6 +28,7 @@ enum Input {
     Claims,
     Link(LinkEvent),
     Evidence(failover::Evidence),
+    Answer(KernelAnswer),
     Punts,
     Nothing,
 }
@@ -61,6 +63,7 @@ impl Simulation {
                     }
                     daemon.failover.handle_evidence(0, &evidence, now.monotonic_us);
                 }
+                Input::Answer(answer) => self.take_answer(host, answer, now),
                 Input::Punts => {
                     let is_rejoining = self.daemon(host).is_some_and(|daemon| daemon.failover.is_rejoining());
                     self.take_punts(host, is_rejoining, now);
@@ -96,6 +99,7 @@ impl Simulation {
             || !claims.is_empty()
             || !daemon.link_events.is_empty()
             || !daemon.evidence.is_empty()
+            || !daemon.answers.is_empty()
     }
 
     fn next_input(&mut self, host: usize, now: Now) -> Input {
@@ -111,6 +115,9 @@ impl Simulation {
         }
         if let Some(evidence) = daemon.evidence.pop_front() {
             return Input::Evidence(evidence);
+        }
+        if let Some(answer) = daemon.answers.pop_front() {
+            return Input::Answer(answer);
         }
         let has_punts = !punts.is_empty() && !daemon.failover.is_late(now.monotonic_us);
         if has_punts { Input::Punts } else { Input::Nothing }
@@ -165,6 +172,51 @@ impl Simulation {
         }
     }
 
+    /// Sends a question through the tunnel.
+    fn ask(&mut self, from: usize, to: NodeId, question: Question) {
+        let Some(to) = self.peer_index(to) else { return };
+        if self.network.is_open(from, to) {
+            let at_us = self.now_us + self.network.one_way_us(from, to);
+            self.queue.push(at_us, Event::Question { from, to, question });
+        }
+    }
+
+    /// The programs answer, daemon or not.
+    pub(super) fn question(&mut self, from: usize, to: usize, question: Question) {
+        if !self.hosts[to].is_powered || !self.network.is_open(to, from) {
+            return;
+        }
+        let now = self.hosts[to].now(self.now_us);
+        let answer = self.hosts[to].kernel.answer(&question, now);
+        let time = Time::at(now.monotonic_us * 1000);
+        let (at_us, incarnation) = (self.now_us + self.network.one_way_us(to, from), self.hosts[from].incarnation);
+        let answer = KernelAnswer { peer: to, question, answer, time };
+        self.queue.push(at_us, Event::Answer { host: from, incarnation, answer });
+    }
+
+    /// An answer reaches the daemon's socket.
+    pub(super) fn kernel_answer(&mut self, host: usize, incarnation: u32, answer: KernelAnswer) {
+        let owner = &mut self.hosts[host];
+        if owner.incarnation != incarnation {
+            return;
+        }
+        if let Some(daemon) = &mut owner.daemon {
+            daemon.answers.push_back(answer);
+            self.pump(host);
+        }
+    }
+
+    fn take_answer(&mut self, host: usize, answer: KernelAnswer, now: Now) {
+        let KernelAnswer { peer, question: Question { request_key, reply_key, ticket }, answer, time } = answer;
+        let peer = self.hosts[peer].node;
+        let Some(daemon) = &mut self.hosts[host].daemon else { return };
+        if request_key == 0 && reply_key == 0 {
+            daemon.failover.handle_answer(peer, ticket, time, answer, now.monotonic_us);
+        } else {
+            daemon.node.handle_kernel_answer(peer, ticket, answer.held, now);
+        }
+    }
+
     /// Gives the ring buffer's claims to the core.
     fn take_claims(&mut self, host: usize, now: Now) {
         let owner = &mut self.hosts[host];
@@ -211,6 +263,11 @@ impl Simulation {
                 Output::Introduce(peer) => daemon.node.handle_link_up(peer, now),
                 Output::GiveUp(peer) => daemon.node.handle_link_down(peer, now),
                 Output::Peer { node, up, said } => kernel.set_peer(node, up, said),
+                // All packets are sent just now.
+                Output::Clock { .. } => {}
+                Output::Probe { node, ticket } => {
+                    self.ask(host, node, Question { request_key: 0, reply_key: 0, ticket });
+                }
                 Output::TakeDown(peer) => kernel.take_down(peer),
                 // All datagrams are whole.
                 Output::Reassemblers(_) => {}
@@ -263,6 +320,9 @@ impl Simulation {
                 // A breach is counted where the message is handled.
                 Output::Link(Command::Drop { .. }) => {}
                 Output::Map(write) => self.write(host, write, now),
+                Output::AskKernel { to, number, request_key, reply_key } => {
+                    self.ask(host, to, Question { request_key, reply_key, ticket: number });
+                }
                 Output::Answer { ticket, owned } => {
                     let Host { kernel, daemon: Some(daemon), .. } = &mut self.hosts[host] else { return };
                     let Daemon { slow, failover, .. } = daemon;

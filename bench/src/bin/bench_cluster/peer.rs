@@ -394,7 +394,7 @@ async fn carry_out(
                 }
                 continue;
             }
-            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } => continue,
+            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } | Output::AskKernel { .. } => continue,
         };
         commands.send(command).await.context("hand a command to the links")?;
     }
