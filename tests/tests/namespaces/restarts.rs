@@ -57,6 +57,44 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     })
 }
 
+#[test]
+fn a_daemon_that_is_killed_and_back_after_a_second_costs_no_call_v4() -> Result<()> {
+    one_ends(Family::V4, 1, libc::SIGKILL)
+}
+
+#[test]
+fn a_daemon_that_is_killed_and_back_after_fifteen_seconds_costs_no_call_v6() -> Result<()> {
+    one_ends(Family::V6, 15, libc::SIGKILL)
+}
+
+#[test]
+fn a_daemon_that_is_stopped_for_twelve_seconds_costs_no_call_v4() -> Result<()> {
+    one_ends(Family::V4, 12, libc::SIGTERM)
+}
+
+/// The proxy lives, and the programs beside it know its claims: the peers ask them.
+fn one_ends(family: Family, dead_s: u32, signal: i32) -> Result<()> {
+    let count = (10 + dead_s) * RATE;
+    let (tallies, moves) = under_load(family, count, Shape::default(), |cluster| {
+        let from = now()?;
+        let daemon = cluster.daemons.first_mut().context("find the first daemon")?;
+        daemon.process().stop_with(signal)?;
+        let ended = Instant::now();
+        let dead = Duration::from_secs(u64::from(dead_s));
+        poll_until_true("a daemon has been dead for a while", dead * 2, || Ok(ended.elapsed() >= dead))?;
+        daemon.start_again()?;
+        cluster.wait_until_linked()?;
+        Ok([from, now()?])
+    })?;
+    eprintln!("one daemon ended by signal {signal} for {dead_s} s: {tallies:?}");
+    let lost: Vec<_> = tallies.into_iter().map(Tally::lost).collect();
+    ensure!(lost == [0, 0, 0], "calls lost that began before, meanwhile and after: {lost:?}");
+    // What only a daemon can finish is punted at a peer, but for the moment in which the one that starts takes over.
+    let relayed = ["decap_relayed", "decap_punted_relayed", "unknown_response", "unknown_branch", "unknown_ack"];
+    let may = [&HELD[..], &DAEMON_AWAY, &CLAIMS_LATE, &relayed].concat();
+    moves.only_together("a daemon that ended beside others", &CALLS, &may)
+}
+
 /// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before
 /// it, meanwhile and after, and which outcomes moved.
 pub(crate) fn under_load(
