@@ -1,7 +1,9 @@
 //! Next hops of the peers, from the kernel's routes and neighbours over netlink.
 //!
 //! The fast path does no routing (`bpf_fib_lookup` costs as much as a whole parse): it sends to the MAC address that
-//! was found here, and this is told of every change that may move a peer to another one.
+//! was found here, and this is told of every change that may move a peer to another one. What is asked for is the FIB's
+//! own entry: the route that a packet would take now has besides what ICMP has taught the kernel, a smaller path MTU or
+//! a redirect, and anybody can forge that.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +21,10 @@ use rtnetlink::{
         RouteNetlinkMessage,
         link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+            RouteType, RouteVia,
+        },
     },
     sys::SocketAddr,
 };
@@ -184,28 +189,15 @@ impl Netlink {
                 Unreachable::NoRoute(format!("{:?} route", route.header.kind))
             });
         }
-        let route = Route::read(&route, peer);
-        let link = links.get(&route.ifindex).ok_or_else(|| Unreachable::Down(route.ifindex.to_string()))?;
-        if !link.up {
-            return Err(Unreachable::Down(link.name.clone()));
-        }
-        let Some(source_mac) = link.mac else { return Err(Unreachable::NotEthernet(link.name.clone())) };
-        let mac =
-            neighbours.get(&(route.ifindex, route.via)).ok_or(Unreachable::NoNeighbour { peer, via: route.via })?;
-        Ok(NextHop {
-            ifindex: route.ifindex,
-            interface: link.name.clone(),
-            mtu: route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)),
-            mac: *mac,
-            source_mac,
-        })
+        Route::read(&route, peer).next_hop(peer, links, neighbours)
     }
 
     async fn route(&self, peer: IpAddr) -> Result<RouteMessage, rtnetlink::Error> {
-        let request = match peer {
+        let mut request = match peer {
             IpAddr::V4(peer) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(peer, 32).build(),
             IpAddr::V6(peer) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(peer, 128).build(),
         };
+        request.header.flags |= RouteFlags::FibMatch;
         let mut routes = std::pin::pin!(self.handle.route().get(request).execute());
         routes.try_next().await?.ok_or(rtnetlink::Error::RequestFailed)
     }
@@ -244,21 +236,34 @@ impl Netlink {
 }
 
 /// What a route to a peer says.
+#[derive(Debug, PartialEq, Eq)]
 struct Route {
+    /// Where packets may go next, in the order of interface and address: the same at each look.
+    hops: Vec<Hop>,
+    mtu: Option<u32>,
+    /// The kernel names a nexthop object and not what it holds (`nexthop_compat_mode` is 0).
+    object: Option<u32>,
+}
+
+/// One of a route's next hops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Hop {
     ifindex: u32,
     via: IpAddr,
-    mtu: Option<u32>,
 }
 
 impl Route {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
     fn read(message: &RouteMessage, peer: IpAddr) -> Self {
-        let mut route = Self { ifindex: 0, via: peer, mtu: None };
+        let mut route = Self { hops: Vec::new(), mtu: None, object: None };
+        let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(ifindex) => Some(*ifindex),
+            _ => None,
+        });
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Oif(ifindex) => route.ifindex = *ifindex,
-                RouteAttribute::Gateway(address) => route.via = ip(address).unwrap_or(route.via),
-                RouteAttribute::Via(RouteVia::Inet6(v6)) => route.via = IpAddr::V6(*v6),
+                RouteAttribute::MultiPath(hops) => route.hops.extend(hops.iter().filter_map(|hop| Hop::of(hop, peer))),
+                RouteAttribute::NhId(id) => route.object = Some(*id),
                 RouteAttribute::Metrics(metrics) => {
                     route.mtu = metrics.iter().find_map(|metric| match metric {
                         RouteMetric::Mtu(mtu) => Some(*mtu),
@@ -268,8 +273,70 @@ impl Route {
                 _ => {}
             }
         }
+        let single = ifindex.map(|ifindex| Hop { ifindex, via: via(&message.attributes, peer) });
+        route.hops.extend(single.filter(|_| route.hops.is_empty()));
+        route.hops.sort_unstable();
         route
     }
+
+    /// The first of the next hops over which a packet can be sent now, else why the first cannot be used.
+    fn next_hop(
+        &self,
+        peer: IpAddr,
+        links: &BTreeMap<u32, Link>,
+        neighbours: &BTreeMap<(u32, IpAddr), [u8; 6]>,
+    ) -> Result<NextHop, Unreachable> {
+        let of = |hop: &Hop| hop.next_hop(self.mtu, peer, links, neighbours);
+        let mut found = self.hops.iter().map(of).collect::<Vec<_>>();
+        let best = found
+            .iter()
+            .position(Result::is_ok)
+            // One that only waits for its neighbour is asked for it.
+            .or_else(|| found.iter().position(|hop| matches!(hop, Err(Unreachable::NoNeighbour { .. }))));
+        if !found.is_empty() {
+            return found.swap_remove(best.unwrap_or(0));
+        }
+        Err(Unreachable::NoRoute(match self.object {
+            Some(id) => format!("it has nexthop object {id}; hint: `sysctl -w net.ipv4.nexthop_compat_mode=1`"),
+            None => "no next hop of it is up".to_owned(),
+        }))
+    }
+}
+
+impl Hop {
+    /// One of several; `None`: the kernel does not use it.
+    fn of(hop: &RouteNextHop, peer: IpAddr) -> Option<Self> {
+        let is_dead = hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown);
+        (!is_dead).then(|| Self { ifindex: hop.interface_index, via: via(&hop.attributes, peer) })
+    }
+
+    fn next_hop(
+        self,
+        mtu: Option<u32>,
+        peer: IpAddr,
+        links: &BTreeMap<u32, Link>,
+        neighbours: &BTreeMap<(u32, IpAddr), [u8; 6]>,
+    ) -> Result<NextHop, Unreachable> {
+        let Self { ifindex, via } = self;
+        let link = links.get(&ifindex).ok_or_else(|| Unreachable::Down(ifindex.to_string()))?;
+        if !link.up {
+            return Err(Unreachable::Down(link.name.clone()));
+        }
+        let Some(source_mac) = link.mac else { return Err(Unreachable::NotEthernet(link.name.clone())) };
+        let mac = neighbours.get(&(ifindex, via)).ok_or(Unreachable::NoNeighbour { peer, via })?;
+        let mtu = mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
+        Ok(NextHop { ifindex, interface: link.name.clone(), mtu, mac: *mac, source_mac })
+    }
+}
+
+/// The router that a route or a next hop names, else the peer itself.
+fn via(attributes: &[RouteAttribute], peer: IpAddr) -> IpAddr {
+    let named = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    });
+    named.unwrap_or(peer)
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel says much more, and new things with each version")]
