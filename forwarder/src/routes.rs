@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     time::Duration,
 };
@@ -113,6 +113,24 @@ pub fn watch(peers: watch::Receiver<Vec<IpAddr>>) -> Result<mpsc::Receiver<NextH
     let (sender, receiver) = mpsc::channel(RESULTS);
     tokio::spawn(follow(Netlink { handle }, peers, messages, sender));
     Ok(receiver)
+}
+
+/// Whether the kernel takes an ICMP redirect that comes in by this interface: then whoever can send one in the gateway's
+/// name changes the way of the links and of the slow path to a peer. The fast path goes by none.
+#[must_use]
+pub fn believes_redirects(interface: &str, v6: bool) -> bool {
+    let read = |of: &str, what: &str| {
+        let family = if v6 { "ipv6" } else { "ipv4" };
+        let text = fs::read_to_string(format!("/proc/sys/net/{family}/conf/{of}/{what}"));
+        text.is_ok_and(|text| text.trim() != "0")
+    };
+    let (all, own) = (read("all", "accept_redirects"), read(interface, "accept_redirects"));
+    // `IN_DEV_RX_REDIRECTS` of linux/inetdevice.h, and `ndisc_redirect_rcv`.
+    match (v6, read(interface, "forwarding")) {
+        (true, forwards) => own && !forwards,
+        (false, true) => all && own,
+        (false, false) => all || own,
+    }
 }
 
 async fn follow(

@@ -170,3 +170,35 @@ fn what_icmp_teaches_the_kernel_of_a_route_changes_no_next_hop() {
         watched.stays().await;
     });
 }
+
+#[test]
+fn whether_the_kernel_believes_redirects_is_what_it_does_with_one() {
+    in_a_namespace(|| async {
+        let _socket = UdpSocket::bind("10.1.0.1:6081").unwrap();
+        let set = |name: &str, value: bool| {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{name}"), if value { "1" } else { "0" }).unwrap();
+        };
+        for case in 0..8_u8 {
+            let [forwards, all, own] = [0, 1, 2].map(|bit| case >> bit & 1 != 0);
+            // Forwarding first: the kernel sets the others by it.
+            set("a0/forwarding", forwards);
+            set("all/accept_redirects", all);
+            set("a0/accept_redirects", own);
+            let peer = format!("10.5.0.{}", 100 + case);
+            Frames::at("a1").redirect("10.1.0.2", "10.1.0.1", &peer, "10.1.0.3");
+            // Behind it on the same cable: what it has taught is there when this one has been taken.
+            let end = time::Instant::now() + DEADLINE;
+            let marker = format!("10.5.0.{}", 200 + case);
+            Frames::at("a1").too_big("203.0.113.9", "10.1.0.1", &marker, 552);
+            while !route(marker.parse().unwrap()).contains("mtu 552") {
+                assert!(time::Instant::now() < end, "case {case}: nothing is taught");
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            let is_taken = route(peer.parse().unwrap()).contains("via 10.1.0.3");
+            assert_eq!(routes::believes_redirects("a0", false), is_taken, "forwards {forwards}, all {all}, own {own}");
+        }
+        assert!(routes::believes_redirects("a0", true), "as the kernel begins");
+        fs::write("/proc/sys/net/ipv6/conf/a0/accept_redirects", "0").unwrap();
+        assert!(!routes::believes_redirects("a0", true));
+    });
+}

@@ -1,6 +1,9 @@
 //! How the peers are reached, from the routes, and the one place that writes the peers into the maps.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::Result;
 use forwarder_common::{
@@ -14,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     dataplane::Dataplane,
-    routes::{NextHop, NextHops, Unreachable},
+    routes::{self, NextHop, NextHops, Unreachable},
 };
 use forwarder_core::failover::Introduction;
 
@@ -123,7 +126,7 @@ impl NextHopTable {
 
     /// For `status`: what an operator should look at.
     pub(super) fn warnings(&self, interfaces: &[String]) -> impl Iterator<Item = String> {
-        self.hops.iter().filter_map(|(address, hop)| match hop {
+        let of_hops = self.hops.iter().filter_map(|(address, hop)| match hop {
             Err(reason @ Unreachable::NoNeighbour { .. }) => Some(format!("{address}: {reason}")),
             Err(reason) => Some(format!("{address} cannot be reached by the fast path: {reason}")),
             Ok(hop) if !interfaces.contains(&hop.interface) => Some(format!(
@@ -131,6 +134,23 @@ impl NextHopTable {
                 hop.interface
             )),
             Ok(hop) => small_mtu(*address, hop),
+        });
+        of_hops.chain(self.redirects())
+    }
+
+    /// Of each interface over which peers are reached, whether ICMP can redirect the way to them.
+    fn redirects(&self) -> impl Iterator<Item = String> {
+        let over = self.hops.iter().filter_map(|(address, hop)| Some((&hop.as_ref().ok()?.interface, address.is_ipv6())));
+        let over: BTreeSet<_> = over.collect();
+        over.into_iter().filter(|(interface, v6)| routes::believes_redirects(interface, *v6)).map(|(interface, v6)| {
+            let family = if v6 { "ipv6" } else { "ipv4" };
+            format!(
+                "the kernel believes ICMP redirects at {interface}, which can send the links and the slow path elsewhere; \
+                 hint: `sysctl -w net.{family}.conf.all.accept_redirects=0 \
+                 net.{family}.conf.{}.accept_redirects=0`",
+                // The notation of sysctl(8).
+                interface.replace('.', "/")
+            )
         })
     }
 }
