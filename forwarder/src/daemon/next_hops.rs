@@ -140,7 +140,8 @@ impl NextHopTable {
 
     /// Of each interface over which peers are reached, whether ICMP can redirect the way to them.
     fn redirects(&self) -> impl Iterator<Item = String> {
-        let over = self.hops.iter().filter_map(|(address, hop)| Some((&hop.as_ref().ok()?.interface, address.is_ipv6())));
+        let over =
+            self.hops.iter().filter_map(|(address, hop)| Some((&hop.as_ref().ok()?.interface, address.is_ipv6())));
         let over: BTreeSet<_> = over.collect();
         over.into_iter().filter(|(interface, v6)| routes::believes_redirects(interface, *v6)).map(|(interface, v6)| {
             let family = if v6 { "ipv6" } else { "ipv4" };

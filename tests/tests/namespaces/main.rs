@@ -16,6 +16,7 @@ mod failover;
 mod fast_replies;
 mod flood;
 mod foreign_peer;
+mod forged_icmp;
 mod forms;
 mod fragments;
 mod full_size;
