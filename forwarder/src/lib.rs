@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod explain;
 pub mod identity;
 pub mod metrics;
+mod netlink;
 pub mod routes;
 pub mod status;
 pub mod tunnel;

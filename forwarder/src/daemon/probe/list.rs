@@ -5,18 +5,17 @@
 
 use std::{io, net::SocketAddr, os::fd::AsRawFd as _, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_UDP, SOCK_DIAG_BY_FAMILY, SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use rtnetlink::{
-    packet_core::{
-        Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-        NetlinkSerializable,
-    },
-    sys::{Socket, SocketAddr as Netlink, constants::NETLINK_SOCK_DIAG},
+    packet_core::{Emitable as _, NLM_F_DUMP, NetlinkMessage, NetlinkPayload, NetlinkSerializable},
+    sys::{Socket, constants::NETLINK_SOCK_DIAG},
 };
+
+use crate::netlink::{Kernel, PART, messages};
 
 /// `INET_DIAG_REQ_BYTECODE` of linux/inet_diag.h: the attribute that picks sockets.
 const BYTECODE: u16 = 1;
@@ -26,8 +25,6 @@ const JUMP: u8 = 1;
 const PORT_IS: u8 = 11;
 /// `SKNLGRP_INET_UDP_DESTROY` and `SKNLGRP_INET6_UDP_DESTROY` of linux/sock_diag.h.
 const ENDS: [u32; 2] = [2, 4];
-/// Messages of the kernel that are read at a time, in bytes: as many as it puts into one answer.
-const ANSWER: usize = 32 * 1024;
 /// Ends that are read at a time; those that are left wait for the next time, or are lost, which the kernel says.
 const BURST: usize = 256;
 
@@ -52,10 +49,7 @@ impl Bound {
 }
 
 /// The list.
-pub(super) struct List {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct List(Kernel);
 
 impl List {
     /// Opens it for the network namespace of this thread.
@@ -63,10 +57,7 @@ impl List {
     /// # Errors
     /// The kernel has no sock_diag.
     pub(super) fn open() -> Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("open a netlink socket for the list of sockets")?;
-        socket.bind_auto().context("bind a netlink socket")?;
-        socket.connect(&Netlink::new(0, 0)).context("connect a netlink socket to the kernel")?;
-        Ok(Self { socket, sequence: 0 })
+        Kernel::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// The sockets that are bound to one of these ports, of both families. The list is read slot by slot while it
@@ -77,55 +68,15 @@ impl List {
     pub(super) fn read(&mut self, ports: &[u16]) -> Result<Vec<Bound>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            self.ask(family, ports)?;
-            self.collect(&mut found)
-                .context("read the kernel's list of UDP sockets; hint: `modprobe udp_diag` gives it one")?;
+            let answer = self.0.ask(Dump::new(family, ports), NLM_F_DUMP);
+            let answer = answer
+                .context("read the kernel's list of UDP sockets; hint: `modprobe udp_diag`, where it is a module")?;
+            found.extend(answer.iter().filter_map(|message| match message {
+                SockDiagMessage::InetResponse(response) => bound(response),
+                _ => None,
+            }));
         }
         Ok(found)
-    }
-
-    fn ask(&mut self, family: u8, ports: &[u16]) -> Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        (header.flags, header.sequence_number) = (NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-        let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_UDP,
-            extensions: ExtensionFlags::empty(),
-            states: StateFlags::CLOSE,
-            socket_id,
-        };
-        let dump = Dump { request, filter: filter(ports) };
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(dump));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).context("ask for the kernel's list of UDP sockets").map(drop)
-    }
-
-    fn collect(&self, found: &mut Vec<Bound>) -> Result<()> {
-        let mut buffer = Vec::with_capacity(ANSWER);
-        loop {
-            buffer.clear();
-            self.socket.recv(&mut buffer, 0)?;
-            for message in messages(&buffer) {
-                let message = message?;
-                // What is left of an answer that was not read to its end.
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                #[expect(clippy::wildcard_enum_match_arm, reason = "netlink-packet-core may add payloads")]
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        found.extend(bound(&response));
-                    }
-                    _ => bail!("the kernel answers with something else"),
-                }
-            }
-        }
     }
 }
 
@@ -160,7 +111,7 @@ impl Ends {
     /// Whether one with one of these ports has ended, of those that wait to be read; so, too, where the kernel says
     /// that it could not tell of all.
     pub(super) fn take(&self, ports: &[u16]) -> bool {
-        let mut buffer = Vec::with_capacity(ANSWER);
+        let mut buffer = Vec::with_capacity(PART);
         let mut any = false;
         for _ in 0..BURST {
             buffer.clear();
@@ -179,21 +130,6 @@ fn is_of(message: &NetlinkMessage<SockDiagMessage>, ports: &[u16]) -> bool {
     ports.contains(&response.header.socket_id.source_port)
 }
 
-/// The messages in what was received at once.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<NetlinkMessage<SockDiagMessage>>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let message = NetlinkMessage::deserialize(rest);
-        // Messages begin at multiples of four bytes. Behind one whose length makes no sense there is nothing to read.
-        let length = NetlinkBuffer::new_checked(rest).map(|buffer| buffer.length() as usize).ok();
-        rest = length.and_then(|length| rest.get(length.next_multiple_of(4)..)).unwrap_or_default();
-        Some(message.context("read an answer of the kernel"))
-    })
-}
-
 fn bound(response: &InetResponse) -> Option<Bound> {
     let header = &response.header;
     let local = SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port);
@@ -207,6 +143,20 @@ fn bound(response: &InetResponse) -> Option<Bound> {
 struct Dump {
     request: InetRequest,
     filter: Vec<u8>,
+}
+
+impl Dump {
+    fn new(family: u8, ports: &[u16]) -> Self {
+        let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_UDP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::CLOSE,
+            socket_id,
+        };
+        Self { request, filter: filter(ports) }
+    }
 }
 
 impl NetlinkSerializable for Dump {
@@ -328,14 +278,6 @@ mod tests {
                 ends.wait(Duration::from_secs(1));
             }
             assert!(!ends.take(&[port]), "it has ended once");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_read_ends_the_messages() {
-        for bytes in [&[][..], &[1, 2, 3], &[200, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
-            assert_eq!(messages(bytes).count(), usize::from(!bytes.is_empty()));
-            assert!(messages(bytes).all(|message| message.is_err()));
         }
     }
 }
