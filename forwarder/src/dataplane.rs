@@ -7,6 +7,7 @@ mod attach;
 mod claims;
 mod explain;
 mod inject;
+mod links;
 mod maps;
 mod object;
 mod pins;
