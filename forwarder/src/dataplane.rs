@@ -40,7 +40,7 @@ use self::object::OBJECT;
 use crate::identity::Secrets;
 
 pub use self::{
-    attach::Attached,
+    attach::{Attached, Standing},
     claims::{OwnClaim, Table},
     explain::Explainer,
     inject::Interface,
@@ -196,6 +196,14 @@ impl Dataplane {
     /// The interface does not exist, or the kernel or another program is in the way.
     pub fn attach(&mut self, interface: &str, mode: crate::config::XdpMode) -> Result<Attached> {
         attach::attach(&mut self.ebpf, interface, mode, self.pins.as_mut())
+    }
+
+    /// Looks whether both programs are still attached to the interface with this name and index, as they were.
+    ///
+    /// # Errors
+    /// The kernel refuses to say.
+    pub fn standing(&mut self, interface: &str, ifindex: u32, attached: &Attached) -> Result<Standing> {
+        attach::standing(&mut self.ebpf, interface, ifindex, attached, self.pins.as_ref())
     }
 
     /// The start has succeeded: what is pinned stays when this is dropped.

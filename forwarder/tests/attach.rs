@@ -8,6 +8,8 @@ mod daemon;
 #[path = "golden/frames.rs"]
 #[expect(dead_code, reason = "golden packets need more of it")]
 mod frames;
+#[path = "attach/hostile.rs"]
+mod hostile;
 #[path = "attach/injection.rs"]
 mod injection;
 #[path = "attach/wire.rs"]
@@ -56,6 +58,10 @@ impl Drop for Pins {
 }
 
 fn load(pins: &Pins) -> Dataplane {
+    try_load(pins).unwrap_or_else(|error| panic!("{error} (run as root)"))
+}
+
+fn try_load(pins: &Pins) -> Result<Dataplane, String> {
     let config = Config {
         underlay: Address::v4([10, 9, 0, 1]),
         node: ME,
@@ -68,7 +74,7 @@ fn load(pins: &Pins) -> Dataplane {
     let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, epoch: 5, index: 0 };
     let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
     let settings = Settings { config, secrets, services: vec![(vip, service)], claims: 1024 };
-    Dataplane::load(&settings, Some(&pins.0)).unwrap_or_else(|error| panic!("{error:#} (run as root)"))
+    Dataplane::load(&settings, Some(&pins.0)).map_err(|error| format!("{error:#}"))
 }
 
 /// The kernel takes its time over a link that is only let go of.

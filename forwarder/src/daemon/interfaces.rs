@@ -1,4 +1,9 @@
-//! The configured interfaces: attached at the start, and again when one that disappeared returns.
+//! The configured interfaces: attached at the start, and again when one that disappeared returns or when somebody has
+//! taken a program off.
+//!
+//! The configuration says that this daemon serves them, and whoever wants something else there changes that or stops the
+//! daemon; until then a program that is gone is a mistake, and costs transactions. `forwarder detach` is the exception:
+//! it is the operator's own word, and what it takes off stays off until the daemon starts again.
 
 use std::ffi::CString;
 
@@ -6,9 +11,12 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     config::XdpMode,
-    dataplane::{Attached, Dataplane, Interface},
+    dataplane::{Attached, Dataplane, Interface, Standing},
     status,
 };
+
+/// Most looks between two tries to attach where something is in the way, such as another XDP program.
+const PATIENCE: u32 = 32;
 
 /// One configured interface.
 struct Entry {
@@ -17,6 +25,20 @@ struct Entry {
     attached: Option<(Interface, Attached)>,
     /// Why it is not attached, as it was logged.
     reason: Option<String>,
+    /// Looks until the next try, and how many there were between the last two.
+    wait: (u32, u32),
+    /// The operator has taken the programs off.
+    is_off: bool,
+}
+
+/// What a look at an interface says.
+enum Look {
+    /// Nothing to do.
+    Well,
+    /// It has to be attached.
+    Missing,
+    /// It is not there, or not to be attached.
+    Leave(String),
 }
 
 /// All of them.
@@ -31,26 +53,25 @@ impl Interfaces {
         let mut entries = Vec::new();
         for name in names {
             let attached = Some(attach(name, mode, dataplane)?);
-            entries.push(Entry { name: name.clone(), attached, reason: None });
+            entries.push(Entry { name: name.clone(), attached, reason: None, wait: (0, 0), is_off: false });
         }
         Ok(Self { mode, entries })
     }
 
-    /// Looks whether each is still the one that was attached, and attaches to one that is new; whether any was.
+    /// Looks whether each is still the one that was attached, and whether all is attached to it; attaches where that is
+    /// not so. Whether anything has changed.
     pub(super) fn check(&mut self, dataplane: &mut Dataplane) -> bool {
         let mut changed = false;
         for entry in &mut self.entries {
-            let now = index(&entry.name);
-            if entry.attached.as_ref().map(|(interface, _)| interface.ifindex) == now && now.is_some() {
-                continue;
-            }
-            let outcome = match now {
-                Some(_) => attach(&entry.name, self.mode, dataplane).map_err(|error| format!("{error:#}")),
-                None => Err("it is gone, and is attached again when it returns".to_owned()),
+            let outcome = match entry.look(dataplane) {
+                Look::Well => continue,
+                Look::Missing if entry.waits() => continue,
+                Look::Missing => attach(&entry.name, self.mode, dataplane).map_err(|error| format!("{error:#}")),
+                Look::Leave(reason) => Err(reason),
             };
             match outcome {
                 Ok(attached) => {
-                    (entry.attached, entry.reason) = (Some(attached), None);
+                    (entry.attached, entry.reason, entry.wait) = (Some(attached), None, (0, 0));
                     changed = true;
                 }
                 Err(reason) => {
@@ -87,6 +108,54 @@ impl Interfaces {
     /// For `status`: those that are not attached, and why.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         self.entries.iter().filter_map(|entry| Some(format!("interface {}: {}", entry.name, entry.reason.as_ref()?)))
+    }
+}
+
+impl Entry {
+    fn look(&mut self, dataplane: &mut Dataplane) -> Look {
+        let Some(now) = index(&self.name) else {
+            // One that returns is tried at once.
+            self.wait = (0, 0);
+            return Look::Leave("it is gone, and is attached again when it returns".to_owned());
+        };
+        let attached = self.attached.as_ref().filter(|(interface, _)| interface.ifindex == now);
+        let standing = match attached {
+            _ if self.is_off => Standing::Detached,
+            Some((_, how)) => match dataplane.standing(&self.name, now, how) {
+                Ok(standing) => standing,
+                Err(error) => {
+                    log::debug!("interface {}: {error:#}", self.name);
+                    return Look::Well;
+                }
+            },
+            None => return Look::Missing,
+        };
+        match standing {
+            Standing::Attached => Look::Well,
+            Standing::TakenOff(what) => {
+                log::warn!("interface {}: somebody has taken the {what} off; it is attached again", self.name);
+                Look::Missing
+            }
+            Standing::Detached => {
+                self.is_off = true;
+                Look::Leave(
+                    "`forwarder detach` has taken the programs off; hint: restart this daemon to attach them again"
+                        .to_owned(),
+                )
+            }
+        }
+    }
+
+    /// Whether the next try is for a later look; each that fails makes the pause longer.
+    fn waits(&mut self) -> bool {
+        let (left, last) = self.wait;
+        if left > 0 {
+            self.wait.0 = left - 1;
+            return true;
+        }
+        let pause = (2 * last).clamp(1, PATIENCE);
+        self.wait = (pause, pause);
+        false
     }
 }
 

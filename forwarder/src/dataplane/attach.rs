@@ -1,6 +1,6 @@
 //! Loading the programs and attaching them to interfaces, over the links of an earlier daemon where there are some.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -13,7 +13,12 @@ use aya::{
     },
 };
 
-use super::{object::EGRESS, pins::Pins, preflight, verify};
+use super::{
+    links::{Held, Link, egress_filters},
+    object::EGRESS,
+    pins::Pins,
+    preflight, verify,
+};
 use crate::config::XdpMode;
 
 /// The ingress program.
@@ -26,6 +31,46 @@ pub struct Attached {
     pub xdp: &'static str,
     /// `tcx` or `clsact`.
     pub egress: &'static str,
+}
+
+/// What has become of what was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// All is as it was.
+    Attached,
+    /// Somebody has taken this off behind the daemon's back, or put another program into its place.
+    TakenOff(&'static str),
+    /// The pins are gone: somebody has taken everything off, as `forwarder detach` does.
+    Detached,
+}
+
+/// Looks whether both programs are still attached to an interface, as they were. Without pins nobody can know.
+pub(super) fn standing(
+    ebpf: &mut Ebpf,
+    interface: &str,
+    ifindex: u32,
+    attached: &Attached,
+    pins: Option<&Pins>,
+) -> Result<Standing> {
+    let Some(pins) = pins else { return Ok(Standing::Attached) };
+    let is_held = |pin: &Path, program: u32| {
+        Link::open(pin).and_then(|link| link.held()).is_ok_and(|held| held == Held { program, ifindex })
+    };
+    let pin = pins.link(interface, &format!("xdp-{}", attached.xdp));
+    if !pin.exists() {
+        return Ok(Standing::Detached);
+    }
+    let ingress: &mut Xdp = program(ebpf, INGRESS)?;
+    if !is_held(&pin, ingress.info()?.id()) {
+        return Ok(Standing::TakenOff("XDP program"));
+    }
+    let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    let egress = egress.info()?.id();
+    let is_there = match attached.egress {
+        "tcx" => is_held(&pins.link(interface, "egress"), egress),
+        _ => egress_filters(ifindex)?.contains(&egress),
+    };
+    Ok(if is_there { Standing::Attached } else { Standing::TakenOff("egress program") })
 }
 
 /// A program by its name.

@@ -62,6 +62,29 @@ impl Site {
         answer.status.success().then(|| serde_json::from_slice(&answer.stdout).unwrap())
     }
 
+    /// The daemon's status; it must run.
+    pub(crate) fn status(&self) -> Value {
+        self.ask(&["status", "--json"]).unwrap_or_else(|| panic!("the daemon does not answer: {}", self.log()))
+    }
+
+    /// All that the last daemon has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap()
+    }
+
+    pub(crate) const fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let end = Instant::now() + TIMEOUT;
+        while !is_so() {
+            assert!(Instant::now() < end, "{what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn detach(&self) {
         let status = Command::new(binary()).arg("detach").arg("--pin-dir").arg(&self.pins.0).output().unwrap();
         assert!(status.status.success(), "{status:?}");

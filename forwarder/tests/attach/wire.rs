@@ -106,7 +106,8 @@ impl Wire {
     }
 }
 
-fn index(name: &str) -> u32 {
+/// An interface's index.
+pub(crate) fn index(name: &str) -> u32 {
     let name = CString::new(name).unwrap();
     // SAFETY: the name ends with NUL and lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
