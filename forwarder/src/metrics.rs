@@ -4,7 +4,13 @@
 
 mod text;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::anyhow;
 use http_body_util::Full;
@@ -18,7 +24,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinHandle,
     time::timeout,
 };
@@ -26,11 +32,13 @@ use tokio::{
 pub use self::text::render;
 use crate::control::{self, Call};
 
-/// Connections at a time: a few scrapers; more wait in the kernel's queue.
+/// Connections at a time: a few scrapers. One that is idle gives way to a new one.
 const CONNECTIONS: usize = 16;
 /// How long a request's head may take to arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest life of a connection: an idle one must not hold a place for ever.
+/// A connection is not idle before: its first request may be on its way.
+const GRACE: Duration = Duration::from_millis(200);
+/// Longest life of a connection.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 /// Pause after an accept that failed, such as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -89,16 +97,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn accept(listener: TcpListener, handler: mpsc::Sender<Call>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections(Vec::new());
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let handler = handler.clone();
-                tokio::spawn(async move {
-                    connection(stream, handler).await;
-                    drop(place);
-                });
+                connections.make_room().await;
+                connections.0.push(Connection::serve(stream, handler.clone()));
             }
             Err(error) => {
                 log::warn!("accept on the metrics port: {error}");
@@ -108,8 +112,62 @@ async fn accept(listener: TcpListener, handler: mpsc::Sender<Call>) {
     }
 }
 
-async fn connection(stream: TcpStream, handler: mpsc::Sender<Call>) {
-    let service = service_fn(|request| answer(request, &handler));
+/// Those that are open. Dropping them ends them.
+struct Connections(Vec<Connection>);
+
+impl Connections {
+    /// Waits until there is a place for one more: the one that has been idle for longest gives way, and where none is
+    /// idle the first whose answer is out.
+    async fn make_room(&mut self) {
+        loop {
+            self.0.retain(|connection| !connection.task.is_finished());
+            if self.0.len() < CONNECTIONS {
+                return;
+            }
+            let idle =
+                self.0.iter().enumerate().filter_map(|(place, connection)| Some((connection.idle_since()?, place)));
+            match idle.min().filter(|(since, _)| since.elapsed() >= GRACE) {
+                Some((_, place)) => drop(self.0.swap_remove(place)),
+                // An answer takes as long as the daemon's loop, and that only so long.
+                None => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+}
+
+/// One of them.
+struct Connection {
+    task: JoinHandle<()>,
+    /// Since when it has asked for nothing; `None` while it waits for an answer.
+    idle_since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Connection {
+    fn serve(stream: TcpStream, handler: mpsc::Sender<Call>) -> Self {
+        let idle_since = Arc::new(Mutex::new(Some(Instant::now())));
+        let task = tokio::spawn(connection(stream, handler, Arc::clone(&idle_since)));
+        Self { task, idle_since }
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(stream: TcpStream, handler: mpsc::Sender<Call>, idle_since: Arc<Mutex<Option<Instant>>>) {
+    let set_idle = |since| *idle_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    let service = service_fn(async |request| {
+        set_idle(None);
+        let response = answer(request, &handler).await;
+        set_idle(Some(Instant::now()));
+        response
+    });
     let mut server = http1::Builder::new();
     let server = server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let served = timeout(CONNECTION_LIFE, server.serve_connection(TokioIo::new(stream), service)).await;

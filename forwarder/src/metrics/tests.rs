@@ -79,3 +79,49 @@ async fn the_port_is_free_again_when_the_server_is_dropped() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn connections_that_ask_for_nothing_keep_nobody_out() {
+    let server = serve("127.0.0.1:0".parse().unwrap(), daemon()).unwrap();
+    let mut idle = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        if number % 2 == 1 {
+            // One that was of use once, and is kept open.
+            stream.write_all(b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        }
+        idle.push(stream);
+    }
+    // Long before any of them ends by itself.
+    let answer = timeout(HEAD_TIMEOUT / 2, request(server.address(), "GET /metrics HTTP/1.1")).await;
+    assert!(answer.expect("it waits for idle ones").starts_with("HTTP/1.1 200 OK\r\n"));
+    // The one that has been idle for longest has given way, and no other.
+    assert_eq!(idle[0].read(&mut [0; 64]).await.unwrap_or(0), 0);
+    for stream in &mut idle[1..] {
+        assert!(timeout(Duration::from_millis(1), stream.read(&mut [0; 64])).await.is_err(), "it has ended, too");
+    }
+}
+
+#[tokio::test]
+async fn connections_that_wait_for_an_answer_give_way_to_nobody() {
+    let (sender, mut asked) = mpsc::channel::<Call>(CONNECTIONS);
+    let server = serve("127.0.0.1:0".parse().unwrap(), sender).unwrap();
+    let address = server.address();
+    let ask = || tokio::spawn(async move { request(address, "GET /metrics HTTP/1.1").await });
+    let (mut waiting, mut places) = (Vec::new(), Vec::new());
+    for _ in 0..CONNECTIONS {
+        waiting.push(ask());
+        places.push(asked.recv().await.unwrap().1);
+    }
+    waiting.push(ask());
+    assert!(timeout(2 * GRACE, asked.recv()).await.is_err(), "the last one has to wait for a place");
+    let answer = || control::Response::Status(Box::default());
+    for place in places {
+        assert!(place.send(answer()).is_ok(), "somebody waits for each answer");
+    }
+    assert!(asked.recv().await.unwrap().1.send(answer()).is_ok());
+    for request in waiting {
+        assert!(request.await.unwrap().starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+}
