@@ -16,6 +16,7 @@ macro_rules! context {
     };
 }
 
+mod census;
 mod claims;
 mod clock;
 mod context;
@@ -51,6 +52,7 @@ use tokio::{
 };
 
 use self::{
+    census::Census,
     claims::{restore_claims, take_claims},
     clock::now,
     drain::Drain,
@@ -104,6 +106,7 @@ struct Daemon {
     started: Instant,
     interfaces: Interfaces,
     dataplane: Dataplane,
+    census: Census,
     events: AsyncFd<RingBuf<MapData>>,
     punts: AsyncFd<RingBuf<MapData>>,
     slow: Slow,
@@ -149,6 +152,7 @@ impl Daemon {
 
         let mut dataplane = Dataplane::load(&kernel_settings(&config, &secrets), Some(&config.pin_dir))?;
         dataplane.follow_logs()?;
+        let census = Census::start(Arc::clone(dataplane.claims()), config.node)?;
         let events = dataplane.take_events()?;
         // SAFETY: a ring buffer keeps the descriptor of its map until it is dropped, and gives no other.
         let events = unsafe { AsyncFd::register(events) }.context("wait for the claims' ring buffer")?;
@@ -197,6 +201,7 @@ impl Daemon {
             started: Instant::now(),
             interfaces,
             dataplane,
+            census,
             events,
             punts,
             slow,
@@ -257,8 +262,11 @@ impl Daemon {
                 arrived = self.slow.receive() => self.slow.take_datagrams(arrived, &context!(self)),
                 Some(hops) = self.next_hops.recv() => self.next_hop_table.set_next_hops(hops, &mut self.dataplane)?,
                 Some((request, answer)) = self.calls.recv() => {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(self.answer(request));
+                    match self.answer(request) {
+                        Response::Status(status) => self.census.answer(status, answer),
+                        // Whoever asked may have gone.
+                        response => drop(answer.send(response)),
+                    }
                 }
                 _ = checks.tick() => self.check()?,
                 () = tokio::time::sleep(due) => {}

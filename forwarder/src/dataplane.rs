@@ -14,7 +14,7 @@ mod pins;
 pub mod preflight;
 mod verify;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -68,7 +68,8 @@ pub struct Settings {
 pub struct Dataplane {
     ebpf: Ebpf,
     maps: maps::Maps,
-    claims: Table,
+    /// Shared with whoever counts them.
+    claims: Arc<Table>,
     config: abi::Config,
     /// In the order of the settings.
     services: Vec<(ServiceKey, abi::Service)>,
@@ -99,7 +100,7 @@ impl Dataplane {
         let mut ebpf = loader.load(OBJECT).context("load the kernel programs' maps")?;
         attach::load(&mut ebpf)?;
         let mut maps = maps::Maps::take(&mut ebpf)?;
-        let claims = Table::map(&maps.claims, &maps.keys, buckets)?;
+        let claims = Arc::new(Table::map(&maps.claims, &maps.keys, buckets)?);
         let mut config = settings.config;
         config.bucket_mask = buckets - 1;
         set_secrets(&mut config, &settings.secrets);
@@ -227,7 +228,7 @@ impl Dataplane {
 
     /// The claim table.
     #[must_use]
-    pub const fn claims(&self) -> &Table {
+    pub const fn claims(&self) -> &Arc<Table> {
         &self.claims
     }
 
@@ -425,7 +426,7 @@ impl Dataplane {
     /// What the table has for `key`, live or not.
     #[must_use]
     pub fn claim(&self, key: u64) -> Option<table::Entry> {
-        table::find(&&self.claims, self.config.bucket_mask, key).map(|(_, entry)| entry)
+        table::find(&&*self.claims, self.config.bucket_mask, key).map(|(_, entry)| entry)
     }
 
     /// Packets by outcome, over all CPUs.
