@@ -265,7 +265,9 @@ impl Daemon {
                     match self.answer(request) {
                         Response::Status(status) => self.census.answer(status, answer),
                         // Whoever asked may have gone.
-                        response => drop(answer.send(response)),
+                        response @ (Response::Owner(_) | Response::Drain(_) | Response::Error(_)) => {
+                            drop(answer.send(response));
+                        }
                     }
                 }
                 _ = checks.tick() => self.check()?,

@@ -61,6 +61,7 @@ impl Kernel {
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
+                #[expect(clippy::wildcard_enum_match_arm, reason = "netlink-packet-core may add payloads")]
                 match message.payload {
                     NetlinkPayload::InnerMessage(part) => answer.push(part),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io().into()),

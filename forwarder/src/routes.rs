@@ -115,8 +115,8 @@ pub fn watch(peers: watch::Receiver<Vec<IpAddr>>) -> Result<mpsc::Receiver<NextH
     Ok(receiver)
 }
 
-/// Whether the kernel takes an ICMP redirect that comes in by this interface: then whoever can send one in the gateway's
-/// name changes the way of the links and of the slow path to a peer. The fast path goes by none.
+/// Whether the kernel takes an ICMP redirect that comes in by this interface: then whoever can send one in the
+/// gateway's name changes the way of the links and of the slow path to a peer. The fast path goes by none.
 #[must_use]
 pub fn believes_redirects(interface: &str, v6: bool) -> bool {
     let read = |of: &str, what: &str| {
@@ -125,7 +125,7 @@ pub fn believes_redirects(interface: &str, v6: bool) -> bool {
         text.is_ok_and(|text| text.trim() != "0")
     };
     let (all, own) = (read("all", "accept_redirects"), read(interface, "accept_redirects"));
-    // `IN_DEV_RX_REDIRECTS` of linux/inetdevice.h, and `ndisc_redirect_rcv`.
+    // As IN_DEV_RX_REDIRECTS of linux/inetdevice.h and ndisc_redirect_rcv() of net/ipv6 have it.
     match (v6, read(interface, "forwarding")) {
         (true, forwards) => own && !forwards,
         (false, true) => all && own,
@@ -349,6 +349,7 @@ impl Hop {
 
 /// The router that a route or a next hop names, else the peer itself.
 fn via(attributes: &[RouteAttribute], peer: IpAddr) -> IpAddr {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a route says much more, and new things with each version")]
     let named = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => ip(address),
         RouteAttribute::Via(RouteVia::Inet6(v6)) => Some(IpAddr::V6(*v6)),

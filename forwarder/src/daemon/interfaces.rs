@@ -1,9 +1,9 @@
 //! The configured interfaces: attached at the start, and again when one that disappeared returns or when somebody has
 //! taken a program off.
 //!
-//! The configuration says that this daemon serves them, and whoever wants something else there changes that or stops the
-//! daemon; until then a program that is gone is a mistake, and costs transactions. `forwarder detach` is the exception:
-//! it is the operator's own word, and what it takes off stays off until the daemon starts again.
+//! The configuration says that this daemon serves them, and whoever wants something else there changes that or stops
+//! the daemon; until then a program that is gone is a mistake, and costs transactions. `forwarder detach` is the
+//! exception: it is the operator's own word, and what it takes off stays off until the daemon starts again.
 
 use std::ffi::CString;
 

@@ -146,8 +146,8 @@ impl NextHopTable {
         over.into_iter().filter(|(interface, v6)| routes::believes_redirects(interface, *v6)).map(|(interface, v6)| {
             let family = if v6 { "ipv6" } else { "ipv4" };
             format!(
-                "the kernel believes ICMP redirects at {interface}, which can send the links and the slow path elsewhere; \
-                 hint: `sysctl -w net.{family}.conf.all.accept_redirects=0 \
+                "the kernel believes ICMP redirects at {interface}, which can send the links and the slow path \
+                 elsewhere; hint: `sysctl -w net.{family}.conf.all.accept_redirects=0 \
                  net.{family}.conf.{}.accept_redirects=0`",
                 // The notation of sysctl(8).
                 interface.replace('.', "/")

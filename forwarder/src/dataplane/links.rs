@@ -26,7 +26,7 @@ use rtnetlink::{
 
 use crate::netlink::Kernel;
 
-/// `TCA_BPF_ID` of linux/pkt_cls.h: the program of a filter.
+/// TCA_BPF_ID of linux/pkt_cls.h: the program of a filter.
 const FILTER_PROGRAM: u16 = 11;
 
 /// Commands of bpf(2), from linux/bpf.h.
@@ -136,18 +136,16 @@ pub(super) fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error).context("ask for an interface's XDP program"),
     };
-    let attributes = answer.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(link) => Some(&link.attributes),
-        _ => None,
+    let attributes = answer.iter().filter_map(|message| {
+        if let RouteNetlinkMessage::NewLink(link) = message { Some(&link.attributes) } else { None }
     });
-    let xdp = attributes.flatten().filter_map(|attribute| match attribute {
-        LinkAttribute::Xdp(xdp) => Some(xdp),
-        _ => None,
-    });
+    let xdp = attributes
+        .flatten()
+        .filter_map(|attribute| if let LinkAttribute::Xdp(xdp) = attribute { Some(xdp) } else { None });
     // With programs in several modes the kernel has a number for each and none for all.
-    Ok(xdp.flatten().find_map(|xdp| match xdp {
-        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) => Some(*id).filter(|id| *id != 0),
-        _ => None,
+    Ok(xdp.flatten().find_map(|xdp| {
+        let (LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id)) = xdp else { return None };
+        Some(*id).filter(|id| *id != 0)
     }))
 }
 

@@ -271,7 +271,8 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
     Ok(detached)
 }
 
-/// Detaches a pinned link. What cannot be detached so, such as the link of an interface that is gone, goes with its pin.
+/// Detaches a pinned link. What cannot be detached so, such as the link of an interface that is gone, goes with its
+/// pin.
 fn detach_link(pin: &Path) {
     if let Err(error) = Link::open(pin).and_then(|link| link.detach()) {
         log::debug!("detach {}: {error}", pin.display());

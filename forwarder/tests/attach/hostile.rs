@@ -29,7 +29,7 @@ use super::{
 const NOBODY: u32 = 65_534;
 
 fn refused(pins: &Pins) -> String {
-    let error = try_load(pins).err().expect("a pin folder is taken that must not be");
+    let Err(error) = try_load(pins) else { panic!("a pin folder is taken that must not be") };
     assert!(error.starts_with(&format!("use pin_dir {}: ", pins.0.display())), "{error}");
     error
 }
@@ -128,8 +128,8 @@ fn programs_that_serve_another_network_namespace_are_not_taken_over() {
         wire::in_a_namespace(|_| {
             let error = refused(&pins);
             let sentence = format!(
-                "its programs serve interface {NEAR} of network namespace {}, process {}, and this is network namespace \
-                 net:[",
+                "its programs serve interface {NEAR} of network namespace {}, process {}, and this is network \
+                 namespace net:[",
                 here.display(),
                 std::process::id()
             );

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::forwarder::outcomes::{CALLS, ensure_only_moved};
+use tests::forwarder::outcomes::CALLS;
 use tests::forwarder::{CLUSTER_PORT, Cluster, Daemon, TUNNEL_PORT};
 use tests::kamailio::Kamailio;
-use tests::lab::{Family, Host, Lab, SIP};
+use tests::lab::{Family, Host, Lab, SIP, routing};
 use tests::load::{Load, run_load};
 use tests::poll::poll_until_true;
 use tests::traffic::raw::Cable;
@@ -39,13 +39,13 @@ fn icmp_about_packets_that_were_never_sent_changes_nothing_v6() -> Result<()> {
 fn nothing_is_believed(family: Family) -> Result<()> {
     Lab::run(|lab| {
         let edges = Kamailio::edges(lab, true)?;
-        let hook = lab.hook()?;
+        let hook = routing::hook(lab)?;
         let mut cluster = Cluster::start_with(lab, family, |config| config.probed().hooked(&hook))?;
         for daemon in &mut cluster.daemons {
             daemon.wait_for_state("up")?;
         }
         poll_until_true("the hook was told that the edge is up", Duration::from_secs(5), || {
-            Ok(lab.hooked(1) == "joining up\n")
+            Ok(routing::hooked(lab, 1) == "joining up\n")
         })?;
         let before = standing(cluster.edge(1)?)?;
         let outcomes = cluster.outcomes()?;
@@ -63,7 +63,7 @@ fn nothing_is_believed(family: Family) -> Result<()> {
                 now.ages
             );
         }
-        ensure!(lab.hooked(1) == "joining up\n", "the hook was told {:?}", lab.hooked(1));
+        ensure!(routing::hooked(lab, 1) == "joining up\n", "the hook was told {:?}", routing::hooked(lab, 1));
         let log = cluster.edge(1)?.log();
         for word in ["link down", "is down", "stopped or restarted"] {
             ensure!(!log.contains(word), "the log has {word:?}: {log}");
@@ -74,7 +74,7 @@ fn nothing_is_believed(family: Family) -> Result<()> {
         report.ensure_perfect(&load)?;
         ensure!(report.forwarded > 0, "nothing was forwarded: {report:?}");
         // The forged messages themselves are none of a service.
-        ensure_only_moved("calls after a forgery", &outcomes, &cluster.outcomes()?, &CALLS)?;
+        cluster.outcomes()?.since(&outcomes).only("calls after a forgery", &CALLS, &[])?;
         cluster.stop()
     })
 }

@@ -71,9 +71,9 @@ impl List {
             let answer = self.0.ask(Dump::new(family, ports), NLM_F_DUMP);
             let answer = answer
                 .context("read the kernel's list of UDP sockets; hint: `modprobe udp_diag`, where it is a module")?;
-            found.extend(answer.iter().filter_map(|message| match message {
-                SockDiagMessage::InetResponse(response) => bound(response),
-                _ => None,
+            found.extend(answer.iter().filter_map(|message| {
+                let SockDiagMessage::InetResponse(response) = message else { return None };
+                bound(response)
             }));
         }
         Ok(found)
