@@ -179,5 +179,5 @@ fn answer(frame: &Frame, peer: &Peer, inside: &Ip, inner: &Inner, head: Head, co
     if packet::store(frame, inside.start + question::DESTINATION, answer.address()).is_none() {
         return asked;
     }
-    Unwrapped::Back(Redirect::answer(node, *inside))
+    Unwrapped::Back(Redirect::answer(node))
 }

@@ -7,7 +7,7 @@ use forwarder_common::{
     clock::Time,
     coded,
     geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
-    ids::{Epoch, IpProtocol, NodeId, Tick},
+    ids::{Epoch, EtherType, IpProtocol, NodeId, Tick},
     keys::{Affinity, Seen},
     net::{self, Ip, Udp},
     outcome::{Action, Hook, Outcome, Punt},
@@ -83,15 +83,13 @@ impl Why {
 pub(crate) struct Redirect {
     node: NodeId,
     why: Why,
-    /// The packet, of which all before is taken away.
-    ip: Ip,
 }
 
 impl Redirect {
     /// A question goes back with its answer.
     #[inline(always)] // nothing
-    pub(crate) const fn answer(node: NodeId, ip: Ip) -> Self {
-        Self { node, why: Why::Answered, ip }
+    pub(crate) const fn answer(node: NodeId) -> Self {
+        Self { node, why: Why::Answered }
     }
 }
 
@@ -119,7 +117,7 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
     let Some(why) = Why::decode(u64::from(order >> WHY_SHIFT)) else {
         return (Outcome::EncapFailed, xdp_action::XDP_PASS);
     };
-    match forward(ctx, &redirect.ip, order & NodeId::MAX, why) {
+    match forward(ctx, &ip, order & NodeId::MAX, why) {
         Ok(action) => (why.sent(), action),
         Err(outcome) => {
             let outcome = why.not_sent(outcome);
@@ -151,7 +149,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         let request_key = maps::marks_ingress()?.request_key();
         let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
-        return Some(Redirect { node, why: Why::Owned, ip: *ip });
+        return Some(Redirect { node, why: Why::Owned });
     }
     let slot = ip.datagram_slot(&Frame::xdp(ctx.ctx))?;
     let node = NodeId::new(maps::successor(slot))?;
@@ -160,7 +158,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         Action::Punted(Punt::Asks | Punt::Reads) => Why::Relayed,
         Action::Pass | Action::Sent | Action::Dropped | Action::Slow(_) => return None,
     };
-    Some(Redirect { node, why, ip: *ip })
+    Some(Redirect { node, why })
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -178,8 +176,8 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
     let config = maps::config().ok_or(Outcome::NotService)?;
     match message(ctx, frame, ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned, ip: *ip }),
-        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted, ip: *ip }),
+        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned }),
+        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted }),
     }
 }
 
@@ -216,7 +214,7 @@ fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     }
     let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::reassembler(slot)) {
-        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled, ip: *ip }),
+        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled }),
         _ => Err(Outcome::Fragment),
     }
 }
@@ -306,7 +304,12 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why) -> Result<u32, Outcom
         return Err(Outcome::Unresolved);
     }
     let frame = Frame::xdp(ctx.ctx);
-    let inner = Inner::read(&frame, ip).ok_or(Outcome::Malformed)?;
+    let ip = match why {
+        // What came around the question is taken away. It is read once more: kept, it would be unset on all other ways.
+        Why::Answered => net::ip(&frame, ip.payload + geneve::TUNNEL, EtherType::IPV6).ok_or(Outcome::Malformed)?,
+        Why::Owned | Why::Reassembled | Why::Diverted | Why::Relayed => *ip,
+    };
+    let inner = Inner::read(&frame, &ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
     let key = maps::tag_key(config, epoch);
     let sender = Sender {
