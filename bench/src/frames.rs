@@ -1,7 +1,7 @@
 //! SIP messages of a given length, plain and varied, and the frames that carry them.
 
 use forwarder_common::{
-    abi::{Address, Peer},
+    abi::{Address, Peer, Served},
     checksum,
     clock::{Clock, Time},
     geneve::{self, Head, Headers, Inner, OuterV4, OuterV6, Sender},
@@ -160,6 +160,7 @@ pub(crate) fn peer(v6: bool) -> Peer {
         destination_mac: [2, 0, 0, 0, 0, PEER as u8],
         source_mac: [2, 0, 0, 0, 0, ME as u8],
         clock: Clock::UNKNOWN,
+        served: Served::ALL,
     }
 }
 

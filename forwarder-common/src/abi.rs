@@ -337,6 +337,44 @@ pub struct Peer {
     pub source_mac: [u8; 6],
     /// The peer's clock.
     pub clock: Clock,
+    /// Which of this node's services the peer has as well.
+    pub served: Served,
+}
+
+/// Which services of this node a peer has as well, a bit each by [`Service::index`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Served(pub [u64; 4]);
+
+impl Served {
+    /// All services that a node may have.
+    pub const ALL: Self = Self([u64::MAX; 4]);
+
+    /// The same with this one.
+    #[must_use]
+    pub const fn with(self, index: u8) -> Self {
+        let (Self([a, b, c, d]), bit) = (self, 1 << (index & 63));
+        match index >> 6 {
+            0 => Self([a | bit, b, c, d]),
+            1 => Self([a, b | bit, c, d]),
+            2 => Self([a, b, c | bit, d]),
+            _ => Self([a, b, c, d | bit]),
+        }
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    #[inline(always)] // a choice of four words, which needs no bounds check
+    pub const fn has(&self, index: u8) -> bool {
+        let Self([a, b, c, d]) = *self;
+        let word = match index >> 6 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        };
+        word >> (index & 63) & 1 != 0
+    }
 }
 
 /// What the egress program tells the daemon: a claim of this node, new or with another lifetime.
@@ -416,7 +454,7 @@ const _: () = {
     assert!(size_of::<ServiceSlot>() == 28);
     assert!(size_of::<Config>() == 96);
     assert!(size_of::<LeaseWord>() == 8);
-    assert!(size_of::<Peer>() == 56);
+    assert!(size_of::<Peer>() == 88);
     assert!(size_of::<ClaimEvent>() == 24);
     assert!(size_of::<Punt>() == 16);
     assert!(size_of::<Explained>() == 40);

@@ -371,7 +371,7 @@ mod tests {
 
     use super::*;
 
-    use crate::clock::Clock;
+    use crate::{abi::Served, clock::Clock};
 
     const HEAD: Head =
         Head { node: 513, kind: Kind::Relay, key_epoch: 1, time: Time(0x0102_0304), argument: 0x0506_0708 };
@@ -430,6 +430,7 @@ mod tests {
             destination_mac: [2; 6],
             source_mac: [4; 6],
             clock: Clock::UNKNOWN,
+            served: Served::ALL,
         }
     }
 

@@ -286,6 +286,8 @@ outcomes! {
     DecapAsked = 68, "decap_asked", Decap, Pass;
     /// An answer to this node's daemon; passed to its socket.
     DecapAnswer = 69, "decap_answer", Decap, Pass;
+    /// Of a peer's transaction, but the peer does not have the service that it is for: served where it landed.
+    LocalUnserved = 70, "local_unserved", Ingress, Pass;
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

@@ -59,7 +59,7 @@ fn now() -> String {
         }
     );
     layout!(text, Lifetimes { proceeding, failed, ended });
-    layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, clock });
+    layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, clock, served });
     layout!(text, ClaimEvent { key, at_ns, ticks, epoch, flags, service, kind, class, pad });
     layout!(text, Punt { ifindex, length, reason, segment });
     layout!(text, Explained { request_key, reply_key, result, cseq, call_id, branch, kind, status, pad });

@@ -25,6 +25,7 @@ mod ranges;
 mod settings;
 mod shadowed;
 
+use forwarder_common::abi::{self, Served};
 use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
 use forwarder_common::question::Held;
 use forwarder_common::rest::KeyKind;
@@ -38,7 +39,9 @@ use self::outbox::{Outbox, Sender};
 use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
-use crate::wire::{self, Answer, Ask, Digest, Hello, LIFETIME_MS, Message, MustEqual, Repair, WireError};
+use crate::wire::{
+    self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service, WireError,
+};
 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
@@ -100,7 +103,7 @@ impl Node {
         self.forget(peer);
         if let Some(hello) = self.peers.link_down(peer) {
             self.claims.peer_down(peer);
-            self.effects.write(peer_write(peer, false, hello));
+            self.effects.write(peer_write(peer, false, hello, &self.settings.services));
         }
         if self.peers.get(peer).is_none() {
             return;
@@ -400,7 +403,7 @@ impl Node {
     fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) -> Result<(), ProtocolError> {
         // While the peer does not count yet: it gets the asks of this turn below.
         self.send_asks();
-        let (incarnation, write) = (self.incarnation(), peer_write(peer, true, &hello));
+        let (incarnation, write) = (self.incarnation(), peer_write(peer, true, &hello, &self.settings.services));
         let Hello { epochs, listen, your_incarnation, have, .. } = hello;
         let Some(new) = self.peers.take_hello(peer, hello, incarnation, now)? else { return Ok(()) };
         self.claims.peer_up(peer, epochs);
@@ -629,7 +632,17 @@ impl Node {
     }
 }
 
-fn peer_write(node: NodeId, up: bool, hello: &Hello) -> MapWrite {
-    let Hello { state, epochs, underlay, .. } = *hello;
-    MapWrite::Peer { node, up, state, epochs, underlay }
+/// What the maps are to say of a peer, given this node's services.
+fn peer_write(node: NodeId, up: bool, hello: &Hello, mine: &[Service]) -> MapWrite {
+    let Hello { state, epochs, underlay, ref services, .. } = *hello;
+    let same = |mine: &Service| {
+        services.iter().any(|theirs| (theirs.address, theirs.transport) == (mine.address, mine.transport))
+    };
+    let told = (0..abi::NO_SERVICE).zip(mine).filter(|(_, mine)| same(mine));
+    // A hello without services is of a node that does not say, and one with the most may lack some.
+    let served = match services.len() {
+        0 | HELLO_SERVICES.. => Served::ALL,
+        _ => told.fold(Served::default(), |served, (index, _)| served.with(index)),
+    };
+    MapWrite::Peer { node, up, state, epochs, underlay, served }
 }

@@ -51,8 +51,8 @@ pub struct SlowPath {
     node: NodeId,
     hash_key: [u64; 2],
     hold_us: u64,
-    /// Affinity `call` by VIP and port.
-    services: BTreeMap<([u32; 4], u16), bool>,
+    /// Place and affinity `call` by VIP and port.
+    services: BTreeMap<([u32; 4], u16), (usize, bool)>,
     vips: BTreeSet<[u32; 4]>,
     hold: Hold,
     reassembly: Reassembly,
@@ -67,7 +67,10 @@ impl SlowPath {
         let services: BTreeMap<_, _> = settings
             .services
             .iter()
-            .map(|service| ((address(service.address.ip()).0, service.address.port()), service.affinity_call))
+            .enumerate()
+            .map(|(place, service)| {
+                ((address(service.address.ip()).0, service.address.port()), (place, service.affinity_call))
+            })
             .collect();
         Self {
             node: settings.node,
@@ -244,8 +247,8 @@ impl SlowPath {
         };
         match verdict(&message, view) {
             Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
-            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded),
-            Verdict::Divert(successor) => self.forward(successor, ifindex, packet, Outcome::SlowDiverted),
+            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded, view),
+            Verdict::Divert(successor) => self.forward(successor, ifindex, packet, Outcome::SlowDiverted, view),
             Verdict::Ask(why) => {
                 let due_us = now_us.saturating_add(self.hold_us);
                 let of_branch = matches!(why, Outcome::UnknownBranch);
@@ -257,7 +260,7 @@ impl SlowPath {
     /// What the packet says, or what it is counted as where it has no key; it is local then.
     fn message(&self, packet: &[u8]) -> Result<Message, Outcome> {
         let packet = Packet::read(packet).ok_or(Outcome::SlowNotSip)?;
-        let (payload, affinity_call) = self.service(&packet).ok_or(Outcome::SlowNotSip)?;
+        let (payload, (_, affinity_call)) = self.service(&packet).ok_or(Outcome::SlowNotSip)?;
         Message::read(payload, self.hash_key, affinity_call).map_err(|why| match why {
             Unkeyable::KeepAlive | Unkeyable::NotSip => Outcome::SlowNotSip,
             Unkeyable::StartLine
@@ -272,8 +275,8 @@ impl SlowPath {
         packet.destination().is_some_and(|vip| self.vips.contains(&vip.0))
     }
 
-    /// The payload of a datagram to a service, and whether that one has affinity `call`.
-    fn service<'a>(&self, packet: &Packet<'a>) -> Option<(&'a [u8], bool)> {
+    /// The payload of a datagram to a service, and that one's place and whether it has affinity `call`.
+    fn service<'a>(&self, packet: &Packet<'a>) -> Option<(&'a [u8], (usize, bool))> {
         let (port, payload) = packet.datagram()?;
         Some((payload, *self.services.get(&(packet.destination()?.0, port))?))
     }
@@ -287,7 +290,7 @@ impl SlowPath {
             }
             Err(held) => {
                 let verdict = without_answer(&message, view);
-                self.let_go(held, verdict, Outcome::SlowHoldOverflow);
+                self.let_go(held, verdict, Outcome::SlowHoldOverflow, view);
             }
         }
     }
@@ -317,15 +320,17 @@ impl SlowPath {
             return;
         }
         if let Some(held) = self.hold.take(ticket) {
-            self.let_go(held, without_answer(&message, view), Outcome::SlowReleased);
+            self.let_go(held, without_answer(&message, view), Outcome::SlowReleased, view);
         }
     }
 
     /// Sends a packet that waits no longer, or could not, on its way; without an owner it is local under `released`.
-    fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome) {
+    fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome, view: &dyn View) {
         match verdict {
-            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded),
-            Verdict::Divert(successor) => self.forward(successor, held.ifindex, held.packet, Outcome::SlowDiverted),
+            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded, view),
+            Verdict::Divert(successor) => {
+                self.forward(successor, held.ifindex, held.packet, Outcome::SlowDiverted, view);
+            }
             Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
             // Nobody owns it; or no peer is left that could.
             Verdict::Local(_) | Verdict::Ask(_) => self.inject(held.ifindex, held.packet, released),
@@ -337,7 +342,12 @@ impl SlowPath {
         self.actions.push_back(Action::Inject { ifindex, packet });
     }
 
-    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome) {
+    /// Sends a packet to a peer, if that has its service; else it is served here.
+    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome, view: &dyn View) {
+        let place = Packet::read(&packet).and_then(|packet| self.service(&packet).map(|(_, (place, _))| place));
+        if place.is_some_and(|place| !view.serves(to, place)) {
+            return self.inject(ifindex, packet, Outcome::SlowLocal);
+        }
         if packet.len() <= whole::LONGEST_IN_TUNNEL {
             self.count(outcome);
             self.actions.push_back(Action::Forward { to, packet, reassemble: false });

@@ -48,6 +48,10 @@ impl View for Unknown {
         Found::Nothing
     }
 
+    fn serves(&self, _: NodeId, _: usize) -> bool {
+        true
+    }
+
     fn peer_up(&self) -> bool {
         true
     }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
-    abi::{Address, Config, Service, ServiceKey},
+    abi::{Address, Config, NO_SERVICE, Service, ServiceKey},
     claim,
     clock::Time,
     coded,
@@ -83,13 +83,15 @@ impl Why {
 pub(crate) struct Redirect {
     node: NodeId,
     why: Why,
+    /// The service that the packet is for; [`NO_SERVICE`] where that is not known or does not matter.
+    service: u8,
 }
 
 impl Redirect {
     /// A question goes back with its answer.
     #[inline(always)] // nothing
     pub(crate) const fn answer(node: NodeId) -> Self {
-        Self { node, why: Why::Answered }
+        Self { node, why: Why::Answered, service: NO_SERVICE }
     }
 }
 
@@ -112,12 +114,14 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
         }
     };
     let Some(marks) = maps::marks_ingress() else { return (Outcome::EncapFailed, xdp_action::XDP_PASS) };
-    // One number that the verifier does not know: what follows is verified once, not for every way that leads here.
-    let order = marks.hide(usize::from(redirect.node.number()) | (redirect.why.code() as usize) << WHY_SHIFT) as u16;
+    // Numbers that the verifier does not know: what follows is verified once, not for every way that leads here.
+    let Redirect { node, why, service } = redirect;
+    let order = marks.hide(usize::from(node.number()) | (why.code() as usize) << WHY_SHIFT) as u16;
+    let (node, service) = (order & NodeId::MAX, marks.hide(usize::from(service)) as u8);
     let Some(why) = Why::decode(u64::from(order >> WHY_SHIFT)) else {
         return (Outcome::EncapFailed, xdp_action::XDP_PASS);
     };
-    match forward(ctx, &ip, order & NodeId::MAX, why) {
+    match forward(ctx, &ip, node, why, service) {
         Ok(action) => (why.sent(), action),
         Err(outcome) => {
             let outcome = why.not_sent(outcome);
@@ -149,7 +153,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         let request_key = maps::marks_ingress()?.request_key();
         let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
         let Found::Peer(node) = owner else { return None };
-        return Some(Redirect { node, why: Why::Owned });
+        return Some(Redirect { node, why: Why::Owned, service: NO_SERVICE });
     }
     let slot = ip.datagram_slot(&Frame::xdp(ctx.ctx))?;
     let node = NodeId::new(maps::successor(slot))?;
@@ -158,7 +162,7 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         Action::Punted(Punt::Asks | Punt::Reads) => Why::Relayed,
         Action::Pass | Action::Sent | Action::Dropped | Action::Slow(_) => return None,
     };
-    Some(Redirect { node, why })
+    Some(Redirect { node, why, service: NO_SERVICE })
 }
 
 /// Down to the verdict; every way but that to another node ends in an error that is its outcome.
@@ -174,10 +178,11 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
     let vip = ip.destination(frame).ok_or(Outcome::NotService)?;
     let service = service(vip, udp.destination).ok_or(Outcome::NotService)?;
     let config = maps::config().ok_or(Outcome::NotService)?;
+    let index = service.index;
     match message(ctx, frame, ip, &udp, service, config)? {
         Verdict::Local(outcome) | Verdict::Ask(outcome) => Err(outcome),
-        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned }),
-        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted }),
+        Verdict::ToOwner(node) => Ok(Redirect { node, why: Why::Owned, service: index }),
+        Verdict::Divert(node) => Ok(Redirect { node, why: Why::Diverted, service: index }),
     }
 }
 
@@ -214,7 +219,7 @@ fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     }
     let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::reassembler(slot)) {
-        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled }),
+        Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled, service: NO_SERVICE }),
         _ => Err(Outcome::Fragment),
     }
 }
@@ -296,10 +301,13 @@ extern "C" fn effective(key: u64, now: u64) -> u64 {
 
 /// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
-fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why) -> Result<u32, Outcome> {
+fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -> Result<u32, Outcome> {
     let config = maps::config().ok_or(Outcome::Unresolved)?;
     let slot = maps::node(node).hop(node).ok_or(Outcome::Unresolved)?;
     let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
+    if service != NO_SERVICE && !peer.served.has(service) {
+        return Err(Outcome::LocalUnserved);
+    }
     if peer.ifindex == 0 {
         return Err(Outcome::Unresolved);
     }

@@ -539,8 +539,8 @@ impl Daemon {
                 Output::Map(MapWrite::Peer { up: false, .. }) => {
                     // The failover machine has said so.
                 }
-                Output::Map(MapWrite::Peer { node, up: true, state, epochs, underlay }) => {
-                    let said = Introduction { state, epochs, underlay };
+                Output::Map(MapWrite::Peer { node, up: true, state, epochs, underlay, served }) => {
+                    let said = Introduction { state, epochs, underlay, served };
                     self.failover.handle_introduction(node, said, now().monotonic_us);
                     // Before the answer that follows it.
                     self.carry_out_failover()?;

@@ -192,6 +192,24 @@ fn what_does_not_fit_or_has_no_next_hop_passes() {
 }
 
 #[test]
+fn what_is_a_peers_that_lacks_the_service_is_served_where_it_landed() {
+    let mut bench = Bench::new(ME, V4);
+    bench.claim(PEER, Sip::invite("call").request_key());
+    let (known, new) = (Sip::invite("call").bytes(), Sip::invite("new").bytes());
+    bench.lives();
+    bench.divert(true);
+    bench.successor(PEER);
+    for (index, v6) in [(0, V4), (1, V6)] {
+        bench.peer_serving(PEER, &[1 - index]);
+        bench.expect(&Frame::to_vip(v6, &known), PASS, &["local_unserved"]);
+        bench.expect(&Frame::to_vip(v6, &new), PASS, &["local_new"]);
+        bench.peer_serving(PEER, &[index, 255 - index]);
+        bench.expect_changed(&Frame::to_vip(v6, &known), TX, &["forwarded"]);
+        bench.expect_changed(&Frame::to_vip(v6, &new), TX, &["diverted"]);
+    }
+}
+
+#[test]
 fn what_is_not_for_a_service_is_untouched() {
     let mut bench = Bench::new(ME, V4);
     bench.peer(PEER, true);

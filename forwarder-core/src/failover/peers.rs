@@ -9,7 +9,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use forwarder_common::ids::{Epochs, NodeId};
+use forwarder_common::{
+    abi::Served,
+    ids::{Epochs, NodeId},
+};
 
 use super::timers::{AWAY_US, LEASE_TAIL_US, PATH_US, REJOIN_US};
 use crate::state::State;
@@ -65,6 +68,8 @@ pub struct Introduction {
     pub epochs: Epochs,
     /// Where it takes tunnel packets.
     pub underlay: IpAddr,
+    /// Which of this node's services it has as well.
+    pub served: Served,
 }
 
 /// One peer.
@@ -276,7 +281,7 @@ mod tests {
     }
 
     fn introduction(state: State) -> Introduction {
-        Introduction { state, epochs: Epochs::from_bits(1), underlay: "10.9.3.2".parse().unwrap() }
+        Introduction { state, epochs: Epochs::from_bits(1), underlay: "10.9.3.2".parse().unwrap(), served: Served::ALL }
     }
 
     fn able(peers: &Peers) -> (Vec<u16>, Vec<u16>) {

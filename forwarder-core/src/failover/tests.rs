@@ -1,3 +1,5 @@
+use forwarder_common::abi::Served;
+
 use super::{
     timers::{AWAY_US, LEASE_RENEWAL_US, LINK_IDLE_US, PATH_US, STALL_NOTICE_US},
     *,
@@ -83,7 +85,7 @@ impl World {
     fn link(&mut self, peer: u16) {
         self.machine.handle_link_up(id(peer), "10.9.3.2:7470".parse().unwrap(), false, self.now_us);
         let underlay = "10.9.3.2".parse().unwrap();
-        let said = Introduction { state: State::Up, epochs: Epochs::from_bits(1), underlay };
+        let said = Introduction { state: State::Up, epochs: Epochs::from_bits(1), underlay, served: Served::ALL };
         self.machine.handle_introduction(id(peer), said, self.now_us);
         self.take();
     }

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::{
+    abi::Served,
+    ids::{Epoch, Epochs, NodeId},
+};
 
 use crate::state::State;
 
@@ -127,5 +130,7 @@ pub enum MapWrite {
         epochs: Epochs,
         /// Where it takes encapsulated packets.
         underlay: IpAddr,
+        /// Which of this node's services it has as well.
+        served: Served,
     },
 }

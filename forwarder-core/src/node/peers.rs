@@ -269,8 +269,8 @@ impl Peer {
             self.generation = self.generation.wrapping_add(1);
         }
         let same = |known: &Hello| {
-            (known.state, known.epochs, known.underlay, known.listen)
-                == (hello.state, hello.epochs, hello.underlay, hello.listen)
+            (known.state, known.epochs, known.underlay, known.listen, &known.services)
+                == (hello.state, hello.epochs, hello.underlay, hello.listen, &hello.services)
         };
         let is_changed = !self.is_up || !known.is_some_and(same);
         self.seen = hello.epochs.iter().fold(self.seen, Epochs::with);

@@ -30,6 +30,8 @@ pub struct Settings {
 pub trait View {
     /// What the claim table says of a key.
     fn owner(&self, key: u64) -> Found;
+    /// Whether a peer has a service of this node as well, by the service's place in the settings.
+    fn serves(&self, node: NodeId, service: usize) -> bool;
     /// Whether any peer is up.
     fn peer_up(&self) -> bool;
     /// The peer that a new transaction with this request key goes to while this node takes none; `None` is this one.

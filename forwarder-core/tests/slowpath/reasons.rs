@@ -58,6 +58,26 @@ fn every_reason_gets_the_verdict_of_the_table_as_it_is_now() {
 }
 
 #[test]
+fn what_is_a_peers_that_lacks_the_service_is_served_where_it_landed() {
+    for v6 in [V4, V6] {
+        let packet = sip(v6, &invite("call"));
+        let frame = frame(&packet, 0, 0);
+        let mut world = World::new();
+        world.peers(request_key("call"));
+        world.table.unserved = [usize::from(v6)].into();
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame));
+        assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]));
+        world.table.claims.clear();
+        world.table.successor = Some(id(PEER));
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame));
+        assert_eq!(got, (vec![inject(&packet)], vec![("slow_local", 1)]), "nor does it take new ones");
+        world.table.unserved = [usize::from(!v6)].into();
+        let got = world.after(|world| world.punt(Outcome::PuntedUnread, &frame));
+        assert_eq!(got, (vec![forward(&packet)], vec![("slow_diverted", 1)]), "the other service is no matter");
+    }
+}
+
+#[test]
 fn a_reply_is_looked_up_by_its_branch_before_its_call() {
     let packet = sip(V4, &reply("call"));
     let mut world = World::new();

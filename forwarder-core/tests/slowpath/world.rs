@@ -1,6 +1,9 @@
 //! A slow path with the table and the peers around it, and its time.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
 use forwarder_core::slowpath::{Action, Ledger, Service, Settings, SlowPath, View};
@@ -24,11 +27,17 @@ pub(crate) struct Table {
     pub(crate) successor: Option<NodeId>,
     pub(crate) reassembler: Option<NodeId>,
     pub(crate) slots_asked: RefCell<Vec<usize>>,
+    /// Places of the services that the peer lacks.
+    pub(crate) unserved: BTreeSet<usize>,
 }
 
 impl View for Table {
     fn owner(&self, key: u64) -> Found {
         self.claims.get(&key).copied().unwrap_or(Found::Nothing)
+    }
+
+    fn serves(&self, _: NodeId, service: usize) -> bool {
+        !self.unserved.contains(&service)
     }
 
     fn peer_up(&self) -> bool {

@@ -68,6 +68,11 @@ impl View for ClaimView<'_> {
         Found::of(self.dataplane.claim(key), self.node, now, |id| self.live_epochs(id).unwrap_or(Epochs::EMPTY))
     }
 
+    fn serves(&self, node: NodeId, service: usize) -> bool {
+        let said = self.failover.peer(node).and_then(|peer| peer.introduction);
+        said.zip(u8::try_from(service).ok()).is_none_or(|(said, index)| said.served.has(index))
+    }
+
     fn peer_up(&self) -> bool {
         self.failover.any_up()
     }

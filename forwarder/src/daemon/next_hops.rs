@@ -104,6 +104,7 @@ impl NextHopTable {
     fn write(&mut self, id: NodeId, dataplane: &mut Dataplane) -> Result<()> {
         let Some((up, said)) = self.peers.get(&id).copied() else { return Ok(()) };
         let mut entry = Peer { address: address(said.underlay), source: self.source, ..Peer::default() };
+        entry.served = said.served;
         entry.clock = self.clocks.get(&id).copied().unwrap_or_default();
         if let Some(Ok(hop)) = self.hops.get(&said.underlay) {
             entry.ifindex = hop.ifindex;

@@ -8,7 +8,7 @@ use forwarder::{
     identity::Secrets,
 };
 use forwarder_common::{
-    abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, ServiceKey},
+    abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, Served, ServiceKey},
     checksum,
     clock::{Clock, Time},
     geneve::{self, Head, Headers, Inner, Kind, OuterV4, OuterV6, Sender},
@@ -140,6 +140,13 @@ impl Bench {
         self.dataplane.set_peer(id(node), true, epochs, &peer).unwrap();
     }
 
+    /// A peer that has these of the node's services and no others.
+    pub(crate) fn peer_serving(&mut self, node: u16, services: &[u8]) {
+        let served = services.iter().fold(Served::default(), |served, index| served.with(*index));
+        let peer = Peer { served, ..self.peer_entry(node, IFINDEX) };
+        self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
+    }
+
     pub(crate) fn unresolved_peer(&mut self, node: u16) {
         let peer = self.peer_entry(node, 0);
         self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
@@ -154,6 +161,7 @@ impl Bench {
             destination_mac: [2, 0, 0, 0, 0, node as u8],
             source_mac: [2, 0, 0, 0, 0, self.node as u8],
             clock: Clock::UNKNOWN,
+            served: Served::ALL,
         }
     }
 

@@ -270,6 +270,11 @@ impl View for ClaimView<'_> {
         Found::of(self.kernel.entry(key), self.kernel.node, Tick::at(self.now.monotonic_us * 1000), live)
     }
 
+    fn serves(&self, _node: NodeId, _service: usize) -> bool {
+        // All nodes have the one service.
+        true
+    }
+
     fn peer_up(&self) -> bool {
         self.failover.any_up()
     }

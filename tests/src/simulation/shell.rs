@@ -340,8 +340,8 @@ impl Simulation {
             }
             // The failover machine has said so.
             MapWrite::Peer { up: false, .. } => {}
-            MapWrite::Peer { node, up: true, state, epochs, underlay } => {
-                let said = failover::Introduction { state, epochs, underlay };
+            MapWrite::Peer { node, up: true, state, epochs, underlay, served } => {
+                let said = failover::Introduction { state, epochs, underlay, served };
                 if let Some(daemon) = &mut self.hosts[host].daemon {
                     daemon.failover.handle_introduction(node, said, now.monotonic_us);
                 }
