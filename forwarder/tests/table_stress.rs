@@ -20,6 +20,7 @@ use std::{
     thread,
 };
 
+use aya::maps::MapData;
 use forwarder::{
     dataplane::{Dataplane, OwnClaim, Settings, detach, monotonic_ns},
     identity::Secrets,
@@ -60,7 +61,21 @@ impl Drop for Pins {
     }
 }
 
-/// A dataplane over the maps in the folder: the first of two makes them, the second takes them over.
+/// Two dataplanes over the same maps: the first has made them, and the second takes them over. No two have one folder,
+/// so the maps are pinned in another one as well, which lasts as long as what comes last.
+fn load_twice(pins: &Pins) -> (Dataplane, Dataplane, Pins) {
+    let first = load(&pins.0);
+    let twin = Pins(format!("{}-twin", pins.0.display()).into());
+    let version = format!("v{}", abi::VERSION);
+    fs::create_dir_all(twin.0.join(&version)).unwrap();
+    for pin in fs::read_dir(pins.0.join(&version)).unwrap().flatten() {
+        MapData::from_pin(pin.path()).unwrap().pin(twin.0.join(&version).join(pin.file_name())).unwrap();
+    }
+    let second = load(&twin.0);
+    (first, second, twin)
+}
+
+/// A dataplane over the maps in the folder, which are made if they are missing.
 fn load(dir: &Path) -> Dataplane {
     load_for(dir, CLAIMS)
 }
@@ -134,7 +149,7 @@ fn check(dataplane: &Dataplane, owners: &HashMap<u64, &[u16]>) {
 #[test]
 fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
     let pins = Pins::new("apart");
-    let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
+    let (mut kernel, mut daemon, _twin) = load_twice(&pins);
     daemon.set_peer(peer(), true, Epochs::EMPTY.with(EPOCH), &Peer::default()).unwrap();
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
@@ -173,7 +188,7 @@ fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
 #[test]
 fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
     let pins = Pins::new("same");
-    let (mut kernel, mut daemon) = (load(&pins.0), load(&pins.0));
+    let (mut kernel, mut daemon, _twin) = load_twice(&pins);
     daemon.set_peer(peer(), true, Epochs::EMPTY.with(EPOCH), &Peer::default()).unwrap();
     let messages: Vec<_> = (0..KEYS).map(|n| reply("same", n)).collect();
     let keys: Vec<_> = messages.iter().map(Sip::request_key).collect();
@@ -280,7 +295,7 @@ fn with_half_of_the_slots_taken_no_live_claim_gives_way_and_beyond_that_few_do()
 #[test]
 fn claims_of_epochs_that_are_over_are_freed_while_the_kernel_claims_and_no_others() {
     let pins = Pins::new("freed");
-    let (mut kernel, daemon) = (load(&pins.0), load(&pins.0));
+    let (mut kernel, daemon, _twin) = load_twice(&pins);
     let over = Epoch::new(u64::from(EPOCH.number()) + 1);
     let mine: Vec<_> = (0..KEYS / 2).map(|n| reply("mine", n)).collect();
     let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
@@ -306,7 +321,7 @@ fn claims_of_epochs_that_are_over_are_freed_while_the_kernel_claims_and_no_other
 #[test]
 fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole() {
     let pins = Pins::new("words");
-    let (mut kernel, daemon) = (load(&pins.0), load(&pins.0));
+    let (mut kernel, daemon, _twin) = load_twice(&pins);
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let read: Vec<_> = (0..KEYS).map(|n| reply("read", n).request_key()).collect();
     let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), daemon.affinity(None)).unwrap();
