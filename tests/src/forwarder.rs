@@ -14,6 +14,7 @@ use crate::process::Process;
 
 pub mod config;
 pub mod outcomes;
+mod skew;
 mod tool;
 
 pub use crate::lab::{CLUSTER_PORT, TUNNEL_PORT, pin_folder};
@@ -32,6 +33,8 @@ pub struct Daemon {
     control: PathBuf,
     config: PathBuf,
     namespace: Namespace,
+    /// How far its clock is from the machine's, in seconds.
+    skew_s: i32,
 }
 
 impl Daemon {
@@ -43,8 +46,9 @@ impl Daemon {
         let path = lab.folder().join(format!("edge{edge}.toml"));
         config.write(&path)?;
         let namespace = lab.host(Host::Edge(edge));
-        let process = launch(edge, &namespace, &path)?;
-        Ok(Self { edge, process, control: lab.folder().join(format!("edge{edge}.sock")), config: path, namespace })
+        let process = launch(edge, &namespace, &path, 0)?;
+        let control = lab.folder().join(format!("edge{edge}.sock"));
+        Ok(Self { edge, process, control, config: path, namespace, skew_s: 0 })
     }
 
     /// Ends it with SIGKILL, in the middle of what it does.
@@ -60,8 +64,13 @@ impl Daemon {
     /// # Errors
     /// It cannot be started.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = launch(self.edge, &self.namespace, &self.config)?;
+        self.process = launch(self.edge, &self.namespace, &self.config, self.skew_s)?;
         Ok(())
+    }
+
+    /// Puts its clock forward by so many seconds, or back, from its next start on.
+    pub const fn skew(&mut self, seconds: i32) {
+        self.skew_s = seconds;
     }
 
     /// The most memory that it has ever held, in KiB (`VmHWM` of proc(5)).
@@ -207,13 +216,17 @@ impl Daemon {
     }
 }
 
-/// Runs the daemon of an edge; its log is beside its configuration.
-fn launch(edge: u8, namespace: &Namespace, config: &Path) -> Result<Process> {
+/// Runs the daemon of an edge; its log is beside its configuration. Its wall clock is `skew_s` seconds from the
+/// machine's; its monotonic clock is the machine's, as the kernel programs' is.
+fn launch(edge: u8, namespace: &Namespace, config: &Path, skew_s: i32) -> Result<Process> {
     let mut command = namespace.command(&binary()?.display().to_string());
     command
         .args(["run", "--config"])
         .arg(config)
         .env("RUST_LOG", "info,forwarder::daemon=debug,forwarder::claims=trace");
+    if skew_s != 0 {
+        command.env("LD_PRELOAD", skew::library()?).env(skew::SECONDS, skew_s.to_string());
+    }
     let log = config.with_file_name(format!("forwarder-edge{edge}.log"));
     Process::start(&format!("forwarder of edge {edge}"), &mut command, &log)
 }

@@ -36,6 +36,14 @@ impl Event {
         self.words.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
+    /// When it was logged, in microseconds since 1970; none where the line lacks it.
+    #[must_use]
+    pub fn micros(&self) -> Option<u64> {
+        let (seconds, micros) = self.word("at").split_once('.')?;
+        let (seconds, micros): (u64, u64) = (seconds.parse().ok()?, micros.parse().ok()?);
+        Some(seconds * 1_000_000 + micros)
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (_, text) = line.split_once("LAB ")?;
         let mut words = text.split_whitespace();

@@ -68,6 +68,15 @@ impl Lab {
         Self::make(Slot::take()?, edges)
     }
 
+    /// The same, while there is no other lab on the machine.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn alone_with_edges(edges: u8) -> Result<Self> {
+        needs::check()?;
+        Self::make(Slot::take_all()?, edges)
+    }
+
     fn make(slot: Slot, edges: u8) -> Result<Self> {
         remove_stale();
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -94,8 +103,7 @@ impl Lab {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_alone(body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        needs::check()?;
-        Self::make(Slot::take_all()?, EDGES)?.test(body)
+        Self::alone_with_edges(EDGES)?.test(body)
     }
 
     /// Runs a test in it, as [`Self::run`] does.
@@ -105,9 +113,14 @@ impl Lab {
     pub fn test(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let result = body(&self);
         if result.is_err() {
-            self.keep.set(true);
+            self.keep();
         }
         result.with_context(|| format!("captures, logs and status are in {}", self.folder.display()))
+    }
+
+    /// Leaves its folder where it is when the lab goes.
+    pub fn keep(&self) {
+        self.keep.set(true);
     }
 
     /// How its names begin.

@@ -1,4 +1,4 @@
-//! The lab: network namespaces with real SIP software on both sides of one, two or three edges.
+//! The lab: network namespaces with real SIP software on both sides of one to five edges.
 //!
 //! A router sprays every packet for the shared address over the edges, so that each lands on another one than the last:
 //! the worst anycast there is. Tests and the demo are written with what stands here. Nothing leaves the namespaces.
@@ -6,7 +6,9 @@
 pub mod attached;
 pub mod calls;
 pub mod capture;
+pub mod chaos;
 pub mod claims;
+pub mod clock;
 pub mod flood;
 pub mod forwarder;
 pub mod kamailio;

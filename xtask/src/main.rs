@@ -4,6 +4,7 @@
 //! sentence that says what to do.
 
 mod bench;
+mod chaos;
 mod ci;
 mod deny;
 mod ebpf;
@@ -89,6 +90,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Let calls go on over five edges while faults come from a seed's schedule (as root)
+    Chaos {
+        /// Passed on to the soak: `--minutes N`, `--seed N` and more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Measure the eBPF programs in multiples of an empty one (as root); `--help` lists the arguments
     #[command(disable_help_flag = true)]
     Bench {
@@ -147,6 +154,11 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             kernels::kernels(project, update, record)
         }
         Verb::Simulate { args } => simulate::simulate(project, &args),
+        Verb::Chaos { args } => {
+            need_root("make network namespaces")?;
+            build(project, Need::Lab)?;
+            chaos::chaos(project, &args)
+        }
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds, keep } => fuzz::fuzz(project, target, seconds, keep),
         Verb::Lines { rewrap: true, files } => lines::rewrap(project, &files),

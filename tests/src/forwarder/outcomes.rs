@@ -54,6 +54,14 @@ pub const CLAIMS_LATE: [&str; 4] = [
     Outcome::PuntedUnresolved.name(),
 ];
 
+/// What may move where no daemon lives that could be asked: it passes.
+pub const PASSED: [&str; 4] = [
+    Outcome::UnknownResponse.name(),
+    Outcome::UnknownBranch.name(),
+    Outcome::UnknownCancel.name(),
+    Outcome::UnknownAck.name(),
+];
+
 /// What one edge has counted so far, by the outcomes' names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes(BTreeMap<String, u64>);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::router::Router;
+use crate::namespace::Namespace;
 
 /// The router's device.
 const DEVICE: &str = "slow";
@@ -25,6 +26,7 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 /// A delay, until dropped; then packets take the direct way again.
 #[derive(Debug)]
 pub struct Delay {
+    router: Namespace,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,6 +39,7 @@ impl Delay {
     pub fn start(router: &Router, port: u16, by: Duration) -> Result<Self> {
         let router = router.namespace();
         let device = router.within(open)?;
+        let mut delay = Self { router: router.clone(), stop: Arc::new(AtomicBool::new(false)), thread: None };
         router.run("ip", &["link", "set", DEVICE, "up"])?;
         let (mark, table) = (MARK.to_string(), (MARK + 100).to_string());
         for option in ["-4", "-6"] {
@@ -50,11 +53,10 @@ impl Delay {
              iifname != \"{DEVICE}\" udp sport {port} meta mark set {MARK}\n }}\n}}\n"
         );
         router.run_with_input("nft", &["-f", "-"], &rules)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let stopped = Arc::clone(&delay.stop);
         // Ends when the device does, at the latest.
-        let thread = std::thread::spawn(move || hold(device, by, &stopped));
-        Ok(Self { stop, thread: Some(thread) })
+        delay.thread = Some(std::thread::spawn(move || hold(device, by, &stopped)));
+        Ok(delay)
     }
 }
 
@@ -65,6 +67,11 @@ impl Drop for Delay {
             // With the device goes its route, so that marked packets fall back to the main table.
             let _ = thread.join();
         }
+        // What is left would be in the way of the next delay; in a lab that is gone nothing is left.
+        for option in ["-4", "-6"] {
+            let _ = self.router.run("ip", &[option, "rule", "delete", "fwmark", &MARK.to_string()]);
+        }
+        let _ = self.router.run("nft", &["delete", "table", "inet", DEVICE]);
     }
 }
 

@@ -76,14 +76,30 @@ impl Wiring {
         }
     }
 
-    /// Takes an edge's eth0 down and up again, with the addresses and routes that the kernel then forgets.
+    /// Takes an edge's eth0 down and up again.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn bounce(&self, edge: u8) -> Result<()> {
+        self.down(edge)?;
+        self.up(edge)
+    }
+
+    /// Takes an edge's eth0 down.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn down(&self, edge: u8) -> Result<()> {
+        self.host(Host::Edge(edge)).run("ip", &["link", "set", "eth0", "down"]).map(drop)
+    }
+
+    /// Takes it up again, with the addresses and routes that the kernel has forgotten.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn up(&self, edge: u8) -> Result<()> {
         let host = Host::Edge(edge);
         let namespace = self.host(host);
-        namespace.run("ip", &["link", "set", "eth0", "down"])?;
         let (gateway4, gateway6) = (host.gateway(Family::V4), host.gateway(Family::V6));
         let batch = format!(
             "link set eth0 up\naddr replace {}/64 dev eth0 nodad\nroute add default via {gateway4}\n\

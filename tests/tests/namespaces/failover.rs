@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tests::calls::{Call, calls, tally};
 use tests::capture::Capture;
+use tests::clock::now_us;
 use tests::forwarder::Cluster;
 use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, HELD};
 use tests::kamailio::Kamailio;
@@ -12,7 +13,7 @@ use tests::lab::{Family, Lab, Spray};
 use tests::poll::poll_until_true;
 use tests::sipp::{Kind, Shape, Sipp};
 
-use crate::restarts::{RATE, now};
+use crate::restarts::RATE;
 
 /// From then on, after a death, every new call completes; in microseconds.
 const SOON_US: u64 = 1_500_000;
@@ -41,7 +42,7 @@ fn edge_dies(family: Family, withdrawn: bool) -> Result<()> {
         let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
         let mut caller = Sipp::caller(lab, Kind::Call, family, (10 * RATE, RATE), Shape::default())?;
         poll_until_true("calls go on", Duration::from_secs(20), || Ok(caller.begun() >= u64::from(RATE) * 4))?;
-        let killed = now()?;
+        let killed = now_us()?;
         edges.first_mut().context("find the proxy of edge 1")?.kill()?;
         cluster.edge(1)?.kill()?;
         if withdrawn {
@@ -107,15 +108,15 @@ fn proxy_dies(family: Family) -> Result<()> {
         };
         go_on(&caller, 3)?;
         let outcomes = cluster.outcomes()?;
-        let killed = now()?;
+        let killed = now_us()?;
         let proxy = edges.first_mut().context("find the proxy of edge 1")?;
         let died = Instant::now();
         proxy.kill()?;
         cluster.edge(1)?.wait_for_state("proxy-down")?;
         let seen = died.elapsed();
-        let down = now()?;
+        let down = now_us()?;
         go_on(&caller, 4)?;
-        let restarted = now()?;
+        let restarted = now_us()?;
         *proxy = Kamailio::edge(lab, 1, true)?;
         cluster.edge(1)?.wait_for_state("up")?;
         let counts = caller.finish(TIMEOUT)?;

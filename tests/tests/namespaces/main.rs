@@ -7,6 +7,7 @@ mod alone;
 mod bad_input;
 mod bgp;
 mod calls;
+mod chaos;
 mod clash;
 mod detach;
 mod drain;

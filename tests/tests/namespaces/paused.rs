@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use tests::clock::now_us;
 use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD};
 use tests::forwarder::{Cluster, Moves};
 use tests::lab::{Family, Lab, Spray};
@@ -11,7 +12,7 @@ use tests::poll::poll_until_true;
 use tests::sipp::Shape;
 use tests::traffic::{Endpoint, Sip, vip};
 
-use crate::restarts::{RATE, now, under_load};
+use crate::restarts::{RATE, under_load};
 
 /// Less than the second after which a silent link ends, with the pause between two keep-alives.
 const SHORT: Duration = Duration::from_millis(600);
@@ -31,13 +32,13 @@ const SHAPE: Shape = Shape { request: None, answer: None, at_once: false, absorb
 #[test]
 fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Result<()> {
     let (tallies, moves) = under_load(Family::V4, 12 * RATE, SHAPE, |cluster| {
-        let from = now()?;
+        let from = now_us()?;
         for _ in 0..3 {
             stand_still(cluster, SHORT)?;
             wait("it has gone on for a while", SHORT)?;
         }
         cluster.wait_until_linked()?;
-        Ok([from, now()?])
+        Ok([from, now_us()?])
     })?;
     eprintln!("before, meanwhile and after: {tallies:?}");
     ensure!(tallies.iter().all(|tally| tally.begun > 80), "the pauses were not in the middle");
@@ -48,7 +49,7 @@ fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Re
 #[test]
 fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_back_by_itself() -> Result<()> {
     let ([before, meanwhile, after], moves) = under_load(Family::V6, 14 * RATE, SHAPE, |cluster| {
-        let from = now()?;
+        let from = now_us()?;
         stand_still(cluster, LONG)?;
         cluster.wait_until_linked()?;
         wait("it has gone on for a while", SHORT)?;
@@ -65,7 +66,7 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
 #[test]
 fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<()> {
     let ([before, _, after], moves) = under_load(Family::V4, 16 * RATE, SHAPE, |cluster| {
-        let from = now()?;
+        let from = now_us()?;
         for pause in [MEDIUM, LONG / 2, MEDIUM, LONG / 2] {
             stand_still(cluster, pause)?;
             // Hardly ever long enough to find all peers again.
@@ -74,7 +75,7 @@ fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<
         cluster.wait_until_linked()?;
         wait("it has gone on for a while", SHORT)?;
         ensure_nobody_was_down(cluster)?;
-        Ok([from, now()?])
+        Ok([from, now_us()?])
     })?;
     eprintln!("before {before:?}, after {after:?}");
     ensure!(before.begun > 100 && after.begun > 80, "the pauses were not in the middle");

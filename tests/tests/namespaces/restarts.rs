@@ -1,11 +1,12 @@
 //! Daemons that end and start under load: what the kernel can place, it places.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tests::calls::{Tally, tally};
 use tests::capture::Capture;
-use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD};
+use tests::clock::now_us;
+use tests::forwarder::outcomes::{CALLS, CLAIMS_LATE, DAEMON_AWAY, HELD, PASSED};
 use tests::forwarder::{Cluster, Moves};
 use tests::kamailio::Kamailio;
 use tests::lab::{Family, Lab};
@@ -30,7 +31,7 @@ fn all_daemons_stopped_for_three_seconds_lose_no_call_before_or_after_v6() -> Re
 fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     // Ten seconds of calls with daemons beside those without.
     under_load(family, (10 + dead_s) * RATE, Shape::default(), |cluster| {
-        let from = now()?;
+        let from = now_us()?;
         // All hear of it before the first has ended.
         cluster.daemons.iter_mut().for_each(|daemon| daemon.process().signal(signal));
         cluster.daemons.iter_mut().try_for_each(|daemon| daemon.process().stop_with(signal).map(drop))?;
@@ -39,7 +40,7 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         poll_until_true("the daemons have been dead for a while", dead * 2, || Ok(killed.elapsed() >= dead))?;
         cluster.daemons.iter_mut().try_for_each(tests::forwarder::Daemon::start_again)?;
         cluster.wait_until_linked()?;
-        Ok([from, now()?])
+        Ok([from, now_us()?])
     })
     .and_then(|(tallies, moves)| {
         let [before, meanwhile, after] = tallies;
@@ -50,10 +51,11 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
         ensure!(after.lost() == 0, "{} calls that began after the restart were lost", after.lost());
         // What is relayed finds no daemon at the peer either, or one that starts.
-        let must = [&CALLS[..], &DAEMON_AWAY, &["decap_relayed"]].concat();
-        let passed = ["unknown_response", "unknown_branch", "unknown_ack"];
-        let may = [&HELD[..], &CLAIMS_LATE, &passed, &["decap_punted_relayed"]].concat();
-        moves.only("daemons that ended together", &must, &may)
+        let relayed = ["decap_relayed", "decap_punted_relayed"];
+        let (must, may) = ([&CALLS[..], &DAEMON_AWAY].concat(), [&HELD[..], &CLAIMS_LATE, &PASSED].concat());
+        moves.only("daemons that ended together", &must, &[&may[..], &relayed].concat())?;
+        let must = [&must[..], &["decap_relayed"]].concat();
+        moves.only_together("daemons that ended together", &must, &[&may[..], &["decap_punted_relayed"]].concat())
     })
 }
 
@@ -128,10 +130,4 @@ pub(crate) fn under_load(
         cluster.stop()
     })?;
     result.context("find what became of the calls")
-}
-
-/// Microseconds since 1970, as captures count.
-pub(crate) fn now() -> Result<u64> {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
-    u64::try_from(elapsed.as_micros()).context("read the clock")
 }
