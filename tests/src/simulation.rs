@@ -12,8 +12,10 @@
 
 mod cause;
 mod counts;
-mod faults;
+mod event;
+mod fault;
 mod host;
+mod judge;
 mod kernel;
 mod links;
 mod network;
@@ -25,134 +27,38 @@ mod scenario;
 mod shell;
 mod summary;
 mod traffic;
-mod watch;
+mod world;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
-use fastrand::Rng;
-use forwarder_common::{abi::Lifetimes, lifetime};
+use anyhow::Result;
 
 use self::{
-    counts::Counts,
-    host::{Host, KernelAnswer, Limits},
-    kernel::Question,
-    links::{Call, Ending, Flight, Link},
-    network::Network,
-    queue::Queue,
-    reference::Reference,
-    traffic::{Message, Transaction},
+    event::Event,
+    host::Order,
+    links::{Links, WAKE_UP_US},
+    proxy::Proxies,
+    shell::Shell,
+    world::World,
 };
 
 pub use self::cause::Cause;
 pub use self::counts::{Fates, Noted, Phase, Traffic};
+pub use self::fault::Fault;
 pub use self::network::REGIONS;
 pub use self::reference::Agreement;
 pub use self::report::Report;
-pub use self::scenario::{Fault, NAMES, Scenario};
+pub use self::scenario::{NAMES, Scenario};
 pub use self::summary::Summary;
 pub use self::traffic::Class;
 
-/// One run of a daemon's loop in so many is timed.
-const TIMED: u64 = 64;
-/// Keys of a transaction, for the size of the tables: two, and those of another owner where its request was sent again.
-const CLAIMS_PER_TRANSACTION: usize = 3;
-
-/// Something that happens.
-#[derive(Debug)]
-enum Event {
-    /// The loop of a daemon wakes up.
-    Timer {
-        host: usize,
-        incarnation: u32,
-    },
-    /// A daemon that was stopped goes on.
-    GoOn {
-        host: usize,
-        incarnation: u32,
-    },
-    /// A daemon looks at the sockets of its proxy.
-    Look {
-        host: usize,
-        incarnation: u32,
-    },
-    /// A probe of the proxy comes back.
-    Probe {
-        host: usize,
-        incarnation: u32,
-    },
-    Call(Call),
-    Handshake(Call),
-    Arrival(Flight),
-    Ending(Ending),
-    Fault(Fault),
-    /// A client begins a transaction.
-    Begin,
-    /// A packet lands, for the `tries`th time.
-    Packet {
-        transaction: usize,
-        step: traffic::Step,
-        tries: u32,
-    },
-    /// A host's programs get a question through the tunnel.
-    Question {
-        from: usize,
-        to: usize,
-        question: Question,
-    },
-    /// A host's daemon gets the answer.
-    Answer {
-        host: usize,
-        incarnation: u32,
-        answer: KernelAnswer,
-    },
-    /// A host gets a packet: from the tunnel, or from its slow path.
-    Delivery {
-        host: usize,
-        message: Message,
-        way: Way,
-    },
-}
-
-/// How a packet came to a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// The programs of the host where it landed kept it.
-    Landed,
-    /// They needed a daemon, and there was none to ask; or another host's did, and this one has none either.
-    Unasked { is_relayed: bool },
-    /// They had no room for another packet for the daemon.
-    Overflowed,
-    /// The programs of another host sent it.
-    Tunnel { by: usize },
-    /// A daemon has decided, of this host or of another one.
-    Held { by: usize },
-    /// The programs of a host without a daemon sent it to this one's daemon.
-    Relayed { by: usize },
-}
-
-/// The cluster and its surroundings.
+/// The parts of a simulation, and what happens to them in its order.
 #[derive(Debug)]
 struct Simulation {
-    scenario: Scenario,
-    limits: Limits,
-    lifetimes: Lifetimes,
-    queue: Queue<Event>,
-    now_us: u64,
-    rng: Rng,
-    network: Network,
-    hosts: Vec<Host>,
-    links: Vec<Link>,
-    /// By host, what waits in the socket of a daemon that is stopped.
-    sockets: Vec<Vec<Event>>,
-    seeds: Vec<usize>,
-    transactions: Vec<Transaction>,
-    reference: Reference,
-    counts: Counts,
-    /// A hash of everything that happened, in its order.
-    trace: u64,
-    turns: u64,
-    timed: (u64, Duration),
+    world: World,
+    links: Links,
+    proxies: Proxies,
+    shell: Shell,
 }
 
 /// Plays a scenario to its end.
@@ -166,106 +72,163 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
     let begin_us = scenario.warm_s * 1_000_000;
     simulation.play_until(begin_us);
     let idle = report::resident_bytes();
-    simulation.counts.begin();
+    simulation.world.counts.begin();
     let end_us = begin_us + scenario.traffic_s * 1_000_000;
-    simulation.queue.push(begin_us, Event::Begin);
+    simulation.world.queue.push(begin_us, Event::Begin);
     simulation.play_until(end_us);
     let loaded = report::resident_bytes();
     let memory = report::Memory { before, idle, loaded };
-    let mut report = Report::after_traffic(&simulation, memory);
+    let mut report = Report::after_traffic(&simulation.world, memory);
     simulation.play_until(end_us + scenario.settle_s * 1_000_000);
-    report.finish(&simulation, start.elapsed());
+    let Simulation { world, links, proxies, shell } = &simulation;
+    let harmed = proxies.transactions.iter().filter(|transaction| transaction.is_harmed).count() as u64;
+    report.finish(world, harmed, links.unlinked(world), shell.turn_ns(), start.elapsed());
     Ok(report)
 }
 
 impl Simulation {
     fn new(scenario: Scenario) -> Result<Self> {
-        let mut rng = Rng::with_seed(scenario.seed);
-        let limits = Limits { hosts: scenario.nodes, claims: most_claims(&scenario), hold_us: scenario.hold_ms * 1000 };
-        let mut hosts = Vec::new();
-        for index in 0..scenario.nodes {
-            let hour_us = 3_600_000_000_i64;
-            let clock_us = if scenario.clocks { rng.i64(-hour_us..=hour_us) } else { 0 };
-            hosts.push(Host::new(index, clock_us, limits).context("make a host; hint: there are 1023 node ids")?);
-        }
-        let count = hosts.len();
-        let mut simulation = Self {
-            lifetimes: lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms),
-            queue: Queue::new(),
-            now_us: 0,
-            network: Network::new(count, scenario.loss, rng.u64(..)),
-            links: (0..count * count).map(|_| Link::default()).collect(),
-            sockets: (0..count).map(|_| Vec::new()).collect(),
-            seeds: (0..scenario.seeds).map(|seed| seed * count / scenario.seeds).collect(),
-            transactions: Vec::new(),
-            reference: Reference::default(),
-            counts: Counts::new(count),
-            trace: scenario.seed,
-            turns: 0,
-            timed: (0, Duration::ZERO),
-            hosts,
-            rng,
-            limits,
-            scenario,
-        };
-        simulation.schedule();
-        Ok(simulation)
-    }
-
-    /// Everything that is known to happen from the start on.
-    fn schedule(&mut self) {
-        for host in (0..self.hosts.len()).filter(|host| !self.scenario.later.contains(host)) {
-            let at_us = self.rng.u64(0..2_000_000);
-            self.queue.push(at_us, Event::Fault(Fault::Boot(host)));
-        }
-        for (at_s, fault) in self.scenario.faults.clone() {
-            let at_us = self.scenario.warm_s * 1_000_000 + (at_s * 1e6) as u64;
-            self.queue.push(at_us, Event::Fault(fault));
-        }
+        let world = World::new(scenario)?;
+        let links = Links::new(world.hosts.len());
+        Ok(Self { world, links, proxies: Proxies::default(), shell: Shell::default() })
     }
 
     fn play_until(&mut self, until_us: u64) {
-        while let Some((at_us, event)) = self.queue.pop(until_us) {
-            self.now_us = at_us;
+        while let Some((at_us, event)) = self.world.queue.pop(until_us) {
+            self.world.now_us = at_us;
             self.happen(event);
+            // What it was told may give a daemon something to do, and what that does another one.
+            while let Some(host) = self.world.next_wake() {
+                self.shell.pump(&mut self.world, &mut self.links, &mut self.proxies, host);
+            }
         }
-        self.now_us = until_us;
+        self.world.now_us = until_us;
     }
 
     fn happen(&mut self, event: Event) {
+        let Self { world, links, proxies, .. } = self;
         match event {
             Event::Timer { host, incarnation } => {
-                if self.hosts[host].incarnation == incarnation {
-                    self.pump(host);
+                if world.hosts[host].incarnation == incarnation {
+                    world.wake(host);
                 }
             }
             Event::GoOn { host, incarnation } => self.go_on(host, incarnation),
-            Event::Look { host, incarnation } => self.look(host, incarnation),
-            Event::Probe { host, incarnation } => self.probe(host, incarnation),
-            Event::Call(call) => self.call(call),
-            Event::Handshake(call) => self.handshake(call),
-            Event::Arrival(flight) => self.arrival(flight),
-            Event::Ending(ending) => self.ending(ending),
+            Event::Look { host, incarnation } => proxy::look(world, host, incarnation),
+            Event::Probe { host, incarnation } => proxy::probe(world, host, incarnation),
+            Event::Call(call) => links.call(world, call),
+            Event::Handshake(call) => links.handshake(world, call),
+            Event::Arrival(flight) => links.arrival(world, flight),
+            Event::Ending(ending) => links.ending(world, ending),
             Event::Fault(fault) => self.fault(fault),
-            Event::Begin => self.begin(),
-            Event::Packet { transaction, step, tries } => self.packet(transaction, step, tries),
-            Event::Question { from, to, question } => self.question(from, to, question),
-            Event::Answer { host, incarnation, answer } => self.kernel_answer(host, incarnation, answer),
-            Event::Delivery { host, message, way } => self.delivery(host, message, way),
+            Event::Begin => proxies.begin(world),
+            Event::Packet { transaction, step, tries } => proxies.packet(world, links, transaction, step, tries),
+            Event::Question { from, to, question } => shell::question(world, from, to, question),
+            Event::Answer { host, incarnation, answer } => shell::kernel_answer(world, host, incarnation, answer),
+            Event::Delivery { host, message, way } => proxies.delivery(world, links, host, message, way),
         }
     }
 
-    /// Mixes what happened into the trace.
-    fn note(&mut self, a: u64, b: u64, c: u64) {
-        for word in [self.now_us, a, b, c] {
-            self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::CutRegion(region) => {
+                self.world.network.cut_region(region, Some(self.world.now_us));
+                self.links.review_all(&mut self.world);
+            }
+            Fault::HealRegion(region) => {
+                self.world.network.cut_region(region, None);
+                self.links.review_all(&mut self.world);
+            }
+            Fault::CutHost(host) => {
+                self.world.network.cut_host(host, Some(self.world.now_us));
+                self.links.review_all(&mut self.world);
+            }
+            Fault::HealHost(host) => {
+                self.world.network.cut_host(host, None);
+                self.links.review_all(&mut self.world);
+            }
+            Fault::Crash(host) => {
+                self.world.hosts[host].wants_daemon = false;
+                shell::end_daemon(&mut self.world, &mut self.links, host, false);
+                self.world.hosts[host].crash();
+            }
+            Fault::Boot(host) => {
+                if !self.world.hosts[host].is_powered {
+                    let limits = self.world.limits;
+                    self.world.hosts[host].boot(limits);
+                    shell::start_daemon(&mut self.world, &mut self.links, host);
+                }
+            }
+            Fault::KillDaemon(host) => {
+                self.world.hosts[host].wants_daemon = false;
+                shell::end_daemon(&mut self.world, &mut self.links, host, false);
+            }
+            Fault::StopDaemon(host) => {
+                self.world.hosts[host].wants_daemon = false;
+                self.order(host, Order::Stop);
+            }
+            Fault::StartDaemon(host) => shell::start_daemon(&mut self.world, &mut self.links, host),
+            Fault::Stall(host, ms) => self.stall(host, ms),
+            Fault::StopProxy(host) => self.stop_proxy(host),
+            Fault::StartProxy(host) => self.start_proxy(host),
+            Fault::RestartProxy(host) => {
+                self.stop_proxy(host);
+                self.start_proxy(host);
+            }
+            Fault::Drain(host) => self.order(host, Order::Drain(true)),
+            Fault::Undrain(host) => self.order(host, Order::Drain(false)),
+            Fault::Phase(name) => self.world.counts.phase(name),
         }
     }
-}
 
-/// Claims that a node may have to hold: all of the cluster's transactions of the longest lifetime.
-fn most_claims(scenario: &Scenario) -> usize {
-    let longest_s = (scenario.timer_c_ms + 64 * scenario.t1_ms) / 1000 + 5;
-    let seconds = scenario.traffic_s.min(longest_s) as usize;
-    (seconds * scenario.rate as usize * CLAIMS_PER_TRANSACTION).max(4096)
+    /// The operator tells the daemon something, if there is one. A stopped one hears of it when it goes on.
+    fn order(&mut self, host: usize, order: Order) {
+        if let Some(daemon) = &mut self.world.hosts[host].daemon {
+            daemon.orders.push_back(order);
+            self.world.wake(host);
+        }
+    }
+
+    /// The daemon's process is stopped, until it goes on so much later.
+    fn stall(&mut self, host: usize, ms: u64) {
+        let owner = &mut self.world.hosts[host];
+        if !owner.is_awake() {
+            return;
+        }
+        owner.stalled_us = Some(self.world.now_us);
+        let incarnation = owner.incarnation;
+        self.world.queue.push(self.world.now_us + ms * 1000, Event::GoOn { host, incarnation });
+        self.links.review_all(&mut self.world);
+    }
+
+    /// The daemon's process goes on: its loop at once, or only when its links have.
+    fn go_on(&mut self, host: usize, incarnation: u32) {
+        let owner = &mut self.world.hosts[host];
+        let Some(since_us) = owner.stalled_us.filter(|_| owner.incarnation == incarnation) else { return };
+        (owner.stalled_us, owner.went_on_us) = (None, self.world.now_us);
+        let stalled_us = self.world.now_us - since_us;
+        owner.longest_stall_us = owner.longest_stall_us.max(stalled_us);
+        self.links.wake_links(&mut self.world, host, stalled_us);
+        self.links.review_all(&mut self.world);
+        self.world.look_soon(host);
+        let at_us = self.world.now_us + self.world.rng.u64(0..WAKE_UP_US);
+        self.world.queue.push(at_us, Event::Timer { host, incarnation });
+    }
+
+    fn stop_proxy(&mut self, host: usize) {
+        let owner = &mut self.world.hosts[host];
+        if owner.has_proxy {
+            owner.has_proxy = false;
+            owner.proxy_incarnation += 1;
+            proxy::changed(&mut self.world, host);
+        }
+    }
+
+    fn start_proxy(&mut self, host: usize) {
+        let owner = &mut self.world.hosts[host];
+        if owner.is_powered && !owner.has_proxy {
+            owner.has_proxy = true;
+            proxy::changed(&mut self.world, host);
+        }
+    }
 }

@@ -13,7 +13,7 @@ const KNOWN_CIRCLES: &[&str] = &[];
 /// Files with methods of a type that another file defines, and the type.
 const KNOWN_SCATTERED: &[(&str, &str)] = &[];
 
-const CRATES: [&str; 3] = ["forwarder-common", "forwarder-core", "forwarder"];
+const CRATES: [&str; 4] = ["forwarder-common", "forwarder-core", "forwarder", "tests"];
 
 /// A source file without its comments and tests.
 struct Source {

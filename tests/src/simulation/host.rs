@@ -35,6 +35,9 @@ const FAILURES: u32 = 3;
 /// Punted packets that the ring buffer holds: a record has 2 KiB, its head of 16 bytes, and the ring's own of 8.
 pub(super) const PUNTS: usize = PUNT_BYTES as usize / (2048 + 24);
 
+/// First pause after a call that failed.
+pub(super) const CALL_FIRST_US: u64 = 100_000;
+
 /// A peer that the links call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
@@ -232,7 +235,7 @@ impl Host {
             services: vec![slowpath::Service { address: service, affinity_call: false }],
             hold_us: limits.hold_us,
         });
-        let wanted = Wanted { backoff_us: super::links::CALL_FIRST_US, is_pending: false, is_seed: true };
+        let wanted = Wanted { backoff_us: CALL_FIRST_US, is_pending: false, is_seed: true };
         self.incarnation += 1;
         self.daemon = Some(Daemon {
             node,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use forwarder_core::{ages::AgeSummary, node::CoreCounters};
 
 use super::{
-    Scenario, Simulation,
     cause::Cause,
     counts::{Fates, Noted, Phase, Traffic},
     reference::Agreement,
+    scenario::Scenario,
     traffic::Class,
+    world::World,
 };
 
 /// Resident memory of this process in bytes: before the hosts are made, when they are linked, at the end of the
@@ -84,13 +85,13 @@ pub struct Report {
 
 impl Report {
     /// What is to be seen while the claims of the traffic last.
-    pub(super) fn after_traffic(simulation: &Simulation, memory: Memory) -> Self {
-        let nodes = || simulation.hosts.iter().filter_map(|host| host.daemon.as_ref());
+    pub(super) fn after_traffic(world: &World, memory: Memory) -> Self {
+        let nodes = || world.hosts.iter().filter_map(|host| host.daemon.as_ref());
         let claims: Vec<usize> = nodes().map(|daemon| daemon.node.claims()).collect();
         let ages = nodes().map(|daemon| daemon.node.ages()).max_by_key(|ages| ages.p99_us);
-        let counts = &simulation.counts;
+        let counts = &world.counts;
         Self {
-            scenario: simulation.scenario.clone(),
+            scenario: world.scenario.clone(),
             phases: Vec::new(),
             noted: Noted::default(),
             transactions: 0,
@@ -104,7 +105,7 @@ impl Report {
             received_bytes: mean_and_most(&counts.received_bytes),
             core: nodes().fold(CoreCounters::default(), |sum, daemon| add(sum, daemon.node.counters())),
             claims: [claims.iter().sum::<usize>() / claims.len().max(1), claims.iter().copied().max().unwrap_or(0)],
-            table_bytes: simulation.hosts.first().map_or(0, |host| host.kernel.table_bytes()),
+            table_bytes: world.hosts.first().map_or(0, |host| host.kernel.table_bytes()),
             evicted: 0,
             memory,
             links: [0; 2],
@@ -119,21 +120,21 @@ impl Report {
     }
 
     /// What is to be seen when all has come to rest.
-    pub(super) fn finish(&mut self, simulation: &Simulation, elapsed: Duration) {
-        let counts = &simulation.counts;
+    pub(super) fn finish(&mut self, world: &World, harmed: u64, unlinked: usize, turn_ns: u64, elapsed: Duration) {
+        let counts = &world.counts;
         self.phases.clone_from(&counts.phases);
         self.noted = counts.noted;
         self.transactions = counts.transactions;
-        self.harmed = simulation.transactions.iter().filter(|transaction| transaction.is_harmed).count() as u64;
+        self.harmed = harmed;
         self.repeated = counts.repeated;
         (self.waits, self.forwards) = (counts.waits.summary(), counts.forwards.summary());
-        self.evicted = simulation.hosts.iter().map(|host| host.kernel.evicted).sum();
+        self.evicted = world.hosts.iter().map(|host| host.kernel.evicted).sum();
         self.links = [counts.links_up, counts.links_down];
-        self.unlinked = simulation.unlinked();
+        self.unlinked = unlinked;
         self.protocol_errors.clone_from(&counts.protocol_errors);
-        self.agreement = simulation.reference.compare(&simulation.hosts, simulation.now_us);
-        (self.trace, self.delivered) = (simulation.trace, counts.delivered);
-        self.turn_ns = simulation.timed.1.as_nanos() as u64 / simulation.timed.0.max(1);
+        self.agreement = world.reference.compare(&world.hosts, world.now_us);
+        (self.trace, self.delivered) = (world.trace, counts.delivered);
+        self.turn_ns = turn_ns;
         self.elapsed = elapsed;
     }
 

@@ -78,7 +78,7 @@ fn a_daemon_that_is_stopped_for_twelve_seconds_costs_no_call_v4() -> Result<()> 
 fn one_ends(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     let count = (10 + dead_s) * RATE;
     let (tallies, moves) = under_load(family, count, Shape::default(), |cluster| {
-        let from = now()?;
+        let from = now_us()?;
         let daemon = cluster.daemons.first_mut().context("find the first daemon")?;
         daemon.process().stop_with(signal)?;
         let ended = Instant::now();
@@ -86,7 +86,7 @@ fn one_ends(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         poll_until_true("a daemon has been dead for a while", dead * 2, || Ok(ended.elapsed() >= dead))?;
         daemon.start_again()?;
         cluster.wait_until_linked()?;
-        Ok([from, now()?])
+        Ok([from, now_us()?])
     })?;
     eprintln!("one daemon ended by signal {signal} for {dead_s} s: {tallies:?}");
     let lost: Vec<_> = tallies.into_iter().map(Tally::lost).collect();

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::simulation::{REGIONS, scenario::Fault};
+use super::super::{fault::Fault, network::REGIONS};
 
 /// Seconds of traffic.
 pub(super) const TRAFFIC_S: u64 = 70;
