@@ -6,7 +6,7 @@ use super::message::{Message, parameter, uri};
 use super::retransmission::Retransmission;
 use crate::sipp::Kind;
 
-/// How long it rings before the caller gives up, in microseconds.
+/// How long the caller waits after the first provisional answer before it gives up, in microseconds.
 const PATIENCE_US: u64 = 200_000;
 /// How long an INVITE may go without a final answer once there was a provisional one, in microseconds.
 const RINGING_US: u64 = 40_000_000;
@@ -44,6 +44,17 @@ pub struct Dossier {
     pub landed: Vec<Seen>,
     /// Whose proxies had a message of it, in their order.
     pub had: Vec<Seen>,
+}
+
+impl Dossier {
+    /// Whether two proxies had messages of one of its transactions: one of them was a wrong one.
+    #[must_use]
+    pub fn went_astray(&self) -> bool {
+        let is_elsewhere = |(_, edge, number): &Seen| {
+            self.had.iter().any(|(_, other_edge, other)| other == number && other_edge != edge)
+        };
+        self.had.iter().any(is_elsewhere)
+    }
 }
 
 /// How far a call is.
@@ -125,7 +136,7 @@ impl Call {
             self.dossier.ended_us = now_us;
         }
         if status < 200 {
-            self.provisional(&method, status, now_us);
+            self.provisional(&method, now_us);
             return None;
         }
         self.sending.retain(|(sent, _)| *sent != method);
@@ -150,14 +161,15 @@ impl Call {
         }
     }
 
-    fn provisional(&mut self, method: &str, status: u16, now_us: u64) {
+    fn provisional(&mut self, method: &str, now_us: u64) {
         if method != "INVITE" {
             return;
         }
         self.sending.retain(|(sent, _)| *sent != "INVITE");
         if let Step::Asking { cancel_us } = &mut self.step {
             self.give_up_us = self.dossier.begun_us + RINGING_US;
-            if self.dossier.plan.kind == Kind::Cancel && status >= 180 && cancel_us.is_none() {
+            // RFC 3261 §9.1: any provisional answer will do, for the next one may be lost.
+            if self.dossier.plan.kind == Kind::Cancel && cancel_us.is_none() {
                 *cancel_us = Some(now_us + PATIENCE_US);
             }
         }

@@ -15,7 +15,7 @@ const AFTERMATH_US: u64 = 3_000_000;
 pub enum Verdict {
     /// A proxy that owned a transaction of it was killed before it ended.
     ProxyDied,
-    /// One of its packets came to a host, or was to go through a tunnel, that was cut then.
+    /// Its owner was cut off, or one of its packets came to a host, or was to go through a tunnel, that was cut then.
     PathCut,
     /// Neither. The text names what was going on: the fault's word, and where it was.
     Inexcusable(String),
@@ -54,15 +54,19 @@ fn has_killed_a_proxy_of(done: &Done, call: &Dossier) -> bool {
     owners(call).any(|(at, edge)| edge == dead && at <= done.from_us) && done.from_us <= call.ended_us
 }
 
-/// A packet of the call came to the host that was cut off, or to one whose way to an owner of the call was.
+/// An owner of the call was cut off, a packet of it came to a host that was, or to one whose way to an owner was.
 fn has_cut_a_path_of(done: &Done, call: &Dossier) -> bool {
     let meanwhile = |at: &u64| done.from_us <= *at && *at <= done.to_us;
     let owned = |wanted: u8| owners(call).any(|(_, edge)| edge == wanted);
+    let overlap = call.begun_us <= done.to_us && done.from_us <= call.ended_us;
     // Each fragment lands elsewhere, and one node makes the datagram whole.
-    let in_fragments = call.plan.padding > 0 && call.begun_us <= done.to_us && done.from_us <= call.ended_us;
+    let in_fragments = call.plan.padding > 0 && overlap;
     match done.fault {
         Fault::Flap(cut) | Fault::CutHost(cut) => {
-            in_fragments || call.landed.iter().any(|(at, edge, _)| meanwhile(at) && (*edge == cut || owned(cut)))
+            // An owner sends all that it sends through its interface.
+            in_fragments
+                || (owned(cut) && overlap)
+                || call.landed.iter().any(|(at, edge, _)| meanwhile(at) && *edge == cut)
         }
         Fault::CutTunnel(cut) => {
             let elsewhere = |edge: u8| owners(call).any(|(_, owner)| owner != edge);
@@ -147,10 +151,11 @@ mod tests {
 
     #[test]
     fn only_a_path_that_a_packet_needed_while_it_was_cut_is_an_excuse() {
-        for fault in [Fault::CutHost(1), Fault::Flap(2), Fault::CutTunnel(1), Fault::CutTunnel(2)] {
+        for fault in [Fault::CutHost(1), Fault::Flap(1), Fault::CutTunnel(1), Fault::CutTunnel(2)] {
             assert_eq!(verdict(fault, 10_900_000, 11_100_000), Verdict::PathCut, "{fault}");
             assert!(!verdict(fault, 11_100_000, 12_900_000).is_excusable(), "{fault} between two packets");
         }
+        assert_eq!(verdict(Fault::Flap(2), 11_100_000, 12_900_000), Verdict::PathCut, "at its owner at any time");
         for fault in [Fault::CutHost(4), Fault::CutTunnel(3), Fault::CutLinks(1), Fault::LoseTunnel(5)] {
             assert!(!verdict(fault, 10_900_000, 11_100_000).is_excusable(), "{fault}");
         }

@@ -20,6 +20,8 @@ pub struct Report {
     pub done: Vec<Done>,
     /// The calls that did not go to their end, with what the oracle says.
     pub lost: Vec<(Dossier, Verdict)>,
+    /// What the oracle says of the calls of which a message met a wrong proxy, lost or not.
+    pub astray: Vec<Verdict>,
 }
 
 impl Report {
@@ -28,7 +30,8 @@ impl Report {
     pub fn new(seed: u64, seconds: u64, calls: &[Dossier], done: Vec<Done>) -> Self {
         let lost = calls.iter().filter(|call| !call.completed);
         let lost = lost.map(|call| (call.clone(), judge(call, &done))).collect();
-        Self { seed, seconds, calls: calls.len(), done, lost }
+        let astray = calls.iter().filter(|call| call.went_astray()).map(|call| judge(call, &done)).collect();
+        Self { seed, seconds, calls: calls.len(), done, lost, astray }
     }
 
     /// The calls that were lost without an excuse, with what went on.
@@ -38,27 +41,34 @@ impl Report {
             Verdict::ProxyDied | Verdict::PathCut => None,
         })
     }
-
-    fn count(&self, wanted: &Verdict) -> usize {
-        self.lost.iter().filter(|(_, verdict)| verdict == wanted).count()
-    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, seconds, calls, lost, done } = self;
+        let Self { seed, seconds, calls, lost, astray, done } = self;
         writeln!(f, "seed {seed}, {seconds} s, {calls} calls, {} faults", done.len())?;
         let mut faults: BTreeMap<&str, u32> = BTreeMap::new();
         done.iter().for_each(|done| *faults.entry(done.fault.word()).or_default() += 1);
         let faults: Vec<String> = faults.iter().map(|(word, count)| format!("{word} {count}")).collect();
         writeln!(f, "faults: {}", faults.join(", "))?;
-        let inexcusable = self.inexcusable().count();
         writeln!(f, "lost: {}, of these", lost.len())?;
-        writeln!(f, "{:>8}  excusable: the proxy that owned it died", self.count(&Verdict::ProxyDied))?;
-        writeln!(f, "{:>8}  excusable: it needed a path that was cut", self.count(&Verdict::PathCut))?;
-        writeln!(f, "{inexcusable:>8}  INEXCUSABLE")?;
-        let mut labels: BTreeMap<&str, u32> = BTreeMap::new();
-        self.inexcusable().for_each(|(_, label)| *labels.entry(label).or_default() += 1);
-        labels.iter().try_for_each(|(label, count)| writeln!(f, "{count:>16}  {label}"))
+        write_verdicts(f, lost.iter().map(|(_, verdict)| verdict))?;
+        writeln!(f, "with a message at a wrong proxy, lost or not: {}, of these", astray.len())?;
+        write_verdicts(f, astray.iter())
     }
+}
+
+/// How many there are of each, and for those without an excuse of each label.
+fn write_verdicts<'a>(f: &mut fmt::Formatter<'_>, verdicts: impl Iterator<Item = &'a Verdict>) -> fmt::Result {
+    let mut counts: BTreeMap<&Verdict, u32> = BTreeMap::new();
+    verdicts.for_each(|verdict| *counts.entry(verdict).or_default() += 1);
+    let count = |wanted: &Verdict| counts.get(wanted).copied().unwrap_or_default();
+    writeln!(f, "{:>8}  excusable: the proxy that owned it died", count(&Verdict::ProxyDied))?;
+    writeln!(f, "{:>8}  excusable: it needed a path that was cut", count(&Verdict::PathCut))?;
+    let without = || counts.iter().filter(|(verdict, _)| !verdict.is_excusable());
+    writeln!(f, "{:>8}  INEXCUSABLE", without().map(|(_, count)| count).sum::<u32>())?;
+    without().try_for_each(|(verdict, count)| match verdict {
+        Verdict::Inexcusable(label) => writeln!(f, "{count:>16}  {label}"),
+        Verdict::ProxyDied | Verdict::PathCut => Ok(()),
+    })
 }

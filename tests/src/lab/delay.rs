@@ -62,16 +62,16 @@ impl Delay {
 
 impl Drop for Delay {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // With the device goes its route, so that marked packets fall back to the main table.
-            let _ = thread.join();
-        }
-        // What is left would be in the way of the next delay; in a lab that is gone nothing is left.
+        // First nothing new, then what is held: a delay loses nothing. In a lab that is gone nothing is left.
+        let _ = self.router.run("nft", &["delete", "table", "inet", DEVICE]);
         for option in ["-4", "-6"] {
             let _ = self.router.run("ip", &[option, "rule", "delete", "fwmark", &MARK.to_string()]);
         }
-        let _ = self.router.run("nft", &["delete", "table", "inet", DEVICE]);
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // With the device goes its route.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -96,7 +96,7 @@ fn open() -> Result<File> {
 fn hold(mut device: File, by: Duration, stop: &AtomicBool) {
     let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut buffer = vec![0; 65_535];
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) || !held.is_empty() {
         let timeout =
             held.front().map_or(Duration::from_millis(20), |(due, _)| due.saturating_duration_since(Instant::now()));
         wait(&device, timeout);
