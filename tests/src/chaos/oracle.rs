@@ -7,6 +7,8 @@ use super::call::Dossier;
 use super::fault::Fault;
 use super::injector::Done;
 
+/// What a loss is put down to where a later claim has won for good: of two claims the earlier by the owners' clocks wins.
+pub const WRONG_CLOCK: &str = "skew: a later claim won, by a clock that is behind";
 /// How long the fault may be over that an inexcusable loss is put down to, in microseconds: links come back meanwhile.
 const AFTERMATH_US: u64 = 3_000_000;
 
@@ -91,6 +93,9 @@ fn has_cut_a_path_of(done: &Done, call: &Dossier) -> bool {
 
 /// What went on when the call was lost: at an owner first of all, then where it landed, then anywhere.
 fn label(call: &Dossier, done: &[Done]) -> String {
+    if is_taken_by_a_clock_behind(call, done) {
+        return WRONG_CLOCK.to_owned();
+    }
     let during = |done: &&Done| done.from_us <= call.ended_us && call.begun_us <= done.to_us + AFTERMATH_US;
     let owned = |done: &Done| done.fault.edge().is_some_and(|at| owners(call).any(|(_, edge)| edge == at));
     let landed = |done: &Done| done.fault.edge().is_some_and(|at| call.landed.iter().any(|(_, edge, _)| *edge == at));
@@ -102,6 +107,20 @@ fn label(call: &Dossier, done: &[Done]) -> String {
     };
     let first = done.iter().filter(during).min_by_key(|done| (rank(done).0, is_harmless(done.fault)));
     first.map_or_else(|| "nothing".to_owned(), |done| format!("{} {}", done.fault.word(), rank(done).1))
+}
+
+/// Whether the last message of the call came to another node than its owner, whose clock is behind the owner's.
+fn is_taken_by_a_clock_behind(call: &Dossier, done: &[Done]) -> bool {
+    let skew = |wanted: u8| {
+        let seconds = |done: &Done| {
+            let Fault::Skew(edge, seconds) = done.fault else { return None };
+            (edge == wanted && done.from_us <= call.begun_us).then_some(seconds)
+        };
+        done.iter().filter_map(seconds).next_back().unwrap_or_default()
+    };
+    let Some((_, last, number)) = call.had.last() else { return false };
+    let owner = call.had.iter().find(|(_, _, other)| other == number);
+    owner.is_some_and(|(_, owner, _)| owner != last && skew(*last) < skew(*owner))
 }
 
 /// Of two faults at once a loss is put down to the one that takes something away.
@@ -174,5 +193,10 @@ mod tests {
         let wanted = Verdict::Inexcusable("kill-daemon at its owner".to_owned());
         assert_eq!(judge(&call(), &all), wanted);
         assert_eq!(judge(&call(), &[done(Fault::Upgrade(2), 1_000_000)]), Verdict::Inexcusable("nothing".to_owned()));
+        // Its last message came to edge 3.
+        let skew = |edge, seconds| [done(Fault::Skew(edge, seconds), 1_000_000), done(Fault::Stall(2), 10_000_000)];
+        let label = |done: &[Done]| label(&call(), done);
+        assert_eq!((label(&skew(3, -60)), label(&skew(2, 60))), (WRONG_CLOCK.to_owned(), WRONG_CLOCK.to_owned()));
+        assert_eq!(label(&skew(3, 60)), "stall at its owner");
     }
 }

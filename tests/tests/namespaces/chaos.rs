@@ -8,10 +8,11 @@ use tests::lab::Lab;
 const SECONDS: u64 = 60;
 /// The seed of the schedule.
 const SEED: u64 = 11;
-/// Faults by which calls are lost today although their proxies live: daemons that are away or cut off from each other.
+/// Faults by which calls are lost today although their proxies live: daemons that are away, cut off from each other or
+/// with a wrong clock.
 const OPEN: [&str; 6] = ["kill-daemon", "stop-daemon", "upgrade", "skew", "stall", "cut-links"];
-/// Most calls lost by those, in a hundred.
-const OPEN_PERCENT: usize = 3;
+/// Most calls lost by those, in a hundred: many times what ten minutes have shown.
+const OPEN_PERCENT: usize = 1;
 
 #[test]
 fn a_minute_of_chaos_loses_no_call_without_an_excuse() -> Result<()> {
