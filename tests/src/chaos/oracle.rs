@@ -7,7 +7,7 @@ use super::call::Dossier;
 use super::fault::Fault;
 use super::injector::Done;
 
-/// What a loss is put down to where a later claim has won for good: of two claims the earlier by the owners' clocks wins.
+/// What a loss is put down to where a later claim has won for good: of two claims the earlier by wall clocks wins.
 pub const WRONG_CLOCK: &str = "skew: a later claim won, by a clock that is behind";
 /// How long the fault may be over that an inexcusable loss is put down to, in microseconds: links come back meanwhile.
 const AFTERMATH_US: u64 = 3_000_000;

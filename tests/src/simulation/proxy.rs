@@ -1,6 +1,6 @@
 //! Packets of transactions: where they land, what kernel and slow path do with them, and what the proxies make of them.
-//! And what a daemon sees of its proxy. A look or a probe that finds what the last one found says nothing, so only those
-//! after a change are played.
+//! And what a daemon sees of its proxy. A look or a probe that finds what the last one found says nothing, so only
+//! those after a change are played.
 
 use forwarder_common::{abi, lifetime, net, outcome::Outcome, sip::fast::kind, verdict::Verdict};
 use forwarder_core::failover::Evidence;

@@ -50,12 +50,13 @@ fn ended_together(family: Family, dead_s: u32, signal: i32) -> Result<()> {
         ensure!(in_the_middle, "the kill was not in the middle");
         ensure!(before.lost() == 0, "{} calls that began before the kill were lost", before.lost());
         ensure!(after.lost() == 0, "{} calls that began after the restart were lost", after.lost());
-        // What is relayed finds no daemon at the peer either, or one that starts.
-        let relayed = ["decap_relayed", "decap_punted_relayed"];
-        let (must, may) = ([&CALLS[..], &DAEMON_AWAY].concat(), [&HELD[..], &CLAIMS_LATE, &PASSED].concat());
-        moves.only("daemons that ended together", &must, &[&may[..], &relayed].concat())?;
-        let must = [&must[..], &["decap_relayed"]].concat();
-        moves.only_together("daemons that ended together", &must, &[&may[..], &["decap_punted_relayed"]].concat())
+        // Who hears last that all others leave has nobody left to send to. What is relayed finds no daemon at the peer
+        // either, or one that starts.
+        let (sent, may) =
+            ([&DAEMON_AWAY[..], &["decap_relayed"]].concat(), [&HELD[..], &CLAIMS_LATE, &PASSED].concat());
+        let may = [&may[..], &["decap_punted_relayed"]].concat();
+        moves.only("daemons that ended together", &CALLS, &[&may[..], &sent].concat())?;
+        moves.only_together("daemons that ended together", &[&CALLS[..], &sent].concat(), &may)
     })
 }
 
