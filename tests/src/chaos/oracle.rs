@@ -9,6 +9,8 @@ use super::injector::Done;
 
 /// What a loss is put down to where a later claim has won for good: of two claims the earlier by wall clocks wins.
 pub const WRONG_CLOCK: &str = "skew: a later claim won, by a clock that is behind";
+/// How long a packet may be on its way to a proxy, in microseconds.
+const TRANSIT_US: u64 = 500_000;
 /// How long the fault may be over that an inexcusable loss is put down to, in microseconds: links come back meanwhile.
 const AFTERMATH_US: u64 = 3_000_000;
 
@@ -118,7 +120,9 @@ fn is_taken_by_a_clock_behind(call: &Dossier, done: &[Done]) -> bool {
         };
         done.iter().filter_map(seconds).next_back().unwrap_or_default()
     };
-    let Some((_, last, number)) = call.had.last() else { return false };
+    // What the proxies' own timers send later says nothing.
+    let is_in_time = |(at, ..): &&(u64, u8, u32)| *at <= call.ended_us + TRANSIT_US;
+    let Some((_, last, number)) = call.had.iter().rev().find(is_in_time) else { return false };
     let owner = call.had.iter().find(|(_, _, other)| other == number);
     owner.is_some_and(|(_, owner, _)| owner != last && skew(*last) < skew(*owner))
 }
