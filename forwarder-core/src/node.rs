@@ -40,17 +40,18 @@ use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
 use crate::wire::{
-    self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service, WireError,
+    self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service,
 };
 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
 pub use self::error::ProtocolError;
-pub use self::output::{Command, DATAGRAM_BYTES, Kind, MapWrite, Output};
+pub use self::output::{Command, Kind, MapWrite, Output};
 pub use self::peers::PeerView;
 pub use self::settings::NodeSettings;
 pub use crate::now::Now;
 pub use crate::state::State;
+pub use crate::wire::DATAGRAM_BYTES;
 
 /// One node of the cluster.
 #[derive(Debug)]
@@ -143,8 +144,8 @@ impl Node {
 
     /// This node leaves the cluster in order: the others need not call it any more. The links' own farewell follows. A
     /// node that only restarts does not leave.
-    pub fn leave(&mut self, now: Now) {
-        self.members.leave(now);
+    pub fn leave(&mut self) {
+        self.members.leave();
     }
 
     /// Takes a claim of this host that the kernel's maps had when this daemon took them over: one made before all
@@ -230,10 +231,7 @@ impl Node {
             return Ok(());
         }
         self.effects.counters.datagrams_received += 1;
-        let handled = match bytes.len() {
-            0..=DATAGRAM_BYTES => self.members.handle(peer, bytes, now),
-            _ => Err(ProtocolError::Wire(WireError::Oversized)),
-        };
+        let handled = self.members.handle(peer, bytes, now);
         self.effects.counters.protocol_errors += u64::from(handled.is_err());
         handled
     }
@@ -348,7 +346,7 @@ impl Node {
         self.peers.is_synchronised()
     }
 
-    /// The members of the cluster that gossip says are alive, linked or not; this node is not counted.
+    /// The members of the cluster: those that are linked, and those that linked ones say are; this node is not counted.
     #[must_use]
     pub fn members(&self) -> usize {
         self.members.alive()

@@ -24,21 +24,30 @@
 //! | 2 links | an address and port (2) |
 //! | 3 services | per service: transport (1), affinity (1), address, port (2) |
 //! | 4 must be equal | per value: what (1), hash (8) |
+//!
+//! A datagram is `kind, body`; one of a kind that the receiver does not know is skipped.
+//!
+//! | kind | body |
+//! |---|---|
+//! | 1 linked | per peer that the sender is linked with: node id (2), an address and port (2) |
+//! | 2 leaves | |
 
 mod asks;
 mod bounds;
 mod bytes;
 mod claims;
 mod error;
+mod gossip;
 mod hello;
 mod repair;
 
 use self::bytes::Reader;
 
 pub use self::asks::{ANSWER_CLAIMS, Answer, Ask, MESSAGE_ANSWERS, MESSAGE_ASKS};
-pub use self::bounds::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES, VERSION};
+pub use self::bounds::{DATAGRAM_BYTES, LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES, VERSION};
 pub use self::claims::{BATCH_CLAIMS, Claim, Claims, SNAPSHOT_CLAIMS, STRETCH_NUMBERS};
 pub use self::error::WireError;
+pub use self::gossip::{GOSSIP_PEERS, Gossip};
 pub use self::hello::{HELLO_EQUALS, HELLO_SERVICES, Hello, MustEqual, Service};
 pub use self::repair::{Digest, REPAIR_RANGES, Repair};
 

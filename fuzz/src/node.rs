@@ -171,7 +171,7 @@ impl<'a> Script<'a> {
             }
             14 => {
                 let node = usize::from(self.byte()) % NODES;
-                self.nodes[node].leave(self.now());
+                self.nodes[node].leave();
             }
             _ => {}
         }

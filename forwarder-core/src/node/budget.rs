@@ -16,9 +16,9 @@ const CLAIMS: u64 = 5_000_000;
 /// Claims a second on top, five times what the busiest edge makes.
 const CLAIMS_A_SECOND: u64 = 500_000;
 /// Datagrams that a peer may send at once.
-const DATAGRAMS: u64 = 4000;
-/// Datagrams a second on top: membership of a thousand nodes sends a tenth.
-const DATAGRAMS_A_SECOND: u64 = 1000;
+const DATAGRAMS: u64 = 1000;
+/// Datagrams a second on top: news come in fifty at most, and all else in six.
+const DATAGRAMS_A_SECOND: u64 = 100;
 const SECOND_US: u64 = 1_000_000;
 
 /// A token bucket, counted in millionths so that no time is lost by rounding.

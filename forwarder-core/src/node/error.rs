@@ -16,9 +16,7 @@ pub enum ProtocolError {
     /// More messages or claims than any node has to say.
     Flood,
     /// A datagram that is no gossip.
-    Gossip,
-    /// Gossip in another node's name.
-    Sender,
+    Gossip(WireError),
 }
 
 impl fmt::Display for ProtocolError {
@@ -28,8 +26,7 @@ impl fmt::Display for ProtocolError {
             Self::BeforeHello => write!(f, "a message before the hello"),
             Self::OtherIncarnation => write!(f, "a second introduction as somebody else"),
             Self::Flood => write!(f, "a flood of messages or claims"),
-            Self::Gossip => write!(f, "a datagram that is no gossip"),
-            Self::Sender => write!(f, "gossip in another node's name"),
+            Self::Gossip(error) => write!(f, "a datagram that is no gossip: {error}"),
         }
     }
 }

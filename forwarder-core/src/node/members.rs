@@ -1,122 +1,95 @@
-//! Who belongs to the cluster: membership by gossip (SWIM, by the crate `foca`), carried as datagrams on the links.
+//! Who belongs to the cluster, and whom to call: by gossip, which the links carry as datagrams.
 //!
-//! Gossip says who exists and where; whether a peer is up is said by its link alone, and who it is by its certificate.
-//! So a peer that lies in gossip can make a node call an address in vain, and no more. A node that hears of a member it
-//! is not linked to calls it, the lower id at once and the higher one a little later; the full mesh follows. Sans-IO as
-//! the core is, of which this is a part.
-
-mod identity;
+//! A node tells its linked peers whom it is linked with itself, and where those listen by their own word. Nobody passes
+//! on what another has told, and nobody is told to be dead: what is not said again is forgotten. So a lie lives only as
+//! long as its teller goes on with it, and nothing is ordered by clocks or counters that a lie, or a clock years ahead,
+//! could drive out of everybody's reach. About a linked peer only its own link speaks, and whether it is up is not
+//! gossip's to say. A peer that lies can make a node call an address in vain, and no more. A node that is told of
+//! one it is not linked with calls it, the lower id at once and the higher one a little later; the full mesh follows.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU8, NonZeroUsize};
-use std::time::Duration;
 
-use foca::{Codec as _, Config, Foca, Notification, PeriodicParams, PostcardCodec, Runtime, Timer};
 use forwarder_common::ids::NodeId;
-use rand::SeedableRng as _;
 use rand::rngs::Xoshiro256PlusPlus;
+use rand::{Rng as _, SeedableRng as _};
 
-use self::identity::Member;
 use super::error::ProtocolError;
-use super::output::{Command, DATAGRAM_BYTES};
+use super::output::Command;
 use crate::now::Now;
+use crate::wire::{GOSSIP_PEERS, Gossip};
 
-/// How long a member that is down and not linked is called on, in microseconds: a host that restarts is back by then.
+/// How long a member that nobody has a link with is called on, in microseconds: a host that restarts is back by then.
 const FORGET_US: u64 = 60_000_000;
 /// The higher id of two waits this long, in microseconds, for the call of the lower one, which may not have heard of
 /// it.
 const CALL_LATER_US: u64 = 3_000_000;
-/// Pause between announcements to linked peers that gossip does not know yet, in microseconds: datagrams may be lost.
-const ANNOUNCE_US: u64 = 1_000_000;
-/// Most timers of the gossip: suspicions that lying peers invent. Its own are eight or so.
-const TIMERS: usize = 16_384;
+/// A member that is told to listen at several addresses is called at each of them for so long, in microseconds.
+const CALL_ELSEWHERE_US: u64 = 10_000_000;
+/// Links that come up within this time, in microseconds, are told of together.
+const NEWS_US: u64 = 20_000;
+/// How often a few peers are told what may have been lost, in microseconds. It says again what others say as well.
+const ROUND_US: u64 = 500_000;
+/// How many peers are told in a round, and one datagram each: a node hears about six a second, however many there are.
+const ROUND_PEERS: usize = 3;
 
-/// SWIM's settings for up to some hundreds of nodes over wide areas. A failure is seen by the link within a second;
-/// gossip only spreads who exists, so it may be slow and cheap: about ten datagrams a second for each node, however
-/// many there are.
-const CONFIG: Config = Config {
-    probe_period: Duration::from_millis(1500),
-    probe_rtt: Duration::from_millis(500),
-    num_indirect_probes: NonZeroUsize::new(3).unwrap(),
-    max_transmissions: NonZeroU8::new(10).unwrap(),
-    suspect_to_down_after: Duration::from_secs(6),
-    // A member is an entry of a few dozen bytes for each node id; forgetting it would save nothing.
-    remove_down_after: None,
-    max_packet_size: NonZeroUsize::new(DATAGRAM_BYTES).unwrap(),
-    notify_down_members: true,
-    periodic_announce: Some(PeriodicParams {
-        frequency: Duration::from_secs(30),
-        num_members: NonZeroUsize::new(1).unwrap(),
-    }),
-    periodic_announce_to_down_members: Some(PeriodicParams {
-        frequency: Duration::from_secs(30),
-        num_members: NonZeroUsize::new(2).unwrap(),
-    }),
-    periodic_gossip: Some(PeriodicParams {
-        frequency: Duration::from_millis(500),
-        num_members: NonZeroUsize::new(3).unwrap(),
-    }),
-};
-
-type Swim = Foca<Member, PostcardCodec, Xoshiro256PlusPlus, foca::NoCustomBroadcast>;
-
-/// What gossip says of another node.
+/// What one node says of another.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct Said {
     listen: SocketAddr,
-    /// Since when it is down, in microseconds of the monotonic clock; `None`: it is alive.
-    down_us: Option<u64>,
-    /// When to call it, if it is not linked until then.
-    call_us: Option<u64>,
-    /// The links may be calling it, or may do so when its link is gone.
-    called: bool,
+    at_us: u64,
+}
+
+/// A member that this node is not linked with.
+#[derive(Debug)]
+struct Unlinked {
+    /// By those who say so: one place each, so that no liar pushes out what others say. This node's own word is where
+    /// its last link led.
+    said: BTreeMap<NodeId, Said>,
+    /// When it was last said to be a member, in microseconds of the monotonic clock.
+    heard_us: u64,
+    /// When it is called, or called elsewhere.
+    call_at_us: u64,
+    /// Where it is called now, and by whose word.
+    called: Option<(NodeId, SocketAddr)>,
 }
 
 /// The members of the cluster, as far as this node knows.
+#[derive(Debug)]
 pub(super) struct Members {
     node: NodeId,
-    listen: SocketAddr,
-    seed: u64,
-    /// From the first link on: only then is the time known, which tells this incarnation from earlier ones.
-    swim: Option<Swim>,
-    known: BTreeMap<NodeId, Known>,
-    linked: BTreeSet<NodeId>,
-    /// Linked peers that gossip does not know yet, with where they listen.
-    unannounced: BTreeMap<NodeId, SocketAddr>,
-    announce_at_us: Option<u64>,
-    /// When the next of `known` is to be called or forgotten: found anew when one of them changes, asked for after
+    is_ipv4: bool,
+    /// Linked peers, with where they listen.
+    linked: BTreeMap<NodeId, SocketAddr>,
+    /// Those of them that leave.
+    leaving: BTreeSet<NodeId>,
+    unlinked: BTreeMap<NodeId, Unlinked>,
+    /// Linked peers of which nobody else has told yet: all others are told at once.
+    news: BTreeSet<NodeId>,
+    news_at_us: Option<u64>,
+    round_at_us: Option<u64>,
+    /// When the next of the unlinked is called or forgotten: found anew when one of them changes, asked for after
     /// every message.
-    known_at_us: Option<u64>,
-    /// By when they are due, what foca wants first of those that are due at once, and order.
-    timers: BTreeMap<(u64, u8, u64), Timer<Member>>,
-    next_timer: u64,
+    unlinked_at_us: Option<u64>,
+    chance: Xoshiro256PlusPlus,
     commands: VecDeque<Command>,
     /// Set for good by [`Self::leave`].
     left: bool,
 }
 
-impl fmt::Debug for Members {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Members").field("known", &self.known).field("linked", &self.linked).finish_non_exhaustive()
-    }
-}
-
 impl Members {
-    pub(super) const fn new(node: NodeId, listen: SocketAddr, seed: u64) -> Self {
+    pub(super) fn new(node: NodeId, listen: SocketAddr, seed: u64) -> Self {
         Self {
             node,
-            listen,
-            seed,
-            swim: None,
-            known: BTreeMap::new(),
-            linked: BTreeSet::new(),
-            unannounced: BTreeMap::new(),
-            announce_at_us: None,
-            known_at_us: None,
-            timers: BTreeMap::new(),
-            next_timer: 0,
+            is_ipv4: listen.is_ipv4(),
+            linked: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            unlinked: BTreeMap::new(),
+            news: BTreeSet::new(),
+            news_at_us: None,
+            round_at_us: None,
+            unlinked_at_us: None,
+            chance: Xoshiro256PlusPlus::seed_from_u64(seed),
             commands: VecDeque::new(),
             left: false,
         }
@@ -124,73 +97,77 @@ impl Members {
 
     /// A linked peer has introduced itself.
     pub(super) fn introduced(&mut self, peer: NodeId, listen: SocketAddr, now: Now) {
-        self.linked.insert(peer);
-        if let Some(known) = self.known.get_mut(&peer) {
-            (known.called, known.call_us) = (true, None);
-        }
-        if self.known.get(&peer).is_none_or(|known| known.down_us.is_some()) {
-            self.unannounced.insert(peer, listen);
-            self.announce(peer, listen, now);
-            self.announce_at_us.get_or_insert(now.monotonic_us.saturating_add(ANNOUNCE_US));
-        }
+        self.linked.insert(peer, listen);
+        self.leaving.remove(&peer);
+        // Its own memory of an earlier link is not others' word.
+        let by_others = |unlinked: Unlinked| unlinked.said.keys().any(|speaker| *speaker != self.node);
+        let is_news = !self.unlinked.remove(&peer).is_some_and(by_others);
         self.schedule();
+        if self.left {
+            return;
+        }
+        let all: Vec<_> = self.told().filter(|(other, _)| *other != peer).collect();
+        for part in all.chunks(GOSSIP_PEERS) {
+            self.tell(peer, part.to_vec());
+        }
+        if is_news {
+            self.news.insert(peer);
+            self.news_at_us.get_or_insert(now.monotonic_us.saturating_add(NEWS_US));
+        }
+        self.round_at_us.get_or_insert(now.monotonic_us.saturating_add(ROUND_US));
     }
 
     /// The link to a peer is gone.
     pub(super) fn unlinked(&mut self, peer: NodeId, now: Now) {
-        self.linked.remove(&peer);
-        self.unannounced.remove(&peer);
-        if let Some(known) = self.known.get_mut(&peer) {
-            // The grace of one that gossip holds for down begins when its link does not say otherwise any more.
-            known.down_us = known.down_us.map(|_| now.monotonic_us);
+        let Some(listen) = self.linked.remove(&peer) else { return };
+        self.news.remove(&peer);
+        if self.leaving.remove(&peer) {
+            self.commands.push_back(Command::Forget { peer });
+        } else {
+            self.said(self.node, peer, listen, now);
         }
-        self.call(peer, now);
         self.schedule();
     }
 
     /// Takes a datagram of a linked peer.
     pub(super) fn handle(&mut self, peer: NodeId, bytes: &[u8], now: Now) -> Result<(), ProtocolError> {
-        let header = PostcardCodec.decode_header(bytes).map_err(|_| ProtocolError::Gossip)?;
-        let sender: Member = header.src;
-        if sender.node != peer {
-            return Err(ProtocolError::Sender);
+        match Gossip::decode(bytes).map_err(ProtocolError::Gossip)? {
+            Gossip::Linked(members) => {
+                for (member, listen) in members {
+                    self.said(peer, member, listen, now);
+                }
+                self.schedule();
+            }
+            Gossip::Leaves if self.linked.contains_key(&peer) => drop(self.leaving.insert(peer)),
+            Gossip::Leaves | Gossip::Unknown => {}
         }
-        self.with_swim(now, |swim, runtime| swim.handle_data(bytes, runtime)).map_err(|_| ProtocolError::Gossip)
+        Ok(())
     }
 
     /// Does what is due.
     pub(super) fn timeout(&mut self, now: Now) {
-        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now.monotonic_us) {
-            let timer = first.remove();
-            // An error is a round that was cut short, by a pause of this host for instance; the next one goes well.
-            let _ = self.with_swim(now, |swim, runtime| swim.handle_timer(timer, runtime));
+        let is_due = |at: Option<u64>| at.is_some_and(|at| at <= now.monotonic_us);
+        if is_due(self.news_at_us) {
+            self.news_at_us = None;
+            self.tell_news();
         }
-        if self.announce_at_us.is_some_and(|at| at <= now.monotonic_us) {
-            let again: Vec<(NodeId, SocketAddr)> = self.unannounced.iter().map(|(peer, at)| (*peer, *at)).collect();
-            again.into_iter().for_each(|(peer, listen)| self.announce(peer, listen, now));
-            let pause = now.monotonic_us.saturating_add(ANNOUNCE_US);
-            self.announce_at_us = if self.unannounced.is_empty() { None } else { Some(pause) };
+        if is_due(self.round_at_us) {
+            let again = now.monotonic_us.saturating_add(ROUND_US);
+            self.round_at_us = (!self.linked.is_empty() && !self.left).then_some(again);
+            self.tell_some();
         }
-        if self.known_at_us.is_none_or(|at| at > now.monotonic_us) {
-            return;
+        if is_due(self.unlinked_at_us) {
+            self.forget(now);
+            let due = |(_, member): &(&NodeId, &Unlinked)| member.call_at_us <= now.monotonic_us;
+            let due: Vec<NodeId> = self.unlinked.iter().filter(due).map(|(peer, _)| *peer).collect();
+            due.into_iter().for_each(|peer| self.call(peer, now));
+            self.schedule();
         }
-        let late = |known: &Known| known.call_us.is_some_and(|at| at <= now.monotonic_us);
-        let late: Vec<NodeId> = self.known.iter().filter(|(_, known)| late(known)).map(|(peer, _)| *peer).collect();
-        late.into_iter().for_each(|peer| self.call_now(peer));
-        self.forget(now);
-        self.schedule();
     }
 
     /// When [`Self::timeout`] is due, in microseconds of the monotonic clock.
     pub(super) fn due_us(&self) -> Option<u64> {
-        let timer = self.timers.first_key_value().map(|((at, ..), _)| *at);
-        [timer, self.announce_at_us, self.known_at_us].into_iter().flatten().min()
-    }
-
-    fn schedule(&mut self) {
-        let forget = self.gone().map(|(_, at)| at).min();
-        let call = self.known.values().filter_map(|known| known.call_us).min();
-        self.known_at_us = [forget, call].into_iter().flatten().min();
+        [self.news_at_us, self.round_at_us, self.unlinked_at_us].into_iter().flatten().min()
     }
 
     /// The next thing to do for the links.
@@ -199,153 +176,112 @@ impl Members {
     }
 
     /// Tells the others that this node leaves.
-    pub(super) fn leave(&mut self, now: Now) {
-        if self.swim.is_some() && !self.left {
-            // An error is a member that cannot be written down, and that was at the start.
-            let _ = self.with_swim(now, |swim, runtime| swim.leave_cluster(runtime));
+    pub(super) fn leave(&mut self) {
+        if !self.left {
             self.left = true;
+            let bytes = Gossip::Leaves.encode();
+            let tell = |to: &NodeId| Command::Datagram { to: *to, bytes: bytes.clone() };
+            self.commands.extend(self.linked.keys().map(tell));
         }
     }
 
-    /// The members that gossip says are alive, this node not counted.
+    /// The members that are linked, and those that others say are; this node is not counted.
     pub(super) fn alive(&self) -> usize {
-        self.known.values().filter(|known| known.down_us.is_none()).count()
+        let others = |member: &&Unlinked| member.said.keys().any(|speaker| *speaker != self.node);
+        self.linked.len() - self.leaving.len() + self.unlinked.values().filter(others).count()
     }
 
-    fn announce(&mut self, peer: NodeId, listen: SocketAddr, now: Now) {
-        if self.left {
+    /// Somebody says where a member listens. What is said of a linked peer, of this node itself or of an address that
+    /// cannot be called has no effect.
+    fn said(&mut self, speaker: NodeId, member: NodeId, listen: SocketAddr, now: Now) {
+        let is_callable = listen.is_ipv4() == self.is_ipv4
+            && listen.port() != 0
+            && !listen.ip().is_unspecified()
+            && !listen.ip().is_multicast();
+        if member == self.node || member == speaker || self.linked.contains_key(&member) || !is_callable {
             return;
         }
-        // An announcement finds its peer by the node id alone, whichever its present incarnation is.
-        let to = Member { node: peer, listen, began_us: 0 };
-        let _ = self.with_swim(now, |swim, runtime| swim.announce(to, runtime));
+        let wait_us = if self.node < member { 0 } else { CALL_LATER_US };
+        let new = || Unlinked {
+            said: BTreeMap::new(),
+            heard_us: now.monotonic_us,
+            call_at_us: now.monotonic_us.saturating_add(wait_us),
+            called: None,
+        };
+        let unlinked = self.unlinked.entry(member).or_insert_with(new);
+        unlinked.said.insert(speaker, Said { listen, at_us: now.monotonic_us });
+        unlinked.heard_us = now.monotonic_us;
     }
 
-    /// Calls a member that is alive and not linked, or sees to that later.
+    /// Calls a member where somebody says that it listens; if it is called already, then where somebody else says.
     fn call(&mut self, peer: NodeId, now: Now) {
-        if self.node < peer {
-            self.call_now(peer);
-        } else if let Some(known) = self.known.get_mut(&peer).filter(|_| !self.linked.contains(&peer)) {
-            known.call_us.get_or_insert(now.monotonic_us.saturating_add(CALL_LATER_US));
+        let Some(member) = self.unlinked.get_mut(&peer) else { return };
+        member.call_at_us = now.monotonic_us.saturating_add(CALL_ELSEWHERE_US);
+        let forgotten = |said: &Said| said.at_us.saturating_add(FORGET_US) <= now.monotonic_us;
+        member.said.retain(|_, said| !forgotten(said));
+        // From the last one on whose word was taken, and around.
+        let last = member.called.map(|(speaker, _)| speaker);
+        let (before, behind): (Vec<_>, Vec<_>) = member.said.iter().partition(|(speaker, _)| Some(**speaker) <= last);
+        let elsewhere = |said: &Said| member.called.is_none_or(|(_, address)| address != said.listen);
+        let next = behind.into_iter().chain(before).find(|(_, said)| elsewhere(said));
+        let Some((speaker, address)) = next.map(|(speaker, said)| (*speaker, said.listen)) else { return };
+        member.called = Some((speaker, address));
+        if !self.left {
+            self.commands.push_back(Command::Call { peer, address });
         }
-    }
-
-    fn call_now(&mut self, peer: NodeId) {
-        let Some(known) = self.known.get_mut(&peer) else { return };
-        known.call_us = None;
-        if known.down_us.is_none() && !self.linked.contains(&peer) && !self.left {
-            known.called = true;
-            self.commands.push_back(Command::Call { peer, address: known.listen });
-        }
-    }
-
-    /// Members that are called although gossip holds them for down, with the end of their grace.
-    fn gone(&self) -> impl Iterator<Item = (NodeId, u64)> {
-        let gone = self.known.iter().filter(|(peer, known)| known.called && !self.linked.contains(*peer));
-        gone.filter_map(|(peer, known)| Some((*peer, known.down_us?.saturating_add(FORGET_US))))
     }
 
     fn forget(&mut self, now: Now) {
-        let over: Vec<NodeId> = self.gone().filter(|(_, at)| *at <= now.monotonic_us).map(|(peer, _)| peer).collect();
-        for peer in over {
-            if let Some(known) = self.known.get_mut(&peer) {
-                known.called = false;
+        let is_over = |member: &Unlinked| member.heard_us.saturating_add(FORGET_US) <= now.monotonic_us;
+        self.unlinked.retain(|peer, member| {
+            if is_over(member) {
+                self.commands.push_back(Command::Forget { peer: *peer });
             }
-            self.commands.push_back(Command::Forget { peer });
-        }
-    }
-
-    /// Lets foca act, and does what it wants done.
-    fn with_swim<T>(&mut self, now: Now, act: impl FnOnce(&mut Swim, &mut Wishes) -> T) -> T {
-        let (node, listen, seed) = (self.node, self.listen, self.seed);
-        let swim = self.swim.get_or_insert_with(|| {
-            let member = Member { node, listen, began_us: now.unix_us };
-            Foca::new(member, CONFIG, Xoshiro256PlusPlus::seed_from_u64(seed), PostcardCodec)
+            !is_over(member)
         });
-        let mut wishes = Wishes::default();
-        let result = act(swim, &mut wishes);
-        for (to, bytes) in wishes.datagrams {
-            if self.linked.contains(&to) {
-                self.commands.push_back(Command::Datagram { to, bytes });
-            }
-        }
-        for (timer, after) in wishes.timers {
-            if self.timers.len() < TIMERS {
-                let due_us = now.monotonic_us.saturating_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX));
-                self.next_timer += 1;
-                self.timers.insert((due_us, urgency(&timer), self.next_timer), timer);
-            }
-        }
-        if !wishes.changes.is_empty() {
-            for (member, alive) in wishes.changes {
-                self.changed(member, alive, now);
-            }
-            self.schedule();
-        }
-        result
     }
 
-    fn changed(&mut self, member: Member, alive: Option<bool>, now: Now) {
-        let peer = member.node;
-        if peer == self.node {
-            return;
-        }
-        let is_linked = self.linked.contains(&peer);
-        let new = || Known { listen: member.listen, down_us: Some(now.monotonic_us), call_us: None, called: is_linked };
-        let known = self.known.entry(peer).or_insert_with(new);
-
-        let moved = known.listen != member.listen;
-        known.listen = member.listen;
-        match alive {
-            Some(true) => {
-                known.down_us = None;
-                self.unannounced.remove(&peer);
-                self.call(peer, now);
-            }
-            Some(false) => known.down_us = Some(now.monotonic_us),
-            None if moved => self.call(peer, now),
-            None => {}
-        }
+    fn schedule(&mut self) {
+        let at = |member: &Unlinked| member.call_at_us.min(member.heard_us.saturating_add(FORGET_US));
+        self.unlinked_at_us = self.unlinked.values().map(at).min();
     }
-}
 
-/// What foca wants first of what is due at the same time: the end of a probe before the next one.
-const fn urgency(timer: &Timer<Member>) -> u8 {
-    match timer {
-        Timer::SendIndirectProbe { .. } => 0,
-        Timer::ProbeRandomMember(_) => 1,
-        Timer::ChangeSuspectToDown { .. } => 2,
-        Timer::PeriodicAnnounce(_)
-        | Timer::PeriodicGossip(_)
-        | Timer::PeriodicAnnounceDown(_)
-        | Timer::RemoveDown(_) => 3,
+    /// Whom the others are told of.
+    fn told(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        self.linked.iter().filter(|(peer, _)| !self.leaving.contains(peer)).map(|(peer, listen)| (*peer, *listen))
     }
-}
 
-/// What foca asks for in one turn.
-#[derive(Default)]
-struct Wishes {
-    datagrams: Vec<(NodeId, Vec<u8>)>,
-    timers: Vec<(Timer<Member>, Duration)>,
-    /// A member, and whether it is alive now if that has changed.
-    changes: Vec<(Member, Option<bool>)>,
-}
-
-impl Runtime<Member> for Wishes {
-    fn notify(&mut self, notification: Notification<'_, Member>) {
-        match notification {
-            Notification::MemberUp(member) => self.changes.push((*member, Some(true))),
-            Notification::MemberDown(member) => self.changes.push((*member, Some(false))),
-            Notification::Rename(_, member) => self.changes.push((*member, None)),
-            Notification::Active | Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => {}
+    fn tell(&mut self, to: NodeId, peers: Vec<(NodeId, SocketAddr)>) {
+        if !peers.is_empty() && !self.left {
+            self.commands.push_back(Command::Datagram { to, bytes: Gossip::Linked(peers).encode() });
         }
     }
 
-    fn send_to(&mut self, to: Member, data: &[u8]) {
-        self.datagrams.push((to.node, data.to_vec()));
+    fn tell_news(&mut self) {
+        let news = std::mem::take(&mut self.news);
+        let news: Vec<_> = self.told().filter(|(peer, _)| news.contains(peer)).collect();
+        let peers: Vec<NodeId> = self.linked.keys().copied().collect();
+        for to in peers {
+            let others: Vec<_> = news.iter().filter(|(peer, _)| *peer != to).copied().collect();
+            others.chunks(GOSSIP_PEERS).for_each(|part| self.tell(to, part.to_vec()));
+        }
     }
 
-    fn submit_after(&mut self, timer: Timer<Member>, after: Duration) {
-        self.timers.push((timer, after));
+    /// Tells some peers of some of the linked ones, of all if one datagram holds them.
+    fn tell_some(&mut self) {
+        let all: Vec<_> = self.told().collect();
+        for _ in 0..ROUND_PEERS.min(self.linked.len()) {
+            let at = self.below(self.linked.len());
+            let Some(to) = self.linked.keys().nth(at).copied() else { return };
+            let first = self.below(all.len().max(1));
+            let around = all.iter().cycle().skip(first).take(all.len());
+            let part = around.filter(|(peer, _)| *peer != to).take(GOSSIP_PEERS).copied().collect();
+            self.tell(to, part);
+        }
+    }
+
+    /// Any number below `bound`, which is not 0.
+    fn below(&mut self, bound: usize) -> usize {
+        (self.chance.next_u64() % bound as u64) as usize
     }
 }

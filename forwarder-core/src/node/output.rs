@@ -9,10 +9,6 @@ use forwarder_common::{
 
 use crate::state::State;
 
-/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path
-/// carries.
-pub const DATAGRAM_BYTES: usize = 1100;
-
 /// What a message is, for the shell's queues and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -45,8 +41,8 @@ pub enum Command {
         /// What it is: nothing goes out on a link before its hello.
         kind: Kind,
     },
-    /// Send this to a linked and introduced peer as an unreliable datagram of at most [`DATAGRAM_BYTES`]; dropped and
-    /// counted if there is no such link.
+    /// Send this to a linked and introduced peer as an unreliable datagram of at most [`crate::wire::DATAGRAM_BYTES`];
+    /// dropped and counted if there is no such link.
     Datagram {
         /// The peer.
         to: NodeId,

@@ -11,3 +11,6 @@ pub const MESSAGE_BYTES: usize = 8192;
 pub const PACKET_BYTES: usize = 1150;
 /// Longest remaining lifetime in milliseconds (39 h): the kernel's clock of lifetimes reaches no further.
 pub const LIFETIME_MS: u64 = Tick::milliseconds(Tick::LONGEST);
+/// Longest datagram between two nodes in bytes: with QUIC's headers it fits into the least packet that any path
+/// carries.
+pub const DATAGRAM_BYTES: usize = 1100;

@@ -1,6 +1,6 @@
 //! Fields of messages as bytes, all big-endian. Lengths are compared before anything is allocated.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::error::WireError;
 
@@ -64,6 +64,9 @@ impl<'a> Reader<'a> {
             family => Err(WireError::Family(family)),
         }
     }
+    pub(super) fn socket(&mut self) -> Result<SocketAddr, WireError> {
+        Ok(SocketAddr::new(self.address()?, self.u16()?))
+    }
 }
 
 /// An address with its family: 4 or 6 (1 byte), then 4 or 16 bytes.
@@ -78,4 +81,10 @@ pub(super) fn put_address(out: &mut Vec<u8>, address: IpAddr) {
             out.extend(address.octets());
         }
     }
+}
+
+/// An address as above, then a port.
+pub(super) fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
+    put_address(out, socket.ip());
+    out.extend(socket.port().to_be_bytes());
 }

@@ -17,6 +17,8 @@ pub enum WireError {
     Kind(u8),
     /// No such state of a node.
     State(u8),
+    /// A node id outside 1..=1023.
+    Node(u16),
     /// An address family that is neither 4 nor 6.
     Family(u8),
     /// A remaining lifetime of zero or beyond [`super::LIFETIME_MS`].
@@ -41,6 +43,7 @@ impl fmt::Display for WireError {
             Self::Version(version) => write!(f, "protocol version {version}, this daemon speaks {VERSION}"),
             Self::Kind(kind) => write!(f, "an unknown kind of message ({kind})"),
             Self::State(state) => write!(f, "an unknown state of a node ({state})"),
+            Self::Node(node) => write!(f, "an impossible node id ({node})"),
             Self::Family(family) => write!(f, "an unknown address family ({family})"),
             Self::Lifetime(ms) => write!(f, "a lifetime out of bounds ({ms} ms)"),
             Self::Flags(flags) => write!(f, "unknown flags ({flags:#04x})"),

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use forwarder_common::ids::Epochs;
 
-use super::bytes::{Reader, put_address};
+use super::bytes::{Reader, put_address, put_socket};
 use super::error::WireError;
 use crate::state::State;
 
@@ -174,11 +174,11 @@ impl Fields {
             }
             match kind {
                 UNDERLAY => fields.underlay = Some(value.address()?),
-                LISTEN => fields.listen = Some(socket(&mut value)?),
+                LISTEN => fields.listen = Some(value.socket()?),
                 SERVICES => {
                     while value.left() > 0 {
                         let (transport, affinity) = (value.u8()?, value.u8()?);
-                        fields.services.push(Service { address: socket(&mut value)?, transport, affinity });
+                        fields.services.push(Service { address: value.socket()?, transport, affinity });
                     }
                     fields.services.truncate(HELLO_SERVICES);
                 }
@@ -206,15 +206,6 @@ fn put_field(out: &mut Vec<u8>, kind: u8, put: impl FnOnce(&mut Vec<u8>)) {
     out.push(kind);
     out.extend((value.len() as u16).to_be_bytes());
     out.extend(value);
-}
-
-fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
-    put_address(out, socket.ip());
-    out.extend(socket.port().to_be_bytes());
-}
-
-fn socket(reader: &mut Reader<'_>) -> Result<SocketAddr, WireError> {
-    Ok(SocketAddr::new(reader.address()?, reader.u16()?))
 }
 
 const fn number(state: State) -> u8 {

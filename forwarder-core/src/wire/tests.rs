@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use forwarder_common::ids::{Epoch, Epochs};
+use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use proptest::prelude::*;
 
 use super::*;
@@ -100,8 +100,21 @@ proptest! {
     }
 
     #[test]
+    fn gossip_survives_the_wire(peers in proptest::collection::vec((1..=1023_u16, socket()), 0..=GOSSIP_PEERS)) {
+        let peers = peers.into_iter().map(|(node, listen)| (NodeId::new(node).unwrap(), listen)).collect();
+        for gossip in [Gossip::Linked(peers), Gossip::Leaves] {
+            let bytes = gossip.encode();
+            prop_assert!(bytes.len() <= DATAGRAM_BYTES);
+            prop_assert_eq!(Gossip::decode(&bytes), Ok(gossip));
+        }
+    }
+
+    #[test]
     fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..1300)) {
         let _ = Message::decode(&bytes);
+        if let Ok(gossip) = Gossip::decode(&bytes) {
+            prop_assert!(gossip == Gossip::Unknown || gossip == Gossip::Leaves || gossip.encode() == bytes);
+        }
     }
 
     #[test]

@@ -108,6 +108,22 @@ fn another_node_at_a_members_address_is_refused_and_the_member_found_where_it_is
 }
 
 #[test]
+fn a_wrong_address_of_one_node_ends_no_link_to_the_node_that_is_there() {
+    let authority = Authority::new("edge");
+    let (one, two) = Daemon::pair(&authority);
+    // As a lie in gossip would have it: node 3 listens where node 2 does.
+    call(&one, 3, two.address);
+    one.poll_until("it is refused", |seen| seen.counters.links.impostors > 0);
+    for key in 0..100 {
+        two.claims.send(key).unwrap();
+        one.poll_until("claims of node 2 go on arriving", |seen| seen.claims.contains_key(&key));
+    }
+    let (one, two) = (one.seen.lock().unwrap(), two.seen.lock().unwrap());
+    assert_eq!((one.downs(), two.downs()), (0, 0), "{:?}, {:?}", one.events, two.events);
+    assert_eq!(two.counters.links.links_up, 1);
+}
+
+#[test]
 fn a_dozen_nodes_that_know_one_seed_are_all_linked() {
     let authority = Authority::new("edge");
     let seed = free("127.0.0.1");

@@ -90,16 +90,6 @@ impl Raw {
         });
     }
 
-    /// A datagram of gossip to node `peer`.
-    pub(crate) fn gossip(&self, peer: u16) -> Vec<u8> {
-        let mut core = core(self.node, self.address(), peer);
-        core.handle_message(id(peer), &hello(peer, self.address(), self.node), NOW).unwrap();
-        let sent = std::iter::from_fn(|| core.poll_output()).find_map(|output| {
-            if let Output::Link(Command::Datagram { bytes, .. }) = output { Some(bytes) } else { None }
-        });
-        sent.unwrap()
-    }
-
     /// What an honest peer introduces itself to node `peer` with.
     pub(crate) fn hello(&self, peer: u16) -> Vec<u8> {
         hello(self.node, self.address(), peer)

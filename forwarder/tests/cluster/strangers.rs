@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use forwarder::cluster::links::{Event, QUEUE_BYTES};
 use forwarder_core::failover::LinkEnd;
-use forwarder_core::wire::VERSION;
+use forwarder_core::wire::{Gossip, VERSION};
 
 use super::daemon::{Authority, Daemon, free};
+use super::names::id;
 use super::raw::{Raw, send};
 
 const ALPN: &[u8] = b"forwarder";
@@ -122,7 +123,7 @@ fn a_flood_of_datagrams_loses_datagrams_and_no_link() {
     let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
     let connection = raw.link(one.address, 1);
     one.poll_until("node 3 comes up", |seen| seen.is_up(3));
-    let gossip = raw.gossip(1);
+    let gossip = Gossip::Linked(vec![(id(2), two.address)]).encode();
     one.poll_until("datagrams are refused", |seen| {
         raw.runtime.block_on(async {
             for _ in 0..1000 {

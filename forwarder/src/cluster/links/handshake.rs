@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use forwarder_common::ids::NodeId;
+use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
@@ -34,6 +36,11 @@ pub(super) enum Close {
 /// TLS' alert that the two have no protocol in common (RFC 7301 §3.2), as QUIC tells it (RFC 9001 §4.8).
 const NO_PROTOCOL: u64 = 0x100 + 120;
 
+/// The server name in calls of whoever answers; nobody checks it.
+const ANYBODY: &str = "forwarder";
+/// What stands before the id in calls of one node.
+const NODE: &str = "node-";
+
 /// A connection whose other end is a node of this cluster.
 #[derive(Debug)]
 pub(super) struct Verified {
@@ -48,6 +55,18 @@ impl Close {
     }
 }
 
+/// The server name in a call of `peer`. The node that answers goes by it: one that was told a wrong address must not
+/// take the place of its own link to the node that is there.
+pub(super) fn server_name(peer: Option<NodeId>) -> String {
+    peer.map_or_else(|| ANYBODY.to_owned(), |peer| format!("{NODE}{}", peer.number()))
+}
+
+/// The node that the other end wants, where that end called and wants a certain one.
+fn wanted(connection: &Connection) -> Option<NodeId> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    data.server_name?.strip_prefix(NODE)?.parse().ok().and_then(NodeId::new)
+}
+
 /// Why no link came of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -57,6 +76,8 @@ pub(super) enum Failure {
     Unwelcome(String),
     /// The other speaks another protocol on the links.
     OtherProtocol,
+    /// The other has called another node than this one.
+    Misdirected(NodeId),
     /// Nobody answers, or not QUIC.
     Unreachable(String),
 }
@@ -67,6 +88,10 @@ pub(super) async fn finish(connecting: Connecting, identity: &Identity) -> Resul
         .await
         .map_err(|_| Failure::Unreachable("the handshake does not end".to_owned()))?
         .map_err(|error| Failure::of(&error))?;
+    if let Some(wanted) = wanted(&connection).filter(|wanted| *wanted != identity.node) {
+        Close::OtherNode.apply(&connection, "another node was called");
+        return Err(Failure::Misdirected(wanted));
+    }
     let shown = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
     let chain = shown.map(|chain| *chain).unwrap_or_default();
     match identity.admit(&chain) {

@@ -19,8 +19,6 @@ const STRANGERS: usize = 64;
 const OF_ONE_ADDRESS: usize = 16;
 /// From this many on, a caller must first prove that its address is its own.
 const UNPROVEN: usize = 16;
-/// The server name in calls; nobody checks it.
-const SERVER_NAME: &str = "forwarder";
 
 /// A handshake that has ended.
 pub(super) struct Outcome {
@@ -68,7 +66,12 @@ impl Handshakes {
         client: &ClientConfig,
         identity: &Arc<Identity>,
     ) {
-        let (call, identity) = (endpoint.connect_with(client.clone(), address, SERVER_NAME), Arc::clone(identity));
+        let peer = match callee {
+            Callee::Member(peer) => Some(peer),
+            Callee::Seed(_) => None,
+        };
+        let call = endpoint.connect_with(client.clone(), address, &handshake::server_name(peer));
+        let identity = Arc::clone(identity);
         let task = self.set.spawn(async move {
             match call {
                 Ok(connecting) => handshake::finish(connecting, &identity).await,

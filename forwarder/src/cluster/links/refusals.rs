@@ -45,6 +45,9 @@ impl Refusals {
                     warn!("cluster: {address} refuses this node: {reason}; trying on");
                 }
             }
+            Failure::Misdirected(wanted) => {
+                debug!("cluster: {address} has called node {} here", wanted.number());
+            }
             Failure::Unreachable(reason) => {
                 debug!("cluster: no handshake with {address}: {reason}");
                 if called && self.failed.may(address.ip(), now) {
