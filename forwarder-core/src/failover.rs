@@ -16,7 +16,7 @@ pub mod timers;
 use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use forwarder_common::{
@@ -107,7 +107,12 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Introduce this node to a peer on its new link ([`crate::node::Node::handle_link_up`]).
-    Introduce(NodeId),
+    Introduce {
+        /// The peer.
+        peer: NodeId,
+        /// Where it may take tunnel packets.
+        addresses: Vec<IpAddr>,
+    },
     /// The peer is down: its claims count no more ([`crate::node::Node::handle_link_down`]).
     GiveUp(NodeId),
     /// Write into the kernel's maps what this node takes a peer for.
@@ -307,14 +312,16 @@ impl Failover {
         machine
     }
 
-    /// A link to a peer stands; `again`: in the place of one that stood, so that the peer may have restarted.
-    pub fn handle_link_up(&mut self, peer: NodeId, address: SocketAddr, again: bool, now_us: u64) {
+    /// A link to a peer at `address` stands, whose certificate names the addresses `named`; `again`: in the place of
+    /// one that stood, so that the peer may have restarted.
+    pub fn handle_link_up(&mut self, peer: NodeId, address: SocketAddr, named: &[IpAddr], again: bool, now_us: u64) {
         self.notice_stall(now_us);
         if again && let Some(stall) = &mut self.stall {
             stall.ended(peer);
         }
         self.peers.linked(peer, address, now_us);
-        self.outputs.push_back(Output::Introduce(peer));
+        let addresses = [address.ip()].iter().chain(named).map(IpAddr::to_canonical).collect();
+        self.outputs.push_back(Output::Introduce { peer, addresses });
         self.settle(now_us);
     }
 

@@ -25,6 +25,8 @@ mod ranges;
 mod settings;
 mod shadowed;
 
+use std::net::IpAddr;
+
 use forwarder_common::abi::{self, Served};
 use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
 use forwarder_common::question::Held;
@@ -89,12 +91,14 @@ impl Node {
         }
     }
 
-    /// A link to `peer` is up, or a new one replaced the old one: introduces this node.
-    pub fn handle_link_up(&mut self, peer: NodeId, now: Now) {
+    /// A link to `peer` is up, or a new one replaced the old one: introduces this node. The peer may take tunnel
+    /// packets at `addresses` and nowhere else: its link's, and those that its certificate names. The first is its
+    /// link's.
+    pub fn handle_link_up(&mut self, peer: NodeId, addresses: Vec<IpAddr>, now: Now) {
         if peer == self.settings.node {
             return;
         }
-        self.peers.link_up(peer, now);
+        self.peers.link_up(peer, addresses, now);
         self.forget(peer);
         self.greet(peer);
     }

@@ -383,11 +383,11 @@ impl Daemon {
     async fn link_event(&mut self, event: Event) -> Result<()> {
         let now_us = now().monotonic_us;
         match event {
-            Event::LinkUp { peer, address, again } => {
+            Event::LinkUp { peer, address, named, again } => {
                 if !again {
                     log::info!("node {}: link up, {address}", peer.number());
                 }
-                self.failover.handle_link_up(peer, address, again, now_us);
+                self.failover.handle_link_up(peer, address, &named, again, now_us);
                 self.carry_out_failover()?;
             }
             Event::LinkDown { peer, reason, end } => {
@@ -486,7 +486,7 @@ impl Daemon {
         use failover::Output;
         while let Some(output) = self.failover.poll_output() {
             match output {
-                Output::Introduce(peer) => self.node.handle_link_up(peer, now()),
+                Output::Introduce { peer, addresses } => self.node.handle_link_up(peer, addresses, now()),
                 Output::GiveUp(peer) => self.node.handle_link_down(peer, now()),
                 Output::Peer { node, up, said } => self.next_hop_table.set(node, up, said, &mut self.dataplane)?,
                 Output::Clock { node, clock } => self.next_hop_table.set_clock(node, clock, &mut self.dataplane)?,

@@ -59,8 +59,12 @@ fn id(node: usize) -> NodeId {
     NodeId::new(node as u16 + 1).expect("a small number")
 }
 
+fn underlay(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, node as u8 + 1))
+}
+
 fn start(node: usize, starts: u64) -> Node {
-    let underlay = IpAddr::V4(Ipv4Addr::new(10, 0, 0, node as u8 + 1));
+    let underlay = underlay(node);
     let listen = SocketAddr::new(underlay, 7470);
     Node::new(NodeSettings {
         node: id(node),
@@ -208,7 +212,11 @@ impl<'a> Script<'a> {
         self.parcels.retain(|parcel| parcel.from != peer && parcel.to != peer);
         for (one, other) in [(ME, peer), (peer, ME)] {
             let node = &mut self.nodes[one];
-            if is_up { node.handle_link_up(id(other), now) } else { node.handle_link_down(id(other), now) }
+            if is_up {
+                node.handle_link_up(id(other), vec![underlay(other)], now);
+            } else {
+                node.handle_link_down(id(other), now);
+            }
         }
         self.poll_all();
     }

@@ -83,7 +83,7 @@ impl World {
     }
 
     fn link(&mut self, peer: u16) {
-        self.machine.handle_link_up(id(peer), "10.9.3.2:7470".parse().unwrap(), false, self.now_us);
+        self.machine.handle_link_up(id(peer), "10.9.3.2:7470".parse().unwrap(), &[], false, self.now_us);
         let underlay = "10.9.3.2".parse().unwrap();
         let said = Introduction { state: State::Up, epochs: Epochs::from_bits(1), underlay, served: Served::ALL };
         self.machine.handle_introduction(id(peer), said, self.now_us);
@@ -112,7 +112,7 @@ impl World {
             Output::Note(Note::Stalled { cut_off, .. }) => Some(if cut_off { "cut-off" } else { "stalled" }.to_owned()),
             Output::Note(Note::Away) => Some("away".to_owned()),
             Output::End => Some("end".to_owned()),
-            Output::Introduce(_)
+            Output::Introduce { .. }
             | Output::Clock { .. }
             | Output::Probe { .. }
             | Output::Peer { .. }

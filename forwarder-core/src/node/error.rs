@@ -1,6 +1,6 @@
 //! What a peer may do wrong.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use crate::wire::WireError;
 
@@ -15,6 +15,13 @@ pub enum ProtocolError {
     OtherIncarnation,
     /// More messages or claims than any node has to say.
     Flood,
+    /// Its underlay address is not its own.
+    Underlay {
+        /// What it says.
+        said: IpAddr,
+        /// Where its link comes from.
+        link: Option<IpAddr>,
+    },
     /// A datagram that is no gossip.
     Gossip(WireError),
 }
@@ -26,6 +33,12 @@ impl fmt::Display for ProtocolError {
             Self::BeforeHello => write!(f, "a message before the hello"),
             Self::OtherIncarnation => write!(f, "a second introduction as somebody else"),
             Self::Flood => write!(f, "a flood of messages or claims"),
+            Self::Underlay { said, link } => {
+                write!(f, "its underlay address {said} is neither its link's")?;
+                link.map_or(Ok(()), |link| write!(f, " ({link})"))?;
+                write!(f, " nor one that its certificate names; hint: correct `underlay` on that node, or issue it ")?;
+                write!(f, "a certificate with --address {said}")
+            }
             Self::Gossip(error) => write!(f, "a datagram that is no gossip: {error}"),
         }
     }

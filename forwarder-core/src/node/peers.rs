@@ -46,6 +46,8 @@ pub(super) struct Peer {
     hello: Option<Hello>,
     /// There is a link, on which this node has introduced itself.
     is_linked: bool,
+    /// Where it may take tunnel packets, by that link and its certificate; the link's own address first.
+    addresses: Vec<IpAddr>,
     /// The sequence of the last hello to it.
     greeting: u32,
     /// Counts the incarnations of its daemon, modulo 256.
@@ -88,9 +90,9 @@ pub(super) struct Peers {
 
 impl Peers {
     /// A link is up, or a new one replaced the old one.
-    pub(super) fn link_up(&mut self, peer: NodeId, now: Now) {
+    pub(super) fn link_up(&mut self, peer: NodeId, addresses: Vec<IpAddr>, now: Now) {
         let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
-        (state.is_linked, state.is_introduced) = (true, false);
+        (state.is_linked, state.is_introduced, state.addresses) = (true, false, addresses);
         self.count();
     }
 
@@ -204,6 +206,7 @@ impl Peer {
         Self {
             hello: None,
             is_linked: false,
+            addresses: Vec::new(),
             greeting: 0,
             generation: 0,
             is_introduced: false,
@@ -257,6 +260,9 @@ impl Peer {
         my_incarnation: u64,
         now: Now,
     ) -> Result<Option<Introduction>, ProtocolError> {
+        if !self.addresses.contains(&hello.underlay) {
+            return Err(ProtocolError::Underlay { said: hello.underlay, link: self.addresses.first().copied() });
+        }
         let is_first = !self.is_introduced;
         if !is_first && self.inbox.incarnation() != hello.incarnation {
             return Err(ProtocolError::OtherIncarnation);

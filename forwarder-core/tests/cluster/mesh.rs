@@ -208,7 +208,7 @@ impl Mesh {
             self.links.insert((from, to));
             self.greeted.remove(&(from, to));
             let now = self.now(from);
-            self.nodes.get_mut(&from).unwrap().handle_link_up(to, now);
+            self.nodes.get_mut(&from).unwrap().handle_link_up(to, vec![underlay(to)], now);
             self.drain(from);
         }
     }

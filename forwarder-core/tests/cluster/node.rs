@@ -1,10 +1,12 @@
 //! The sans-IO node, driven by a network in virtual time.
 
+use std::net::IpAddr;
+
 use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::node::{Now, ProtocolError};
 use forwarder_core::wire::{Message, WireError};
 
-use super::mesh::{Mesh, START_UNIX_US, claim, id, pairs, stretch};
+use super::mesh::{Mesh, START_UNIX_US, alone, claim, hello, id, pairs, stretch, underlay};
 
 const LIFETIME_MS: u64 = 37_000;
 
@@ -214,10 +216,32 @@ fn a_clock_an_hour_off_loses_no_claim() {
 }
 
 #[test]
+fn a_hello_names_no_underlay_address_but_the_links_and_the_certificates() {
+    let named: [IpAddr; 2] = ["10.9.7.2", "2001:db8::2"].map(|address| address.parse().unwrap());
+    let good = ["10.9.0.2", "10.9.7.2", "2001:db8::2"].map(|said| (said, true));
+    let bad = ["::ffff:10.9.7.2", "10.9.0.3", "2001:db8::3"].map(|said| (said, false));
+    for (said, is_good) in good.into_iter().chain(bad) {
+        let (mut node, now) = (alone(id(1)), Now { monotonic_us: 0, unix_us: START_UNIX_US });
+        let said: IpAddr = said.parse().unwrap();
+        let mut hello = hello(id(2), 1, 0);
+        let wrong = ProtocolError::Underlay { said, link: Some(underlay(id(2))) };
+        node.handle_link_up(id(2), [&[underlay(id(2))], &named[..]].concat(), now);
+        let mut say = |underlay| {
+            (hello.underlay, hello.sequence) = (underlay, hello.sequence + 1);
+            node.handle_message(id(2), &Message::Hello(hello.clone()).encode(), now)
+        };
+        assert_eq!(say(said), if is_good { Ok(()) } else { Err(wrong) }, "{said}");
+        assert_eq!(say(underlay(id(2))), Ok(()));
+        assert_eq!(say(said), if is_good { Ok(()) } else { Err(wrong) }, "{said}, after a good one");
+    }
+}
+
+#[test]
 fn a_peer_that_breaks_the_protocol_is_found_out_and_changes_nothing() {
     let batch = Message::Batch(stretch(0, vec![claim(7, 1, 1000)])).encode();
     let mut mesh = Mesh::new(2, 1);
-    mesh.nodes.get_mut(&id(1)).unwrap().handle_link_up(id(2), Now { monotonic_us: 0, unix_us: START_UNIX_US });
+    let start = Now { monotonic_us: 0, unix_us: START_UNIX_US };
+    mesh.nodes.get_mut(&id(1)).unwrap().handle_link_up(id(2), vec![underlay(id(2))], start);
     mesh.deliver(id(2), id(1), &batch);
     let mut newer = batch.clone();
     newer[0] = 4;

@@ -4,7 +4,7 @@ use forwarder_common::ids::{Epoch, Epochs};
 use forwarder_core::node::{Command, Kind, Node, Now, Output, ProtocolError, State};
 use forwarder_core::wire::{Claim, Claims, Digest, Message, Repair};
 
-use super::mesh::{Mesh, START_UNIX_US, alone, claim, hello, id, local, stretch};
+use super::mesh::{Mesh, START_UNIX_US, alone, claim, hello, id, local, stretch, underlay};
 
 const LIFETIME_MS: u64 = 37_000;
 /// By then whatever was lost once is found missing and has come: two digests and their jitter, and the way.
@@ -98,7 +98,7 @@ fn a_feed_has_no_more_on_its_way_than_a_slow_link_can_hold() {
     for key in 0..500_000 {
         node.handle_local(local(key, now, LIFETIME_MS, Epoch::new(0)), now);
     }
-    node.handle_link_up(id(2), now);
+    node.handle_link_up(id(2), vec![underlay(id(2))], now);
     node.handle_message(id(2), &Message::Hello(hello(id(2), 1, 0)).encode(), now).unwrap();
     let mut at_us = 1;
     let mut sent = |node: &mut Node| {
@@ -306,7 +306,7 @@ fn a_feed_whose_messages_come_late_goes_on_by_the_peers_own_count() {
     for key in 0..150_000 {
         node.handle_local(local(key, at(1), LIFETIME_MS, Epoch::new(0)), at(1));
     }
-    node.handle_link_up(id(2), at(1));
+    node.handle_link_up(id(2), vec![underlay(id(2))], at(1));
     node.handle_message(id(2), &Message::Hello(hello(id(2), 1, 0)).encode(), at(1)).unwrap();
     let mut pieces = Vec::new();
     let mut step = |node: &mut Node, us| {

@@ -15,7 +15,7 @@ fn a_restarted_daemon_answers_asks_for_the_claims_of_the_kernel_before_its_first
     for key in [7, 8] {
         node.handle_restored(mesh::local(key, now, LIFETIME_MS, Epoch::new(0)), now);
     }
-    node.handle_link_up(id(2), now);
+    node.handle_link_up(id(2), vec![mesh::underlay(id(2))], now);
     node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
     let ask = Ask { number: 5, request_key: 7, reply_key: 8 };
     node.handle_message(id(2), &Message::Ask(vec![ask]).encode(), now).unwrap();

@@ -3,7 +3,7 @@
 //! `load` refuses at the start what a peer would refuse later, with a sentence that names the file. Let in is a chain
 //! that TLS has verified, of a node of this cluster, not denied, not at its end.
 
-use std::{path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use forwarder_common::ids::NodeId;
@@ -25,12 +25,14 @@ use super::{
 use crate::config::{Config, Deny};
 
 /// What a peer's chain says of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its node id.
     pub node: NodeId,
     /// When the first certificate of its chain ends, in seconds since 1970.
     pub expires_s: i64,
+    /// The addresses that its certificate names.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// This node's certificate and key, checked against its configuration and its authorities.
@@ -86,7 +88,7 @@ impl Identity {
         let node = peer_id(own, &self.cluster).map_err(|error| error.to_string())?;
         denied(&self.deny, node, chain)?;
         let expires_s = chain_end(chain).map_err(|error| error.to_string())?;
-        Ok(Peer { node, expires_s })
+        Ok(Peer { node, expires_s, addresses: peer::addresses(own) })
     }
 
     /// Whether a chain that an earlier identity admitted is good still: for links that stand when the authorities or

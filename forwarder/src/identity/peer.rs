@@ -1,6 +1,6 @@
 //! The node id in a certificate: one SAN URI `forwarder://CLUSTER/node/ID`.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use forwarder_common::ids::NodeId;
 use rustls::pki_types::CertificateDer;
@@ -69,6 +69,18 @@ pub fn peer_id(certificate: &CertificateDer<'_>, cluster: &str) -> Result<NodeId
     if name == cluster { Ok(node) } else { Err(PeerIdError::OtherCluster(name.to_owned())) }
 }
 
+/// The addresses that a certificate names; none where it cannot be read. Any bytes are safe to ask about.
+pub(super) fn addresses(certificate: &CertificateDer<'_>) -> Vec<IpAddr> {
+    let Ok((_, parsed)) = parse_x509_certificate(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return Vec::new() };
+    let address = |name: &GeneralName<'_>| {
+        let GeneralName::IPAddress(bytes) = name else { return None };
+        let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()
+    };
+    names.value.general_names.iter().filter_map(address).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -103,10 +115,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn addresses_are_those_of_the_certificate_in_both_families() {
+        let expected = ["10.9.1.2", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap());
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = expected.iter().map(|address| SanType::IpAddress(*address)).collect();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        assert_eq!(addresses(&certificate), expected);
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_safe_to_ask_about(bytes in vec(any::<u8>(), 0..600)) {
-            prop_assert_eq!(peer_id(&CertificateDer::from(bytes), "edge"), Err(PeerIdError::Malformed));
+            let certificate = CertificateDer::from(bytes);
+            prop_assert_eq!(addresses(&certificate), Vec::<IpAddr>::new());
+            prop_assert_eq!(peer_id(&certificate, "edge"), Err(PeerIdError::Malformed));
         }
 
         #[test]
@@ -120,7 +143,8 @@ mod tests {
                 bytes[index] = byte;
             }
             bytes.truncate(keep.max(1));
-            let _ = peer_id(&CertificateDer::from(bytes), "edge");
+            let certificate = CertificateDer::from(bytes);
+            let _ = (peer_id(&certificate, "edge"), addresses(&certificate));
         }
     }
 }

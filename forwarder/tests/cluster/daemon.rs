@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::names::{id, underlay};
+use super::names::{UNDERLAY, id};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -255,7 +255,7 @@ async fn run(
     let mut node = Node::new(NodeSettings {
         node: me,
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
-        underlay: underlay(me),
+        underlay: UNDERLAY,
         listen: settings.listen,
         claims: 1 << 20,
         seed: u64::from(me.number()),
@@ -319,7 +319,10 @@ async fn run(
 
 fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
     match event {
-        Event::LinkUp { peer, .. } => node.handle_link_up(*peer, now),
+        Event::LinkUp { peer, address, named, .. } => {
+            let addresses = [address.ip()].iter().chain(named).copied().collect();
+            node.handle_link_up(*peer, addresses, now);
+        }
         Event::LinkDown { peer, .. } => node.handle_link_down(*peer, now),
         Event::Message { peer, bytes } => {
             let error = node.handle_message(*peer, bytes, now).err()?;

@@ -1,4 +1,4 @@
-//! Nodes by their numbers, with the addresses that they say they have.
+//! Nodes by their numbers, with the address that they say they have.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,6 +8,5 @@ pub(crate) fn id(number: u16) -> NodeId {
     NodeId::new(number).unwrap()
 }
 
-pub(crate) fn underlay(node: NodeId) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 9, 0, node.number() as u8))
-}
+/// Where all nodes take tunnel packets, as their certificates say.
+pub(crate) const UNDERLAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

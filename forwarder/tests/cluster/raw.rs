@@ -1,6 +1,6 @@
 //! A peer by hand: a QUIC endpoint with a certificate that does what it is told, right or wrong.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::names::{id, underlay};
+use super::names::{UNDERLAY, id};
 
 pub(crate) struct Raw {
     pub(crate) runtime: Runtime,
@@ -92,39 +92,49 @@ impl Raw {
 
     /// What an honest peer introduces itself to node `peer` with.
     pub(crate) fn hello(&self, peer: u16) -> Vec<u8> {
-        hello(self.node, self.address(), peer)
+        self.hello_at(peer, UNDERLAY)
+    }
+
+    /// The same, as if it took tunnel packets at `underlay`.
+    pub(crate) fn hello_at(&self, peer: u16, underlay: IpAddr) -> Vec<u8> {
+        hello(self.node, self.address(), peer, underlay)
     }
 }
 
 pub(crate) async fn send(connection: &Connection, message: &[u8]) {
-    let mut stream = connection.open_uni().await.unwrap();
-    stream.write_all(message).await.unwrap();
-    stream.finish().unwrap();
+    try_send(connection, message).await.unwrap();
+}
+
+/// Sends a message on a stream of its own, where the connection stands.
+pub(crate) async fn try_send(connection: &Connection, message: &[u8]) -> anyhow::Result<()> {
+    let mut stream = connection.open_uni().await?;
+    stream.write_all(message).await?;
+    Ok(stream.finish()?)
 }
 
 const NOW: Now = Now { monotonic_us: 1, unix_us: 1 };
 
 /// Node `node` with a link to `peer`.
-fn core(node: u16, listen: SocketAddr, peer: u16) -> Node {
+fn core(node: u16, listen: SocketAddr, peer: u16, underlay: IpAddr) -> Node {
     let own = id(node);
     let mut core = Node::new(NodeSettings {
         node: own,
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
-        underlay: underlay(own),
+        underlay,
         listen,
         claims: 16,
         seed: 1,
         services: Vec::new(),
         must_equal: Vec::new(),
     });
-    core.handle_link_up(id(peer), NOW);
+    core.handle_link_up(id(peer), vec![UNDERLAY], NOW);
     core.handle_timeout(NOW);
     core
 }
 
 /// What node `node` says first to `peer`.
-fn hello(node: u16, listen: SocketAddr, peer: u16) -> Vec<u8> {
-    let mut core = core(node, listen, peer);
+fn hello(node: u16, listen: SocketAddr, peer: u16, underlay: IpAddr) -> Vec<u8> {
+    let mut core = core(node, listen, peer, underlay);
     let sent = std::iter::from_fn(|| core.poll_output())
         .find_map(|output| if let Output::Link(Command::Send { message, .. }) = output { Some(message) } else { None });
     sent.unwrap()

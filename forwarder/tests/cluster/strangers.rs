@@ -10,8 +10,8 @@ use forwarder_core::failover::LinkEnd;
 use forwarder_core::wire::{Gossip, VERSION};
 
 use super::daemon::{Authority, Daemon, free};
-use super::names::id;
-use super::raw::{Raw, send};
+use super::names::{UNDERLAY, id};
+use super::raw::{Raw, send, try_send};
 
 const ALPN: &[u8] = b"forwarder";
 
@@ -92,6 +92,45 @@ fn certificates_that_are_old_foreign_or_none_are_refused() {
         one.poll_until("it is counted", |seen| seen.counters.links.refused_certificates == round);
     }
     assert_eq!(one.seen.lock().unwrap().up.get(&3), None);
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_peer_takes_tunnel_packets_at_its_own_address_or_has_no_link() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let tomorrow = time::OffsetDateTime::now_utc() + Duration::from_secs(86_400);
+    // Its certificate names 127.0.0.1; another one names no address.
+    let named = Raw::new(&authority.own(3, "edge"), ALPN, "127.0.0.9:0");
+    let nameless = Raw::new(&authority.identity_until(4, "edge", tomorrow), ALPN, "127.0.0.9:0");
+    let victim = "10.9.9.9".parse().unwrap();
+    let say = |raw: &Raw, underlay| {
+        let connection = raw.connect(one.address).unwrap();
+        raw.runtime.block_on(async {
+            // An error is a peer that is kept out.
+            let _ = try_send(&connection, &[VERSION]).await;
+            let _ = try_send(&connection, &raw.hello_at(1, underlay)).await;
+        });
+        connection
+    };
+    for (node, raw, underlay) in [(3, &named, victim), (4, &nameless, UNDERLAY)] {
+        let connection = say(raw, underlay);
+        let reason = raw.runtime.block_on(connection.closed()).to_string();
+        let expected = format!(
+            "its underlay address {underlay} is neither its link's (127.0.0.9) nor one that its certificate names; \
+             hint: correct `underlay` on that node, or issue it a certificate with --address {underlay}"
+        );
+        assert!(reason.contains(&expected), "{reason}");
+        one.poll_until("its link ends", |seen| seen.links.iter().all(|link| link.node != node));
+        assert_eq!(one.seen.lock().unwrap().up.get(&node), None);
+    }
+    // After the pause that follows a breach.
+    for (node, raw, underlay) in [(3, &named, UNDERLAY), (4, &nameless, "127.0.0.9".parse().unwrap())] {
+        while !one.seen.lock().unwrap().is_up(node) {
+            let connection = say(raw, underlay);
+            one.poll_until("it comes up", |seen| seen.is_up(node) || connection.close_reason().is_some());
+        }
+    }
     undisturbed(&one, &two, 1);
 }
 

@@ -227,7 +227,7 @@ fn carry_out_failover(world: &mut World, host: usize, now: Now) {
     while let Some(output) = world.hosts[host].daemon.as_mut().and_then(|daemon| daemon.failover.poll_output()) {
         let Host { kernel, daemon: Some(daemon), is_routed, .. } = &mut world.hosts[host] else { return };
         match output {
-            Output::Introduce(peer) => daemon.node.handle_link_up(peer, now),
+            Output::Introduce { peer, addresses } => daemon.node.handle_link_up(peer, addresses, now),
             Output::GiveUp(peer) => daemon.node.handle_link_down(peer, now),
             Output::Peer { node, up, said } => kernel.set_peer(node, up, said),
             // All packets are sent just now.
@@ -269,7 +269,7 @@ fn link_event(world: &mut World, host: usize, event: LinkEvent, now: Now) {
     let Some(daemon) = &mut world.hosts[host].daemon else { return };
     let taken = match event {
         LinkEvent::Up { again, .. } => {
-            daemon.failover.handle_link_up(id, underlay, again, now.monotonic_us);
+            daemon.failover.handle_link_up(id, underlay, &[], again, now.monotonic_us);
             carry_out_failover(world, host, now);
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::{fs, time::Instant};
 use anyhow::{Context as _, Result};
 use forwarder_core::node::{Command, MapWrite, Node, Output};
 
-use crate::peer::{claim, core, id, now, table};
+use crate::peer::{claim, core, id, now, table, underlay};
 
 /// Bytes of this process that lie in memory.
 fn resident() -> Result<u64> {
@@ -31,8 +31,8 @@ fn messages_to(node: &mut Node, writes: &mut Vec<MapWrite>) -> Vec<Vec<u8>> {
 fn introduced() -> Result<(Node, Node)> {
     let address = "127.0.0.1:7470".parse()?;
     let (mut one, mut two) = (core(1, address), core(2, address));
-    one.handle_link_up(id(2), now());
-    two.handle_link_up(id(1), now());
+    one.handle_link_up(id(2), vec![underlay(2)], now());
+    two.handle_link_up(id(1), vec![underlay(1)], now());
     let (mut writes, mut other) = (Vec::new(), Vec::new());
     let (from_one, from_two) = (messages_to(&mut one, &mut writes), messages_to(&mut two, &mut other));
     from_one.iter().try_for_each(|message| two.handle_message(id(1), message, now()))?;

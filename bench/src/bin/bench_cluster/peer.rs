@@ -67,12 +67,17 @@ pub(crate) fn id(node: u16) -> NodeId {
     NodeId::new(node).unwrap()
 }
 
+/// Where that node takes tunnel packets.
+pub(crate) fn underlay(node: u16) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 9, 0, node as u8))
+}
+
 /// A core of that node.
 pub(crate) fn core(node: u16, listen: SocketAddr) -> Node {
     Node::new(NodeSettings {
         node: id(node),
         epochs: Epochs::EMPTY.with(EPOCH),
-        underlay: IpAddr::V4(Ipv4Addr::new(10, 9, 0, node as u8)),
+        underlay: underlay(node),
         listen,
         claims: CLAIMS,
         seed: u64::from(node),
@@ -366,7 +371,7 @@ impl Maker {
 
 pub(crate) fn take(node: &mut Node, event: Option<Event>) {
     match event {
-        Some(Event::LinkUp { peer, .. }) => node.handle_link_up(peer, now()),
+        Some(Event::LinkUp { peer, .. }) => node.handle_link_up(peer, vec![underlay(peer.number())], now()),
         Some(Event::LinkDown { peer, .. }) => node.handle_link_down(peer, now()),
         Some(Event::Message { peer, bytes }) => node.handle_message(peer, &bytes, now()).unwrap(),
         Some(Event::Datagram { peer, bytes }) => node.handle_datagram(peer, &bytes, now()).unwrap(),

@@ -1,6 +1,6 @@
 //! What the links tell the daemon.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use forwarder_common::ids::NodeId;
 use forwarder_core::failover::LinkEnd;
@@ -14,6 +14,8 @@ pub enum Event {
         peer: NodeId,
         /// Its address.
         address: SocketAddr,
+        /// Those that its certificate names.
+        named: Vec<IpAddr>,
         /// It took the place of one that stood, without a [`Event::LinkDown`] between: the peer may have restarted.
         again: bool,
     },

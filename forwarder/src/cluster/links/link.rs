@@ -4,7 +4,7 @@
 //! that it replaces. A link is announced once both ends have said which version they speak. The side that called knows
 //! by that as well that the other has not refused its certificate.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(super) struct Setup {
     pub(super) traffic: Arc<Traffic>,
     /// When the peer's certificate ends, in seconds since 1970.
     pub(super) expires_s: i64,
+    /// The addresses that the peer's certificate names.
+    pub(super) named: Vec<IpAddr>,
     pub(super) stop: oneshot::Receiver<Stop>,
     /// The link that this one replaces; it tells whether the peer is announced.
     pub(super) previous: Option<JoinHandle<bool>>,
@@ -114,7 +116,8 @@ async fn drive(
     let traffic = Arc::clone(&setup.traffic);
     let linked = Linked { connection: connection.clone(), traffic, expires_s: setup.expires_s };
     setup.shared.linked().insert(peer, linked);
-    if events.send(Event::LinkUp { peer, address, again: inherited }).await.is_err() {
+    let named = std::mem::take(&mut setup.named);
+    if events.send(Event::LinkUp { peer, address, named, again: inherited }).await.is_err() {
         return End::Stopped;
     }
     let reading = async {

@@ -25,6 +25,7 @@ use super::queue;
 use super::refusals::Refusals;
 use super::table::{Choice, Link, Table};
 use super::trust::Trust;
+use crate::identity;
 use forwarder_core::{
     failover::timers::LINK_PARKED_US,
     node::{Command, DATAGRAM_BYTES, Kind},
@@ -285,7 +286,7 @@ impl Mesh {
 
     fn add(&mut self, verified: Verified, caller: NodeId) {
         let Verified { connection, peer, chain } = verified;
-        let (node, expires_s) = (peer.node, peer.expires_s);
+        let identity::Peer { node, expires_s, addresses: named } = peer;
         let traffic = Arc::clone(self.traffic.entry(node).or_default());
         let (queue, waiting) = queue::queue(&traffic, &self.shared);
         let (stop, stopped) = oneshot::channel();
@@ -301,6 +302,7 @@ impl Mesh {
             id,
             connection: connection.clone(),
             expires_s,
+            named,
             traffic,
             queue: waiting,
             stop: stopped,
