@@ -19,7 +19,9 @@ use forwarder_common::ids::NodeId;
 use crate::{
     config::{self, DEFAULT_CONTROL, DEFAULT_PIN_DIR},
     control::{self, Request},
-    daemon, dataplane, explain, identity,
+    daemon, dataplane, explain,
+    foreign::{self, Harmless},
+    identity,
 };
 
 /// Sends packets of in-flight SIP transactions to the anycast node that owns them.
@@ -153,8 +155,8 @@ fn node_id(text: &str) -> Result<NodeId, String> {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let mut out = io::stdout().lock();
+    log_harmlessly();
+    let mut out = Harmless(io::stdout().lock());
     let done = run(cli.command, &mut out).and_then(|()| out.flush().context("write the answer"));
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -174,7 +176,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The chain of causes as one line.
 fn sentence(error: &anyhow::Error) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    foreign::line(&format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Logs to the error output, one line a message, whatever is in it.
+fn log_harmlessly() {
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    log.format(|out, record| {
+        let (time, level, target) = (out.timestamp(), record.level(), record.target());
+        let style = out.default_level_style(level);
+        writeln!(out, "[{time} {style}{level:<5}{style:#} {target}] {}", foreign::line(&record.args().to_string()))
+    });
+    log.init();
 }
 
 fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -273,5 +286,7 @@ mod tests {
     fn an_error_is_one_line() {
         let error = anyhow::anyhow!("first\nsecond").context("read x");
         assert_eq!(sentence(&error), "read x: first second");
+        let error = anyhow::anyhow!("it says \x1b[2J\u{9b}");
+        assert_eq!(sentence(&error), "it says \\u001b[2J\\u009b");
     }
 }

@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod explain;
+pub mod foreign;
 pub mod identity;
 pub mod metrics;
 mod netlink;

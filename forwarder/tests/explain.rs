@@ -13,6 +13,7 @@ use std::fs;
 
 use capture::{Format, Layers, V4, V6, frame, head, record};
 use forwarder::explain::{Kernel, Options, run, run_with};
+use forwarder::foreign::Harmless;
 use forwarder_common::{
     abi::{EXPLAINED_OUTCOME, Explained},
     hash, net,
@@ -210,6 +211,21 @@ fn the_text_form_has_a_line_for_each_datagram_and_moves_no_cursor() {
     let column = |line: &str| line.find("a@b");
     assert_eq!(column(lines[1]), column(lines[2]), "{text}");
     assert_eq!(lines[0].find("CALL-ID"), column(lines[1]), "{text}");
+}
+
+#[test]
+fn what_a_capture_holds_forges_no_line_in_text_or_json() {
+    // Ends the line, moves the cursor, turns the direction of letters.
+    let evil = "A sip:b SIP/2.0\r\ni: a\x1b[2J\u{9b}\u{202e}\u{2028}@b\r\nCSeq: 1 A\r\n\r\n".as_bytes();
+    let file = saved(&capture::capture(Format::Pcap, &[frame(evil, V4)]));
+    for json in [false, true] {
+        let mut out = Harmless(Vec::new());
+        run(&options(&file, json), &mut out).unwrap();
+        let text = String::from_utf8(out.0).unwrap();
+        let acts = |c: char| (c.is_control() && c != '\n') || ['\u{202e}', '\u{2028}'].contains(&c);
+        assert!(!text.contains(acts), "{text:?}");
+        assert_eq!(text.lines().count(), if json { 1 } else { 3 }, "{text:?}");
+    }
 }
 
 /// The program's way through a frame, on the host; `broken` makes its reply key wrong.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use crate::{
     control::{Owner, Response},
-    status,
+    foreign, status,
 };
 
 /// Prints an answer: as text, or as one JSON object on one line.
@@ -23,19 +23,19 @@ pub(super) fn print(response: Response, json: bool, out: &mut dyn Write) -> anyh
 }
 
 fn render(owner: &Owner) -> String {
-    let by = owner.by.as_deref().map_or(String::new(), |by| format!(", by the {by} key"));
+    let by = owner.by.as_deref().map_or(String::new(), |by| format!(", by the {} key", foreign::line(by)));
     let mut text = match owner.owner {
         Some(node) if owner.mine => format!("owner        node {node}, this node{by}\n"),
         Some(node) => format!("owner        node {node}{by}\n"),
         None => "owner        nobody that this node knows of\n".to_owned(),
     };
-    text += &format!("claim        {}", owner.state);
+    text += &format!("claim        {}", foreign::line(&owner.state));
     if let Some(left_ms) = owner.expires_in_ms {
         text += &format!(", ends in {}.{} s", left_ms / 1000, left_ms % 1000 / 100);
     }
-    text += &format!("\nrequest key  {}\n", owner.request_key);
+    text += &format!("\nrequest key  {}\n", foreign::line(&owner.request_key));
     if let Some(key) = &owner.reply_key {
-        text += &format!("reply key    {key}\n");
+        text += &format!("reply key    {}\n", foreign::line(key));
     }
     text
 }

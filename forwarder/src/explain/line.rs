@@ -5,6 +5,8 @@ use std::fmt;
 use forwarder_common::{hash, sip::full, sip::full::Message};
 use serde::Serialize;
 
+use crate::foreign::escaped;
+
 /// What is known of one datagram; the field names are an interface that stays.
 #[derive(Serialize)]
 pub(super) struct Line {
@@ -107,21 +109,15 @@ impl fmt::Display for Line {
             Read::Not { why } => write!(f, "no key: {why}")?,
             Read::Keys(keys) => {
                 let status = keys.status.map(|status| status.to_string());
-                let message = printable(keys.method.as_ref().or(status.as_ref()).map_or("", String::as_str));
+                let message = escaped(keys.method.as_ref().or(status.as_ref()).map_or("", String::as_str));
                 let reply_key = keys.reply_key.as_deref().unwrap_or("-");
                 let fast_path = self.fast_path.as_deref().unwrap_or("-");
                 write!(f, "{message:<10}  {:>10}  {}  {reply_key:<16}  {fast_path:<15}", keys.cseq, keys.request_key)?;
-                write!(f, "  {}  {}", printable(&keys.call_id), dash(&printable(&keys.branch)))?;
+                write!(f, "  {}  {}", escaped(&keys.call_id), dash(&escaped(&keys.branch)))?;
             }
         }
         self.kernel.as_ref().map_or(Ok(()), |kernel| write!(f, "  kernel {kernel}"))
     }
-}
-
-/// Text from the network must not move the cursor.
-fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
 }
 
 fn dash(text: &str) -> &str {

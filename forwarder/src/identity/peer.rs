@@ -6,6 +6,8 @@ use forwarder_common::ids::NodeId;
 use rustls::pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+use crate::foreign::Foreign;
+
 const SCHEME: &str = "forwarder://";
 
 /// Why a certificate names no node of this cluster.
@@ -18,9 +20,9 @@ pub enum PeerIdError {
     /// It has more than one SAN URI of the forwarder's.
     Ambiguous,
     /// Its SAN URI is not of the form `forwarder://CLUSTER/node/ID` with an ID of 1..=1023.
-    BadName(String),
+    BadName(Foreign),
     /// It names a node of another cluster: this one.
-    OtherCluster(String),
+    OtherCluster(Foreign),
 }
 
 impl fmt::Display for PeerIdError {
@@ -29,8 +31,8 @@ impl fmt::Display for PeerIdError {
             Self::Malformed => out.write_str("it is no well-formed X.509 certificate"),
             Self::Nameless => out.write_str("it names no node (no SAN URI forwarder://…)"),
             Self::Ambiguous => out.write_str("it has several SAN URIs forwarder://…"),
-            Self::BadName(uri) => write!(out, "its SAN URI {uri:?} does not name a node"),
-            Self::OtherCluster(name) => write!(out, "it belongs to cluster {name:?}"),
+            Self::BadName(uri) => write!(out, "its SAN URI \"{uri}\" does not name a node"),
+            Self::OtherCluster(name) => write!(out, "it belongs to cluster \"{name}\""),
         }
     }
 }
@@ -59,14 +61,14 @@ pub fn peer_id(certificate: &CertificateDer<'_>, cluster: &str) -> Result<NodeId
     if uris.next().is_some() {
         return Err(PeerIdError::Ambiguous);
     }
-    let bad = || PeerIdError::BadName(uri.to_owned());
+    let bad = || PeerIdError::BadName(Foreign::new(uri));
     let (name, id) = uri.strip_prefix(SCHEME).and_then(|rest| rest.split_once("/node/")).ok_or_else(bad)?;
     let node = id.parse().ok().and_then(NodeId::new).ok_or_else(bad)?;
     // One spelling for each node: no sign, no leading zero.
     if node.number().to_string() != id {
         return Err(bad());
     }
-    if name == cluster { Ok(node) } else { Err(PeerIdError::OtherCluster(name.to_owned())) }
+    if name == cluster { Ok(node) } else { Err(PeerIdError::OtherCluster(Foreign::new(name))) }
 }
 
 /// The addresses that a certificate names; none where it cannot be read. Any bytes are safe to ask about.
@@ -103,7 +105,7 @@ mod tests {
             (&[], Err(PeerIdError::Nameless)),
             (&["spiffe://edge/node/1"], Err(PeerIdError::Nameless)),
             (&["forwarder://edge/node/1", "forwarder://edge/node/2"], Err(PeerIdError::Ambiguous)),
-            (&["forwarder://core/node/1"], Err(PeerIdError::OtherCluster("core".to_owned()))),
+            (&["forwarder://core/node/1"], Err(PeerIdError::OtherCluster(Foreign::new("core")))),
         ];
         for (uris, expected) in table {
             let found = peer_id(&certificate(uris), "edge").map(NodeId::number);
@@ -111,7 +113,7 @@ mod tests {
         }
         for id in ["0", "1024", "01", "+1", "-1", "1 ", "", "1/", "70000"] {
             let uri = format!("forwarder://edge/node/{id}");
-            assert_eq!(peer_id(&certificate(&[&uri]), "edge"), Err(PeerIdError::BadName(uri)));
+            assert_eq!(peer_id(&certificate(&[&uri]), "edge"), Err(PeerIdError::BadName(Foreign::new(uri))));
         }
     }
 

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use forwarder_common::outcome::{Hook, Outcome};
 
+use crate::foreign;
+
 use super::snapshot::{Age, Interface, Peer, Replication, Service, Status};
 
 /// Column of the values.
@@ -47,7 +49,7 @@ pub fn render(status: &Status) -> String {
 
 fn line(out: &mut String, label: &str, value: &str) {
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "{}", format!("{label:<LABEL$}{value}").trim_end());
+    let _ = writeln!(out, "{}", foreign::line(&format!("{label:<LABEL$}{value}")).trim_end());
 }
 
 fn rows(out: &mut String, label: &str, values: impl Iterator<Item = String>) {
@@ -81,7 +83,8 @@ fn peer_table(out: &mut String, peers: &[Peer], members: u64) {
     let up = peers.iter().filter(|peer| peer.link == "up").count();
     line(out, "peers", &format!("{up} of {} up, {members} members alive", peers.len()));
     let head = ["node", "address", "state", "since", "rtt", "next hop"].map(str::to_owned);
-    let table = std::iter::once(head).chain(peers.iter().map(peer_row)).collect::<Vec<_>>();
+    let rows = peers.iter().map(|peer| peer_row(peer).map(|cell| foreign::line(&cell)));
+    let table = std::iter::once(head).chain(rows).collect::<Vec<_>>();
     let mut widths = [0; 6];
     for row in &table {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -281,6 +284,34 @@ mod tests {
             },
             warnings: vec!["peer 10.9.4.2 is down".into()],
         }
+    }
+
+    /// Puts `text` behind each text of a value, keys aside.
+    fn spoil(value: &mut serde_json::Value, text: &str) {
+        match value {
+            serde_json::Value::String(said) => said.push_str(text),
+            serde_json::Value::Array(items) => items.iter_mut().for_each(|item| spoil(item, text)),
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(|item| spoil(item, text)),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        }
+    }
+
+    #[test]
+    fn no_text_in_a_snapshot_drives_the_terminal_or_forges_a_row() {
+        let spoiled = |text: &str| {
+            let mut value = serde_json::to_value(busy()).unwrap();
+            // Of these not even a text that is not theirs can come over the control socket.
+            let vips: Vec<_> = busy().services.iter().map(|service| service.vip).collect();
+            spoil(&mut value, text);
+            for (service, vip) in value["services"].as_array_mut().unwrap().iter_mut().zip(vips) {
+                service["vip"] = serde_json::to_value(vip).unwrap();
+            }
+            render(&serde_json::from_value(value).unwrap())
+        };
+        let evil = spoiled("\x1b[2J\r\n  3  10.9.9.9  up\u{9b}1m\u{202e}");
+        assert!(!evil.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{evil:?}");
+        assert_eq!(evil.lines().count(), spoiled("x").lines().count(), "{evil}");
+        assert!(spoiled(&"x".repeat(1 << 20)).len() < 1 << 20);
     }
 
     #[test]

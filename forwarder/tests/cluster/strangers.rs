@@ -135,6 +135,41 @@ fn a_peer_takes_tunnel_packets_at_its_own_address_or_has_no_link() {
 }
 
 #[test]
+fn what_peers_and_strangers_write_is_short_and_harmless_wherever_it_is_shown() {
+    const EVIL: &str = "\x1b[2J\x1b]0;title\x07\r\n  2     10.9.9.9  up     1s   0.1 ms\u{9b}31m\u{202e}";
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let long = EVIL.repeat(10);
+    // A linked peer closes with it, and so does whoever answers a call of node 1.
+    let raw = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let connection = raw.link(one.address, 1);
+    one.poll_until("node 3 comes up", |seen| seen.is_up(3));
+    connection.close(7_u32.into(), long.as_bytes());
+    one.poll_until("its link ends", |seen| seen.downs() == 1);
+    let (reason, _) = one.seen.lock().unwrap().end().unwrap();
+    // A certificate of this cluster's authority names another cluster, and a node, in such words.
+    let tomorrow = time::OffsetDateTime::now_utc() + Duration::from_secs(86_400);
+    for (round, cluster) in [(1, "co\x1b[2J\nre\x7f".to_owned()), (2, "x\n/y\x1b".repeat(100))] {
+        let raw =
+            Raw::new(&authority.identity_until(4, &cluster, tomorrow), ALPN, &format!("127.0.0.{}:0", 10 + round));
+        if let Ok(connection) = raw.connect(one.address) {
+            let reason = raw.runtime.block_on(connection.closed()).to_string();
+            assert!(!reason.contains(char::is_control), "{reason:?}");
+        }
+        one.poll_until("it is refused", |seen| seen.counters.links.refused_certificates == round);
+    }
+    let seen = one.seen.lock().unwrap();
+    let said: Vec<&str> = seen.refusals().into_iter().map(String::as_str).chain([reason.as_str()]).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    for text in said {
+        assert!(!text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        assert!(text.contains("\\u001b") && text.chars().count() < 2500, "{text}");
+    }
+    drop(seen);
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
 fn a_flood_of_streams_without_messages_ends_the_link_and_no_other() {
     let authority = Authority::new("edge");
     let (one, two) = pair(&authority);

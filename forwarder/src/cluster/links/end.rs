@@ -11,6 +11,7 @@ use forwarder_core::{
 use quinn::{Connection, ConnectionError, VarInt};
 
 use super::handshake::Close;
+use crate::foreign::Foreign;
 
 /// What a close for another version says, before the closing node's own version.
 const VERSION_IS: &str = "version ";
@@ -129,7 +130,7 @@ impl From<Stop> for End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed(error) => write!(f, "{error}"),
+            Self::Closed(error) => write!(f, "{}", Foreign::new(error)),
             Self::Stopped => write!(f, "this daemon ends"),
             Self::Replaced => write!(f, "replaced"),
             Self::Dropped(reason) => write!(f, "dropped: {reason}"),

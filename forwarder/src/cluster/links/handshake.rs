@@ -8,6 +8,7 @@ use quinn::{Connecting, Connection, ConnectionError, TransportErrorCode, VarInt}
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
+use crate::foreign::Foreign;
 use crate::identity::{Identity, Peer};
 
 /// A handshake that takes longer is given up.
@@ -71,22 +72,22 @@ fn wanted(connection: &Connection) -> Option<NodeId> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// This node refuses the other's certificate.
-    Refused(String),
+    Refused(Foreign),
     /// The other refuses this node's.
-    Unwelcome(String),
+    Unwelcome(Foreign),
     /// The other speaks another protocol on the links.
     OtherProtocol,
     /// The other has called another node than this one.
     Misdirected(NodeId),
     /// Nobody answers, or not QUIC.
-    Unreachable(String),
+    Unreachable(Foreign),
 }
 
 /// Completes a handshake; the peer's id is the one in its verified certificate.
 pub(super) async fn finish(connecting: Connecting, identity: &Identity) -> Result<Verified, Failure> {
     let connection = timeout(HANDSHAKE, connecting)
         .await
-        .map_err(|_| Failure::Unreachable("the handshake does not end".to_owned()))?
+        .map_err(|_| Failure::Unreachable(Foreign::new("the handshake does not end")))?
         .map_err(|error| Failure::of(&error))?;
     if let Some(wanted) = wanted(&connection).filter(|wanted| *wanted != identity.node) {
         Close::OtherNode.apply(&connection, "another node was called");
@@ -98,7 +99,7 @@ pub(super) async fn finish(connecting: Connecting, identity: &Identity) -> Resul
         Ok(peer) => Ok(Verified { connection, peer, chain }),
         Err(reason) => {
             Close::Certificate.apply(&connection, &reason);
-            Err(Failure::Refused(reason))
+            Err(Failure::Refused(Foreign::new(reason)))
         }
     }
 }
@@ -114,15 +115,15 @@ impl Failure {
             }
             // The same in the words of QUIC itself (RFC 9000 §6).
             ConnectionError::VersionMismatch => Self::OtherProtocol,
-            ConnectionError::TransportError(error) if alert(error.code) => Self::Refused(error.to_string()),
-            ConnectionError::ConnectionClosed(close) if alert(close.error_code) => Self::Unwelcome(close.to_string()),
-            ConnectionError::ApplicationClosed(close) => Self::Unwelcome(close.to_string()),
+            ConnectionError::TransportError(error) if alert(error.code) => Self::Refused(Foreign::new(error)),
+            ConnectionError::ConnectionClosed(close) if alert(close.error_code) => Self::Unwelcome(Foreign::new(close)),
+            ConnectionError::ApplicationClosed(close) => Self::Unwelcome(Foreign::new(close)),
             other @ (ConnectionError::TransportError(_)
             | ConnectionError::ConnectionClosed(_)
             | ConnectionError::Reset
             | ConnectionError::TimedOut
             | ConnectionError::LocallyClosed
-            | ConnectionError::CidsExhausted) => Self::Unreachable(other.to_string()),
+            | ConnectionError::CidsExhausted) => Self::Unreachable(Foreign::new(other)),
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::calls::Callee;
 use super::handshake::{self, Failure, Verified};
+use crate::foreign::Foreign;
 use crate::identity::Identity;
 
 /// Handshakes with callers under way at once; more are refused until some end.
@@ -75,7 +76,7 @@ impl Handshakes {
         let task = self.set.spawn(async move {
             match call {
                 Ok(connecting) => handshake::finish(connecting, &identity).await,
-                Err(error) => Err(Failure::Unreachable(error.to_string())),
+                Err(error) => Err(Failure::Unreachable(Foreign::new(error))),
             }
         });
         self.calls.insert(callee, task.id());
@@ -124,7 +125,9 @@ impl Handshakes {
     pub(super) async fn next(&mut self) -> Option<Option<Outcome>> {
         let (id, result) = match self.set.join_next_with_id().await? {
             Ok((id, result)) => (id, result),
-            Err(error) => (error.id(), Err(Failure::Unreachable(format!("its handshake failed: {error}")))),
+            Err(error) => {
+                (error.id(), Err(Failure::Unreachable(Foreign::new(format_args!("its handshake failed: {error}")))))
+            }
         };
         let Some(Running { address, callee, is_stranger, .. }) = self.running.remove(&id) else { return Some(None) };
         match callee {
