@@ -41,9 +41,7 @@ use self::outbox::{Outbox, Sender};
 use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
-use crate::wire::{
-    self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service,
-};
+use crate::wire::{self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service};
 
 pub use self::claims::LocalClaim;
 pub use self::counters::CoreCounters;
