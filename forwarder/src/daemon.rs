@@ -160,38 +160,15 @@ impl Daemon {
         // SAFETY: as above.
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
         let proxies = Proxies::watch(&config)?;
-        let failover = Failover::new(
-            failover::Settings {
-                node: config.node,
-                services: proxies.known(&config),
-                has_seeds: !config.cluster.seeds.is_empty(),
-                inherited: dataplane.inherited(),
-                first_epoch: first_epoch(),
-                first_ticket: seed()? as u32,
-            },
-            now().monotonic_us,
-        );
+        let failover = new_failover(&config, &proxies, &dataplane)?;
         let interfaces = Interfaces::attach(&config.interfaces, config.xdp_mode, &mut dataplane)?;
         let slow = Slow::open(&config, &secrets, &interfaces)?;
         dataplane.set_self()?;
         dataplane.keep();
-        let mut node = Node::new(NodeSettings {
-            node: config.node,
-            // The programs claim under one epoch for all services.
-            epochs: failover.epochs().live(),
-            underlay: config.underlay,
-            listen: config.cluster.listen,
-            claims: config.claims as usize,
-            seed: seed()?,
-            services: told_services(&config),
-            must_equal: must_equal(&config, &secrets),
-        });
+        let mut node = new_node(&config, &secrets, &failover)?;
         restore_claims(&mut node, &dataplane);
         let next_hop_table = NextHopTable::new(config.underlay, wanted);
-        let hooks = config.hooks.on_state.clone().map(|path| {
-            let (node, cluster) = (config.node, config.cluster.name.clone());
-            Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster })
-        });
+        let hooks = new_hooks(&config);
         let servers = (control, metrics);
         Ok(Self {
             config,
@@ -562,4 +539,35 @@ impl Daemon {
             log::error!("the cluster's links have ended: nothing reaches the peers any more");
         }
     }
+}
+
+fn new_failover(config: &Config, proxies: &Proxies, dataplane: &Dataplane) -> Result<Failover> {
+    let settings = failover::Settings {
+        node: config.node,
+        services: proxies.known(config),
+        has_seeds: !config.cluster.seeds.is_empty(),
+        inherited: dataplane.inherited(),
+        first_epoch: first_epoch(),
+        first_ticket: seed()? as u32,
+    };
+    Ok(Failover::new(settings, now().monotonic_us))
+}
+
+fn new_node(config: &Config, secrets: &Secrets, failover: &Failover) -> Result<Node> {
+    Ok(Node::new(NodeSettings {
+        node: config.node,
+        epochs: failover.epochs().live(),
+        underlay: config.underlay,
+        listen: config.cluster.listen,
+        claims: config.claims as usize,
+        seed: seed()?,
+        services: told_services(config),
+        must_equal: must_equal(config, secrets),
+    }))
+}
+
+fn new_hooks(config: &Config) -> Option<Hooks> {
+    let path = config.hooks.on_state.clone()?;
+    let (node, cluster) = (config.node, config.cluster.name.clone());
+    Some(Hooks::new(hooks::Settings { path, limit: Duration::from_secs(config.hooks.timeout_s), node, cluster }))
 }
