@@ -275,6 +275,10 @@ impl Node {
         }
         if due(self.peers.due_us()) {
             self.peers.forget_epochs(now).into_iter().for_each(|peer| self.greet(peer));
+            for (peer, hello) in self.peers.take_deferred(now) {
+                // It was looked at when it came.
+                let _ = self.take_hello(peer, hello, now);
+            }
         }
     }
 
@@ -378,7 +382,7 @@ impl Node {
             return if state.budget.nothing(now) { Ok(()) } else { Err(ProtocolError::Flood) };
         }
         let message = Message::decode(bytes).map_err(ProtocolError::Wire)?;
-        if !state.budget.message(message.claims(), now) {
+        if !state.budget.message(&message, now) {
             return Err(ProtocolError::Flood);
         }
         match message {
@@ -403,6 +407,10 @@ impl Node {
     fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) -> Result<(), ProtocolError> {
         // While the peer does not count yet: it gets the asks of this turn below.
         self.send_asks();
+        if !self.peers.hears(peer, &hello, now)? {
+            self.effects.counters.hellos_deferred += 1;
+            return Ok(());
+        }
         let (incarnation, write) = (self.incarnation(), peer_write(peer, true, &hello, &self.settings.services));
         let Hello { epochs, listen, your_incarnation, have, .. } = hello;
         let Some(new) = self.peers.take_hello(peer, hello, incarnation, now)? else { return Ok(()) };
@@ -469,10 +477,20 @@ impl Node {
             Taken::New if is_fresh && claim.claimed_at_unix_us != RESTORED_UNIX_US => {
                 self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
             }
-            Taken::Lost(number) => self.outbox.assert_to(peer, number, now),
+            Taken::Lost(number) => {
+                self.charge_conflict(peer);
+                self.outbox.assert_to(peer, number, now);
+            }
+            Taken::Conflict => self.charge_conflict(peer),
             Taken::New | Taken::Done => {}
         }
         self.end_asks_for(claim.key, now);
+    }
+
+    fn charge_conflict(&mut self, peer: NodeId) {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.budget.conflict();
+        }
     }
 
     /// The claims of `winner` may be ineffective now.
@@ -521,7 +539,10 @@ impl Node {
 
     fn take_repair(&mut self, peer: NodeId, repair: &Repair, now: Now) {
         self.effects.counters.repairs_received += u64::from(!repair.missing.is_empty());
-        self.outbox.reported(peer, repair, now);
+        let again = self.outbox.reported(peer, repair, now);
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.budget.repair(again);
+        }
         if self.peers.get(peer).is_some_and(|state| state.greeting() != repair.sequence) {
             // A hello was lost, or is on its way still: it may come twice.
             self.greet(peer);

@@ -1,20 +1,41 @@
 //! How much of this node's time one peer may take.
 //!
 //! This is the only place that says so. The links read what a peer sends one by one and wait for the loop with each, so
-//! a peer that sends faster than it is heard is slowed down (streams) or loses what it sends (datagrams).
+//! a peer that sends faster than it is heard is slowed down (streams) or loses what it sends (datagrams). What a peer
+//! sends is paid for in nanoseconds of the loop, by what the worst of its kind costs (`cargo xtask bench --cluster`).
 
 use crate::now::Now;
+use crate::wire::Message;
 
-/// Messages that a peer may send at once.
-const MESSAGES: u64 = 100_000;
-/// Messages a second on top: a flush every 100 µs of three messages.
-const MESSAGES_A_SECOND: u64 = 30_000;
-/// A stream without a message weighs as many: an honest peer has one or two on each link.
-const NOTHING: u64 = 100;
-/// Claims that a peer may send at once: a snapshot of the largest table.
-const CLAIMS: u64 = 5_000_000;
-/// Claims a second on top, five times what the busiest edge makes.
-const CLAIMS_A_SECOND: u64 = 500_000;
+/// Nanoseconds that a peer may take a second: a quarter of the loop. 100,000 claims in 10,000 messages take
+/// three quarters of that.
+const WORK_A_SECOND: u64 = 250_000_000;
+/// Nanoseconds that it may take at once: a snapshot of five million claims.
+const WORK: u64 = 5_000_000_000;
+/// A message, whatever is in it, with what the links do for it.
+const MESSAGE_NS: u64 = 10_000;
+/// A hello that says nothing new.
+const HELLO_NS: u64 = 10_000;
+/// A claim that is new, or changed, with the write into the kernel's table.
+const CLAIM_NS: u64 = 900;
+/// A claim in conflict with another node's: the loser is kept, and may have to be told. This
+/// comes on top.
+const CONFLICT_NS: u64 = 1_500;
+/// One of an ask or an answer.
+const ASK_NS: u64 = 200;
+/// A number of this node's log that is to be sent again.
+const NUMBER_NS: u64 = 200;
+
+/// Hellos with something new that a peer may say at once. Each has reassemblers and successors chosen anew and written.
+const CHANGES: u64 = 10;
+/// The same a second on top; the last of those beyond it is heard later.
+const CHANGES_A_SECOND: u64 = 2;
+/// When one beyond it is heard, in microseconds.
+pub(super) const CHANGE_US: u64 = SECOND_US / CHANGES_A_SECOND;
+/// Streams without a message that a peer may send at once: an honest peer has one or two on each link.
+const NOTHINGS: u64 = 1000;
+/// The same a second on top.
+const NOTHINGS_A_SECOND: u64 = 300;
 /// Datagrams that a peer may send at once.
 const DATAGRAMS: u64 = 1000;
 /// Datagrams a second on top: news come in fifty at most, and all else in six.
@@ -44,33 +65,62 @@ impl Bucket {
         self.left = left.unwrap_or(self.left);
         left.is_some()
     }
+
+    /// Takes so many tokens, as many as there are: whoever comes next finds none.
+    const fn charge(&mut self, tokens: u64) {
+        self.left = self.left.saturating_sub(tokens.saturating_mul(SECOND_US));
+    }
 }
 
 /// What a peer may still send.
 #[derive(Debug)]
 pub(super) struct Budget {
-    messages: Bucket,
-    claims: Bucket,
+    work: Bucket,
+    changes: Bucket,
+    nothings: Bucket,
     datagrams: Bucket,
 }
 
 impl Budget {
     pub(super) const fn new(now: Now) -> Self {
         Self {
-            messages: Bucket::new(MESSAGES, MESSAGES_A_SECOND, now),
-            claims: Bucket::new(CLAIMS, CLAIMS_A_SECOND, now),
+            work: Bucket::new(WORK, WORK_A_SECOND, now),
+            changes: Bucket::new(CHANGES, CHANGES_A_SECOND, now),
+            nothings: Bucket::new(NOTHINGS, NOTHINGS_A_SECOND, now),
             datagrams: Bucket::new(DATAGRAMS, DATAGRAMS_A_SECOND, now),
         }
     }
 
-    /// Takes one message with so many claims from the budget; false when it is spent.
-    pub(super) fn message(&mut self, claims: usize, now: Now) -> bool {
-        self.messages.spend(1, now) && self.claims.spend(claims as u64, now)
+    /// Takes a message from the budget; false when it is spent.
+    pub(super) fn message(&mut self, message: &Message, now: Now) -> bool {
+        let content = match message {
+            Message::Hello(_) => HELLO_NS,
+            Message::Batch(claims) | Message::Snapshot(claims) => CLAIM_NS * claims.claims.len() as u64,
+            Message::Ask(asks) => ASK_NS * asks.len() as u64,
+            Message::Answer(answers) => ASK_NS * answers.len() as u64 + CLAIM_NS * message.claims() as u64,
+            Message::Digest(_) | Message::Repair(_) => 0,
+        };
+        self.work.spend(MESSAGE_NS + content, now)
+    }
+
+    /// A claim of its was in conflict: that is known only afterwards.
+    pub(super) const fn conflict(&mut self) {
+        self.work.charge(CONFLICT_NS);
+    }
+
+    /// So many numbers of this node's log are sent to it again.
+    pub(super) const fn repair(&mut self, numbers: u64) {
+        self.work.charge(NUMBER_NS.saturating_mul(numbers));
+    }
+
+    /// Takes a hello that says something new from the budget; false when it is to be heard later.
+    pub(super) fn change(&mut self, now: Now) -> bool {
+        self.changes.spend(1, now)
     }
 
     /// Takes a stream without a message from the budget; false when it is spent.
     pub(super) fn nothing(&mut self, now: Now) -> bool {
-        self.messages.spend(NOTHING, now)
+        self.nothings.spend(1, now)
     }
 
     /// Takes a datagram from the budget; false when it is spent.
@@ -103,5 +153,18 @@ mod tests {
     fn what_is_refused_is_not_charged() {
         let mut bucket = Bucket::new(100, 10, at(0));
         assert!(!bucket.spend(101, at(0)) && bucket.spend(100, at(0)));
+    }
+
+    #[test]
+    fn a_peer_that_has_everything_sent_again_and_again_has_nothing_left() {
+        let digest = Message::Digest(crate::wire::Digest { settled: 0, must_answer: false });
+        let mut budget = Budget::new(at(0));
+        // A million numbers are a fifth of a second.
+        let rounds = (0..100).take_while(|_| {
+            budget.repair(1_000_000);
+            budget.message(&digest, at(0))
+        });
+        assert_eq!(rounds.count(), 24);
+        assert!(!budget.message(&digest, at(0)) && budget.message(&digest, at(1_000_000)));
     }
 }

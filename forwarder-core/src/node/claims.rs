@@ -55,6 +55,8 @@ pub(super) enum Taken {
     New,
     /// The claim of this node with that number won: the peer does not know it, or did not when it claimed.
     Lost(u64),
+    /// It was in conflict with another node's, and won, or lost against a third one's.
+    Conflict,
     /// Anything else.
     Done,
 }
@@ -157,13 +159,14 @@ impl Claims {
             Merged::Won(loser) => {
                 effects.counters.conflicts_lost += u64::from(loser.owner == self.me);
                 self.write(key, now, effects);
+                return Taken::Conflict;
             }
             Merged::Lost(winner) if winner == self.me => {
                 effects.counters.conflicts_won += 1;
                 let held = self.store.live(key, now.monotonic_us);
                 return held.map_or(Taken::Done, |held| Taken::Lost(held.version.number));
             }
-            Merged::Lost(_) => {}
+            Merged::Lost(_) => return Taken::Conflict,
             Merged::Refused => effects.counters.claims_refused += 1,
         }
         Taken::Done

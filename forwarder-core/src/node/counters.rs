@@ -33,6 +33,8 @@ pub struct CoreCounters {
     pub claims_void: u64,
     /// Batches that overtook a hello and were not kept for it because too many were; the digest repairs them.
     pub batches_dropped: u64,
+    /// Hellos that said something new too often, of which the last is heard a little later.
+    pub hellos_deferred: u64,
     /// Digests sent.
     pub digests_sent: u64,
     /// Digests received.

@@ -112,10 +112,10 @@ impl Outbox {
         self.feed(peer, from, self.sent, now);
     }
 
-    /// A peer says what has arrived.
-    pub(super) fn reported(&mut self, peer: NodeId, repair: &Repair, now: Now) {
-        let sent = self.sent;
-        let Some(feed) = self.feeds.get_mut(&peer) else { return };
+    /// A peer says what has arrived; how many numbers it is sent again.
+    pub(super) fn reported(&mut self, peer: NodeId, repair: &Repair, now: Now) -> u64 {
+        let (sent, mut again) = (self.sent, 0_u64);
+        let Some(feed) = self.feeds.get_mut(&peer) else { return 0 };
         feed.greeted = Some(repair.sequence);
         feed.confirmed = feed.confirmed.max(repair.below.min(sent));
         let is_new = repair.pieces.wrapping_sub(feed.arrived) <= feed.on_their_way() && repair.pieces != feed.arrived;
@@ -127,10 +127,12 @@ impl Outbox {
         // What is still on its way is not missing.
         if feed.is_idle() {
             for (from, to) in &repair.missing {
+                again = again.saturating_add((*to).min(sent).saturating_sub(*from));
                 self.feed(peer, *from, (*to).min(sent), now);
             }
         }
         self.feed_at_us.get_or_insert(now.monotonic_us);
+        again
     }
 
     /// Drops what waits for one peer only.

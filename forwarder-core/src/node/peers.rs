@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use forwarder_common::ids::{Epochs, NodeId};
 
-use super::budget::Budget;
+use super::budget::{Budget, CHANGE_US};
 use super::error::ProtocolError;
 use super::inbox::Inbox;
 use crate::now::Now;
@@ -62,6 +62,8 @@ pub(super) struct Peer {
     forget_at_us: Option<u64>,
     /// Epochs of earlier incarnations of this node's daemon of which it may still hold claims.
     holds: Epochs,
+    /// A hello that came too soon, and when it is heard, in microseconds of the monotonic clock.
+    deferred: Option<(Hello, u64)>,
     pub(super) budget: Budget,
     /// What has arrived of its claims.
     pub(super) inbox: Inbox,
@@ -92,19 +94,52 @@ impl Peers {
     /// A link is up, or a new one replaced the old one.
     pub(super) fn link_up(&mut self, peer: NodeId, addresses: Vec<IpAddr>, now: Now) {
         let state = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
-        (state.is_linked, state.is_introduced, state.addresses) = (true, false, addresses);
+        (state.is_linked, state.is_introduced, state.addresses, state.deferred) = (true, false, addresses, None);
         self.count();
     }
 
     /// The link is gone; what the peer said of itself if it counted as up.
     pub(super) fn link_down(&mut self, peer: NodeId) -> Option<&Hello> {
         let state = self.peers.get_mut(&peer)?;
-        (state.is_linked, state.is_introduced) = (false, false);
+        (state.is_linked, state.is_introduced, state.deferred) = (false, false, None);
         // While it counts as down its claims give way to others: on its next link all of them must come again.
         state.inbox.forget();
         let was_up = std::mem::take(&mut state.is_up);
         self.count();
         self.peers.get(&peer)?.hello.as_ref().filter(|_| was_up)
+    }
+
+    /// Whether a hello is heard now. One that says something new too soon after others did is heard later, unless a
+    /// newer one comes before.
+    pub(super) fn hears(&mut self, peer: NodeId, hello: &Hello, now: Now) -> Result<bool, ProtocolError> {
+        let Some(state) = self.peers.get_mut(&peer) else { return Ok(true) };
+        state.judge(hello)?;
+        let is_first = !state.is_introduced;
+        if !is_first && is_newer(state.sequence(), hello.sequence) {
+            // Overtaken.
+            return Ok(true);
+        }
+        let is_stale = |known: &(Hello, u64)| !is_newer(known.0.sequence, hello.sequence);
+        let was_deferred = state.deferred.take_if(|known| is_first || is_stale(known));
+        if is_first || !state.says_news(hello) || state.budget.change(now) {
+            self.count();
+            return Ok(true);
+        }
+        let due_us = was_deferred.map_or(now.monotonic_us.saturating_add(CHANGE_US), |(_, due_us)| due_us);
+        if state.deferred.is_none() {
+            state.deferred = Some((hello.clone(), due_us));
+        }
+        self.count();
+        Ok(false)
+    }
+
+    /// The hellos that came too soon and are due.
+    pub(super) fn take_deferred(&mut self, now: Now) -> Vec<(NodeId, Hello)> {
+        let due = |(_, at_us): &mut (Hello, u64)| *at_us <= now.monotonic_us;
+        let deferred = self.peers.iter_mut().filter_map(|(node, peer)| Some((*node, peer.deferred.take_if(due)?.0)));
+        let deferred = deferred.collect();
+        self.count();
+        deferred
     }
 
     /// Takes a hello; `None` if a newer one has overtaken it.
@@ -196,7 +231,8 @@ impl Peers {
     fn count(&mut self) {
         let peers = self.peers.values();
         self.introduced = peers.clone().filter(|peer| peer.is_introduced).count();
-        self.due_us = peers.clone().filter_map(|peer| peer.forget_at_us).min();
+        let deferred_us = |peer: &Peer| peer.deferred.as_ref().map(|(_, at_us)| *at_us);
+        self.due_us = peers.clone().flat_map(|peer| [peer.forget_at_us, deferred_us(peer)]).flatten().min();
         self.held = Epochs::from_bits(peers.fold(0, |held, peer| held | peer.holds.bits()));
     }
 }
@@ -214,6 +250,7 @@ impl Peer {
             seen: Epochs::EMPTY,
             forget_at_us: None,
             holds: Epochs::EMPTY,
+            deferred: None,
             budget: Budget::new(now),
             inbox: Inbox::default(),
         }
@@ -254,19 +291,34 @@ impl Peer {
         Hello { your_incarnation, your_epochs: self.seen, have, ..hello }
     }
 
+    /// Whether a hello is one that this peer may say on its link.
+    fn judge(&self, hello: &Hello) -> Result<(), ProtocolError> {
+        if !self.addresses.contains(&hello.underlay) {
+            return Err(ProtocolError::Underlay { said: hello.underlay, link: self.addresses.first().copied() });
+        }
+        if self.is_introduced && self.inbox.incarnation() != hello.incarnation {
+            return Err(ProtocolError::OtherIncarnation);
+        }
+        Ok(())
+    }
+
+    /// Whether a hello says something that others go by, and that the last one has not said.
+    fn says_news(&self, hello: &Hello) -> bool {
+        let is_same = |known: &Hello| {
+            (known.state, known.epochs, known.underlay, known.listen, &known.services)
+                == (hello.state, hello.epochs, hello.underlay, hello.listen, &hello.services)
+        };
+        !self.is_up || !self.hello.as_ref().is_some_and(is_same)
+    }
+
     fn take_hello(
         &mut self,
         hello: Hello,
         my_incarnation: u64,
         now: Now,
     ) -> Result<Option<Introduction>, ProtocolError> {
-        if !self.addresses.contains(&hello.underlay) {
-            return Err(ProtocolError::Underlay { said: hello.underlay, link: self.addresses.first().copied() });
-        }
+        self.judge(&hello)?;
         let is_first = !self.is_introduced;
-        if !is_first && self.inbox.incarnation() != hello.incarnation {
-            return Err(ProtocolError::OtherIncarnation);
-        }
         if !is_first && is_newer(self.sequence(), hello.sequence) {
             return Ok(None);
         }
@@ -274,11 +326,7 @@ impl Peer {
         if known.is_none_or(|known| known.incarnation != hello.incarnation) {
             self.generation = self.generation.wrapping_add(1);
         }
-        let same = |known: &Hello| {
-            (known.state, known.epochs, known.underlay, known.listen, &known.services)
-                == (hello.state, hello.epochs, hello.underlay, hello.listen, &hello.services)
-        };
-        let is_changed = !self.is_up || !known.is_some_and(same);
+        let is_changed = self.says_news(&hello);
         self.seen = hello.epochs.iter().fold(self.seen, Epochs::with);
         if self.seen == hello.epochs {
             self.forget_at_us = None;

@@ -1,11 +1,15 @@
 //! One core alone: no link, no clock but its own.
 
-use std::{fs, time::Instant};
+use std::{fs, net::SocketAddr, time::Instant};
 
 use anyhow::{Context as _, Result};
-use forwarder_core::node::{Command, MapWrite, Node, Output};
+use forwarder_common::ids::Epochs;
+use forwarder_core::{
+    node::{Command, MapWrite, Node, Output, State},
+    wire::{Answer, Ask, Claim, Claims, Digest, Hello, Message},
+};
 
-use crate::peer::{claim, core, id, now, table, underlay};
+use crate::peer::{EPOCH, claim, core, id, now, table, underlay};
 
 /// Bytes of this process that lie in memory.
 fn resident() -> Result<u64> {
@@ -45,6 +49,7 @@ pub(crate) fn run() -> Result<()> {
     crate::pin(1);
     println!("one core alone, on one CPU");
     // Kept, so that the second one cannot take the first one's memory.
+    worst_units()?;
     let _first = live_claims(1)?;
     let _second = live_claims(4)?;
     remote_claims()
@@ -113,4 +118,82 @@ fn live_claims(millions: usize) -> Result<Node> {
         filled.as_secs_f64() * 1e3
     );
     Ok(node)
+}
+
+/// What the worst message of each kind costs the loop: what the budgets of peers go by (`node/budget.rs`). With three
+/// hundred peers, and without the writes into the kernel's maps.
+fn worst_units() -> Result<()> {
+    const PEERS: u16 = 300;
+    const ROUNDS: usize = 2_000;
+    let mut node = core(1, "127.0.0.1:7470".parse()?);
+    let greeting = |peer: u16, sequence: u32, state: State| {
+        Message::Hello(Hello {
+            incarnation: u64::from(peer),
+            sequence,
+            epochs: Epochs::EMPTY.with(EPOCH),
+            state,
+            next: 0,
+            your_incarnation: 0,
+            your_epochs: Epochs::EMPTY,
+            have: 0,
+            underlay: underlay(peer),
+            listen: SocketAddr::new(underlay(peer), 7470),
+            services: Vec::new(),
+            must_equal: Vec::new(),
+        })
+    };
+    for peer in 2..PEERS + 2 {
+        node.handle_link_up(id(peer), vec![underlay(peer)], now());
+        node.handle_message(id(peer), &greeting(peer, 1, State::Up).encode(), now())?;
+    }
+    for index in 0..100_000 {
+        let now = now();
+        node.handle_local(claim(index, now), now);
+    }
+    messages_to(&mut node, &mut Vec::new());
+    let of_two = |key: u64, number: u64, at: u64| Claim {
+        key,
+        claimed_at_unix_us: at,
+        remaining_ms: 30_000,
+        epoch: EPOCH,
+        kind: 1,
+        number,
+    };
+    let own_key = |index: usize| claim(index, now()).key;
+    let stretch = |round: usize, key: &dyn Fn(usize) -> u64, at: u64| {
+        let (first, count) = ((round * 49) as u64, 49);
+        let claims = (0..count).map(|index| of_two(key(round * 49 + index), first + index as u64, at)).collect();
+        Message::Batch(Claims { first, span: count as u32, sequence: 1, claims })
+    };
+    let asks = |round: usize| {
+        (0..47).map(move |n| Ask { number: n, request_key: own_key(round * 40 + n as usize), reply_key: n })
+    };
+    let rows: [(&str, usize, &dyn Fn(usize) -> Message); 7] = [
+        ("a hello that says nothing new", 1, &|round| greeting(2, 2 + round as u32, State::Up)),
+        ("a digest that must be answered", 1, &|_| Message::Digest(Digest { settled: u64::MAX, must_answer: true })),
+        ("a new claim, of 49", 49, &|round| stretch(round, &|index| 1 << 60 | index as u64, 1)),
+        ("a claim in conflict that loses, of 49", 49, &|round| stretch(round, &own_key, u64::MAX)),
+        ("a claim in conflict that wins, of 49", 49, &|round| stretch(round, &own_key, 1)),
+        ("an ask that is answered, of 47", 47, &|round| Message::Ask(asks(round).collect())),
+        ("an answer to nothing, of 17", 17, &|round| {
+            let answer = |n: u64| Answer { number: n, claims: Vec::new() };
+            Message::Answer((0..17).map(|n| answer(round as u64 * 17 + n)).collect())
+        }),
+    ];
+    println!("  the worst of what a peer may send, to a node with {PEERS} peers:");
+    for (what, units, message) in rows {
+        let messages: Vec<Vec<u8>> = (0..ROUNDS).map(|round| message(round).encode()).collect();
+        let start = Instant::now();
+        for message in &messages {
+            node.handle_message(id(2), message, now())?;
+            while node.poll_output().is_some() {}
+        }
+        let ns = start.elapsed().as_nanos() as f64 / (ROUNDS * units) as f64;
+        println!("    {what:<40} {ns:>8.0} ns");
+        // Whatever it has used up.
+        node.handle_link_up(id(2), vec![underlay(2)], now());
+        node.handle_message(id(2), &greeting(2, 100_000, State::Up).encode(), now())?;
+        messages_to(&mut node, &mut Vec::new());
+    }
+    Ok(())
 }

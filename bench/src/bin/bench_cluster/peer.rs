@@ -37,7 +37,7 @@ pub(crate) const CLAIMS: usize = 1 << 22;
 /// Lifetime of the claims in milliseconds: longer than any run.
 pub(crate) const LIFETIME_MS: u64 = 240_000;
 /// The epoch of all of them.
-const EPOCH: Epoch = Epoch::new(1);
+pub(crate) const EPOCH: Epoch = Epoch::new(1);
 /// As in the daemon.
 pub(crate) const QUEUE: usize = 1024;
 

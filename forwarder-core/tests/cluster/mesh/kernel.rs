@@ -15,6 +15,7 @@ pub(crate) struct Kernel {
     ends_us: BTreeMap<u64, u64>,
     pub(crate) up: BTreeMap<NodeId, (bool, Epochs)>,
     pub(crate) claim_writes: usize,
+    pub(crate) peer_writes: usize,
     /// Every answer: its ticket, whether it said owned, and when.
     pub(crate) answers: Vec<(u64, bool, u64)>,
 }
@@ -54,6 +55,7 @@ impl Kernel {
             MapWrite::Peer { node: peer, up, epochs, underlay: address, .. } => {
                 assert_eq!(address, underlay(peer));
                 self.up.insert(peer, (up, epochs));
+                self.peer_writes += 1;
             }
         }
     }
