@@ -165,10 +165,9 @@ impl Bench {
         }
     }
 
-    /// A peer whose clock shows `later` units more than this host's, and is known.
-    pub(crate) fn peer_with_clock(&mut self, node: u16, later: u32) {
-        let now = Time::at(monotonic_ns());
-        let clock = Clock::new(Time(now.0.wrapping_add(later)), now);
+    /// A peer whose clock shows `theirs` now, and is known.
+    pub(crate) fn peer_with_clock(&mut self, node: u16, theirs: Time) {
+        let clock = Clock::new(theirs, Time::at(monotonic_ns()));
         let peer = Peer { clock, ..self.peer_entry(node, IFINDEX) };
         self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
     }

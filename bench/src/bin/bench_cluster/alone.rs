@@ -120,8 +120,11 @@ fn live_claims(millions: usize) -> Result<Node> {
     Ok(node)
 }
 
-/// What the worst message of each kind costs the loop: what the budgets of peers go by (`node/budget.rs`). With three
-/// hundred peers, and without the writes into the kernel's maps.
+/// A name, how much of it a message has, and the message of each round.
+type Row<'a> = (&'a str, usize, &'a dyn Fn(usize) -> Message);
+
+/// What the worst message of each kind costs the loop: what the budgets of peers go by
+/// (`forwarder-core/src/node/budget.rs`). With three hundred peers, and without the writes into the kernel's maps.
 fn worst_units() -> Result<()> {
     const PEERS: u16 = 300;
     const ROUNDS: usize = 2_000;
@@ -168,7 +171,7 @@ fn worst_units() -> Result<()> {
     let asks = |round: usize| {
         (0..47).map(move |n| Ask { number: n, request_key: own_key(round * 40 + n as usize), reply_key: n })
     };
-    let rows: [(&str, usize, &dyn Fn(usize) -> Message); 7] = [
+    let rows: [Row<'_>; 7] = [
         ("a hello that says nothing new", 1, &|round| greeting(2, 2 + round as u32, State::Up)),
         ("a digest that must be answered", 1, &|_| Message::Digest(Digest { settled: u64::MAX, must_answer: true })),
         ("a new claim, of 49", 49, &|round| stretch(round, &|index| 1 << 60 | index as u64, 1)),
