@@ -3,7 +3,7 @@
 //! Close reasons of peers and strangers, names in certificates, header fields of packets, files: any of it may hold
 //! escapes that drive a terminal, lines that look like the daemon's own, or marks that turn the order of letters
 //! around. Where such text comes in it is made [`Foreign`], short and in one line. What goes out, to a terminal, the
-//! log or as JSON, passes [`line`] or [`Harmless`] as well, whoever has written it.
+//! log or as JSON, passes [`line()`] or [`Harmless`] as well, whoever has written it.
 
 use std::{
     fmt::{self, Write as _},
