@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::host::{CLUSTER_PORT, Host};
+use super::host::{CLUSTER_PORT, Host, TUNNEL_PORT};
 use super::spray::Spray;
 use crate::namespace::Namespace;
 
@@ -64,23 +64,23 @@ impl Router {
         self.drop_where("links", &format!("udp dport {CLUSTER_PORT} numgen random mod 100 < {percent} drop"))
     }
 
-    /// Cuts the daemon of an edge off from all others; calls still pass.
+    /// Cuts an edge off from all others, links and tunnel; what comes from and goes to the clients still passes.
     ///
     /// # Errors
     /// `nft` refuses.
     pub fn cut_links(&self, edge: u8) -> Result<()> {
-        let name = Host::Edge(edge).name();
-        let port = CLUSTER_PORT;
-        let rules = format!("iifname \"{name}\" udp dport {port} drop\n  oifname \"{name}\" udp dport {port} drop");
+        let (name, ports) = (Host::Edge(edge).name(), format!("{{ {CLUSTER_PORT}, {TUNNEL_PORT} }}"));
+        let rules = format!("iifname \"{name}\" udp dport {ports} drop\n  oifname \"{name}\" udp dport {ports} drop");
         self.drop_where("links", &rules)
     }
 
-    /// Lets no packet of an edge's daemon through to the others; theirs still reach it.
+    /// Lets no packet of an edge through to the others, of links and tunnel; theirs still reach it.
     ///
     /// # Errors
     /// `nft` refuses.
     pub fn mute_links(&self, edge: u8) -> Result<()> {
-        self.drop_where("links", &format!("iifname \"{}\" udp dport {CLUSTER_PORT} drop", Host::Edge(edge).name()))
+        let ports = format!("{{ {CLUSTER_PORT}, {TUNNEL_PORT} }}");
+        self.drop_where("links", &format!("iifname \"{}\" udp dport {ports} drop", Host::Edge(edge).name()))
     }
 
     /// Lets the daemons' packets pass again.

@@ -60,8 +60,9 @@ fn an_edge_joins_by_one_seed_takes_its_share_and_leaves() -> Result<()> {
         let mut third = cluster.daemons.pop().context("find the daemon of edge 3")?;
         let status = third.process().stop()?;
         ensure!(status.code() == Some(0), "the daemon of edge 3 ended with {status}");
+        // Its programs answer for a minute more.
         for daemon in &mut cluster.daemons {
-            daemon.wait_for_peers(1)?;
+            poll_until_true("the edge that left is down", Duration::from_secs(90), || Ok(daemon.peers_up()? == 1))?;
         }
         go_on(&caller, 3)?;
         let calls = caller.stop()?;

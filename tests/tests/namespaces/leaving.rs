@@ -39,7 +39,7 @@ fn still_gets_what_it_owns(family: Family) -> Result<()> {
         moved.exactly("a message to a node that leaves", &[("forwarded", 1)])?;
 
         // Once it has not come back, the next message is the node's that it lands on.
-        poll_until_true("edge 1 counts node 2 as down", Duration::from_secs(20), || {
+        poll_until_true("edge 1 counts node 2 as down", Duration::from_secs(90), || {
             Ok(cluster.edge(1)?.owner(call.call_id, 1, None)?.is_none())
         })?;
         let before = cluster.edge(1)?.outcomes()?;
