@@ -38,7 +38,7 @@ impl Census {
     /// The kernel gives no thread.
     pub(super) fn start(claims: Arc<Table>, node: NodeId) -> Result<Self> {
         let (sender, questions) = mpsc::sync_channel(WAITING);
-        let body = move || answer(&questions, || claims.live(node, Tick::at(dataplane::monotonic_ns())));
+        let body = move || answer(&questions, Instant::now, || claims.live(node, Tick::at(dataplane::monotonic_ns())));
         thread::Builder::new().name("census".to_owned()).spawn(body).context("start the thread that counts claims")?;
         Ok(Self(sender))
     }
@@ -54,16 +54,17 @@ impl Census {
     }
 }
 
-/// Answers until the loop has ended.
-fn answer(questions: &mpsc::Receiver<Question>, count: impl Fn() -> (u64, u64)) {
+/// Answers until the loop has ended, by the clock `now`.
+fn answer(questions: &mpsc::Receiver<Question>, now: impl Fn() -> Instant, count: impl Fn() -> (u64, u64)) {
     let mut last: Option<(Instant, (u64, u64))> = None;
     while let Ok((mut status, answer)) = questions.recv() {
-        let (_, counts) = match last.filter(|(until, _)| Instant::now() < *until) {
+        let (_, counts) = match last.filter(|(until, _)| now() < *until) {
             Some(last) => last,
             None => {
-                let start = Instant::now();
+                let start = now();
                 let counts = count();
-                *last.insert((Instant::now() + start.elapsed() * SHARE, counts))
+                let end = now();
+                *last.insert((end + (end - start) * SHARE, counts))
             }
         };
         (status.claims.own, status.claims.peers) = counts;
@@ -87,13 +88,16 @@ mod tests {
             answers.push(waits);
         }
         drop(sender);
-        let counted = Cell::new(0);
-        answer(&questions, || {
-            counted.set(counted.get() + 1);
-            // So that all that wait are answered while it is good.
-            thread::sleep(Duration::from_millis(200));
-            (counted.get(), 7)
-        });
+        let (counted, clock) = (Cell::new(0), Cell::new(Instant::now()));
+        answer(
+            &questions,
+            || clock.get(),
+            || {
+                counted.set(counted.get() + 1);
+                clock.set(clock.get() + Duration::from_millis(27));
+                (counted.get(), 7)
+            },
+        );
         assert_eq!(counted.get(), 1);
         for (node, answer) in (0..).zip(answers) {
             let Ok(Response::Status(status)) = answer.blocking_recv() else { panic!("no status") };

@@ -12,7 +12,7 @@ use tests::kamailio::Kamailio;
 use tests::lab::{Family, Host, Lab, SIP, routing};
 use tests::load::{Load, run_load};
 use tests::poll::poll_until_true;
-use tests::traffic::raw::Cable;
+use tests::traffic::raw::{Cable, checksum};
 use tests::traffic::vip;
 
 /// Codes of each type that are tried: more than any type has.
@@ -263,7 +263,7 @@ fn icmp(from: IpAddr, to: IpAddr, hops: u8, [kind, code]: [u8; 2], rest: [u8; 4]
     } else {
         1
     };
-    message.splice(2..4, checksum(&summed));
+    message.splice(2..4, checksum(&summed).to_be_bytes());
     ip(from, to, protocol, hops, &message)
 }
 
@@ -275,7 +275,7 @@ fn ip(from: IpAddr, to: IpAddr, protocol: u8, hops: u8, payload: &[u8]) -> Vec<u
             let mut packet = vec![0x45, 0, high, low, 0, 1, 0, 0, hops, protocol, 0, 0];
             packet.extend(from.octets());
             packet.extend(to.octets());
-            let sum = checksum(&packet);
+            let sum = checksum(&packet).to_be_bytes();
             packet.splice(10..12, sum);
             packet.extend(payload);
             packet
@@ -287,18 +287,4 @@ fn ip(from: IpAddr, to: IpAddr, protocol: u8, hops: u8, payload: &[u8]) -> Vec<u
         }
         _ => Vec::new(),
     }
-}
-
-/// RFC 1071.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| match pair {
-        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
-        [high] => u32::from(*high) << 8,
-        _ => 0,
-    });
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or_default()).to_be_bytes()
 }
