@@ -36,7 +36,8 @@ pub(crate) fn injection(yardstick: &Path, cpu: usize, rounds: usize) -> Result<V
     let _bed = Bed::make()?;
     let secrets = Secrets { hash_key: [1, 2], tag_key: [[3, 4], [5, 6]], tag_epoch: 0 };
     let config = abi::Config { node: 1, ..abi::Config::default() };
-    let mut dataplane = Dataplane::load(&Settings { config, secrets, services: Vec::new(), claims: 1024 }, None)?;
+    let mut dataplane =
+        Dataplane::load(&Settings { config, secrets, services: Vec::new(), sources: Vec::new(), claims: 1024 }, None)?;
     let mut yardstick = Yardstick::load(yardstick, 8, 1)?;
     let passes: &mut Xdp = yardstick.ebpf.program_mut("empty_xdp").context("find program empty_xdp")?.try_into()?;
     passes.attach(RECEIVER, XdpMode::Driver).with_context(|| format!("attach a program to {RECEIVER}"))?;

@@ -22,7 +22,7 @@ pub const SUCCESSOR_SLOTS: u32 = DATAGRAM_SLOTS;
 pub const PORT_WORDS: u32 = 1024;
 /// The largest number of services: as many as have a number other than [`NO_SERVICE`].
 pub const MAX_SERVICES: u32 = NO_SERVICE as u32;
-/// Stands for no service where a claim's service is told: the message left from an address that is no service's.
+/// Stands for no service where a claim's service is told: nobody knows what it was made for.
 pub const NO_SERVICE: u8 = u8::MAX;
 /// Bytes of the ring buffer for packets in the daemon's hands: about 2,000 of the usual size.
 pub const PUNT_BYTES: u32 = 4 << 20;
@@ -70,7 +70,8 @@ impl Address {
     }
 }
 
-/// Key of the services map: a VIP with a service's port, or with port 0 for "some service has this address".
+/// Key of the services map: a VIP with a service's port, or a source; with port 0 for "some service or source has this
+/// address".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct ServiceKey {
@@ -82,7 +83,7 @@ pub struct ServiceKey {
     pub pad: u16,
 }
 
-/// Slots of the services map: sixteen times as many as services and addresses alone at most, so that next to none
+/// Slots of the services map: eight times as many as services, sources and addresses alone at most, so that next to none
 /// collide.
 pub const SERVICE_SLOTS: u32 = 32 * (MAX_SERVICES + 1);
 /// Slots from its own one on in which a service may lie.
@@ -122,7 +123,7 @@ pub struct ServiceSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Service {
-    /// [`SERVICE_SET`] and [`AFFINITY_CALL`].
+    /// [`SERVICE_SET`] or [`SERVICE_SOURCE`], and [`AFFINITY_CALL`].
     pub flags: u32,
     /// Lifetime in ticks of a claim of a service with affinity `call`.
     pub call_ticks: u16,
@@ -132,10 +133,23 @@ pub struct Service {
     pub index: u8,
 }
 
+impl Service {
+    /// The entry of one of its sources.
+    #[must_use]
+    pub const fn source(&self) -> Self {
+        Self { flags: self.flags & !SERVICE_SET | SERVICE_SOURCE, ..*self }
+    }
+}
+
 /// The entry is a service.
 pub const SERVICE_SET: u32 = 1;
 /// The service's key is the Call-ID alone.
 pub const AFFINITY_CALL: u32 = 2;
+/// The entry is no service, but another address and port from which a service's proxy sends: the service's are its
+/// epoch, its place and its affinity. What arrives there is looked at by nobody.
+pub const SERVICE_SOURCE: u32 = 4;
+/// The largest number of such sources.
+pub const MAX_SOURCES: u32 = MAX_SERVICES;
 
 /// The daemon's settings for the programs; entry 0 of its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -155,7 +169,7 @@ pub struct Config {
     pub node: u16,
     /// This node's live epochs, as [`Epochs::bits`].
     pub epochs: u16,
-    /// The epoch under which messages claim that leave from an address that is no service's.
+    /// The node's own epoch, which changes with that of any service: a service that is new has it at first.
     pub other_epoch: u8,
     /// The key epoch that sends.
     pub tag_epoch: u8,
@@ -165,12 +179,6 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// Zero.
     pub pad: u16,
-    /// [`EGRESS_AFFINITY_CALL`].
-    pub flags: u32,
-    /// With [`EGRESS_AFFINITY_CALL`]: lifetime in ticks of the claims of messages that leave from other addresses.
-    pub call_ticks: u16,
-    /// Zero.
-    pub pad_end: u16,
 }
 
 impl Config {
@@ -181,9 +189,6 @@ impl Config {
         Epochs::from_bits(self.epochs)
     }
 }
-
-/// Requests that leave from an address that is no service's are keyed by the Call-ID alone.
-pub const EGRESS_AFFINITY_CALL: u32 = 1;
 
 /// What this node does with what nobody owns: one word, so that it is written at once.
 ///
@@ -452,7 +457,7 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<ServiceSlot>() == 28);
-    assert!(size_of::<Config>() == 96);
+    assert!(size_of::<Config>() == 88);
     assert!(size_of::<LeaseWord>() == 8);
     assert!(size_of::<Peer>() == 88);
     assert!(size_of::<ClaimEvent>() == 24);

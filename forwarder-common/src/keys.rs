@@ -1,7 +1,7 @@
 //! Which keys a message has where it is seen, and under which of them its owner is found.
 
 use crate::{
-    abi::{AFFINITY_CALL, Config, EGRESS_AFFINITY_CALL, Service},
+    abi::{AFFINITY_CALL, SERVICE_SET, Service},
     hash,
     sip::full::Message,
     verdict::Kind,
@@ -36,18 +36,18 @@ pub enum Seen {
     Arriving,
     /// It leaves from a service's address.
     Leaving,
-    /// It leaves from another address of this host.
+    /// It leaves from another address of this host, which may be a source of a service.
     LeavingElsewhere,
 }
 
 impl Seen {
-    /// A message that leaves from this service, or from another address.
-    #[inline(always)] // a compare
+    /// A message that leaves from this service or source, or from another address.
+    #[inline(always)] // two compares
     #[must_use]
     pub const fn leaving(from: Option<&Service>) -> Self {
         match from {
-            Some(_) => Self::Leaving,
-            None => Self::LeavingElsewhere,
+            Some(service) if service.flags & SERVICE_SET != 0 => Self::Leaving,
+            Some(_) | None => Self::LeavingElsewhere,
         }
     }
 
@@ -77,13 +77,12 @@ pub enum Affinity {
 }
 
 impl Affinity {
-    /// That of a message of this service; of other addresses it is `call` only where all services' is.
+    /// That of a message of this service or source.
     #[inline(always)] // a few compares
     #[must_use]
-    pub const fn of(service: Option<&Service>, config: &Config) -> Self {
+    pub const fn of(service: Option<&Service>) -> Self {
         match service {
             Some(service) if service.flags & AFFINITY_CALL != 0 => Self::Call(service.call_ticks),
-            None if config.flags & EGRESS_AFFINITY_CALL != 0 => Self::Call(config.call_ticks),
             Some(_) | None => Self::Transaction,
         }
     }
@@ -120,18 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn other_addresses_go_by_what_all_services_have_in_common() {
-        let call = Service { flags: AFFINITY_CALL, call_ticks: 1700, ..Service::default() };
-        let plain = Service { flags: 0, ..call };
-        let all_call = Config { flags: EGRESS_AFFINITY_CALL, call_ticks: 1700, ..Config::default() };
-        for (service, config, expected) in [
-            (Some(&call), Config::default(), Affinity::Call(1700)),
-            (Some(&plain), all_call, Affinity::Transaction),
-            (None, all_call, Affinity::Call(1700)),
-            (None, Config::default(), Affinity::Transaction),
+    fn a_source_has_the_affinity_of_its_service_and_no_answers() {
+        let call = Service { flags: SERVICE_SET | AFFINITY_CALL, call_ticks: 1700, ..Service::default() };
+        let plain = Service { flags: SERVICE_SET, ..call };
+        for (service, expected, seen) in [
+            (Some(call), Affinity::Call(1700), Seen::Leaving),
+            (Some(plain), Affinity::Transaction, Seen::Leaving),
+            (Some(call.source()), Affinity::Call(1700), Seen::LeavingElsewhere),
+            (Some(plain.source()), Affinity::Transaction, Seen::LeavingElsewhere),
+            (None, Affinity::Transaction, Seen::LeavingElsewhere),
         ] {
-            let affinity = Affinity::of(service, &config);
-            assert_eq!(affinity, expected);
+            let affinity = Affinity::of(service.as_ref());
+            assert_eq!((affinity, Seen::leaving(service.as_ref())), (expected, seen));
             assert_eq!(affinity.call_ticks(), if affinity.is_call() { 1700 } else { 0 });
         }
     }

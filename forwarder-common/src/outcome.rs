@@ -288,6 +288,8 @@ outcomes! {
     DecapAnswer = 69, "decap_answer", Decap, Pass;
     /// Of a peer's transaction, but the peer does not have the service that it is for: served where it landed.
     LocalUnserved = 70, "local_unserved", Ingress, Pass;
+    /// Sent by this host, SIP from an address and port that is no service's and none of its sources: claims nothing.
+    EgressNotService = 71, "egress_not_service", Egress, Pass;
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

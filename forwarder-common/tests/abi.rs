@@ -53,9 +53,6 @@ fn now() -> String {
             peers_up,
             lifetimes,
             pad,
-            flags,
-            call_ticks,
-            pad_end,
         }
     );
     layout!(text, Lifetimes { proceeding, failed, ended });
@@ -76,7 +73,7 @@ fn words(text: &mut String) {
     for (name, value) in [
         ("service set", abi::SERVICE_SET.into()),
         ("service of affinity call", abi::AFFINITY_CALL.into()),
-        ("egress of affinity call", abi::EGRESS_AFFINITY_CALL.into()),
+        ("source of a service", abi::SERVICE_SOURCE.into()),
         ("event of a new claim", abi::EVENT_NEW.into()),
         ("explained key", abi::EXPLAINED_KEY.into()),
         ("explained outcome", abi::EXPLAINED_OUTCOME.into()),

@@ -1,8 +1,11 @@
 //! Egress: what the local proxy says is what this node owns. Every packet goes on untouched.
+//!
+//! The proxy is whoever sends from a service's address and port, or from one of its sources. What others send, from
+//! whatever process or network behind this host, claims nothing.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{ClaimEvent, Config, EVENT_NEW, NO_SERVICE, Service},
+    abi::{Address, ClaimEvent, Config, EVENT_NEW, Service, ServiceKey},
     claim::{self, Decision},
     coded,
     ids::Tick,
@@ -18,7 +21,7 @@ use forwarder_common::{
 };
 
 use crate::{
-    ingress, key,
+    key,
     maps::{self, Claims},
     packet::Frame,
     punt,
@@ -63,14 +66,15 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     let frame = whole(ctx)?;
     let config = maps::config().ok_or(Outcome::EgressOther)?;
     let udp = Ip { payload: at, ..ip }.ports(&frame).ok_or(Outcome::EgressOther)?;
-    let from = ip.source(&frame).and_then(|source| ingress::service(source, udp.source));
+    // The map has addresses alone under port 0.
+    let from = ip.source(&frame).and_then(|source| sender(source, udp.source)).filter(|_| udp.source != 0);
     let segment = segments(ctx, &udp);
-    match keys(ctx, Ip { payload: at, ..ip }, &udp, from, config) {
+    match (keys(ctx, Ip { payload: at, ..ip }, &udp, from), from) {
+        (Err(Keyless::Other), _) | (Err(Keyless::Unread), None) => Err(Outcome::EgressOther),
+        (Ok(_), None) => Err(stranger(ctx)),
         // Segments behind the first are the daemon's to claim.
-        Ok(marks) if segment == 0 => messages(marks, from, config),
-        Err(Keyless::Other) => Err(Outcome::EgressOther),
-        Ok(_) | Err(Keyless::Unread) if from.is_none() && segment == 0 => Err(Outcome::EgressOther),
-        Ok(_) | Err(Keyless::Unread) => {
+        (Ok(marks), Some(from)) if segment == 0 => messages(marks, from, config),
+        (Ok(_) | Err(Keyless::Unread), Some(_)) => {
             if ip.fragment {
                 maps::set_fragmented(ip.datagram(&frame).ok_or(Outcome::EgressFragment)?);
             }
@@ -79,10 +83,27 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
     }
 }
 
+/// The service whose proxy sends from an address and port: its own ones, or a source.
+#[inline(always)] // one look-up
+fn sender(source: Address, port: u16) -> Option<Service> {
+    maps::service(&ServiceKey { vip: source, port: port.to_be(), pad: 0 })
+}
+
+/// SIP that is nobody's proxy's. Now and then the daemon is shown some: a source may be missing in its configuration.
+#[inline(always)] // rare
+fn stranger(ctx: &TcContext) -> Outcome {
+    // SAFETY: the helper takes nothing and touches nothing.
+    if maps::may_show(unsafe { bpf_ktime_get_ns() }) {
+        // One that does not fit is as good as one that is not shown.
+        let _ = punt::copy_sent(ctx.skb.skb, Outcome::EgressNotService, ctx.len() as usize, 0);
+    }
+    Outcome::EgressNotService
+}
+
 /// Gives the daemon a copy: it claims what this program cannot read.
 #[inline(always)] // two places
 fn copy(ctx: &TcContext, segment: u32) -> Result<Outcome, Outcome> {
-    match punt::copy_sent(ctx.skb.skb, ctx.len() as usize, segment) {
+    match punt::copy_sent(ctx.skb.skb, Outcome::EgressPunted, ctx.len() as usize, segment) {
         Some(()) => Ok(Outcome::EgressPunted),
         None => Err(Outcome::EgressUnread),
     }
@@ -100,7 +121,7 @@ fn segments(ctx: &TcContext, udp: &Udp) -> u32 {
 /// one after the other on one CPU. All others are counted: what they belong to was claimed by the first.
 #[inline(always)] // rare
 fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
-    if !ip.fragment || ip.source(frame).and_then(|source| ingress::service(source, 0)).is_none() {
+    if !ip.fragment || ip.source(frame).and_then(|source| sender(source, 0)).is_none() {
         return Outcome::EgressOther;
     }
     if ip.datagram(frame) == Some(maps::fragmented()) && copy(ctx, 0).is_ok() {
@@ -143,7 +164,7 @@ enum Keyless {
 
 /// Both keys of the message whose UDP header is at the IP packet's payload, into the marks.
 #[inline(always)] // part of the entry program
-fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Config) -> Result<&'static Marks, Keyless> {
+fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>) -> Result<&'static Marks, Keyless> {
     let whole = ip.payload + udp.length;
     if udp.length < net::UDP || (whole > ip.end && !ip.fragment) {
         return Err(Keyless::Other);
@@ -151,7 +172,7 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Conf
     let end = if whole > ip.end { ip.end } else { whole };
     let marks = maps::marks_egress().ok_or(Keyless::Other)?;
     marks.begin(ip.payload + net::UDP, end);
-    match key::egress(ctx.skb.skb, key::flags(Seen::leaving(from.as_ref()), Affinity::of(from.as_ref(), config))) {
+    match key::egress(ctx.skb.skb, key::flags(Seen::leaving(from.as_ref()), Affinity::of(from.as_ref()))) {
         Ok(()) => Ok(marks),
         Err(NoKey::NotSip | NoKey::KeepAlive) => Err(Keyless::Other),
         Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete) => Err(Keyless::Unread),
@@ -160,19 +181,15 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>, config: &Conf
 
 /// Claims the keys of a message.
 #[inline(always)] // part of the entry program
-fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Outcome, Outcome> {
+fn messages(marks: &Marks, from: Service, config: &Config) -> Result<Outcome, Outcome> {
     let kind = marks.kind();
     let (invite, drains) = (marks.invite() != 0, maps::lease().drains());
-    let call_ticks = Affinity::of(from.as_ref(), config).call_ticks();
+    let call_ticks = Affinity::of(Some(&from)).call_ticks();
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
     let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
-    let (epoch, service) = match from {
-        Some(service) => (service.epoch, service.index),
-        None => (config.other_epoch, NO_SERVICE),
-    };
-    let (lifetime, sender) = (lifetime.pack(), u64::from(epoch) | u64::from(service) << 8);
+    let (lifetime, sender) = (lifetime.pack(), u64::from(from.epoch) | u64::from(from.index) << 8);
     let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
-    if Seen::leaving(from.as_ref()).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
+    if Seen::leaving(Some(&from)).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
         return Ok(of_two(outcome, claim_key(marks.reply_key(), lifetime, sender, KeyKind::Reply)));
     }
     Ok(outcome)
@@ -183,7 +200,7 @@ fn messages(marks: &Marks, from: Option<Service>, config: &Config) -> Result<Out
 struct Claimant {
     /// The epoch of the proxy that has sent the message.
     epoch: u8,
-    /// Its service's place in the daemon's list, or [`NO_SERVICE`].
+    /// Its service's place in the daemon's list.
     service: u8,
     /// Which key of the message it is.
     kind: KeyKind,

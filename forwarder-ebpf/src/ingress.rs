@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
-    abi::{Address, Config, NO_SERVICE, Service, ServiceKey},
+    abi::{Address, Config, NO_SERVICE, SERVICE_SET, Service, ServiceKey},
     claim,
     clock::Time,
     coded,
@@ -189,7 +189,8 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
 /// The service at an address and port.
 #[inline(always)] // one look-up
 pub(crate) fn service(vip: Address, port: u16) -> Option<Service> {
-    maps::service(&ServiceKey { vip, port: port.to_be(), pad: 0 })
+    let found = maps::service(&ServiceKey { vip, port: port.to_be(), pad: 0 });
+    found.filter(|service| service.flags & SERVICE_SET != 0)
 }
 
 /// What is no whole UDP datagram matters only if it is for a service's address.
@@ -240,7 +241,7 @@ fn message(
     }
     let marks = maps::marks_ingress().ok_or(Outcome::NotService)?;
     marks.begin(ip.payload + net::UDP, datagram_end);
-    if let Err(why) = key::ingress(ctx.ctx, key::flags(Seen::Arriving, Affinity::of(Some(&service), config))) {
+    if let Err(why) = key::ingress(ctx.ctx, key::flags(Seen::Arriving, Affinity::of(Some(&service)))) {
         let outcome = why.outcome();
         // Alone, every message is local, whatever it says.
         let alone = config.peers_up == 0 && outcome.punted().is_some();

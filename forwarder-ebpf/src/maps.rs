@@ -90,9 +90,12 @@ static CLOCK: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 /// Decapsulation: when this CPU last wrote a log record, in nanoseconds.
 #[map]
 static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Egress: when this CPU last showed the daemon SIP that is no service's, in nanoseconds.
+#[map]
+static SHOWN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Shortest time between two log records of one CPU, in nanoseconds.
-const LOG_INTERVAL_NS: u64 = 1_000_000_000;
+/// Shortest time between two log records of one CPU, or two packets that it shows the daemon, in nanoseconds.
+const INTERVAL_NS: u64 = 1_000_000_000;
 /// `BPF_F_MMAPABLE` of linux/bpf.h.
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 
@@ -126,7 +129,7 @@ pub(crate) fn service(key: &ServiceKey) -> Option<Service> {
     None
 }
 
-/// Whether some service has this port.
+/// Whether some service or source has this port.
 #[inline(always)] // an inlined array look-up
 pub(crate) fn is_service_port(port: u16) -> bool {
     let Some(word) = PORTS.get(u32::from(port) / 64) else { return false };
@@ -172,12 +175,23 @@ pub(crate) fn count(outcome: Outcome) {
 }
 
 /// Whether a log record may be written now.
-#[inline(always)] // rare
+#[inline(always)] // a few instructions
 pub(crate) fn may_log(now_ns: u64) -> bool {
-    let Some(last) = LOGGED.get_ptr_mut(0) else { return false };
-    // SAFETY: a per-CPU value that only this hook writes.
+    LOGGED.get_ptr_mut(0).is_some_and(|last| is_due(last, now_ns))
+}
+
+/// Whether the daemon may be shown a packet now.
+#[inline(always)] // a few instructions
+pub(crate) fn may_show(now_ns: u64) -> bool {
+    SHOWN.get_ptr_mut(0).is_some_and(|last| is_due(last, now_ns))
+}
+
+/// Whether the last time is long past; then it is now.
+#[inline(always)] // a few instructions
+fn is_due(last: *mut u64, now_ns: u64) -> bool {
+    // SAFETY: a per-CPU value that only one hook writes.
     unsafe {
-        if *last != 0 && now_ns.wrapping_sub(*last) < LOG_INTERVAL_NS {
+        if *last != 0 && now_ns.wrapping_sub(*last) < INTERVAL_NS {
             return false;
         }
         *last = now_ns;

@@ -68,9 +68,9 @@ fn copy(ctx: *mut xdp_md, reason: u32) -> Option<()> {
 
 /// Gives the daemon a copy of the first bytes of a packet that the host sends; the packet itself goes on.
 #[inline(always)] // rare
-pub(crate) fn copy_sent(ctx: *mut __sk_buff, length: usize, segment: u32) -> Option<()> {
+pub(crate) fn copy_sent(ctx: *mut __sk_buff, reason: Outcome, length: usize, segment: u32) -> Option<()> {
     let length = if length > packet::LARGE { packet::LARGE } else { length };
-    let reason = Outcome::EgressPunted.number();
+    let reason = reason.number();
     let head = abi::Punt { ifindex: 0, length: length as u32, reason, segment };
     if length <= packet::SMALL {
         maps::reserve::<{ packet::SMALL }>()?.fill(head, |to| packet::load_sent_small(ctx, to, length))

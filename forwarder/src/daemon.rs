@@ -31,6 +31,7 @@ mod report;
 mod settings;
 mod slow;
 mod sockets;
+mod strangers;
 mod sweep;
 
 use std::{

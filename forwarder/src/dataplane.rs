@@ -60,6 +60,9 @@ pub struct Settings {
     /// The services, at most [`abi::MAX_SERVICES`]. Their `index` belongs to this module; `epoch` is that of a fresh
     /// start.
     pub services: Vec<(ServiceKey, abi::Service)>,
+    /// Other addresses and ports from which proxies send, each with the place of its service in the above; at most
+    /// [`abi::MAX_SOURCES`].
+    pub sources: Vec<(ServiceKey, u8)>,
     /// Claims to hold; the table has at least twice the slots.
     pub claims: u32,
 }
@@ -73,6 +76,7 @@ pub struct Dataplane {
     config: abi::Config,
     /// In the order of the settings.
     services: Vec<(ServiceKey, abi::Service)>,
+    sources: Vec<(ServiceKey, u8)>,
     /// As last written, by this daemon or an earlier one.
     lease: abi::LeaseWord,
     /// There were no maps of an earlier daemon of this node.
@@ -116,10 +120,11 @@ impl Dataplane {
             peers_up = maps.peers_up()?;
             is_fresh = false;
         }
-        maps.set_services(&services)?;
+        let sources = settings.sources.clone();
+        maps.set_services(&services, &sources)?;
         maps.set_config(&config)?;
         let lease = maps.lease()?;
-        Ok(Self { ebpf, maps, claims, config, lease, is_fresh, services, peers_up, pins })
+        Ok(Self { ebpf, maps, claims, config, lease, is_fresh, services, sources, peers_up, pins })
     }
 
     /// The ring buffer with this node's claims. To be taken once.
@@ -220,7 +225,7 @@ impl Dataplane {
         self.config.epochs()
     }
 
-    /// The epoch of claims by messages that leave from an address that is no service's.
+    /// The node's own epoch, which changes with that of any service.
     #[must_use]
     pub const fn other_epoch(&self) -> Epoch {
         Epoch::new(self.config.other_epoch as u64)
@@ -273,8 +278,8 @@ impl Dataplane {
         self.maps.set_lease(self.lease)
     }
 
-    /// From now on the messages of each service claim under its epoch, all others under theirs, and claims of this node
-    /// under epochs that are not among these are ineffective. The services are those of the settings.
+    /// From now on the messages of each service claim under its epoch, and claims of this node under epochs that are not
+    /// among these are ineffective. The services are those of the settings.
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -287,7 +292,7 @@ impl Dataplane {
         for ((_, service), epoch) in self.services.iter_mut().zip(&given.services) {
             service.epoch = epoch.number();
         }
-        self.maps.set_services(&self.services)?;
+        self.maps.set_services(&self.services, &self.sources)?;
         self.config.epochs = live.bits();
         self.maps.set_config(&self.config)
     }
@@ -352,17 +357,15 @@ impl Dataplane {
         self.claims.set(key, entry, rest, now);
     }
 
-    /// The service with this address and port, in the programs' terms.
+    /// The service whose proxy sends from this address and port, its own or a source, in the programs' terms.
     #[must_use]
-    pub fn service(&self, vip: Address, port: u16) -> Option<abi::Service> {
-        let wanted = ServiceKey { vip, port: port.to_be(), pad: 0 };
-        self.services.iter().find(|(key, _)| *key == wanted).map(|(_, service)| *service)
-    }
-
-    /// How messages of this service are keyed, or of other addresses of this host.
-    #[must_use]
-    pub const fn affinity(&self, service: Option<&abi::Service>) -> Affinity {
-        Affinity::of(service, &self.config)
+    pub fn sender(&self, address: Address, port: u16) -> Option<abi::Service> {
+        let wanted = ServiceKey { vip: address, port: port.to_be(), pad: 0 };
+        let service = self.services.iter().find(|(key, _)| *key == wanted).map(|(_, service)| *service);
+        service.or_else(|| {
+            let (_, index) = self.sources.iter().find(|(key, _)| *key == wanted)?;
+            Some(abi::Service::source(&self.services.get(usize::from(*index))?.1))
+        })
     }
 
     /// The lifetime that a message of the local proxy gives to its claims; `None`: it claims nothing.
@@ -386,23 +389,20 @@ impl Dataplane {
         )
     }
 
-    /// Claims a key for this node as the egress program would, for a message of this service or of none; the
-    /// lifetime in milliseconds and the claim's epoch if peers must hear of it.
+    /// Claims a key for this node as the egress program would, for a message of this service; the lifetime in
+    /// milliseconds and the claim's epoch if peers must hear of it.
     #[must_use]
     pub fn claim_own(
         &self,
         key: u64,
         kind: KeyKind,
         lifetime: lifetime::Lifetime,
-        service: Option<&abi::Service>,
+        service: &abi::Service,
     ) -> Option<(u64, Epoch)> {
         let now = Tick::at(monotonic_ns());
         let live = |id| self.live_epochs(id);
         let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
-        let (epoch, index) = match service {
-            Some(service) => (service.epoch, service.index),
-            None => (self.config.other_epoch, abi::NO_SERVICE),
-        };
+        let (epoch, index) = (service.epoch, service.index);
         let (epoch, rest) = match (claim::decide(effective, lifetime, self.config.node, now), effective) {
             // A claim belongs to the run of the proxy that made it, whoever makes it longer.
             (Decision::Refresh, Some(entry)) => (entry.epoch().number(), None),

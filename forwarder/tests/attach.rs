@@ -73,7 +73,7 @@ fn try_load(pins: &Pins) -> Result<Dataplane, String> {
     let vip = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
     let service = abi::Service { flags: abi::SERVICE_SET, call_ticks: 1700, epoch: 5, index: 0 };
     let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[11, 22], [0; 2]], tag_epoch: 0 };
-    let settings = Settings { config, secrets, services: vec![(vip, service)], claims: 1024 };
+    let settings = Settings { config, secrets, services: vec![(vip, service)], sources: Vec::new(), claims: 1024 };
     Dataplane::load(&settings, Some(&pins.0)).map_err(|error| format!("{error:#}"))
 }
 

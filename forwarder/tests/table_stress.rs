@@ -28,6 +28,7 @@ use forwarder::{
 use forwarder_common::{
     abi::{self, Address, Config, Lifetimes, Peer, ServiceKey},
     ids::{Epoch, Epochs, NodeId, Tick},
+    keys::Affinity,
     rest::{Class, KeyKind},
     sip::fast,
     table::{self, Buckets, Entry, Place, SLOTS},
@@ -93,7 +94,7 @@ fn load_for(dir: &Path, claims: u32) -> Dataplane {
     let key = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
     let service = abi::Service { flags: abi::SERVICE_SET, epoch: EPOCH.number(), ..abi::Service::default() };
     let secrets = Secrets { hash_key: HASH_KEY, tag_key: [[0; 2]; 2], tag_epoch: 0 };
-    let settings = Settings { config, secrets, services: vec![(key, service)], claims };
+    let settings = Settings { config, secrets, services: vec![(key, service)], sources: Vec::new(), claims };
     let mut dataplane = Dataplane::load(&settings, Some(dir)).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
     dataplane.keep();
     dataplane
@@ -324,7 +325,8 @@ fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole
     let (mut kernel, daemon, _twin) = load_twice(&pins);
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let read: Vec<_> = (0..KEYS).map(|n| reply("read", n).request_key()).collect();
-    let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), daemon.affinity(None)).unwrap();
+    let service = daemon.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
+    let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), Affinity::Transaction).unwrap();
     let (done, mut next) = (AtomicBool::new(false), 0);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -334,7 +336,7 @@ fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole
         while next < KEYS {
             // Half of them while the kernel is at it, at the least.
             if next < KEYS / 2 || done.load(Ordering::Acquire) {
-                assert!(daemon.claim_own(read[next], KeyKind::Request, lifetime, None).is_some());
+                assert!(daemon.claim_own(read[next], KeyKind::Request, lifetime, &service).is_some());
                 next += 1;
             }
         }
@@ -351,9 +353,10 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     first.set_epochs(&Given { services, others: EPOCH }).unwrap();
     let invites: Vec<_> = (0..100).map(|n| Sip::invite(&format!("invite-{n}"))).collect();
     send_all(&mut first, &invites, |_| {});
-    let lifetime = first.lifetime(fast::kind::REQUEST, false, None, first.affinity(None)).unwrap();
+    let service = first.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
+    let lifetime = first.lifetime(fast::kind::REQUEST, false, None, Affinity::Transaction).unwrap();
     let other = reply("other", 0).request_key();
-    assert!(first.claim_own(other, KeyKind::Request, lifetime, None).is_some());
+    assert!(first.claim_own(other, KeyKind::Request, lifetime, &service).is_some());
     // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.
     let (core, peers) = (reply("core", 0).request_key(), reply("peers", 0).request_key());
     first.set_claim(core, NodeId::new(ME).unwrap(), EPOCH, LIFETIME_MS);
@@ -379,7 +382,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
         let OwnClaim { epoch, rest, .. } = known[&key];
         (epoch, rest.service(), rest.kind(), rest.class())
     };
-    assert_eq!(noted(other), (EPOCH, abi::NO_SERVICE, Some(KeyKind::Request), Some(Class::Short)));
+    assert_eq!(noted(other), (Epoch::new(9), 0, Some(KeyKind::Request), Some(Class::Short)));
     assert_eq!(noted(core), (EPOCH, abi::NO_SERVICE, None, None));
 }
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use forwarder_common::{abi::MAX_SERVICES, ids::NodeId};
+use forwarder_common::{
+    abi::{MAX_SERVICES, MAX_SOURCES},
+    ids::NodeId,
+};
 use toml::de::DeTable;
 
 use super::section::{Item, Layout, Section, line_of};
@@ -44,7 +47,7 @@ const LAYOUT: Layout = &[
             "hooks",
         ],
     ),
-    (SERVICE, &["vip", "port", "affinity", "probe"]),
+    (SERVICE, &["vip", "port", "affinity", "sources", "probe"]),
     (PROBE, &["interval_ms", "failures"]),
     (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret", "deny"]),
     (TIMERS, &["t1_ms", "timer_c_s", "call_ttl_s", "hold_ms"]),
@@ -174,7 +177,30 @@ fn services(top: &Section<'_>) -> anyhow::Result<Vec<Service>> {
         }
         services.push(service);
     }
+    sections.iter().zip(0..).try_for_each(|(section, place)| check_sources(section, &services, place))?;
     Ok(services)
+}
+
+/// What leaves from one address and port is one proxy's.
+fn check_sources(section: &Section<'_>, services: &[Service], place: usize) -> anyhow::Result<()> {
+    let many: usize = services.iter().map(|service| service.sources.len()).sum();
+    if many > MAX_SOURCES as usize {
+        let hint = format!("at most {MAX_SOURCES} are possible in all services");
+        return Err(section.refuse("sources", &format!("and those of other services are {many}; hint: {hint}")));
+    }
+    let own = services.get(place).map(|service| service.sources.as_slice()).unwrap_or_default();
+    for (number, source) in own.iter().enumerate() {
+        let is_service = |other: &Service| SocketAddr::new(other.vip, other.port) == *source;
+        if services.iter().any(is_service) {
+            let hint = "a service's own address and port claim in any case: remove it";
+            return Err(section.refuse("sources", &format!("has {source}, a service; hint: {hint}")));
+        }
+        let before = services.iter().take(place).any(|other| other.sources.contains(source));
+        if before || own.iter().take(number).any(|other| other == source) {
+            return Err(section.refuse("sources", &format!("has {source}, which is there twice; hint: remove one")));
+        }
+    }
+    Ok(())
 }
 
 fn service(section: &Section<'_>) -> anyhow::Result<Service> {
@@ -186,7 +212,18 @@ fn service(section: &Section<'_>) -> anyhow::Result<Service> {
     let words = [Affinity::Transaction, Affinity::Call].map(|affinity| (affinity.name(), affinity));
     let affinity = section.choice("affinity", &words)?.unwrap_or(Affinity::Transaction);
     let probe = section.section("probe", PROBE, LAYOUT)?.map(|probe| self::probe(&probe)).transpose()?;
-    Ok(Service { vip, port, affinity, probe })
+    Ok(Service { vip, port, affinity, sources: sources(section)?, probe })
+}
+
+fn sources(section: &Section<'_>) -> anyhow::Result<Vec<SocketAddr>> {
+    let hint = "give the proxy's other sockets, such as [\"10.9.2.2:5060\"]";
+    let mut sources = Vec::new();
+    for text in section.texts("sources", hint)?.unwrap_or_default() {
+        let source = socket(section, "sources", text)?;
+        unicast(section, "sources", source.ip(), hint)?;
+        sources.push(source);
+    }
+    Ok(sources)
 }
 
 fn probe(section: &Section<'_>) -> anyhow::Result<Probe> {

@@ -80,6 +80,8 @@ pub struct Service {
     pub port: u16,
     /// What its transactions are told apart by.
     pub affinity: Affinity,
+    /// Other addresses and ports from which its proxy sends; none of them a service's or another one's source.
+    pub sources: Vec<SocketAddr>,
     /// How its proxy is probed; `None` for not at all.
     pub probe: Option<Probe>,
 }

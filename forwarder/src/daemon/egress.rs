@@ -2,7 +2,7 @@
 
 use forwarder_common::{
     ids::EtherType,
-    keys::{Keys, Seen},
+    keys::{Affinity, Keys, Seen},
     net::{self, Ip},
     rest::KeyKind,
     sip::{fast::kind, full},
@@ -30,8 +30,9 @@ pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], context: &mut Cont
 fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mut Context<'_>) {
     let Some(payload) = payload(frame, ip) else { return };
     let port = Ip { payload: payload.0 - net::UDP, ..ip }.ports(&frame).map(|udp| udp.source);
-    let from = ip.source(&frame).zip(port).and_then(|(vip, port)| context.dataplane.service(vip, port));
-    let (affinity, seen) = (context.dataplane.affinity(from.as_ref()), Seen::leaving(from.as_ref()));
+    let from = ip.source(&frame).zip(port).and_then(|(source, port)| context.dataplane.sender(source, port));
+    let Some(from) = from else { return };
+    let (affinity, seen) = (Affinity::of(Some(&from)), Seen::leaving(Some(&from)));
     let text = frame.get(payload.0..payload.1).unwrap_or_default();
     let size = if segment == 0 { text.len().max(1) } else { segment as usize };
     for message in text.chunks(size) {
@@ -41,7 +42,7 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
         let keys = [Some((keys.request, KeyKind::Request)), keys.reply.map(|key| (key, KeyKind::Reply))];
         for (key, kind) in keys.into_iter().flatten() {
-            let claimed = context.dataplane.claim_own(key, kind, lifetime, from.as_ref());
+            let claimed = context.dataplane.claim_own(key, kind, lifetime, &from);
             let Some((remaining_ms, epoch)) = claimed else { continue };
             let (claimed_at_unix_us, kind) = (context.now.unix_us, kind.code() as u8);
             let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };

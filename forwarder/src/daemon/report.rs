@@ -210,7 +210,8 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
     });
     let files = sources.files.complaints().map(str::to_owned);
     let interfaces = &sources.config.interfaces;
-    let rest = sources.interfaces.warnings().chain(sources.next_hop_table.warnings(interfaces));
+    let strangers = sources.slow.warnings(now().monotonic_us);
+    let rest = sources.interfaces.warnings().chain(sources.next_hop_table.warnings(interfaces)).chain(strangers);
     proxies.chain(alone).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
 }
 

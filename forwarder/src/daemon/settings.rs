@@ -37,7 +37,10 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
         let key = ServiceKey { vip: address(service.vip), port: service.port.to_be(), pad: 0 };
         (key, abi::Service { flags, call_ticks, ..abi::Service::default() })
     });
-    let all_call = config.services.iter().all(|service| is_call(service.affinity));
+    let sources = config.services.iter().zip(0..abi::NO_SERVICE).flat_map(|(service, index)| {
+        let key = |source: &SocketAddr| ServiceKey { vip: address(source.ip()), port: source.port().to_be(), pad: 0 };
+        service.sources.iter().map(move |source| (key(source), index))
+    });
     dataplane::Settings {
         secrets: *secrets,
         config: abi::Config {
@@ -45,11 +48,10 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
             lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000),
-            flags: if all_call { abi::EGRESS_AFFINITY_CALL } else { 0 },
-            call_ticks: if all_call { call_ticks } else { 0 },
             ..abi::Config::default()
         },
         services: services.collect(),
+        sources: sources.collect(),
         claims: config.claims,
     }
 }

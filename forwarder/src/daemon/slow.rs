@@ -16,7 +16,7 @@ use forwarder_common::{
     question::Answer,
 };
 
-use super::{context::Context, egress, interfaces::Interfaces};
+use super::{context::Context, egress, interfaces::Interfaces, strangers::Strangers};
 use crate::{
     config::{Affinity, Config},
     dataplane::{Dataplane, Interface},
@@ -38,6 +38,7 @@ const DATAGRAMS_A_TURN: usize = 64;
 pub(super) struct Slow {
     path: SlowPath,
     sent: Sent,
+    strangers: Strangers,
     hash_key: [u64; 2],
     tunnel: Tunnel,
     interfaces: BTreeMap<u32, Interface>,
@@ -77,6 +78,7 @@ impl Slow {
         let mut slow = Self {
             path,
             sent: Sent::default(),
+            strangers: Strangers::default(),
             hash_key: secrets.hash_key,
             tunnel,
             interfaces: BTreeMap::new(),
@@ -125,6 +127,8 @@ impl Slow {
                 if let Some(packet) = self.sent.put(frame, context.now.monotonic_us) {
                     egress::claim_packet(self.hash_key, &packet, context);
                 }
+            } else if head.reason == Outcome::EgressNotService.number() {
+                self.strangers.put(frame, context.now.monotonic_us);
             } else if rejoins {
                 self.late.push((head, frame.to_vec()));
             } else {
@@ -132,6 +136,11 @@ impl Slow {
             }
         }
         false
+    }
+
+    /// For `status`: what looks like a proxy's and claims nothing.
+    pub(super) fn warnings(&self, now_us: u64) -> impl Iterator<Item = String> {
+        self.strangers.warnings(now_us)
     }
 
     /// Takes what was laid aside.

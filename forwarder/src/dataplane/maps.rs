@@ -131,13 +131,23 @@ impl Maps {
         Ok(None)
     }
 
-    /// Writes the services, the addresses alone and the port bits, and removes what is no longer there.
-    pub(super) fn set_services(&mut self, services: &[(ServiceKey, abi::Service)]) -> Result<()> {
+    /// Writes the services, their sources, the addresses alone and the port bits, and removes what is no longer there.
+    pub(super) fn set_services(
+        &mut self,
+        services: &[(ServiceKey, abi::Service)],
+        sources: &[(ServiceKey, u8)],
+    ) -> Result<()> {
         let mut wanted = services.to_vec();
-        for (key, _) in services {
-            let address = ServiceKey { port: 0, ..*key };
+        for (key, index) in sources {
+            let Some((_, service)) = services.get(usize::from(*index)) else { continue };
+            wanted.push((*key, service.source()));
+        }
+        // Those of services first: an address that is a source's as well is a service's.
+        for (key, entry) in wanted.clone() {
+            let address = ServiceKey { port: 0, ..key };
             if !wanted.iter().any(|(known, _)| *known == address) {
-                wanted.push((address, abi::Service { flags: abi::SERVICE_SET, ..abi::Service::default() }));
+                let flags = entry.flags & (abi::SERVICE_SET | abi::SERVICE_SOURCE);
+                wanted.push((address, abi::Service { flags, ..abi::Service::default() }));
             }
         }
         let slots = laid_out(&wanted)?;
@@ -147,7 +157,8 @@ impl Maps {
             }
         }
         for word in 0..abi::PORT_WORDS {
-            let ports = services.iter().map(|(key, _)| u16::from_be(key.port));
+            let keys = services.iter().map(|(key, _)| key).chain(sources.iter().map(|(key, _)| key));
+            let ports = keys.map(|key| u16::from_be(key.port));
             let bits = ports.filter(|port| u32::from(*port) / 64 == word).fold(0, |bits, port| bits | 1 << (port % 64));
             self.ports.set(word, bits, 0).context("write map PORTS")?;
         }

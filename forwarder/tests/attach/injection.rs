@@ -20,7 +20,7 @@ const LOOPBACK: Interface = Interface { ifindex: 1, mac: [0; 6], generic: false 
 fn dataplane() -> Dataplane {
     let secrets = Secrets { hash_key: [1, 2], tag_key: [[3, 4], [5, 6]], tag_epoch: 0 };
     let config = abi::Config { node: 1, ..abi::Config::default() };
-    let settings = Settings { config, secrets, services: Vec::new(), claims: 1024 };
+    let settings = Settings { config, secrets, services: Vec::new(), sources: Vec::new(), claims: 1024 };
     Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"))
 }
 

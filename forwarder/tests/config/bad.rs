@@ -14,6 +14,41 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     ("node = 1", "node = 1\nport = 5060", "line 2: unknown key `port`; hint: `port` belongs in [[service]]"),
     (
         "port = 5060",
+        "port = 5060\nsources = \"10.9.2.2:5060\"",
+        "line 7: `sources` in [[service]] is \"10.9.2.2:5060\"; \
+         hint: give the proxy's other sockets, such as [\"10.9.2.2:5060\"]",
+    ),
+    (
+        "port = 5060",
+        "port = 5060\nsources = [\"10.9.2.2\"]",
+        "line 7: `sources` in [[service]] is \"10.9.2.2\"; \
+         hint: give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"",
+    ),
+    (
+        "port = 5060",
+        "port = 5060\nsources = [\"0.0.0.0:5060\"]",
+        "line 7: `sources` in [[service]] has 0.0.0.0, an unspecified address; \
+         hint: give the proxy's other sockets, such as [\"10.9.2.2:5060\"]",
+    ),
+    (
+        "port = 5060",
+        "port = 5060\nsources = [\"192.0.2.10:5060\"]",
+        "line 7: `sources` in [[service]] has 192.0.2.10:5060, a service; \
+         hint: a service's own address and port claim in any case: remove it",
+    ),
+    (
+        "port = 5060",
+        "port = 5060\nsources = [\"10.9.2.2:5060\", \"10.9.2.2:5060\"]",
+        "line 7: `sources` in [[service]] has 10.9.2.2:5060, which is there twice; hint: remove one",
+    ),
+    (
+        "port = 5060",
+        "port = 5060\nsources = [\"10.9.2.2:5060\"]\n[[service]]\nvip = \"192.0.2.10\"\nport = 5080\n\
+         sources = [\"10.9.2.2:5060\"]",
+        "line 11: `sources` in [[service]] has 10.9.2.2:5060, which is there twice; hint: remove one",
+    ),
+    (
+        "port = 5060",
         "port = 5060\nprobe = { every = 1 }",
         "line 7: unknown key `every` in `probe`; hint: the nearest is `failures`; \
          the keys here are interval_ms, failures",

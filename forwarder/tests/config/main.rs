@@ -23,6 +23,7 @@ claims = 1_048_576
 vip = "192.0.2.10"
 port = 5060
 affinity = "call"
+sources = ["10.9.2.2:5060", "[2001:db8::2]:5070"]
 probe = { interval_ms = 1000, failures = 3 }
 
 [cluster]
@@ -78,6 +79,8 @@ fn every_key_is_read() {
     let [service] = config.services.as_slice() else { panic!("one service") };
     assert_eq!((service.vip, service.port), ("192.0.2.10".parse().unwrap(), 5060));
     assert_eq!(service.affinity, Affinity::Call);
+    let sources = ["10.9.2.2:5060", "[2001:db8::2]:5070"].map(|source| source.parse::<SocketAddr>().unwrap());
+    assert_eq!(service.sources, sources);
     assert_eq!(service.probe, Some(Probe { interval_ms: 1000, failures: 3 }));
     let timers = config.timers;
     assert_eq!((timers.t1_ms, timers.timer_c_s, timers.call_ttl_s, timers.hold_ms), (500, 180, 7200, 100));
@@ -115,7 +118,8 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!((config.hooks.on_state, config.hooks.timeout_s), (None, 10));
     assert_eq!((config.cluster.deny, config.file), (Deny::default(), None));
     let [service] = config.services.as_slice() else { panic!("one service") };
-    assert_eq!((service.affinity, service.probe), (Affinity::Transaction, None));
+    assert_eq!((service.affinity, service.probe.as_ref()), (Affinity::Transaction, None));
+    assert!(service.sources.is_empty());
 }
 
 #[test]

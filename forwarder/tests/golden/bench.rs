@@ -13,6 +13,7 @@ use forwarder_common::{
     clock::{Clock, Time},
     geneve::{self, Head, Headers, Inner, Kind, OuterV4, OuterV6, Sender},
     ids::{Epoch, Epochs, EtherType, NodeId, Tick},
+    keys::Affinity,
     lifetime, net,
     outcome::Outcome,
     question::{self, Answer},
@@ -58,6 +59,9 @@ pub(crate) struct Bench {
     punts: RingBuf<MapData>,
     node: u16,
     underlay: bool,
+    /// As they were asked for: family and port of each, and flags of all.
+    services: Vec<(bool, u16)>,
+    flags: u32,
 }
 
 pub(crate) fn address(ip: IpAddr) -> Address {
@@ -76,22 +80,33 @@ fn id(node: u16) -> NodeId {
     NodeId::new(node).unwrap()
 }
 
+/// Where frames leave from that have another source than the VIP.
+fn other_source(v6: bool) -> IpAddr {
+    if v6 { "2001:db8::90".parse().unwrap() } else { "192.0.2.138".parse().unwrap() }
+}
+
 impl Bench {
     pub(crate) fn new(node: u16, v6: bool) -> Self {
         Self::with_services(node, v6, &[(V4, 5060), (V6, 5060)])
     }
 
     pub(crate) fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
-        Self::build(node, v6, services, 0)
+        Self::build(node, v6, services, 0, false)
+    }
+
+    /// The same with services that have sources: the other addresses from which frames leave here, each the source of
+    /// the first service.
+    pub(crate) fn with_sources(self) -> Self {
+        Self::build(self.node, self.underlay, &self.services, self.flags, true)
     }
 
     /// The same with services of affinity `call`.
     pub(crate) fn with_affinity_call(self) -> Self {
-        Self::build(self.node, self.underlay, &[(V4, 5060), (V6, 5060)], abi::AFFINITY_CALL)
+        Self::build(self.node, self.underlay, &self.services, abi::AFFINITY_CALL, false)
     }
 
-    fn build(node: u16, v6: bool, services: &[(bool, u16)], flags: u32) -> Self {
-        let services = services.iter().map(|(v6, port)| {
+    fn build(node: u16, v6: bool, places: &[(bool, u16)], flags: u32, has_sources: bool) -> Self {
+        let services = places.iter().map(|(v6, port)| {
             let key = ServiceKey { vip: address(vip(*v6)), port: port.to_be(), pad: 0 };
             (
                 key,
@@ -110,16 +125,16 @@ impl Bench {
             epochs: Epochs::EMPTY.with(EPOCH).bits(),
             other_epoch: EPOCH.number(),
             lifetimes: LIFETIMES,
-            flags: if flags & abi::AFFINITY_CALL == 0 { 0 } else { abi::EGRESS_AFFINITY_CALL },
-            call_ticks: if flags & abi::AFFINITY_CALL == 0 { 0 } else { CALL_TICKS },
             ..Config::default()
         };
-        let settings = Settings { config, secrets: SECRETS, services: services.collect(), claims: 1024 };
+        let source = |v6| (ServiceKey { vip: address(other_source(v6)), port: 5060_u16.to_be(), pad: 0 }, 0);
+        let sources = if has_sources { vec![source(V4), source(V6)] } else { Vec::new() };
+        let settings = Settings { config, secrets: SECRETS, services: services.collect(), sources, claims: 1024 };
         let mut dataplane = Dataplane::load(&settings, None).unwrap_or_else(|error| panic!("{error:#} (run as root)"));
         let events = dataplane.take_events().unwrap();
         let punts = dataplane.take_punts().unwrap();
         let lease = Lease { diverts: false, drains: false, until_us: 0 };
-        Self { dataplane, lease, events, punts, node, underlay: v6 }
+        Self { dataplane, lease, events, punts, node, underlay: v6, services: places.to_vec(), flags }
     }
 
     pub(crate) const fn lifetimes(&self) -> Lifetimes {
@@ -241,12 +256,13 @@ impl Bench {
 
     /// The daemon claims a key for a message of this kind that egress could not read; whether peers must hear of it.
     pub(crate) fn claims_own(&self, key: u64, message_kind: u16, status: Option<u16>) -> bool {
-        let affinity = self.dataplane.affinity(None);
+        let service = self.dataplane.sender(address(vip(V4)), 5060).unwrap();
+        let affinity = Affinity::of(Some(&service));
         let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity).unwrap();
-        self.dataplane.claim_own(key, KeyKind::Request, lifetime, None).is_some()
+        self.dataplane.claim_own(key, KeyKind::Request, lifetime, &service).is_some()
     }
 
-    /// From now on the proxies claim under these epochs, and other sockets under the last one.
+    /// From now on the proxies claim under these epochs, and the last one is the node's own.
     pub(crate) fn epochs(&mut self, services: &[u64], others: u64) {
         let services = services.iter().copied().map(Epoch::new).collect();
         self.dataplane.set_epochs(&Given { services, others: Epoch::new(others) }).unwrap();

@@ -2,8 +2,9 @@
 
 use forwarder::dataplane::OwnClaim;
 use forwarder_common::{
-    abi::{ClaimEvent, NO_SERVICE},
+    abi::ClaimEvent,
     ids::{Epoch, Epochs},
+    outcome::Outcome,
     sip::fast::kind,
 };
 
@@ -77,16 +78,53 @@ fn cancel_makes_an_own_claim_last_but_a_final_reply_may_end_it_earlier() {
 }
 
 #[test]
-fn a_request_from_another_address_claims_the_request_key_alone() {
-    let mut bench = Bench::new(ME, V4);
-    let invite = Sip::invite("far-leg");
-    bench.send(&Frame::from_vip(V4, &invite.bytes()).with_another_source(), "egress_claimed");
-    assert_eq!(bench.events().iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key()]);
+fn a_request_from_a_source_claims_the_request_key_alone() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4).with_sources();
+        let invite = Sip::invite("far-leg");
+        bench.send(&Frame::from_vip(v6, &invite.bytes()).with_another_source(), "egress_claimed");
+        assert_eq!(bench.events().iter().map(|c| c.key).collect::<Vec<_>>(), [invite.request_key()]);
+    }
 }
 
 #[test]
-fn a_message_from_another_address_of_a_call_with_one_owner_ends_no_claim_of_it_earlier() {
-    let mut bench = Bench::new(ME, V4).with_affinity_call();
+fn what_leaves_from_no_service_and_no_source_claims_nothing_and_the_daemon_is_shown_some() {
+    let invite = Sip::invite("call");
+    for v6 in [V4, V6] {
+        let others = [
+            (Bench::new(ME, V4), Frame::from_vip(v6, &invite.bytes()).with_another_source()),
+            // The address alone, the port alone, and a fragment, of which the first one has the port.
+            (Bench::new(ME, V4).with_sources(), Frame::from_vip_port(v6, 5061, &invite.bytes())),
+            (Bench::new(ME, V4).with_sources(), Frame::from_vip_port(v6, 0, &invite.bytes())),
+            (Bench::new(ME, V4), Frame::from_vip(v6, &invite.padded_to(1400)).with_another_source().fragment(0)),
+        ];
+        for (mut bench, frame) in others {
+            bench.lives();
+            bench.send(&frame, "egress_not_service");
+            bench.send(&frame, "egress_not_service");
+            assert!(bench.events().is_empty() && bench.own_claims().is_empty());
+            let shown = bench.punts();
+            let reason = Outcome::EgressNotService.number();
+            // One a second and CPU.
+            assert!(!shown.is_empty() && shown.len() < 3, "{}", shown.len());
+            assert!(shown.iter().all(|(head, bytes)| head.reason == reason && bytes == frame.bytes()));
+        }
+    }
+}
+
+#[test]
+fn what_arrives_at_a_source_is_for_no_service() {
+    let mut bench = Bench::new(ME, V4).with_sources();
+    for v6 in [V4, V6] {
+        let invite = Frame::to_vip(v6, &Sip::invite("call").bytes());
+        bench.expect(&invite.clone().with_another_destination(), PASS, &["not_service"]);
+        bench.expect(&invite, PASS, &["local_alone"]);
+    }
+}
+
+#[test]
+fn a_message_from_a_source_of_a_call_with_one_owner_ends_no_claim_of_it_earlier() {
+    let mut bench = Bench::new(ME, V4).with_affinity_call().with_sources();
     let key = Sip::invite("call").call_key();
     bench.send(&Frame::from_vip(V4, &Sip::invite("call").bytes()), "egress_claimed");
     assert!(bench.remaining(key) > 1690);
@@ -146,7 +184,7 @@ fn empty_lines_before_a_message_that_the_proxy_relays_do_not_hide_it() {
         let mut bench = Bench::new(ME, V4);
         let message = [b"\r\n\r\n".as_slice(), &Sip::invite("call").bytes()].concat();
         bench.send(&Frame::from_vip(v6, &message), "egress_punted");
-        bench.send(&Frame::from_vip(v6, &message).with_another_source(), "egress_other");
+        bench.send(&Frame::from_vip_port(v6, 5061, &message), "egress_other");
         bench.send(&Frame::from_vip(v6, b"\r\n\r\n"), "egress_other");
         assert_eq!(bench.punts().len(), 1);
     }
@@ -170,7 +208,7 @@ fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
 
 #[test]
 fn each_service_claims_under_its_own_epoch_and_the_restart_of_one_proxy_leaves_the_others_claims() {
-    let mut bench = Bench::with_services(ME, V4, &[(V4, 5060), (V4, 5080)]);
+    let mut bench = Bench::with_services(ME, V4, &[(V4, 5060), (V4, 5080)]).with_sources();
     bench.peer(PEER, true);
     bench.epochs(&[3, 4], 6);
     let (one, two, three) = (Sip::invite("one"), Sip::invite("two"), Sip::invite("three"));
@@ -186,7 +224,7 @@ fn each_service_claims_under_its_own_epoch_and_the_restart_of_one_proxy_leaves_t
         (one.reply_key(), 3, 0, reply, proceeding),
         (two.request_key(), 4, 1, request, proceeding),
         (two.reply_key(), 4, 1, reply, proceeding),
-        (three.request_key(), 6, NO_SERVICE, request, proceeding),
+        (three.request_key(), 3, 0, request, proceeding),
     ];
     assert_eq!(claimed, expected);
     let own = bench.own_claims();
@@ -199,7 +237,7 @@ fn each_service_claims_under_its_own_epoch_and_the_restart_of_one_proxy_leaves_t
         assert_eq!(kept(&key), (key, epoch, service, kind.into(), class.into()));
     }
 
-    // The first proxy restarts, and with it the epoch of other sockets.
+    // The first proxy restarts, and with it the epoch of what its sources have sent.
     bench.epochs(&[7, 4], 8);
     let answer = |call: &str| Frame::to_vip(V4, &Sip::response(180, "INVITE", call).bytes());
     bench.expect(&answer("one"), PASS, &["unknown_response"]);

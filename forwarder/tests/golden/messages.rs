@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use forwarder::dataplane::monotonic_ns;
 use forwarder_common::{
-    abi::{AFFINITY_CALL, ClaimEvent, Config, EGRESS_AFFINITY_CALL, EVENT_NEW, NO_SERVICE, SERVICE_SET, Service},
+    abi::{AFFINITY_CALL, ClaimEvent, EVENT_NEW, SERVICE_SET, Service},
     claim::{self, Decision},
     ids::{Epoch, Epochs, Tick},
     keys::{Affinity, Keys, Seen},
@@ -34,7 +34,7 @@ use super::{
 const MESSAGES: usize = 10_000;
 /// A peer that is down.
 const DOWN: u16 = 3;
-/// The epochs of the two services and of other sockets; and one that is over.
+/// The epochs of the two services and of the node; and one that is over.
 const EPOCHS: [u64; 3] = [3, 4, 6];
 const STALE: Epoch = Epoch::new(9);
 /// How far the programs' clock may be behind, in nanoseconds: it moves with the jiffies, which an emulated machine may
@@ -63,6 +63,7 @@ impl Setting {
         if self.is_call {
             bench = bench.with_affinity_call();
         }
+        bench = bench.with_sources();
         let [v4, v6, others] = EPOCHS;
         bench.epochs(&[v4, v6], others);
         bench.peer(PEER, true);
@@ -81,45 +82,60 @@ impl Setting {
     }
 }
 
-/// Where a message leaves from: a service's address, or another one.
+/// Where a message leaves from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// A service's address and port.
+    Service,
+    /// A source of the first service.
+    Source,
+    /// A service's address, and another port.
+    Elsewhere,
+}
+
+/// Where a message leaves from, and in which family.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     v6: bool,
-    elsewhere: bool,
+    place: Place,
 }
 
 impl Sender {
-    const ALL: [Self; 4] = [
-        Self { v6: V4, elsewhere: false },
-        Self { v6: V6, elsewhere: false },
-        Self { v6: V4, elsewhere: true },
-        Self { v6: V6, elsewhere: true },
+    const ALL: [Self; 6] = [
+        Self { v6: V4, place: Place::Service },
+        Self { v6: V6, place: Place::Service },
+        Self { v6: V4, place: Place::Source },
+        Self { v6: V6, place: Place::Source },
+        Self { v6: V4, place: Place::Elsewhere },
+        Self { v6: V6, place: Place::Elsewhere },
     ];
 
     fn frame(self, payload: &[u8]) -> Frame {
-        let frame = Frame::from_vip(self.v6, payload);
-        if self.elsewhere { frame.with_another_source() } else { frame }
+        match self.place {
+            Place::Service => Frame::from_vip(self.v6, payload),
+            Place::Source => Frame::from_vip(self.v6, payload).with_another_source(),
+            Place::Elsewhere => Frame::from_vip_port(self.v6, 5061, payload),
+        }
     }
 
     fn seen(self) -> Seen {
-        if self.elsewhere { Seen::LeavingElsewhere } else { Seen::Leaving }
+        if self.place == Place::Service { Seen::Leaving } else { Seen::LeavingElsewhere }
     }
 
     fn affinity(self, setting: Setting) -> Affinity {
         let (flags, call_ticks) = if setting.is_call { (AFFINITY_CALL, CALL_TICKS) } else { (0, 0) };
         let service = Service { flags: SERVICE_SET | flags, call_ticks, ..Service::default() };
-        let flags = if setting.is_call { EGRESS_AFFINITY_CALL } else { 0 };
-        Affinity::of((!self.elsewhere).then_some(&service), &Config { flags, call_ticks, ..Config::default() })
+        Affinity::of((self.place != Place::Elsewhere).then_some(&service))
     }
 
-    /// The epoch of its claims, and the service that they name.
-    fn claimant(self) -> (u8, u8) {
-        let (place, service) = match (self.elsewhere, self.v6) {
-            (false, false) => (0, 0),
-            (false, true) => (1, 1),
-            (true, _) => (2, NO_SERVICE),
+    /// The epoch of its claims, and the service that they name; `None`: it makes none.
+    fn claimant(self) -> Option<(u8, u8)> {
+        let service = match (self.place, self.v6) {
+            (Place::Service, true) => 1,
+            (Place::Service, false) | (Place::Source, _) => 0,
+            (Place::Elsewhere, _) => return None,
         };
-        (EPOCHS[place] as u8, service)
+        Some((EPOCHS[service] as u8, service as u8))
     }
 }
 
@@ -145,11 +161,12 @@ impl Account {
             return Self::nothing(Outcome::EgressOther);
         }
         match (fast(payload, from.seen(), affinity.is_call()), full) {
+            (Ok(()), Ok(_)) if from.claimant().is_none() => Self::nothing(Outcome::EgressNotService),
             (Ok(()), Ok(message)) => Self::of_message(&message, from, setting, table, now),
             (Ok(()), Err(why)) => panic!("the fast reader has a key, the full one not: {why:?}"),
             (Err(NoKey::NotSip | NoKey::KeepAlive), Err(_)) => Self::nothing(Outcome::EgressOther),
             (Err(NoKey::NotSip | NoKey::KeepAlive), Ok(_)) => panic!("passed as no SIP, but it has a key"),
-            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) if from.elsewhere => {
+            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) if from.claimant().is_none() => {
                 Self::nothing(Outcome::EgressOther)
             }
             (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) => {
@@ -166,7 +183,7 @@ impl Account {
         let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
         let Some(lifetime) = lifetime else { return Self::nothing(Outcome::EgressNoClaim) };
         let keys = Keys::of(message, from.seen(), affinity.is_call(), HASH_KEY);
-        let (epoch, service) = from.claimant();
+        let (epoch, service) = from.claimant().unwrap();
         let mut account = Self::nothing(Outcome::EgressNoClaim);
         let reply = keys.reply.map(|key| (key, KeyKind::Reply));
         for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
@@ -266,7 +283,11 @@ fn check(bench: &mut Bench, random: &mut Random, payload: &[u8], from: Sender, s
     let moved = bench.sent(&frame);
     let latest = Tick::at(monotonic_ns());
     let told: Vec<_> = bench.events().into_iter().map(|event| ClaimEvent { at_ns: 0, ..event }).collect();
-    let copies = bench.punts().into_iter().map(|(_, bytes)| bytes).collect();
+    // What a stranger sends is shown to the daemon now and then.
+    let (shown, copies): (Vec<_>, Vec<_>) =
+        bench.punts().into_iter().partition(|(head, _)| head.reason == Outcome::EgressNotService.number());
+    assert!(shown.iter().all(|(_, bytes)| bytes == frame.bytes() && from.claimant().is_none()));
+    let copies = copies.into_iter().map(|(_, bytes)| bytes).collect();
     let after = table(bench);
 
     let outcome = match moved.as_slice() {
@@ -314,13 +335,14 @@ fn what_leaves_is_claimed_as_the_host_reads_it_in_every_random_message() {
     for setting in SETTINGS {
         let mut bench = setting.bench();
         for _ in 0..MESSAGES {
-            let (message, from) = (mutate(&mut random, &messages), Sender::ALL[random.below(4)]);
+            let (message, from) = (mutate(&mut random, &messages), Sender::ALL[random.below(6)]);
             let account = check(&mut bench, &mut random, &message, from, setting);
             *outcomes.entry(account.outcome.name()).or_default() += 1;
         }
     }
     // Each end that a message can come to was reached often enough to mean something.
-    let ends = ["claimed", "foreign", "no_claim", "other", "owner", "punted"].map(|end| format!("egress_{end}"));
+    let ends = ["claimed", "foreign", "no_claim", "not_service", "other", "owner", "punted"]
+        .map(|end| format!("egress_{end}"));
     assert!(outcomes.keys().eq(&ends), "{outcomes:?}");
     assert!(outcomes.values().all(|count| count * 100 >= MESSAGES), "{outcomes:?}");
 }

@@ -97,7 +97,7 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
         ..Config::default()
     };
     let secrets = Secrets { hash_key: [1, 2], tag_key: [[0; 2]; 2], tag_epoch: 0 };
-    Dataplane::load(&dataplane::Settings { config, secrets, services: Vec::new(), claims }, None)
+    Dataplane::load(&dataplane::Settings { config, secrets, services: Vec::new(), sources: Vec::new(), claims }, None)
 }
 
 /// What a peer needs before it starts.

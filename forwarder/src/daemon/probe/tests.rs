@@ -13,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 fn service(address: SocketAddr) -> Service {
     let probe = Some(Wanted { interval_ms: 100, failures: 1 });
-    Service { vip: address.ip(), port: address.port(), affinity: Affinity::Transaction, probe }
+    Service { vip: address.ip(), port: address.port(), affinity: Affinity::Transaction, sources: Vec::new(), probe }
 }
 
 fn inode(socket: &Blocking) -> u64 {
