@@ -18,6 +18,7 @@ mod mesh;
 mod opening;
 mod penalties;
 mod queue;
+mod rates;
 mod read;
 mod refusals;
 mod socket;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use forwarder::cluster::links::{Event, QUEUE_BYTES};
 use forwarder_core::failover::LinkEnd;
+use forwarder_core::node::Command;
 use forwarder_core::wire::{Gossip, VERSION};
 
 use super::daemon::{Authority, Daemon, free};
@@ -212,32 +213,94 @@ fn a_flood_of_datagrams_loses_datagrams_and_no_link() {
     assert_eq!((seen.counters.links.links_dropped, seen.counters.core.protocol_errors), (0, 0));
 }
 
+/// The first packets of so many calls, made for a listener that never answers.
+fn first_flights(caller: &Raw, calls: usize) -> Vec<Vec<u8>> {
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut buffer = [0; 2048];
+    let flights = (0..calls).map(|_| {
+        let call = caller.begin(listener.local_addr().unwrap());
+        let length = listener.recv(&mut buffer).unwrap();
+        drop(call);
+        // What the end of the call has to say.
+        listener.set_nonblocking(true).unwrap();
+        let first = buffer.get(..length).unwrap().to_vec();
+        while listener.recv(&mut buffer).is_ok() {}
+        listener.set_nonblocking(false).unwrap();
+        first
+    });
+    flights.filter(|first| first.len() >= 1200).collect()
+}
+
 #[test]
 fn half_open_handshakes_keep_nobody_else_out() {
     let authority = Authority::new("edge");
     let (one, two) = pair(&authority);
-    // The first flight of a real call, to be sent from many ports and never gone on with.
-    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // From many ports, and never gone on with.
     let caller = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
-    let call = caller.begin(listener.local_addr().unwrap());
-    let mut buffer = [0; 2048];
-    let length = listener.recv(&mut buffer).unwrap();
-    drop(call);
-    let first = buffer.get(..length).unwrap();
-    let sockets: Vec<_> = (0..200).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    // QUIC tells connections apart by their ids.
-    for (number, socket) in sockets.iter().enumerate() {
-        let mut packet = first.to_vec();
-        // The destination connection id of an Initial begins at its seventh byte (RFC 9000 §17.2.2).
-        if let Some(byte) = packet.get_mut(6..8) {
-            byte.copy_from_slice(&(number as u16).to_be_bytes());
-        }
-        socket.send_to(&packet, one.address).unwrap();
+    let flights = first_flights(&caller, 200);
+    assert!(flights.len() > 100, "{}", flights.len());
+    let sockets: Vec<_> = flights.iter().map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    for (socket, first) in sockets.iter().zip(&flights) {
+        socket.send_to(first, one.address).unwrap();
     }
     let three = Daemon::start(&authority.identity(3, "edge"), free("127.0.0.3"), &[one.address]);
     one.poll_until("an honest node comes up meanwhile", |seen| seen.is_up(3));
     undisturbed(&one, &two, 1);
     drop(three);
+}
+
+#[test]
+fn a_stranger_signs_nobody_up_before_its_address_is_proven() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let caller = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let flights = first_flights(&caller, 20);
+    let socket = UdpSocket::bind("127.0.0.5:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut buffer = [0; 2048];
+    for first in &flights {
+        socket.send_to(first, one.address).unwrap();
+    }
+    let mut answers = 0;
+    while let Ok(length) = socket.recv(&mut buffer) {
+        // A Retry (RFC 9000 §17.2.5) and nothing else: no certificate, no signature, and less than was sent.
+        assert_eq!(buffer.first().map(|byte| byte >> 4), Some(0b1111), "a long header of type 3");
+        assert!(length < 200, "{length}");
+        answers += 1;
+    }
+    assert!(answers > 10, "{answers}");
+    undisturbed(&one, &two, 1);
+}
+
+#[test]
+fn a_flood_of_first_packets_is_bounded_and_an_honest_node_comes_up_beside_it() {
+    let authority = Authority::new("edge");
+    let (one, two) = pair(&authority);
+    let caller = Raw::new(&authority.identity(3, "edge"), ALPN, "127.0.0.1:0");
+    let flights = first_flights(&caller, 100);
+    let over = Arc::new(AtomicBool::new(false));
+    let (end, to) = (Arc::clone(&over), one.address);
+    let flood = std::thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.5:0").unwrap();
+        let mut sent = 0_u64;
+        while !end.load(Ordering::Acquire) {
+            for first in &flights {
+                sent += u64::from(socket.send_to(first, to).is_ok());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sent
+    });
+    one.poll_until("more come than are asked to prove their address", |seen| {
+        seen.counters.links.refused_handshakes > 5000
+    });
+    // It calls and is called: one of the two goes through, its seeds are called from the first moment.
+    let three = Daemon::start(&authority.identity(3, "edge"), free("127.0.0.3"), &[one.address]);
+    one.commands.blocking_send(Command::Call { peer: id(3), address: three.address }).unwrap();
+    one.poll_until("an honest node comes up meanwhile", |seen| seen.is_up(3));
+    undisturbed(&one, &two, 1);
+    over.store(true, Ordering::Release);
+    assert!(flood.join().unwrap() > 5000);
 }
 
 #[test]

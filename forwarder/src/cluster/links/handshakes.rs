@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use forwarder_common::ids::NodeId;
 use quinn::{ClientConfig, Endpoint, Incoming};
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 
 use super::calls::Callee;
 use super::handshake::{self, Failure, Verified};
+use super::rates::{Rates, block};
 use crate::foreign::Foreign;
 use crate::identity::Identity;
 
@@ -16,9 +19,10 @@ use crate::identity::Identity;
 const CALLERS: usize = 128;
 /// As many of them may be with addresses that are neither seeds nor members.
 const STRANGERS: usize = 64;
-/// As many may be with one address: one that begins and never ends them keeps nobody else out.
-const OF_ONE_ADDRESS: usize = 16;
-/// From this many on, a caller must first prove that its address is its own.
+/// As many may be with one address, or one network of IPv6: a host that begins and never ends them keeps nobody else
+/// out.
+const OF_ONE_BLOCK: usize = 16;
+/// From this many on, a caller of a known address must prove that it is its own, as all others must.
 const UNPROVEN: usize = 16;
 
 /// A handshake that has ended.
@@ -47,17 +51,35 @@ struct Running {
     task: AbortHandle,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handshakes {
+    rates: Rates,
     set: JoinSet<Result<Verified, Failure>>,
     running: HashMap<Id, Running>,
     calls: BTreeMap<Callee, Id>,
     callers: usize,
     strangers: usize,
-    by_address: BTreeMap<IpAddr, usize>,
+    by_block: BTreeMap<IpAddr, usize>,
 }
 
 impl Handshakes {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            rates: Rates::new(now),
+            set: JoinSet::new(),
+            running: HashMap::new(),
+            calls: BTreeMap::new(),
+            callers: 0,
+            strangers: 0,
+            by_block: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a node that has shown its certificate may have another connection.
+    pub(super) fn links(&mut self, peer: NodeId) -> bool {
+        self.rates.links(peer, Instant::now())
+    }
+
     /// Calls somebody.
     pub(super) fn call(
         &mut self,
@@ -85,17 +107,27 @@ impl Handshakes {
 
     /// Answers a caller, whose address is a seed's or a member's or else a stranger's.
     pub(super) fn answer(&mut self, incoming: Incoming, is_stranger: bool, identity: &Arc<Identity>) -> Answer {
-        let address = incoming.remote_address();
-        let with_address = self.by_address.get(&address.ip()).copied().unwrap_or_default();
-        let full = self.callers >= CALLERS || is_stranger && self.strangers >= STRANGERS;
-        if full || with_address >= OF_ONE_ADDRESS {
-            incoming.refuse();
-            return Answer::Refused;
-        }
-        if self.callers >= UNPROVEN && incoming.may_retry() {
-            // An error is a caller that cannot be asked to prove its address, which `may_retry` has ruled out.
+        let (address, now) = (incoming.remote_address(), Instant::now());
+        // Before anything is remembered or signed for it: the address may be another's.
+        let is_proven = incoming.remote_address_validated();
+        if !is_proven && (is_stranger || self.callers >= UNPROVEN || !self.rates.trusts(now)) {
+            if !incoming.may_retry() || !self.rates.asks(now) {
+                incoming.ignore();
+                return Answer::Refused;
+            }
+            // An error is a caller that cannot be asked, which `may_retry` has ruled out.
             let _ = incoming.retry();
             return Answer::Asked;
+        }
+        let of_block = self.by_block.get(&block(address.ip())).copied().unwrap_or_default();
+        let full = self.callers >= CALLERS || is_stranger && self.strangers >= STRANGERS;
+        if full || of_block >= OF_ONE_BLOCK || !self.rates.begins(address.ip(), is_stranger, now) {
+            if self.rates.says_no(now) {
+                incoming.refuse()
+            } else {
+                incoming.ignore()
+            }
+            return Answer::Refused;
         }
         let identity = Arc::clone(identity);
         let task = self.set.spawn(async move {
@@ -106,7 +138,7 @@ impl Handshakes {
         });
         self.callers += 1;
         self.strangers += usize::from(is_stranger);
-        *self.by_address.entry(address.ip()).or_default() += 1;
+        *self.by_block.entry(block(address.ip())).or_default() += 1;
         self.running.insert(task.id(), Running { address, callee: None, is_stranger, task });
         Answer::Begun
     }
@@ -140,10 +172,10 @@ impl Handshakes {
     fn has_answered(&mut self, address: IpAddr, is_stranger: bool) {
         self.callers -= 1;
         self.strangers -= usize::from(is_stranger);
-        if let Some(count) = self.by_address.get_mut(&address) {
+        if let Some(count) = self.by_block.get_mut(&block(address)) {
             *count -= 1;
             if *count == 0 {
-                self.by_address.remove(&address);
+                self.by_block.remove(&block(address));
             }
         }
     }

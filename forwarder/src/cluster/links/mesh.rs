@@ -83,7 +83,7 @@ impl Mesh {
             shared: Arc::clone(&shared),
             events: events.clone(),
             calls: Calls::new(node, seeds, Instant::now()),
-            handshakes: Handshakes::default(),
+            handshakes: Handshakes::new(Instant::now()),
             links: Table::default(),
             parked: BTreeMap::new(),
             traffic: BTreeMap::new(),
@@ -270,6 +270,11 @@ impl Mesh {
         }
         if self.penalties.is_kept_out(peer, Instant::now()) {
             return Close::Protocol.apply(connection, "broke the protocol a little while ago");
+        }
+        // What this node has called itself is paced by its own pauses.
+        if caller == peer && !self.handshakes.links(peer) {
+            count(&self.shared.counters.refused_handshakes);
+            return Close::Ended.apply(connection, "too many connections");
         }
         match self.links.choose(peer, caller, address) {
             Choice::New => self.add(verified, caller),
