@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::forwarder::{Cluster, Config, ensure_moved};
+use tests::forwarder::{Cluster, Config};
 use tests::lab::{Family, Host, Lab, SIP, VIP4};
 use tests::poll::poll_until_true;
 use tests::traffic::{Endpoint, Sip};
@@ -51,11 +51,8 @@ fn only_the_proxy_claims(family: Family) -> Result<()> {
         for daemon in &cluster.daemons {
             ensure!(daemon.owner("other@lab", 1, None)?.is_none(), "what others send is claimed");
         }
-        let after = cluster.outcomes()?;
-        let counts = [vec![("egress_not_service", 2), ("egress_claimed", 1)], vec![], vec![]];
-        for ((before, after), wanted) in before.iter().zip(&after).zip(&counts) {
-            ensure_moved("three messages", before, after, wanted)?;
-        }
+        let moves = cluster.outcomes()?.since(&before);
+        moves.exactly("three messages", &[&[("egress_not_service", 2), ("egress_claimed", 1)], &[], &[]])?;
 
         // The daemon is shown a packet a second and CPU.
         let sentence = format!("leaves from {}, which is no service's", other.address()?);
