@@ -26,7 +26,7 @@ pub const MAX_SERVICES: u32 = NO_SERVICE as u32;
 pub const NO_SERVICE: u8 = u8::MAX;
 /// Bytes of the ring buffer for packets in the daemon's hands: about 2,000 of the usual size.
 pub const PUNT_BYTES: u32 = 4 << 20;
-/// Bytes of the ring buffer for claim events: about 131,000 events of 24 bytes with their headers of 8.
+/// Bytes of the ring buffer for claim events: about 105,000 events of 32 bytes with their headers of 8.
 pub const EVENT_BYTES: u32 = 4 << 20;
 
 /// An IP address in 16 bytes; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2), so that both families share a path.
@@ -382,19 +382,23 @@ impl Served {
     }
 }
 
-/// What the egress program tells the daemon: a claim of this node, new or with another lifetime.
+/// What the egress program tells the daemon: a claim of this node, new or longer, or what a message says of the
+/// transaction that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct ClaimEvent {
     /// The key.
     pub key: u64,
+    /// What the key is tied to, 0 for nothing: the request key of a reply key; with a request key, the key that it and
+    /// the top Via's branch give, of a reply that of the server transaction, of an ACK its own.
+    pub other: u64,
     /// `CLOCK_MONOTONIC` in nanoseconds when the packet left.
     pub at_ns: u64,
-    /// Lifetime in ticks from then on.
+    /// Lifetime in ticks from then on, which the message gives to the claim, or would if the claim were new.
     pub ticks: u16,
-    /// The epoch of the claim.
+    /// The epoch of the claim; with [`EVENT_KEPT`] that of the service.
     pub epoch: u8,
-    /// [`EVENT_NEW`] or 0 for a refresh.
+    /// [`EVENT_NEW`], [`EVENT_KEPT`], or 0 for a refresh.
     pub flags: u8,
     /// The place of the service in the daemon's list, or [`NO_SERVICE`].
     pub service: u8,
@@ -402,12 +406,14 @@ pub struct ClaimEvent {
     pub kind: u8,
     /// Code of the [`crate::rest::Class`] that the message gives to the claim.
     pub class: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Code of the [`crate::lifetime::Sign`] of the message.
+    pub sign: u8,
 }
 
 /// The claim is new.
 pub const EVENT_NEW: u8 = 1;
+/// The claim is as it was: the event is for what the message says of its transaction.
+pub const EVENT_KEPT: u8 = 2;
 
 /// Head of a record in the ring buffer of punted packets; the frame follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -460,7 +466,7 @@ const _: () = {
     assert!(size_of::<Config>() == 88);
     assert!(size_of::<LeaseWord>() == 8);
     assert!(size_of::<Peer>() == 88);
-    assert!(size_of::<ClaimEvent>() == 24);
+    assert!(size_of::<ClaimEvent>() == 32);
     assert!(size_of::<Punt>() == 16);
     assert!(size_of::<Explained>() == 40);
 };

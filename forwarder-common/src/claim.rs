@@ -26,6 +26,8 @@ pub enum Decision {
     Refresh,
     /// It is this node's already, and its end stays.
     Keep,
+    /// As [`Self::Keep`], and the daemon is to hear of the message.
+    Tell,
     /// Another node's claim counts.
     Foreign,
     /// There is none that counts, and the message makes none.
@@ -38,7 +40,8 @@ pub enum Decision {
 pub const fn decide(effective: Option<Entry>, lifetime: Lifetime, me: u16, now: Tick) -> Decision {
     match effective {
         Some(entry) if entry.owner() != me => Decision::Foreign,
-        Some(entry) if lifetime.changes(entry.remaining(now) as u16) => Decision::Refresh,
+        Some(entry) if lifetime.extends(entry.remaining(now) as u16) => Decision::Refresh,
+        Some(entry) if lifetime.tells(entry.remaining(now) as u16) => Decision::Tell,
         Some(_) => Decision::Keep,
         None if lifetime.claims => Decision::New,
         None => Decision::NoClaim,
@@ -87,31 +90,33 @@ mod tests {
 
     #[test]
     fn what_becomes_of_a_claim_follows_the_table() {
-        use Decision::{Foreign, Keep, New, NoClaim, Refresh};
+        use Decision::{Foreign, Keep, New, NoClaim, Refresh, Tell};
         let lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
-        let of =
-            |message, invite, status, drains| lifetime::of(message, invite, status, &lifetimes, 0, drains).unwrap();
+        let of = |message, invite, status, drains| lifetime::of(message, invite, status, &lifetimes, 0, drains);
         let messages = [
             of(kind::REQUEST, true, 0, false),    // INVITE
+            of(kind::RESPONSE, true, 180, false), // it rings
             of(kind::RESPONSE, true, 200, false), // its end
             of(kind::CANCEL, false, 0, false),
+            of(kind::ACK, false, 0, false),
             of(kind::REQUEST, false, 0, true), // anything else, while the node drains
         ];
+        let new = [New, New, New, NoClaim, NoClaim, New];
         for (found, expected) in [
             // What does not count is as if it were not there: nothing, expired, of an earlier epoch, of a node that is
             // down.
-            (None, [New, New, NoClaim, New]),
-            (Some(entry(ME, 4, 0)), [New, New, NoClaim, New]),
-            (Some(entry(ME, 6, 50)), [New, New, NoClaim, New]),
-            (Some(entry(PEER, 4, 50)), [New, New, NoClaim, New]),
-            (Some(entry(DOWN, 5, 50)), [New, New, NoClaim, New]),
+            (None, new),
+            (Some(entry(ME, 4, 0)), new),
+            (Some(entry(ME, 6, 50)), new),
+            (Some(entry(PEER, 4, 50)), new),
+            (Some(entry(DOWN, 5, 50)), new),
             // A peer's that counts is left alone.
-            (Some(entry(PEER, 5, 50)), [Foreign; 4]),
-            // An own one is written anew where its end moves.
-            (Some(entry(ME, 4, 57)), [Keep, Refresh, Keep, Keep]),
-            (Some(entry(ME, 5, 12)), [Refresh, Refresh, Refresh, Keep]),
-            (Some(entry(ME, 5, 11)), [Refresh, Keep, Refresh, Keep]),
-            (Some(entry(ME, 5, 1)), [Refresh, Refresh, Refresh, Keep]),
+            (Some(entry(PEER, 5, 50)), [Foreign; 6]),
+            // An own one is written anew where it gains, and never to end earlier.
+            (Some(entry(ME, 4, 57)), [Keep, Tell, Tell, Keep, Tell, Keep]),
+            (Some(entry(ME, 5, 12)), [Refresh, Refresh, Tell, Refresh, Keep, Keep]),
+            (Some(entry(ME, 5, 11)), [Refresh, Refresh, Keep, Refresh, Keep, Keep]),
+            (Some(entry(ME, 5, 1)), [Refresh, Refresh, Refresh, Refresh, Keep, Keep]),
         ] {
             let effective = found.filter(|entry| is_effective(*entry, NOW, live));
             assert_eq!(messages.map(|lifetime| decide(effective, lifetime, ME, NOW)), expected, "{found:?}");

@@ -1,6 +1,12 @@
 //! How long a claim lasts after the owner has sent a message (RFC 3261 §17, RFC 6026).
 
-use crate::{abi::Lifetimes, ids::Tick, rest::Class, sip::fast::kind};
+use crate::{
+    abi::Lifetimes,
+    coded,
+    ids::Tick,
+    rest::{Class, KeyKind},
+    sip::fast::kind,
+};
 
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
 const T4_MS: u64 = 5000;
@@ -16,16 +22,35 @@ pub const fn of_timers(t1_ms: u64, timer_c_ms: u64) -> Lifetimes {
     }
 }
 
+coded! {
+    /// What a message that the owner sends says of the transaction that it belongs to.
+    ///
+    /// Only an INVITE's can end long before its claims would; the daemon, which hears of both keys of a transaction,
+    /// makes them end then (`forwarder-core/src/node/invites.rs`). The programs make no claim shorter.
+    pub enum Sign {
+        /// Nothing that matters.
+        Nothing = 1,
+        /// It is an INVITE.
+        Invite = 2,
+        /// It is a provisional reply to an INVITE: this server transaction waits for its final one.
+        Provisional = 3,
+        /// It is a final reply to an INVITE.
+        Final = 4,
+        /// It is an ACK: an INVITE of this host has had its final reply.
+        Ack = 5,
+    }
+}
+
 /// The lifetime that a message gives to its claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// Ticks from now.
     pub ticks: u16,
-    /// A longer lifetime than this ends earlier.
-    pub shortens: bool,
+    /// What the message says of its transaction.
+    pub sign: Sign,
     /// The message makes a claim where there is none.
     pub claims: bool,
-    /// The message makes a shorter lifetime longer.
+    /// The message makes a shorter lifetime longer, see [`Self::extends`].
     pub extends: bool,
     /// Which lifetime it is.
     pub class: Class,
@@ -37,9 +62,9 @@ impl Lifetime {
     #[must_use]
     pub const fn pack(self) -> u32 {
         self.ticks as u32
-            | (self.shortens as u32) << 16
             | (self.claims as u32) << 17
             | (self.extends as u32) << 18
+            | (self.sign.code() as u32) << 20
             | (self.class.code() as u32) << 24
     }
 
@@ -52,13 +77,11 @@ impl Lifetime {
             // No such word was packed.
             None => Class::Short,
         };
-        Self {
-            ticks: word as u16,
-            shortens: word >> 16 & 1 != 0,
-            claims: word >> 17 & 1 != 0,
-            extends: word >> 18 & 1 != 0,
-            class,
-        }
+        let sign = match Sign::decode(word as u64 >> 20 & 0xf) {
+            Some(sign) => sign,
+            None => Sign::Nothing,
+        };
+        Self { ticks: word as u16, sign, claims: word >> 17 & 1 != 0, extends: word >> 18 & 1 != 0, class }
     }
 
     /// Whether a claim with `remaining` ticks is to be written anew.
@@ -67,14 +90,37 @@ impl Lifetime {
     /// more than a transaction needs: at least 206 s of the 217 s that a proceeding INVITE asks for.
     #[inline(always)] // a few instructions
     #[must_use]
-    pub const fn changes(self, remaining: u16) -> bool {
+    pub const fn extends(self, remaining: u16) -> bool {
         let slack = self.ticks / 16;
-        (self.extends && remaining.saturating_add(slack) < self.ticks) || (self.shortens && remaining > self.ticks)
+        self.extends && remaining.saturating_add(slack) < self.ticks
+    }
+
+    /// What a key of the message is tied to, see [`crate::abi::ClaimEvent::other`]: `branch` is what the request key
+    /// gives with the top Via's branch.
+    #[inline(always)] // a few compares
+    #[must_use]
+    pub const fn tied_to(self, key: KeyKind, request: u64, branch: u64) -> u64 {
+        match (key, self.sign) {
+            (KeyKind::Reply, Sign::Invite) => request,
+            (KeyKind::Request, Sign::Provisional | Sign::Final | Sign::Ack) => branch,
+            (KeyKind::Request | KeyKind::Reply, _) => 0,
+        }
+    }
+
+    /// Whether the daemon must hear of the message though the claim with `remaining` ticks stays as it is: one more
+    /// server transaction waits, or one has ended and the claim may be too long.
+    #[inline(always)] // a few instructions
+    #[must_use]
+    pub const fn tells(self, remaining: u16) -> bool {
+        match self.sign {
+            Sign::Nothing | Sign::Invite => false,
+            Sign::Provisional => true,
+            Sign::Final | Sign::Ack => remaining > self.ticks,
+        }
     }
 }
 
-/// What a message of `message_kind` that the owner sends does; `None`: nothing. `call_ticks` is 0 without affinity
-/// `call`.
+/// What a message of `message_kind` that the owner sends does. `call_ticks` is 0 without affinity `call`.
 ///
 /// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands.
 #[inline(always)] // part of the egress program
@@ -86,20 +132,22 @@ pub const fn of(
     lifetimes: &Lifetimes,
     call_ticks: u16,
     drains: bool,
-) -> Option<Lifetime> {
-    let (ticks, shortens, claims, class) = match message_kind {
-        kind::ACK => return None,
-        kind::CANCEL => (lifetimes.failed, false, false, Class::Short),
-        kind::RESPONSE if invite && status >= 300 => (lifetimes.failed, true, true, Class::Short),
-        kind::RESPONSE if invite && status >= 200 => (lifetimes.ended, true, true, Class::Short),
-        _ if invite => (lifetimes.proceeding, false, true, Class::Proceeding),
-        _ => (lifetimes.ended, false, true, Class::Short),
+) -> Lifetime {
+    let (ticks, sign, class) = match message_kind {
+        kind::ACK => (lifetimes.failed, Sign::Ack, Class::Short),
+        kind::CANCEL => (lifetimes.failed, Sign::Nothing, Class::Short),
+        kind::RESPONSE if invite && status >= 300 => (lifetimes.failed, Sign::Final, Class::Short),
+        kind::RESPONSE if invite && status >= 200 => (lifetimes.ended, Sign::Final, Class::Short),
+        kind::RESPONSE if invite => (lifetimes.proceeding, Sign::Provisional, Class::Proceeding),
+        _ if invite => (lifetimes.proceeding, Sign::Invite, Class::Proceeding),
+        _ => (lifetimes.ended, Sign::Nothing, Class::Short),
     };
-    let extends = !drains || invite || message_kind == kind::CANCEL;
+    let claims = message_kind != kind::ACK && message_kind != kind::CANCEL;
+    let extends = message_kind != kind::ACK && (!drains || invite || message_kind == kind::CANCEL);
     if call_ticks != 0 {
-        return Some(Lifetime { ticks: call_ticks, shortens: false, claims, extends, class: Class::Call });
+        return Lifetime { ticks: call_ticks, sign: Sign::Nothing, claims, extends, class: Class::Call };
     }
-    Some(Lifetime { ticks, shortens, claims, extends, class })
+    Lifetime { ticks, sign, claims, extends, class }
 }
 
 #[cfg(test)]
@@ -108,30 +156,27 @@ mod tests {
 
     const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
 
-    fn after(message_kind: u16, invite: bool, status: u16) -> Option<(u16, bool, bool)> {
-        of(message_kind, invite, status, &TICKS, 0, false).map(|l| {
-            assert_eq!(Lifetime::unpack(l.pack()), l);
-            assert_eq!(matches!(l.class, Class::Proceeding), l.ticks == TICKS.proceeding, "{l:?}");
-            (l.ticks, l.shortens, l.claims)
-        })
+    fn after(message_kind: u16, invite: bool, status: u16) -> (u16, Sign, bool) {
+        let lifetime = of(message_kind, invite, status, &TICKS, 0, false);
+        assert_eq!(Lifetime::unpack(lifetime.pack()), lifetime);
+        assert_eq!(matches!(lifetime.class, Class::Proceeding), lifetime.ticks == TICKS.proceeding, "{lifetime:?}");
+        (lifetime.ticks, lifetime.sign, lifetime.claims)
     }
 
     #[test]
     fn each_kind_of_message_has_its_lifetime() {
-        assert_eq!(after(kind::REQUEST, true, 0), Some((57, false, true)));
-        assert_eq!(after(kind::RESPONSE, true, 100), Some((57, false, true)));
-        assert_eq!(after(kind::RESPONSE, true, 183), Some((57, false, true)));
-        assert_eq!(after(kind::RESPONSE, true, 200), Some((11, true, true)));
-        assert_eq!(after(kind::RESPONSE, true, 486), Some((18, true, true)));
-        assert_eq!(after(kind::RESPONSE, false, 200), Some((11, false, true)));
-        assert_eq!(after(kind::REQUEST, false, 0), Some((11, false, true)));
-        assert_eq!(after(kind::CANCEL, false, 0), Some((18, false, false)));
-        assert_eq!(after(kind::ACK, false, 0), None);
+        assert_eq!(after(kind::REQUEST, true, 0), (57, Sign::Invite, true));
+        assert_eq!(after(kind::RESPONSE, true, 100), (57, Sign::Provisional, true));
+        assert_eq!(after(kind::RESPONSE, true, 183), (57, Sign::Provisional, true));
+        assert_eq!(after(kind::RESPONSE, true, 200), (11, Sign::Final, true));
+        assert_eq!(after(kind::RESPONSE, true, 486), (18, Sign::Final, true));
+        assert_eq!(after(kind::RESPONSE, false, 200), (11, Sign::Nothing, true));
+        assert_eq!(after(kind::REQUEST, false, 0), (11, Sign::Nothing, true));
+        assert_eq!(after(kind::CANCEL, false, 0), (18, Sign::Nothing, false));
+        assert_eq!(after(kind::ACK, false, 0), (18, Sign::Ack, false));
         let call = of(kind::RESPONSE, true, 200, &TICKS, 1700, false);
-        assert_eq!(
-            call,
-            Some(Lifetime { ticks: 1700, shortens: false, claims: true, extends: true, class: Class::Call })
-        );
+        let expected = Lifetime { ticks: 1700, sign: Sign::Nothing, claims: true, extends: true, class: Class::Call };
+        assert_eq!(call, expected);
     }
 
     #[test]
@@ -150,23 +195,44 @@ mod tests {
     #[test]
     fn a_draining_node_lets_all_end_but_its_invites() {
         let extends = |message_kind, invite, status| {
-            of(message_kind, invite, status, &TICKS, 0, true).map(|lifetime| (lifetime.claims, lifetime.extends))
+            let lifetime = of(message_kind, invite, status, &TICKS, 0, true);
+            (lifetime.claims, lifetime.extends)
         };
-        assert_eq!(extends(kind::REQUEST, true, 0), Some((true, true)));
-        assert_eq!(extends(kind::RESPONSE, true, 183), Some((true, true)));
-        assert_eq!(extends(kind::CANCEL, false, 0), Some((false, true)));
-        assert_eq!(extends(kind::REQUEST, false, 0), Some((true, false)));
-        assert_eq!(extends(kind::RESPONSE, false, 200), Some((true, false)));
-        let ended = of(kind::RESPONSE, false, 200, &TICKS, 0, true).unwrap();
-        assert!(!ended.changes(1), "what has little left gains nothing");
+        assert_eq!(extends(kind::REQUEST, true, 0), (true, true));
+        assert_eq!(extends(kind::RESPONSE, true, 183), (true, true));
+        assert_eq!(extends(kind::CANCEL, false, 0), (false, true));
+        assert_eq!(extends(kind::ACK, false, 0), (false, false));
+        assert_eq!(extends(kind::REQUEST, false, 0), (true, false));
+        assert_eq!(extends(kind::RESPONSE, false, 200), (true, false));
+        let ended = of(kind::RESPONSE, false, 200, &TICKS, 0, true);
+        assert!(!ended.extends(1), "what has little left gains nothing");
     }
 
     #[test]
-    fn a_claim_is_written_anew_only_when_it_gains_or_must_end_earlier() {
-        let extend = Lifetime { ticks: 57, shortens: false, claims: true, extends: true, class: Class::Proceeding };
-        assert!(!extend.changes(57) && !extend.changes(54) && extend.changes(53) && !extend.changes(100));
-        let shorten = Lifetime { ticks: 11, shortens: true, claims: true, extends: true, class: Class::Short };
-        assert_eq!(Lifetime::unpack(shorten.pack()), shorten);
-        assert!(shorten.changes(57) && !shorten.changes(11) && shorten.changes(10));
+    fn a_claim_is_written_anew_only_when_it_gains_and_no_message_makes_one_shorter() {
+        let proceeding = of(kind::RESPONSE, true, 183, &TICKS, 0, false);
+        assert_eq!([57, 54, 53, 100].map(|left| proceeding.extends(left)), [false, false, true, false]);
+        let refused = of(kind::RESPONSE, true, 486, &TICKS, 0, false);
+        assert_eq!([57, 18, 16].map(|left| refused.extends(left)), [false, false, true]);
+        let ack = of(kind::ACK, false, 0, &TICKS, 0, false);
+        assert!(![1, 18, 57].iter().any(|left| ack.extends(*left)));
+    }
+
+    #[test]
+    fn the_daemon_hears_who_waits_for_a_final_reply_and_who_has_sent_one_too_early_for_the_claim() {
+        let tells = |message_kind, invite, status| {
+            [1, 18, 19, 57].map(|left| of(message_kind, invite, status, &TICKS, 0, false).tells(left))
+        };
+        assert_eq!(tells(kind::RESPONSE, true, 100), [true; 4]);
+        assert_eq!(tells(kind::RESPONSE, true, 486), [false, false, true, true]);
+        assert_eq!(tells(kind::ACK, false, 0), [false, false, true, true]);
+        for (message_kind, invite, status) in [
+            (kind::REQUEST, true, 0),
+            (kind::REQUEST, false, 0),
+            (kind::RESPONSE, false, 200),
+            (kind::CANCEL, false, 0),
+        ] {
+            assert_eq!(tells(message_kind, invite, status), [false; 4]);
+        }
     }
 }

@@ -18,6 +18,7 @@ use forwarder_common::{
         ServiceSlot,
     },
     ids::{Epochs, Tick},
+    lifetime::Sign,
     outcome::{Outcome, SLOTS},
     rest::{Class, KeyKind, Rest},
     table::{self, Entry},
@@ -57,7 +58,7 @@ fn now() -> String {
     );
     layout!(text, Lifetimes { proceeding, failed, ended });
     layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, clock, served });
-    layout!(text, ClaimEvent { key, at_ns, ticks, epoch, flags, service, kind, class, pad });
+    layout!(text, ClaimEvent { key, other, at_ns, ticks, epoch, flags, service, kind, class, sign });
     layout!(text, Punt { ifindex, length, reason, segment });
     layout!(text, Explained { request_key, reply_key, result, cseq, call_id, branch, kind, status, pad });
     words(&mut text);
@@ -75,6 +76,15 @@ fn words(text: &mut String) {
         ("service of affinity call", abi::AFFINITY_CALL.into()),
         ("source of a service", abi::SERVICE_SOURCE.into()),
         ("event of a new claim", abi::EVENT_NEW.into()),
+        ("event of a claim as it was", abi::EVENT_KEPT.into()),
+        (
+            "signs",
+            Sign::Nothing.code()
+                | Sign::Invite.code() << 4
+                | Sign::Provisional.code() << 8
+                | Sign::Final.code() << 12
+                | Sign::Ack.code() << 16,
+        ),
         ("explained key", abi::EXPLAINED_KEY.into()),
         ("explained outcome", abi::EXPLAINED_OUTCOME.into()),
         ("lease that diverts", LeaseWord::new(true, false, 0).0),

@@ -16,6 +16,7 @@ mod digests;
 mod effects;
 mod error;
 mod inbox;
+mod invites;
 mod log;
 mod members;
 mod outbox;
@@ -43,7 +44,7 @@ use crate::ages::{AgeSummary, Ages};
 use crate::store::Entry;
 use crate::wire::{self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service};
 
-pub use self::claims::LocalClaim;
+pub use self::claims::{InviteSign, LocalClaim};
 pub use self::counters::CoreCounters;
 pub use self::error::ProtocolError;
 pub use self::output::{Command, Kind, MapWrite, Output};
@@ -164,6 +165,19 @@ impl Node {
         self.claims.take_own(claim, now, &mut self.effects);
         self.push(now);
         self.end_asks_for(claim.key, now);
+    }
+
+    /// Takes what a message of this host's proxy says of the INVITE with that request key; after
+    /// [`Self::handle_local`], if the message has made its claims or made them longer.
+    ///
+    /// The claims of an INVITE end together when it has ended, earlier than the programs have said: that goes to the
+    /// peers as another version of each, and into the kernel's map as [`MapWrite::End`].
+    pub fn handle_invite(&mut self, request: u64, sign: InviteSign, now: Now) {
+        let before = self.claims.log().next();
+        self.claims.take_sign(request, sign, now, &mut self.effects);
+        if self.claims.log().next() != before {
+            self.push(now);
+        }
     }
 
     /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims

@@ -6,6 +6,8 @@
 mod asks;
 #[path = "cluster/epochs.rs"]
 mod epochs;
+#[path = "cluster/invites.rs"]
+mod invites;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/mesh.rs"]

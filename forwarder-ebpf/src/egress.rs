@@ -5,7 +5,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{Address, ClaimEvent, Config, EVENT_NEW, Service, ServiceKey},
+    abi::{Address, ClaimEvent, Config, EVENT_KEPT, EVENT_NEW, Service, ServiceKey},
     claim::{self, Decision},
     coded,
     ids::Tick,
@@ -172,7 +172,9 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>) -> Result<&'s
     let end = if whole > ip.end { ip.end } else { whole };
     let marks = maps::marks_egress().ok_or(Keyless::Other)?;
     marks.begin(ip.payload + net::UDP, end);
-    match key::egress(ctx.skb.skb, key::flags(Seen::leaving(from.as_ref()), Affinity::of(from.as_ref()))) {
+    let affinity = Affinity::of(from.as_ref());
+    let of_invite = if affinity.is_call() { 0 } else { key::BRANCH_OF_INVITE };
+    match key::egress(ctx.skb.skb, key::flags(Seen::leaving(from.as_ref()), affinity) | of_invite) {
         Ok(()) => Ok(marks),
         Err(NoKey::NotSip | NoKey::KeepAlive) => Err(Keyless::Other),
         Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete) => Err(Keyless::Unread),
@@ -186,9 +188,12 @@ fn messages(marks: &Marks, from: Service, config: &Config) -> Result<Outcome, Ou
     let (invite, drains) = (marks.invite() != 0, maps::lease().drains());
     let call_ticks = Affinity::of(Some(&from)).call_ticks();
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
-    let Some(lifetime) = lifetime else { return Ok(Outcome::EgressNoClaim) };
     let (lifetime, sender) = (lifetime.pack(), u64::from(from.epoch) | u64::from(from.index) << 8);
     let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
+    if kind == fast::kind::ACK {
+        // Whosever the transaction is: the ACK of a 2xx goes through any node.
+        return Ok(Outcome::EgressNoClaim);
+    }
     if Seen::leaving(Some(&from)).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
         return Ok(of_two(outcome, claim_key(marks.reply_key(), lifetime, sender, KeyKind::Reply)));
     }
@@ -212,6 +217,11 @@ impl Claimant {
     const fn unpack(word: u64) -> Self {
         let kind = if let Some(kind) = KeyKind::decode(word >> 16) { kind } else { KeyKind::Request };
         Self { epoch: word as u8, service: (word >> 8) as u8, kind }
+    }
+
+    #[inline(always)] // a few instructions
+    const fn pack(self) -> u64 {
+        self.epoch as u64 | (self.service as u64) << 8 | self.kind.code() << 16
     }
 }
 
@@ -287,6 +297,13 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
             Decision::New => true,
             Decision::Refresh => false,
             Decision::Keep => return Claimed::Own,
+            Decision::Tell => {
+                let epoch = match effective {
+                    Some(entry) => entry.epoch().number(),
+                    None => claimant.epoch,
+                };
+                return tell(key, lifetime, Claimant { epoch, ..claimant }, EVENT_KEPT);
+            }
             Decision::Foreign => return Claimed::Foreign,
             Decision::NoClaim => return Claimed::NoClaim,
         };
@@ -309,29 +326,44 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
                 Claims(marks).exchange(place, new, Entry::default());
                 continue;
             }
-            return tell(key, lifetime, claimant, is_new);
+            return tell(key, lifetime, claimant, if is_new { EVENT_NEW } else { 0 });
         }
     }
     Claimed::Lost
 }
 
-#[inline(always)] // one helper call
-fn tell(key: u64, lifetime: Lifetime, claimant: Claimant, fresh: bool) -> Claimed {
+#[inline(always)] // a call
+fn tell(key: u64, lifetime: Lifetime, claimant: Claimant, flags: u8) -> Claimed {
+    let told = egress_tell(key, u64::from(lifetime.pack()), claimant.pack(), u64::from(flags));
+    // The function gives no other code.
+    Claimed::decode(told).unwrap_or(Claimed::Lost)
+}
+
+/// Tells the daemon of a claim; the code of what became of it. `lifetime`, `claimant` and `flags` as in
+/// [`egress_claim`] and [`ClaimEvent`].
+///
+/// Global, so that the verifier walks it once, not after every try of the above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_tell(key: u64, lifetime: u64, claimant: u64, flags: u64) -> u64 {
+    let Some(marks) = maps::marks_egress() else { return Claimed::Lost.code() };
+    let (lifetime, claimant) = (Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant));
     // SAFETY: the helper takes nothing and touches nothing.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let event = ClaimEvent {
         key,
+        other: lifetime.tied_to(claimant.kind, marks.request_key(), marks.reply_key()),
         at_ns,
         ticks: lifetime.ticks,
         epoch: claimant.epoch,
-        flags: if fresh { EVENT_NEW } else { 0 },
+        flags: flags as u8,
         service: claimant.service,
         kind: claimant.kind.code() as u8,
         class: lifetime.class.code() as u8,
-        pad: 0,
+        sign: lifetime.sign.code() as u8,
     };
     if !maps::tell(event) {
-        return Claimed::Lost;
+        return Claimed::Lost.code();
     }
-    if fresh { Claimed::New } else { Claimed::Own }
+    if flags == u64::from(EVENT_NEW) { Claimed::New.code() } else { Claimed::Own.code() }
 }

@@ -18,6 +18,9 @@ pub(crate) const X_OF_REQUEST: u64 = 2;
 /// The reply key of a reply is wanted.
 pub(crate) const X_OF_REPLY: u64 = 4;
 
+/// The key that the branch gives of a reply to an INVITE, or of an ACK, is wanted if it can be had.
+pub(crate) const BRANCH_OF_INVITE: u64 = 8;
+
 /// How the keys of a message are asked for.
 #[inline(always)] // mostly known where it is asked
 pub(crate) const fn flags(seen: Seen, affinity: Affinity) -> u64 {
@@ -110,9 +113,13 @@ fn try_key(frame: Frame, marks: &Marks, flags: u64, chunk: impl Fn(u64) -> u64) 
     scan(marks, chunk)?;
     fast::cseq(&frame, marks)?;
     let hash = fast::hash(&frame, marks, config.hash_key, flags & AFFINITY_CALL != 0)?;
-    let of_this_kind = if marks.kind() == fast::kind::RESPONSE { X_OF_REPLY } else { X_OF_REQUEST };
-    if flags & of_this_kind != 0 {
-        fast::reply_key(&frame, marks, hash)?;
+    let kind = marks.kind();
+    let of_this_kind = if kind == fast::kind::RESPONSE { X_OF_REPLY } else { X_OF_REQUEST };
+    let of_invite = kind == fast::kind::ACK || (kind == fast::kind::RESPONSE && marks.invite() != 0);
+    if flags & of_this_kind != 0 || (flags & BRANCH_OF_INVITE != 0 && of_invite) {
+        let read = fast::reply_key(&frame, marks, hash);
+        // Without a branch such a message still has its request key.
+        return if flags & of_this_kind != 0 { read } else { Ok(()) };
     }
     Ok(())
 }

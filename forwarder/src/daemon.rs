@@ -514,6 +514,9 @@ impl Daemon {
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
                 }
+                Output::Map(MapWrite::End { key, epoch, was_ms, remaining_ms }) => {
+                    self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
+                }
                 Output::Map(MapWrite::Peer { up: false, .. }) => {
                     // The failover machine has said so.
                 }

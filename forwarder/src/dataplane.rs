@@ -24,7 +24,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use forwarder_common::{
-    abi::{self, Address, Peer, ServiceKey},
+    abi::{self, Address, ClaimEvent, Peer, ServiceKey},
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Affinity,
@@ -368,7 +368,20 @@ impl Dataplane {
         })
     }
 
-    /// The lifetime that a message of the local proxy gives to its claims; `None`: it claims nothing.
+    /// The end of a claim of this node is another one, see [`forwarder_core::node::MapWrite::End`].
+    pub fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
+        let now = Tick::at(monotonic_ns());
+        let (was, remaining) = (Tick::covering_ms(was_ms), Tick::covering_ms(remaining_ms));
+        let is_known = |entry: table::Entry| {
+            // Neither end is known better than to a tick.
+            let left = entry.remaining(now);
+            entry.owner() == self.config.node && entry.epoch() == epoch && left != 0 && left <= u64::from(was) + 1
+        };
+        let entry = table::Entry::new(key, self.config.node, epoch.number(), now.after(remaining));
+        self.claims.replace(key, entry, is_known);
+    }
+
+    /// The lifetime that a message of the local proxy gives to its claims.
     ///
     /// `message_kind` is one of [`forwarder_common::sip::fast::kind`].
     #[must_use]
@@ -378,7 +391,7 @@ impl Dataplane {
         invite: bool,
         status: Option<u16>,
         affinity: Affinity,
-    ) -> Option<lifetime::Lifetime> {
+    ) -> lifetime::Lifetime {
         lifetime::of(
             message_kind,
             invite,
@@ -389,29 +402,36 @@ impl Dataplane {
         )
     }
 
-    /// Claims a key for this node as the egress program would, for a message of this service; the lifetime in
-    /// milliseconds and the claim's epoch if peers must hear of it.
+    /// Claims a key for this node as the egress program would, for a message of this service, and tied to `other`; what
+    /// the program would tell the daemon of it, if anything.
     #[must_use]
     pub fn claim_own(
         &self,
-        key: u64,
+        (key, other): (u64, u64),
         kind: KeyKind,
         lifetime: lifetime::Lifetime,
         service: &abi::Service,
-    ) -> Option<(u64, Epoch)> {
-        let now = Tick::at(monotonic_ns());
+    ) -> Option<ClaimEvent> {
+        let at_ns = monotonic_ns();
+        let now = Tick::at(at_ns);
         let live = |id| self.live_epochs(id);
         let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
-        let (epoch, index) = (service.epoch, service.index);
-        let (epoch, rest) = match (claim::decide(effective, lifetime, self.config.node, now), effective) {
-            // A claim belongs to the run of the proxy that made it, whoever makes it longer.
-            (Decision::Refresh, Some(entry)) => (entry.epoch().number(), None),
-            (Decision::New | Decision::Refresh, _) => (epoch, Some(Rest::of(key, index, kind, lifetime.class))),
-            (Decision::Keep | Decision::Foreign | Decision::NoClaim, _) => return None,
+        let (epoch, service) = (service.epoch, service.index);
+        // A claim belongs to the run of the proxy that made it, whoever makes it longer.
+        let known = effective.map_or(epoch, |entry| entry.epoch().number());
+        let (epoch, flags) = match claim::decide(effective, lifetime, self.config.node, now) {
+            Decision::New => (epoch, abi::EVENT_NEW),
+            Decision::Refresh => (known, 0),
+            Decision::Tell => (epoch, abi::EVENT_KEPT),
+            Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
         };
-        let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
-        self.claims.set(key, entry, rest, now);
-        Some((Tick::milliseconds(lifetime.ticks), Epoch::new(epoch.into())))
+        if flags != abi::EVENT_KEPT {
+            let rest = (flags == abi::EVENT_NEW).then(|| Rest::of(key, service, kind, lifetime.class));
+            let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
+            self.claims.set(key, entry, rest, now);
+        }
+        let (kind, class, sign) = (kind.code() as u8, lifetime.class.code() as u8, lifetime.sign.code() as u8);
+        Some(ClaimEvent { key, other, at_ns, ticks: lifetime.ticks, epoch, flags, service, kind, class, sign })
     }
 
     /// The live epochs of a node as the programs know them, this one or a peer; none of one that is down.

@@ -326,7 +326,7 @@ fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let read: Vec<_> = (0..KEYS).map(|n| reply("read", n).request_key()).collect();
     let service = daemon.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
-    let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), Affinity::Transaction).unwrap();
+    let lifetime = daemon.lifetime(fast::kind::RESPONSE, true, Some(180), Affinity::Transaction);
     let (done, mut next) = (AtomicBool::new(false), 0);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -336,7 +336,7 @@ fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole
         while next < KEYS {
             // Half of them while the kernel is at it, at the least.
             if next < KEYS / 2 || done.load(Ordering::Acquire) {
-                assert!(daemon.claim_own(read[next], KeyKind::Request, lifetime, &service).is_some());
+                assert!(daemon.claim_own((read[next], 0), KeyKind::Request, lifetime, &service).is_some());
                 next += 1;
             }
         }
@@ -354,9 +354,9 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     let invites: Vec<_> = (0..100).map(|n| Sip::invite(&format!("invite-{n}"))).collect();
     send_all(&mut first, &invites, |_| {});
     let service = first.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
-    let lifetime = first.lifetime(fast::kind::REQUEST, false, None, Affinity::Transaction).unwrap();
+    let lifetime = first.lifetime(fast::kind::REQUEST, false, None, Affinity::Transaction);
     let other = reply("other", 0).request_key();
-    assert!(first.claim_own(other, KeyKind::Request, lifetime, &service).is_some());
+    assert!(first.claim_own((other, 0), KeyKind::Request, lifetime, &service).is_some());
     // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.
     let (core, peers) = (reply("core", 0).request_key(), reply("peers", 0).request_key());
     first.set_claim(core, NodeId::new(ME).unwrap(), EPOCH, LIFETIME_MS);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
-use forwarder_core::node::{Command, LocalClaim, Node, NodeSettings, Now, Output, State};
+use forwarder_core::node::{Command, InviteSign, LocalClaim, Node, NodeSettings, Now, Output, State};
 
 /// The node that is looked at; the others are its peers.
 const ME: usize = 0;
@@ -177,6 +177,7 @@ impl<'a> Script<'a> {
                 let node = usize::from(self.byte()) % NODES;
                 self.nodes[node].leave();
             }
+            15 => self.sign(),
             _ => {}
         }
         self.poll_all();
@@ -192,6 +193,20 @@ impl<'a> Script<'a> {
         let is_restored = node & 0x80 != 0;
         let node = &mut self.nodes[usize::from(node) % NODES];
         if is_restored { node.handle_restored(claim, now) } else { node.handle_local(claim, now) }
+    }
+
+    /// A host's egress program tells its daemon of a message of an INVITE.
+    fn sign(&mut self) {
+        let (node, request, sign, branch) = (self.byte(), self.number(), self.byte(), u64::from(self.byte()));
+        let (now, remaining_ms) = (self.now(), u64::from(sign) * 200);
+        let sign = match sign % 5 {
+            0 => InviteSign::Begun,
+            1 => InviteSign::SentOn { reply: branch },
+            2 => InviteSign::Provisional { server: branch },
+            3 => InviteSign::Final { server: branch, remaining_ms },
+            _ => InviteSign::Acknowledged { branch, remaining_ms },
+        };
+        self.nodes[usize::from(node) % NODES].handle_invite(u64::from(request), sign, now);
     }
 
     fn ask(&mut self) {

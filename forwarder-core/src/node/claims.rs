@@ -8,6 +8,7 @@
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
 use super::effects::Effects;
+use super::invites::Invites;
 use super::log::Log;
 use super::output::MapWrite;
 use super::settings::NodeSettings;
@@ -32,6 +33,8 @@ const SWEEP_CLAIMS: usize = 16_384;
 /// An end that moves by more than this, in microseconds, is worth a write into the kernel's map, whose own clock ticks
 /// in 4.3 s; what is less is the jitter of the way here.
 const MOVE_US: u64 = 500_000;
+/// What an end in ticks of the kernel's clock may be off by, in microseconds.
+const TICK_US: u64 = 5_000_000;
 
 /// A claim that this host's egress program made, or changed the end of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,37 @@ pub struct LocalClaim {
     pub epoch: Epoch,
     /// What kind of key it is, 0..=15: 1 a request key, 2 a reply key, 0 not known.
     pub kind: u8,
+}
+
+/// What a message of the local proxy says of an INVITE, or of one that it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InviteSign {
+    /// The claim of its request key is new, and none that was made for a final reply.
+    Begun,
+    /// It was sent on under a reply key.
+    SentOn {
+        /// The reply key, which this node has claimed.
+        reply: u64,
+    },
+    /// A provisional reply has left.
+    Provisional {
+        /// The server transaction: what the request key gives with the branch of the top Via; 0 without one.
+        server: u64,
+    },
+    /// A final reply has left.
+    Final {
+        /// As above.
+        server: u64,
+        /// How long the claims must last from now on, in milliseconds.
+        remaining_ms: u64,
+    },
+    /// An ACK has left.
+    Acknowledged {
+        /// What the request key gives with the branch of the top Via; 0 without one.
+        branch: u64,
+        /// As above.
+        remaining_ms: u64,
+    },
 }
 
 /// What came of a peer's claim.
@@ -69,6 +103,7 @@ pub(super) struct Claims {
     store: Store,
     log: Log,
     shadowed: Shadowed,
+    invites: Invites,
     sweep_at_us: Option<u64>,
 }
 
@@ -79,7 +114,8 @@ impl Claims {
         store.set_epochs(me, epochs);
         store.set_up(me, true);
         let (log, shadowed) = (Log::default(), Shadowed::default());
-        Self { me, epochs, capacity, store, log, shadowed, sweep_at_us: None }
+        let invites = Invites::new(capacity, seed);
+        Self { me, epochs, capacity, store, log, shadowed, invites, sweep_at_us: None }
     }
 
     pub(super) const fn store(&self) -> &Store {
@@ -214,6 +250,63 @@ impl Claims {
         self.log_anew(now);
     }
 
+    /// Takes what a message says of the INVITE with that request key, after what it says of its claims.
+    pub(super) fn take_sign(&mut self, request: u64, sign: InviteSign, now: Now, effects: &mut Effects) {
+        let Some(held) = self.own(request, now) else { return };
+        match sign {
+            InviteSign::Begun => self.invites.begin(request, held.expires_us),
+            InviteSign::SentOn { reply } => self.invites.sent_on(request, reply),
+            InviteSign::Provisional { server } => {
+                self.invites.set_end(request, held.expires_us);
+                self.invites.provisional(request, server);
+                // It rings on: the replies to what was sent on are waited for as long.
+                let request_end = held.expires_us;
+                for reply in self.invites.replies(request) {
+                    if self.own(reply, now).is_some_and(|held| held.expires_us.saturating_add(TICK_US) < request_end) {
+                        self.set_end(reply, request_end, now, effects);
+                    }
+                }
+            }
+            InviteSign::Final { server, remaining_ms } => {
+                if self.invites.answered(request, server) {
+                    self.end_invite(request, remaining_ms, now, effects);
+                }
+            }
+            InviteSign::Acknowledged { branch, remaining_ms } => {
+                if self.invites.acknowledged(request, branch) {
+                    self.end_invite(request, remaining_ms, now, effects);
+                }
+            }
+        }
+    }
+
+    /// The keys of an INVITE end together.
+    fn end_invite(&mut self, request: u64, remaining_ms: u64, now: Now, effects: &mut Effects) {
+        let end_us = now.monotonic_us.saturating_add(remaining_ms.saturating_mul(1000));
+        self.invites.set_end(request, end_us);
+        for key in self.invites.replies(request).into_iter().chain([request]) {
+            if self.own(key, now).is_some_and(|held| held.expires_us > end_us) {
+                effects.counters.claims_ended += 1;
+                self.set_end(key, end_us, now, effects);
+            }
+        }
+    }
+
+    /// A claim of this node ends at another time than the programs have said: here, at the peers and in the kernel.
+    fn set_end(&mut self, key: u64, end_us: u64, now: Now, effects: &mut Effects) {
+        let Some(held) = self.own(key, now) else { return };
+        let version = Version { generation: 0, number: self.log.append(key, end_us) };
+        self.merge(key, Entry { expires_us: end_us, version, ..held }, now);
+        let left_ms = |end_us: u64| end_us.saturating_sub(now.monotonic_us).div_ceil(1000);
+        let (was_ms, remaining_ms) = (left_ms(held.expires_us), left_ms(end_us));
+        effects.write(MapWrite::End { key, epoch: held.epoch, was_ms, remaining_ms });
+    }
+
+    /// This node's claim of a key, if it counts.
+    fn own(&self, key: u64, now: Now) -> Option<Entry> {
+        self.store.live(key, now.monotonic_us).filter(|held| self.is_own(held))
+    }
+
     /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any of
     /// this node's was logged for the peers.
     pub(super) fn revive(&mut self, winner: NodeId, now: Now, effects: &mut Effects) -> bool {
@@ -256,7 +349,7 @@ impl Claims {
 
     /// The claim of a key as it travels, if it is this node's.
     pub(super) fn own_of(&self, key: u64, now: Now) -> Option<wire::Claim> {
-        let held = self.store.live(key, now.monotonic_us).filter(|held| self.is_own(held))?;
+        let held = self.own(key, now)?;
         let remaining_ms = u32::try_from((held.expires_us - now.monotonic_us).div_ceil(1000)).ok()?;
         let Entry { claimed_at_unix_us, epoch, kind, version, .. } = held;
         Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number: version.number })
@@ -271,6 +364,7 @@ impl Claims {
     pub(super) fn sweep(&mut self, now: Now) {
         let is_done = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
         self.log.trim(now.monotonic_us);
+        self.invites.sweep(now.monotonic_us, SWEEP_CLAIMS);
         self.shadowed.trim(now.monotonic_us, |owner, epoch| self.store.is_stale(owner, epoch));
         let pause = if is_done { SWEEP_US } else { SWEEP_STEP_US };
         let again = now.monotonic_us.saturating_add(pause);
@@ -299,8 +393,8 @@ impl Claims {
     fn log_anew(&mut self, now: Now) {
         if self.log.next().is_multiple_of(LOG_CHECK) && self.log.held() > LOG_FACTOR * self.capacity {
             for (number, key) in self.log.take_oldest() {
-                let held = self.store.live(key, now.monotonic_us);
-                if held.is_some_and(|held| self.is_own(&held) && held.version.number == number) {
+                let held = self.own(key, now);
+                if held.is_some_and(|held| held.version.number == number) {
                     self.log_again(key, now);
                 }
             }

@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct CoreCounters {
     /// Claims of this node, new or changed.
     pub claims_local: u64,
+    /// Claims of this node that end earlier because their INVITE has ended.
+    pub claims_ended: u64,
     /// Copies of claims sent to peers, snapshots and answers included.
     pub claims_sent: u64,
     /// Claims received from peers, snapshots and answers included.

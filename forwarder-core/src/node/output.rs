@@ -114,6 +114,18 @@ pub enum MapWrite {
         /// Lifetime left in milliseconds, 1..=[`crate::wire::LIFETIME_MS`].
         remaining_ms: u64,
     },
+    /// A claim of this node's, which the kernel's map has, ends at another time than the programs have said.
+    End {
+        /// The key.
+        key: u64,
+        /// Its epoch.
+        epoch: Epoch,
+        /// The lifetime left in milliseconds, as far as was known. Where the map has more than that, the programs have
+        /// made the claim longer meanwhile, and it stays as it is: they have said so, or are about to.
+        was_ms: u64,
+        /// The lifetime left from now on, in milliseconds.
+        remaining_ms: u64,
+    },
     /// A peer came up, changed its state, epoch or address, or went down.
     Peer {
         /// The peer.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use forwarder_common::question::Held;
 use forwarder_core::node::{
-    Command, DATAGRAM_BYTES, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State,
+    Command, DATAGRAM_BYTES, InviteSign, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State,
 };
 use forwarder_core::wire::{Claim, Claims, Hello, MESSAGE_BYTES, PACKET_BYTES};
 
@@ -231,6 +231,13 @@ impl Mesh {
         let epoch = state.own_epochs().iter().next().unwrap();
         kernel.claim(key, node, epoch, remaining_ms, self.now_us);
         state.handle_local(local(key, now, remaining_ms, epoch), now);
+        self.drain(node);
+    }
+
+    /// The host's egress program tells of a message of an INVITE.
+    pub(crate) fn sign(&mut self, node: NodeId, request: u64, sign: InviteSign) {
+        let now = self.now(node);
+        self.nodes.get_mut(&node).unwrap().handle_invite(request, sign, now);
         self.drain(node);
     }
 

@@ -3,10 +3,12 @@
 
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::ClaimEvent,
+    abi::{ClaimEvent, EVENT_KEPT, EVENT_NEW},
     ids::{Epoch, Epochs, Tick},
+    lifetime::Sign,
+    rest::{Class, KeyKind},
 };
-use forwarder_core::node::{LocalClaim, Node};
+use forwarder_core::node::{InviteSign, LocalClaim, Node, Now};
 
 use super::clock::now;
 use crate::dataplane::{Dataplane, OwnClaim};
@@ -40,21 +42,41 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epochs
         }
         // SAFETY: the length was compared, any bytes are a value of this type, and the read asks for no alignment.
         let event = unsafe { item.as_ptr().cast::<ClaimEvent>().read_unaligned() };
-        let epoch = Epoch::new(event.epoch.into());
-        if !epochs.contains(epoch) {
+        if !epochs.contains(Epoch::new(event.epoch.into())) {
             // Of an earlier run of the proxy.
             continue;
         }
-        let age_us = (now.monotonic_us).saturating_sub(event.at_ns / 1000);
-        let claim = LocalClaim {
-            key: event.key,
-            claimed_at_unix_us: now.unix_us.saturating_sub(age_us),
-            // The event may be old: the ring buffer outlives daemons.
-            remaining_ms: Tick::milliseconds(event.ticks).saturating_sub(age_us / 1000),
-            epoch,
-            kind: event.kind,
-        };
-        node.handle_local(claim, now);
+        take_claim(&event, node, now);
     }
     false
+}
+
+/// Gives the core what a message of the local proxy has made of one key, by the program's word or the daemon's own.
+pub(super) fn take_claim(event: &ClaimEvent, node: &mut Node, now: Now) {
+    let ClaimEvent { key, other, at_ns, ticks, epoch, flags, kind, class, sign, .. } = *event;
+    let age_us = (now.monotonic_us).saturating_sub(at_ns / 1000);
+    // The event may be old: the ring buffer outlives daemons.
+    let remaining_ms = Tick::milliseconds(ticks).saturating_sub(age_us / 1000);
+    if flags != EVENT_KEPT {
+        let claimed_at_unix_us = now.unix_us.saturating_sub(age_us);
+        let epoch = Epoch::new(epoch.into());
+        node.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind }, now);
+    }
+    let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding);
+    if u64::from(kind) == KeyKind::Reply.code() {
+        if is_proceeding {
+            node.handle_invite(other, InviteSign::SentOn { reply: key }, now);
+        }
+        return;
+    }
+    if flags == EVENT_NEW && is_proceeding {
+        node.handle_invite(key, InviteSign::Begun, now);
+    }
+    let sign = match Sign::decode(sign.into()) {
+        Some(Sign::Provisional) => InviteSign::Provisional { server: other },
+        Some(Sign::Final) => InviteSign::Final { server: other, remaining_ms },
+        Some(Sign::Ack) => InviteSign::Acknowledged { branch: other, remaining_ms },
+        Some(Sign::Nothing | Sign::Invite) | None => return,
+    };
+    node.handle_invite(key, sign, now);
 }

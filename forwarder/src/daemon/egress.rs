@@ -1,6 +1,7 @@
 //! Claims for messages of the local proxy that the egress program could not read: the full grammar, and each segment.
 
 use forwarder_common::{
+    hash,
     ids::EtherType,
     keys::{Affinity, Keys, Seen},
     net::{self, Ip},
@@ -9,8 +10,7 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::context::Context;
-use forwarder_core::node::LocalClaim;
+use super::{claims::take_claim, context::Context};
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
 pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, context: &mut Context<'_>) {
@@ -38,15 +38,16 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
     for message in text.chunks(size) {
         let Ok(message) = full::read(message) else { continue };
         let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
-        let Some(lifetime) = context.dataplane.lifetime(kind, is_invite, message.status, affinity) else { continue };
+        let lifetime = context.dataplane.lifetime(kind, is_invite, message.status, affinity);
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
-        let keys = [Some((keys.request, KeyKind::Request)), keys.reply.map(|key| (key, KeyKind::Reply))];
-        for (key, kind) in keys.into_iter().flatten() {
-            let claimed = context.dataplane.claim_own(key, kind, lifetime, &from);
-            let Some((remaining_ms, epoch)) = claimed else { continue };
-            let (claimed_at_unix_us, kind) = (context.now.unix_us, kind.code() as u8);
-            let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind };
-            context.node.handle_local(claim, context.now);
+        let branch = message.branch.filter(|branch| !branch.is_empty());
+        let branch = branch.map_or(0, |branch| hash::keys(hash_key, message.call_id, message.cseq, branch).1);
+        let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
+        for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
+            let other = lifetime.tied_to(kind, keys.request, branch);
+            if let Some(event) = context.dataplane.claim_own((key, other), kind, lifetime, &from) {
+                take_claim(&event, context.node, context.now);
+            }
         }
     }
 }

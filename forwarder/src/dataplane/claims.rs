@@ -120,6 +120,18 @@ impl Table {
         log::warn!("a claim was not written: the kernel changed its place {TRIES} times");
     }
 
+    /// Writes `entry` for `key` over the claim that the table has for it, if that is `known` to the writer.
+    pub(super) fn replace(&self, key: u64, entry: Entry, known: impl Fn(Entry) -> bool) {
+        for _ in 0..TRIES {
+            let Some((place, old)) = table::find(&self, self.mask(), key).filter(|(_, old)| known(*old)) else {
+                return;
+            };
+            if self.exchange(place, old, entry) {
+                return;
+            }
+        }
+    }
+
     /// Two writers of one key may both have found no entry: of two, one would hide the other.
     fn clear_others(&self, key: u64, kept: Place) {
         for bucket in table::buckets(key, self.mask()) {

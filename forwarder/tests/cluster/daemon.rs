@@ -340,6 +340,8 @@ fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
 fn apply(seen: &mut Seen, write: MapWrite) {
     match write {
         MapWrite::Claim { key, owner, .. } => drop(seen.claims.insert(key, owner.number())),
+        // No INVITE is told of here.
+        MapWrite::End { .. } => {}
         MapWrite::Peer { node, up, .. } => drop(seen.up.insert(node.number(), up)),
     }
 }

@@ -258,8 +258,13 @@ impl Bench {
     pub(crate) fn claims_own(&self, key: u64, message_kind: u16, status: Option<u16>) -> bool {
         let service = self.dataplane.sender(address(vip(V4)), 5060).unwrap();
         let affinity = Affinity::of(Some(&service));
-        let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity).unwrap();
-        self.dataplane.claim_own(key, KeyKind::Request, lifetime, &service).is_some()
+        let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity);
+        self.dataplane.claim_own((key, 0), KeyKind::Request, lifetime, &service).is_some()
+    }
+
+    /// The daemon says that the end of a claim of this node is another one.
+    pub(crate) fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
+        self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
     }
 
     /// From now on the proxies claim under these epochs, and the last one is the node's own.

@@ -2,15 +2,16 @@
 
 use forwarder::dataplane::OwnClaim;
 use forwarder_common::{
-    abi::ClaimEvent,
+    abi::{ClaimEvent, EVENT_KEPT, EVENT_NEW, Lifetimes},
     ids::{Epoch, Epochs},
+    lifetime::Sign,
     outcome::Outcome,
     sip::fast::kind,
 };
 
 use super::{
     ME, PEER,
-    bench::{Bench, PASS, TX, V4, V6},
+    bench::{Bench, EPOCH, PASS, TX, V4, V6},
     frames::{Frame, Sip},
 };
 
@@ -32,23 +33,87 @@ fn the_first_message_that_the_proxy_sends_claims_both_keys() {
 #[test]
 fn a_reply_claims_the_request_key_and_its_status_sets_the_lifetime() {
     let mut bench = Bench::new(ME, V4);
-    let key = Sip::invite("call").request_key();
-    for (status, outcome, ticks) in [
-        (100, "egress_claimed", bench.lifetimes().proceeding),
-        (180, "egress_owner", bench.lifetimes().proceeding),
-        (486, "egress_owner", bench.lifetimes().failed),
-        (200, "egress_owner", bench.lifetimes().ended),
-        (183, "egress_owner", bench.lifetimes().proceeding),
-    ] {
-        bench.send(&Frame::from_vip(V4, &Sip::response(status, "INVITE", "call").bytes()), outcome);
-        let remaining = bench.remaining(key);
-        assert!(remaining == ticks || remaining == ticks - 1, "{status}: {remaining} of {ticks}");
+    let Lifetimes { proceeding, failed, ended } = bench.lifetimes();
+    let replies = [(100, "INVITE", proceeding), (486, "INVITE", failed), (200, "INVITE", ended), (200, "BYE", ended)];
+    for (status, method, ticks) in replies {
+        let call = format!("{status} {method}").replace(' ', "-");
+        let reply = Sip::response(status, method, &call);
+        bench.send(&Frame::from_vip(V4, &reply.bytes()), "egress_claimed");
+        let remaining = bench.remaining(reply.request_key());
+        assert!(remaining == ticks || remaining == ticks - 1, "{call}: {remaining} of {ticks}");
     }
-    let events = bench.events();
-    assert_eq!(events.len(), 4, "the 180 changes nothing");
-    assert!(events.iter().all(|event| event.key == key));
-    bench.send(&Frame::from_vip(V4, &Sip::response(200, "REGISTER", "other").bytes()), "egress_claimed");
-    assert!(bench.remaining(Sip::invite("other").request_key()) <= bench.lifetimes().ended);
+    assert_eq!(bench.events().len(), replies.len());
+}
+
+#[test]
+fn no_message_makes_a_claim_shorter_and_the_daemon_hears_of_those_that_may_end_it() {
+    let mut bench = Bench::new(ME, V4);
+    let invite = Sip::invite("call");
+    let (key, branch) = (invite.request_key(), invite.reply_key());
+    let other = Sip::invite("call").branch("z9hG4bK-other").reply_key();
+    let proceeding = bench.lifetimes().proceeding;
+    let reply = |status| Sip::response(status, "INVITE", "call");
+    let of_other = |status| reply(status).branch("z9hG4bK-other");
+    let (new, kept) = (EVENT_NEW, EVENT_KEPT);
+    let [invites, provisional, last, ack] =
+        [Sign::Invite, Sign::Provisional, Sign::Final, Sign::Ack].map(|sign| sign.code() as u8);
+    let told = |bench: &mut Bench| -> Vec<_> {
+        bench.events().into_iter().map(|event| (event.key, event.other, event.flags, event.sign)).collect()
+    };
+    // Two branches of one INVITE come to this node; one of them is refused while the other rings.
+    for (sip, outcome, expected) in [
+        (reply(100), "egress_claimed", Some((key, branch, new, provisional))),
+        (of_other(100), "egress_owner", Some((key, other, kept, provisional))),
+        (reply(180), "egress_owner", Some((key, branch, kept, provisional))),
+        (of_other(486), "egress_owner", Some((key, other, kept, last))),
+        (Sip::request("ACK", "call"), "egress_no_claim", Some((key, branch, kept, ack))),
+        (Sip::request("CANCEL", "call"), "egress_no_claim", None),
+        (reply(200), "egress_owner", Some((key, branch, kept, last))),
+    ] {
+        bench.send(&Frame::from_vip(V4, &sip.bytes()), outcome);
+        assert_eq!(told(&mut bench), Vec::from_iter(expected));
+        assert!(bench.remaining(key) + 1 >= proceeding);
+    }
+    // The daemon says that all of it has ended. Then nothing more of it is worth a word, and it may begin anew.
+    bench.set_end(key, EPOCH, 300_000, 30_000);
+    assert!((7..=9).contains(&bench.remaining(key)), "{}", bench.remaining(key));
+    for (sip, outcome, expected) in [
+        (of_other(486), "egress_owner", Some((key, other, 0, last))),
+        (of_other(486), "egress_owner", None),
+        (Sip::request("ACK", "call"), "egress_no_claim", None),
+        (reply(200), "egress_owner", Some((key, branch, kept, last))),
+        (reply(183), "egress_owner", Some((key, branch, 0, provisional))),
+    ] {
+        bench.send(&Frame::from_vip(V4, &sip.bytes()), outcome);
+        assert_eq!(told(&mut bench), Vec::from_iter(expected));
+    }
+    assert!(bench.remaining(key) + 1 >= proceeding);
+    bench.send(&Frame::from_vip(V4, &Sip::invite("next").bytes()), "egress_claimed");
+    let next = Sip::invite("next");
+    let keys = [next.request_key(), next.reply_key()];
+    let expected = [(keys[0], 0, new, invites), (keys[1], keys[0], new, invites)];
+    assert_eq!(told(&mut bench), expected, "the reply key names the request's");
+}
+
+#[test]
+fn the_daemon_ends_a_claim_as_it_knows_it_and_none_that_the_program_has_made_longer() {
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    let key = |number: u64| number << 40;
+    bench.claim_for(ME, key(1), 200_000);
+    bench.set_end(key(1), EPOCH, 200_000, 40_000);
+    assert!((9..=11).contains(&bench.remaining(key(1))));
+    bench.set_end(key(1), EPOCH, 40_000, 230_000);
+    assert!(bench.remaining(key(1)) >= 53, "it may last longer as well");
+    // Longer than the daemon knew; another's; of another run; none.
+    bench.claim_for(ME, key(2), 200_000);
+    bench.claim_for(PEER, key(3), 200_000);
+    bench.claim_in(ME, key(4), Epoch::new(3));
+    for number in 2..=5 {
+        let before = bench.entry(key(number));
+        bench.set_end(key(number), EPOCH, 40_000, 30_000);
+        assert_eq!(bench.entry(key(number)), before, "{number}");
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use forwarder::dataplane::monotonic_ns;
 use forwarder_common::{
-    abi::{AFFINITY_CALL, ClaimEvent, EVENT_NEW, SERVICE_SET, Service},
+    abi::{AFFINITY_CALL, ClaimEvent, EVENT_KEPT, EVENT_NEW, SERVICE_SET, Service},
     claim::{self, Decision},
+    hash,
     ids::{Epoch, Epochs, Tick},
     keys::{Affinity, Keys, Seen},
     lifetime,
@@ -161,9 +162,9 @@ impl Account {
             return Self::nothing(Outcome::EgressOther);
         }
         match (fast(payload, from.seen(), affinity.is_call()), full) {
-            (Ok(()), Ok(_)) if from.claimant().is_none() => Self::nothing(Outcome::EgressNotService),
-            (Ok(()), Ok(message)) => Self::of_message(&message, from, setting, table, now),
-            (Ok(()), Err(why)) => panic!("the fast reader has a key, the full one not: {why:?}"),
+            (Ok(_), Ok(_)) if from.claimant().is_none() => Self::nothing(Outcome::EgressNotService),
+            (Ok(branch), Ok(message)) => Self::of_message(&message, branch, from, setting, table, now),
+            (Ok(_), Err(why)) => panic!("the fast reader has a key, the full one not: {why:?}"),
             (Err(NoKey::NotSip | NoKey::KeepAlive), Err(_)) => Self::nothing(Outcome::EgressOther),
             (Err(NoKey::NotSip | NoKey::KeepAlive), Ok(_)) => panic!("passed as no SIP, but it has a key"),
             (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) if from.claimant().is_none() => {
@@ -175,23 +176,34 @@ impl Account {
         }
     }
 
-    fn of_message(message: &Message<'_>, from: Sender, setting: Setting, table: &Table, now: Tick) -> Self {
+    /// `branch`: what the fast reader makes of the request key and the top Via's branch.
+    fn of_message(
+        message: &Message<'_>,
+        branch: u64,
+        from: Sender,
+        setting: Setting,
+        table: &Table,
+        now: Tick,
+    ) -> Self {
         let affinity = from.affinity(setting);
         let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
         let status = message.status.unwrap_or_default();
         let lifetimes = lifetime::of_timers(500, 180_000);
         let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
-        let Some(lifetime) = lifetime else { return Self::nothing(Outcome::EgressNoClaim) };
         let keys = Keys::of(message, from.seen(), affinity.is_call(), HASH_KEY);
         let (epoch, service) = from.claimant().unwrap();
         let mut account = Self::nothing(Outcome::EgressNoClaim);
-        let reply = keys.reply.map(|key| (key, KeyKind::Reply));
+        let whole = message.branch.filter(|branch| !branch.is_empty());
+        let whole = whole.map_or(0, |branch| hash::keys(HASH_KEY, message.call_id, message.cseq, branch).1);
+        assert!(branch == whole || branch == 0 || affinity.is_call(), "the readers differ on the branch");
+        let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
         for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
             let found = table.get(&key).filter(|entry| claim::is_effective(**entry, now, Setting::live)).copied();
             let decision = claim::decide(found, lifetime, ME, now);
             let (outcome, epoch, flags) = match (decision, found) {
                 (Decision::New, _) => (Outcome::EgressClaimed, epoch, EVENT_NEW),
                 (Decision::Refresh, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), 0),
+                (Decision::Tell, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), EVENT_KEPT),
                 (Decision::Keep, _) => (Outcome::EgressOwner, 0, 0),
                 (Decision::Foreign, _) => (Outcome::EgressForeign, 0, 0),
                 (Decision::NoClaim, _) => (Outcome::EgressNoClaim, 0, 0),
@@ -200,20 +212,23 @@ impl Account {
             if kind == KeyKind::Request || matches!(account.outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
                 account.outcome = outcome;
             }
-            if matches!(decision, Decision::New | Decision::Refresh) {
-                let (kind, class) = (kind.code() as u8, lifetime.class.code() as u8);
-                let (ticks, at_ns, pad) = (lifetime.ticks, 0, 0);
-                account.told.push(ClaimEvent { key, at_ns, ticks, epoch, flags, service, kind, class, pad });
+            if matches!(decision, Decision::New | Decision::Refresh | Decision::Tell) {
+                let (ticks, other) = (lifetime.ticks, lifetime.tied_to(kind, keys.request, branch));
+                let [kind, class, sign] = [kind.code(), lifetime.class.code(), lifetime.sign.code()].map(|n| n as u8);
+                let at_ns = 0;
+                account.told.push(ClaimEvent { key, other, at_ns, ticks, epoch, flags, service, kind, class, sign });
             }
+        }
+        if message.kind == Kind::Ack {
+            account.outcome = Outcome::EgressNoClaim;
         }
         account
     }
 
     /// The table afterwards, as far as this message goes.
     fn table(&self, mut before: Table, now: Tick) -> Table {
-        before.extend(
-            self.told.iter().map(|event| (event.key, Entry::new(event.key, ME, event.epoch, now.after(event.ticks)))),
-        );
+        let written = self.told.iter().filter(|event| event.flags != EVENT_KEPT);
+        before.extend(written.map(|event| (event.key, Entry::new(event.key, ME, event.epoch, now.after(event.ticks)))));
         before
     }
 }
@@ -230,7 +245,9 @@ fn may_be_sip(payload: &[u8]) -> bool {
 }
 
 /// Whether the fast reader has the keys that are wanted of a message that is seen there.
-fn fast(payload: &[u8], seen: Seen, is_call: bool) -> Result<(), NoKey> {
+///
+/// What the branch gives, where that is read; 0 where it cannot be.
+fn fast(payload: &[u8], seen: Seen, is_call: bool) -> Result<u64, NoKey> {
     let (r, m) = (&payload, Marks::default());
     m.begin(0, payload.len());
     fast::start_line(r, &m)?;
@@ -244,7 +261,8 @@ fn fast(payload: &[u8], seen: Seen, is_call: bool) -> Result<(), NoKey> {
     }
     fast::cseq(r, &m)?;
     let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
-    if seen.has_reply_key(m.kind() == fast::kind::RESPONSE) { fast::reply_key(r, &m, hash) } else { Ok(()) }
+    let read = fast::reply_key(r, &m, hash);
+    if seen.has_reply_key(m.kind() == fast::kind::RESPONSE) { read.map(|()| m.reply_key()) } else { Ok(m.reply_key()) }
 }
 
 const fn number(kind: Kind) -> u16 {

@@ -7,17 +7,17 @@ use forwarder_common::{
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Seen,
-    lifetime::Lifetime,
+    lifetime::{Lifetime, Sign},
     outcome::Outcome,
     question::{Answer, Held},
     rendezvous,
-    rest::KeyKind,
+    rest::{Class, KeyKind},
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Kind, Verdict, decide, look_up},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
-    node::{LocalClaim, Now},
+    node::{InviteSign, LocalClaim, Now},
 };
 
 /// What a daemon asks a peer's programs through the tunnel; both keys are 0 where it asks only whether they are there.
@@ -48,11 +48,28 @@ pub(super) enum Punt {
     Pass,
 }
 
-/// What the egress program says of a claim that it made or changed.
+/// What the egress program says of a claim that it made or changed, or of a message of the claim's transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
     pub(super) claim: LocalClaim,
     pub(super) epoch: Epoch,
+    /// The claim is as it was.
+    pub(super) is_kept: bool,
+    /// The claim is the first one of an INVITE.
+    pub(super) begins: bool,
+    /// What is said of the INVITE with that request key.
+    pub(super) sign: Option<(u64, InviteSign)>,
+}
+
+/// A key as the egress program claims it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claimed {
+    pub(super) key: u64,
+    pub(super) kind: KeyKind,
+    /// Of the message.
+    pub(super) request_key: u64,
+    /// What the request key and the branch of the top Via give.
+    pub(super) branch: u64,
 }
 
 #[derive(Debug)]
@@ -267,21 +284,48 @@ impl Kernel {
     }
 
     /// The egress program for one key; what goes into the ring buffer.
-    pub(super) fn claim(&mut self, key: u64, lifetime: Lifetime, now: Now) -> Option<Told> {
+    pub(super) fn claim(&mut self, claimed: Claimed, lifetime: Lifetime, now: Now) -> Option<Told> {
+        let Claimed { key, kind, request_key, branch } = claimed;
         let tick = tick(now);
         let live = |id| self.live_epochs(id);
         let effective = self.entry(key).filter(|entry| claim::is_effective(*entry, tick, live));
-        match claim::decide(effective, lifetime, self.node.number(), tick) {
-            Decision::New | Decision::Refresh => {}
+        let decision = claim::decide(effective, lifetime, self.node.number(), tick);
+        let epoch = self.epoch();
+        match decision {
+            Decision::New | Decision::Refresh => {
+                let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
+                if let Some(place) = self.put(key, entry, tick) {
+                    self.keys[place.bucket as usize][place.slot as usize] = key;
+                }
+            }
+            Decision::Tell => {}
             Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
-        }
-        let (epoch, expires) = (self.epoch(), tick.after(lifetime.ticks));
-        if let Some(place) = self.put(key, Entry::new(key, self.node.number(), epoch.number(), expires), tick) {
-            self.keys[place.bucket as usize][place.slot as usize] = key;
         }
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
         let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: 0 };
-        Some(Told { claim, epoch })
+        let other = lifetime.tied_to(kind, request_key, branch);
+        let sign = match (kind, lifetime.sign) {
+            (KeyKind::Reply, Sign::Invite) => Some((other, InviteSign::SentOn { reply: key })),
+            (KeyKind::Reply, _) | (_, Sign::Nothing | Sign::Invite) => None,
+            (_, Sign::Provisional) => Some((key, InviteSign::Provisional { server: other })),
+            (_, Sign::Final) => Some((key, InviteSign::Final { server: other, remaining_ms })),
+            (_, Sign::Ack) => Some((key, InviteSign::Acknowledged { branch: other, remaining_ms })),
+        };
+        let is_proceeding = lifetime.class == Class::Proceeding;
+        let begins = kind == KeyKind::Request && decision == Decision::New && is_proceeding;
+        Some(Told { claim, epoch, is_kept: decision == Decision::Tell, begins, sign })
+    }
+
+    /// The end of a claim of this node is another one; false where the programs have made it longer meanwhile.
+    pub(super) fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64, now: Now) -> bool {
+        let tick = tick(now);
+        let Some((place, entry)) = table::find(&&self.memory, self.mask, key) else { return false };
+        let left = entry.remaining(tick);
+        if !self.is_own(entry) || entry.epoch() != epoch || left > u64::from(Tick::covering_ms(was_ms)) + 1 {
+            return false;
+        }
+        let expires = tick.after(Tick::covering_ms(remaining_ms));
+        (&self.memory).exchange(place, entry, Entry::new(key, self.node.number(), epoch.number(), expires))
     }
 
     /// Whether an entry is a claim of this node under a live epoch.

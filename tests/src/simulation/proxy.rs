@@ -2,14 +2,14 @@
 //! And what a daemon sees of its proxy. A look or a probe that finds what the last one found says nothing, so only
 //! those after a change are played.
 
-use forwarder_common::{abi, lifetime, net, outcome::Outcome, sip::fast::kind, verdict::Verdict};
+use forwarder_common::{abi, lifetime, net, outcome::Outcome, rest::KeyKind, sip::fast::kind, verdict::Verdict};
 use forwarder_core::failover::Evidence;
 
 use super::{
     event::{Event, Way},
     host::{Host, PUNTS},
     judge::Judge,
-    kernel::Punt,
+    kernel::{Claimed, Punt},
     links::Links,
     traffic::{self, Leg, Message, Step, Transaction},
     world::{ANSWER_US, World},
@@ -213,13 +213,17 @@ impl Proxies {
         let now = owner.now(world.now_us);
         for (message_kind, invite, status) in step.emits() {
             let drains = owner.kernel.drains();
-            let Some(lifetime) = lifetime::of(*message_kind, *invite, *status, &world.lifetimes, 0, drains) else {
-                continue;
-            };
-            let reply_key = reply_key.filter(|_| *message_kind != kind::RESPONSE);
-            for key in [Some(request_key), reply_key].into_iter().flatten() {
-                if let Some(told) = owner.kernel.claim(key, lifetime, now) {
-                    world.reference.take(owner.node, told, world.now_us);
+            let lifetime = lifetime::of(*message_kind, *invite, *status, &world.lifetimes, 0, drains);
+            let is_request = !matches!(*message_kind, kind::RESPONSE | kind::ACK);
+            // Of the one branch that the client has sent, or of the one that the proxy has.
+            let branch = if *message_kind == kind::RESPONSE { !request_key } else { reply_key.unwrap_or_default() };
+            let keys = [Some((request_key, KeyKind::Request)), reply_key.map(|key| (key, KeyKind::Reply))];
+            for (key, kind) in keys.into_iter().flatten().filter(|(_, kind)| is_request || *kind == KeyKind::Request) {
+                let claimed = Claimed { key, kind, request_key, branch };
+                if let Some(told) = owner.kernel.claim(claimed, lifetime, now) {
+                    if !told.is_kept {
+                        world.reference.take(owner.node, told, world.now_us);
+                    }
                     owner.claims.push_back((world.now_us, told));
                 }
             }

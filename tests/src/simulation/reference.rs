@@ -91,7 +91,7 @@ impl Agreement {
 impl Reference {
     /// Takes what a host's egress program said.
     pub(super) fn take(&mut self, node: NodeId, told: Told, at_us: u64) {
-        let (Told { claim, epoch }, index) = (told, host_of(node));
+        let (Told { claim, epoch, .. }, index) = (told, host_of(node));
         let end_us = at_us + claim.remaining_ms * 1000;
         let all = self.0.entry(claim.key).or_default();
         let known = all.iter_mut().find(|said| said.host == index && said.epoch == epoch && said.end_us > at_us);
@@ -112,9 +112,18 @@ impl Reference {
         }
     }
 
+    /// A host's daemon has said that its claim ends earlier or later than its egress program did.
+    pub(super) fn set_end(&mut self, node: NodeId, key: u64, epoch: Epoch, end_us: u64) {
+        let all = self.0.get_mut(&key).into_iter().flatten();
+        if let Some(said) = all.rev().find(|said| said.host == host_of(node) && said.epoch == epoch) {
+            said.end_us = end_us;
+            said.longest_us = said.longest_us.max(end_us);
+        }
+    }
+
     /// A host's daemon has read what the egress program said. To one that did not know of the claim it is a new one.
     pub(super) fn read(&mut self, node: NodeId, incarnation: u32, told: Told) {
-        let (Told { claim, epoch }, index) = (told, host_of(node));
+        let (Told { claim, epoch, .. }, index) = (told, host_of(node));
         let all = self.0.get_mut(&claim.key).into_iter().flatten();
         let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { return };
         if said.incarnation != incarnation {
@@ -130,7 +139,7 @@ impl Reference {
             let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { continue };
             (said.claimed_at_unix_us, said.incarnation) = (0, host.incarnation);
             // Else the ring buffer has the last word.
-            if !host.claims.iter().any(|(_, told)| told.claim.key == claim.key) {
+            if !host.claims.iter().any(|(_, told)| told.claim.key == claim.key && !told.is_kept) {
                 said.end_us = at_us + claim.remaining_ms * 1000;
                 said.longest_us = said.longest_us.max(said.end_us);
             }

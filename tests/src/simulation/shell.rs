@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forwarder_common::{clock::Time, ids::NodeId};
 use forwarder_core::{
     failover,
-    node::{self, LocalClaim, MapWrite, Now, State},
+    node::{self, InviteSign, LocalClaim, MapWrite, Now, State},
     slowpath::Action,
 };
 
@@ -189,14 +189,22 @@ fn take_claims(world: &mut World, host: usize, now: Now) {
     let owner = &mut world.hosts[host];
     let Some(daemon) = &mut owner.daemon else { return };
     for (at_us, told) in std::mem::take(&mut owner.claims) {
-        let Told { claim, epoch } = told;
+        let Told { claim, epoch, is_kept, begins, sign } = told;
         if epoch != owner.kernel.epoch() {
             // Of an earlier run of the proxy.
             continue;
         }
         let remaining_ms = claim.remaining_ms.saturating_sub((world.now_us - at_us) / 1000);
-        daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
-        world.reference.read(owner.node, owner.incarnation, told);
+        if !is_kept {
+            daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
+            world.reference.read(owner.node, owner.incarnation, told);
+        }
+        if begins {
+            daemon.node.handle_invite(claim.key, InviteSign::Begun, now);
+        }
+        if let Some((request_key, sign)) = sign {
+            daemon.node.handle_invite(request_key, sign, now);
+        }
     }
 }
 
@@ -300,6 +308,12 @@ fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
     match write {
         MapWrite::Claim { key, owner, epoch, remaining_ms } => {
             world.hosts[host].kernel.set_claim(key, owner, epoch, remaining_ms, now);
+        }
+        MapWrite::End { key, epoch, was_ms, remaining_ms } => {
+            let owner = &world.hosts[host];
+            if owner.kernel.set_end(key, epoch, was_ms, remaining_ms, now) {
+                world.reference.set_end(owner.node, key, epoch, world.now_us + remaining_ms * 1000);
+            }
         }
         // The failover machine has said so.
         MapWrite::Peer { up: false, .. } => {}

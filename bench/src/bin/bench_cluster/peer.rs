@@ -399,7 +399,9 @@ async fn carry_out(
                 }
                 continue;
             }
-            Output::Map(MapWrite::Peer { .. }) | Output::Answer { .. } | Output::AskKernel { .. } => continue,
+            Output::Map(MapWrite::Peer { .. } | MapWrite::End { .. })
+            | Output::Answer { .. }
+            | Output::AskKernel { .. } => continue,
         };
         commands.send(command).await.context("hand a command to the links")?;
     }

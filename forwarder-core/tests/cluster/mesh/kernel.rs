@@ -52,6 +52,13 @@ impl Kernel {
                 self.put(key, owner, epoch, remaining_ms, now_us);
                 self.claim_writes += 1;
             }
+            MapWrite::End { key, epoch, was_ms, remaining_ms } => {
+                let &(owner, of, _) = self.claims.get(&key).unwrap();
+                let left_ms = self.end_us(key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000);
+                if of == epoch && left_ms <= was_ms {
+                    self.put(key, owner, epoch, remaining_ms, now_us);
+                }
+            }
             MapWrite::Peer { node: peer, up, epochs, underlay: address, .. } => {
                 assert_eq!(address, underlay(peer));
                 self.up.insert(peer, (up, epochs));
