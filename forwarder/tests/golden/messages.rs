@@ -203,7 +203,7 @@ impl Account {
             let (outcome, epoch, flags) = match (decision, found) {
                 (Decision::New, _) => (Outcome::EgressClaimed, epoch, EVENT_NEW),
                 (Decision::Refresh, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), 0),
-                (Decision::Tell, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), EVENT_KEPT),
+                (Decision::Tell, _) => (Outcome::EgressOwner, epoch, EVENT_KEPT),
                 (Decision::Keep, _) => (Outcome::EgressOwner, 0, 0),
                 (Decision::Foreign, _) => (Outcome::EgressForeign, 0, 0),
                 (Decision::NoClaim, _) => (Outcome::EgressNoClaim, 0, 0),
