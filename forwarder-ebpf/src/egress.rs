@@ -233,10 +233,13 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
 
 #[inline(always)] // a call
 fn claim_key(key: u64, lifetime: u32, sender: u64, kind: KeyKind) -> Outcome {
-    // The function gives no other code.
-    let claimed =
-        Claimed::decode(egress_claim(key, u64::from(lifetime), sender | kind.code() << 16)).unwrap_or(Claimed::Lost);
-    claimed.outcome()
+    // The functions give no other codes.
+    let (lifetime, claimant) = (u64::from(lifetime), sender | kind.code() << 16);
+    let mut claimed = egress_claim(key, lifetime, claimant);
+    if claimed == Claimed::Kept.code() {
+        claimed = egress_tell(key, lifetime, claimant, u64::from(EVENT_KEPT));
+    }
+    Claimed::decode(claimed).unwrap_or(Claimed::Lost).outcome()
 }
 
 coded! {
@@ -252,6 +255,8 @@ coded! {
         Foreign = 4,
         /// There was no room for it, or for telling of it.
         Lost = 5,
+        /// This node had it already, and the daemon is to hear of the message.
+        Kept = 6,
     }
 }
 
@@ -260,7 +265,7 @@ impl Claimed {
     const fn outcome(self) -> Outcome {
         match self {
             Self::New => Outcome::EgressClaimed,
-            Self::Own => Outcome::EgressOwner,
+            Self::Own | Self::Kept => Outcome::EgressOwner,
             Self::NoClaim => Outcome::EgressNoClaim,
             Self::Foreign => Outcome::EgressForeign,
             Self::Lost => Outcome::EgressLost,
@@ -297,13 +302,7 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
             Decision::New => true,
             Decision::Refresh => false,
             Decision::Keep => return Claimed::Own,
-            Decision::Tell => {
-                let epoch = match effective {
-                    Some(entry) => entry.epoch().number(),
-                    None => claimant.epoch,
-                };
-                return tell(key, lifetime, Claimant { epoch, ..claimant }, EVENT_KEPT);
-            }
+            Decision::Tell => return Claimed::Kept,
             Decision::Foreign => return Claimed::Foreign,
             Decision::NoClaim => return Claimed::NoClaim,
         };
