@@ -140,9 +140,9 @@ impl Scenario {
 
     /// A quarter of the hosts, at most eight; short timers, so that a drain takes seconds.
     fn rolling(&mut self) {
-        (self.t1_ms, self.timer_c_ms) = (50, 20_000);
+        (self.t1_ms, self.timer_c_ms) = (60, 20_000);
         // All calls are answered by then, and some are claimed yet.
-        self.settle_s = 11;
+        self.settle_s = 13;
         let count = self.nodes.div_ceil(4).min(8);
         for turn in 0..count {
             let (host, at_s) = (turn * self.nodes / count, turn as f64 * 45.0);
