@@ -83,8 +83,8 @@ pub struct ServiceKey {
     pub pad: u16,
 }
 
-/// Slots of the services map: eight times as many as services, sources and addresses alone at most, so that next to none
-/// collide.
+/// Slots of the services map: eight times as many as services, sources and addresses alone at most, so that next to
+/// none collide.
 pub const SERVICE_SLOTS: u32 = 32 * (MAX_SERVICES + 1);
 /// Slots from its own one on in which a service may lie.
 pub const SERVICE_PROBES: u32 = 8;

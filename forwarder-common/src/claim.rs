@@ -48,6 +48,19 @@ pub const fn decide(effective: Option<Entry>, lifetime: Lifetime, me: u16, now: 
     }
 }
 
+/// The epoch of a claim that is made or made longer: it belongs to the run of the proxy that made it, whoever makes it
+/// longer, and a new one to the run that sends, `sender`.
+///
+/// `effective` as in [`decide`].
+#[inline(always)] // a compare
+#[must_use]
+pub const fn epoch(effective: Option<Entry>, sender: u8) -> u8 {
+    match effective {
+        Some(entry) => entry.epoch().number(),
+        None => sender,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +133,9 @@ mod tests {
         ] {
             let effective = found.filter(|entry| is_effective(*entry, NOW, live));
             assert_eq!(messages.map(|lifetime| decide(effective, lifetime, ME, NOW)), expected, "{found:?}");
+            // Whichever of this node's proxies sends, a claim stays in the epoch of the one that has made it.
+            let epochs = [4, 5].map(|sender| epoch(effective, sender));
+            assert_eq!(epochs, effective.map_or([4, 5], |entry| [entry.epoch().number(); 2]), "{found:?}");
         }
     }
 }

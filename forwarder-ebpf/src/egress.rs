@@ -306,12 +306,7 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
             Decision::Foreign => return Claimed::Foreign,
             Decision::NoClaim => return Claimed::NoClaim,
         };
-        // A claim belongs to the run of the proxy that made it, whoever makes it longer.
-        let epoch = match effective {
-            Some(entry) if !is_new => entry.epoch().number(),
-            Some(_) | None => claimant.epoch,
-        };
-        let claimant = Claimant { epoch, ..claimant };
+        let claimant = Claimant { epoch: claim::epoch(effective, claimant.epoch), ..claimant };
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
         let new = Entry::new(key, config.node, claimant.epoch, now.after(lifetime.ticks));

@@ -278,8 +278,8 @@ impl Dataplane {
         self.maps.set_lease(self.lease)
     }
 
-    /// From now on the messages of each service claim under its epoch, and claims of this node under epochs that are not
-    /// among these are ineffective. The services are those of the settings.
+    /// From now on the messages of each service claim under its epoch, and claims of this node under epochs that are
+    /// not among these are ineffective. The services are those of the settings.
     ///
     /// # Errors
     /// The kernel refuses the write.
@@ -417,10 +417,9 @@ impl Dataplane {
         let live = |id| self.live_epochs(id);
         let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
         let (epoch, service) = (service.epoch, service.index);
-        // A claim belongs to the run of the proxy that made it, whoever makes it longer.
-        let known = effective.map_or(epoch, |entry| entry.epoch().number());
+        let known = claim::epoch(effective, epoch);
         let (epoch, flags) = match claim::decide(effective, lifetime, self.config.node, now) {
-            Decision::New => (epoch, abi::EVENT_NEW),
+            Decision::New => (known, abi::EVENT_NEW),
             Decision::Refresh => (known, 0),
             Decision::Tell => (epoch, abi::EVENT_KEPT),
             Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,

@@ -290,7 +290,9 @@ impl Kernel {
         let live = |id| self.live_epochs(id);
         let effective = self.entry(key).filter(|entry| claim::is_effective(*entry, tick, live));
         let decision = claim::decide(effective, lifetime, self.node.number(), tick);
-        let epoch = self.epoch();
+        let sender = self.epoch();
+        let is_kept = decision == Decision::Tell;
+        let epoch = if is_kept { sender } else { Epoch::new(claim::epoch(effective, sender.number())) };
         match decision {
             Decision::New | Decision::Refresh => {
                 let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
@@ -313,7 +315,7 @@ impl Kernel {
         };
         let is_proceeding = lifetime.class == Class::Proceeding;
         let begins = kind == KeyKind::Request && decision == Decision::New && is_proceeding;
-        Some(Told { claim, epoch, is_kept: decision == Decision::Tell, begins, sign })
+        Some(Told { claim, epoch, is_kept, begins, sign })
     }
 
     /// The end of a claim of this node is another one; false where the programs have made it longer meanwhile.

@@ -20,8 +20,8 @@ pub struct LinkCounters {
     pub refused_protocols: u64,
     /// Connections that became no link because the two ends speak different versions of the links' protocol.
     pub refused_versions: u64,
-    /// Handshakes that were not begun, or led to no link, because there were too many: under way or lately, in all, with
-    /// one address or network, or with one node.
+    /// Handshakes that were not begun, or led to no link, because there were too many: under way or lately, in all,
+    /// with one address or network, or with one node.
     pub refused_handshakes: u64,
     /// Calls to a member at whose address another node answered.
     pub impostors: u64,
