@@ -7,6 +7,7 @@
 //! and no packet.
 
 mod epochs;
+mod last;
 mod paths;
 mod peers;
 mod proxy;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use forwarder_common::{
-    abi::DATAGRAM_SLOTS,
+    abi::{DATAGRAM_SLOTS, NO_SERVICE, Served},
     clock::{Clock, Time},
     ids::{Epoch, Epochs, NodeId},
     question::Answer,
@@ -29,6 +30,7 @@ use forwarder_common::{
 
 use self::{
     epochs::Book,
+    last::{Candidate, Last},
     paths::Paths,
     peers::Peers,
     stall::Stall,
@@ -95,6 +97,8 @@ pub struct Settings {
     pub services: Vec<(SocketAddr, Proxy)>,
     /// There are peers to wait for.
     pub has_seeds: bool,
+    /// So many nodes stay up at least while their proxies are silent and nothing else speaks against them.
+    pub keep_up: usize,
     /// What was there before.
     pub inherited: Inherited,
     /// The epoch to begin with where no maps tell of an earlier one: such as claims of this host last had a while ago.
@@ -153,12 +157,15 @@ pub enum Output {
     /// Claims are made under these epochs from now on, and no others of this node count: the programs and the peers are
     /// told.
     Epochs(Given),
-    /// The peers and the operator's hook are told of another state.
+    /// The peers are told of another state, or of proxies that are silent now or are not any more; the operator's hook
+    /// where the state is another one.
     State {
         /// The one before.
         old: State,
         /// The new one.
         new: State,
+        /// The node's proxies are silent.
+        is_silent: bool,
     },
     /// Something to log.
     Note(Note),
@@ -189,6 +196,8 @@ pub enum Note {
         /// Why.
         reason: Reason,
     },
+    /// The proxies are silent here, and too few others are up: so this node stays up.
+    KeptUp,
     /// A proxy answers again.
     ProxyBack(SocketAddr),
     /// A proxy has stopped or restarted.
@@ -224,6 +233,7 @@ impl fmt::Display for Note {
                 write!(f, "node {} was up before this start and has not been linked since: now down", node.number())
             }
             Self::ProxyDown { service, reason } => write!(f, "the proxy at {service} is down: {reason}"),
+            Self::KeptUp => write!(f, "proxies are silent, and too few other nodes are up: this node stays up"),
             Self::ProxyBack(service) => write!(f, "the proxy at {service} answers again"),
             Self::ProxyEnded(service) => {
                 write!(f, "the proxy at {service} has stopped or restarted: its transactions are lost")
@@ -253,8 +263,15 @@ pub struct Failover {
     joined: bool,
     state: State,
     state_since_us: u64,
+    /// The peers were told that this node's proxies are silent.
+    is_silent: bool,
+    last: Last,
+    /// The node is up for want of others alone.
+    is_kept: bool,
     draining_since_us: Option<u64>,
     services: Vec<SocketAddr>,
+    /// All of them.
+    serves: Served,
     proxies: Vec<Proxy>,
     book: Book,
     peers: Peers,
@@ -274,7 +291,7 @@ impl Failover {
     /// A node that starts at `now_us`.
     #[must_use]
     pub fn new(settings: Settings, now_us: u64) -> Self {
-        let Settings { node, services, has_seeds, inherited, first_epoch, first_ticket } = settings;
+        let Settings { node, services, has_seeds, keep_up, inherited, first_epoch, first_ticket } = settings;
         let (services, proxies): (Vec<_>, Vec<_>) = services.into_iter().unzip();
         let Inherited { given, peers_up, lease } = inherited;
         let resumes = !peers_up.is_empty();
@@ -282,14 +299,19 @@ impl Failover {
         let role = if has_seeds { Role::Starting { resumes, until_us } } else { Role::Serving };
         let given = given.filter(|given| given.services.len() == proxies.len());
         let book = given.map_or_else(|| Book::begin(proxies.len(), first_epoch), Book::resume);
+        let serves = (0..NO_SERVICE).take(services.len()).fold(Served::default(), Served::with);
         let mut machine = Self {
             node,
             role,
             joined: !has_seeds,
             state: State::Joining,
             state_since_us: now_us,
+            is_silent: false,
+            last: Last::new(keep_up),
+            is_kept: false,
             draining_since_us: lease.drains.then_some(now_us),
             services,
+            serves,
             proxies,
             book,
             peers: Peers::default(),
@@ -466,7 +488,7 @@ impl Failover {
         };
         let stall = self.stall.as_ref().map(|stall| stall.due_us(now_us));
         let renewal = self.renewed_us.map_or(now_us, |renewed_us| renewed_us.saturating_add(LEASE_RENEWAL_US));
-        [role, stall, self.settle_at_us, self.peers.due_us(), self.paths.due_us()]
+        [role, stall, self.settle_at_us, self.last.due_us(), self.peers.due_us(), self.paths.due_us()]
             .into_iter()
             .flatten()
             .fold(renewal, u64::min)
@@ -487,6 +509,12 @@ impl Failover {
     #[must_use]
     pub const fn state(&self) -> (State, u64) {
         (self.state, self.state_since_us)
+    }
+
+    /// Whether the node is up though its proxies are silent, for want of others.
+    #[must_use]
+    pub const fn is_kept_up(&self) -> bool {
+        self.is_kept
     }
 
     /// Since when the operator takes the node out of service, in microseconds of the monotonic clock.
@@ -598,6 +626,7 @@ impl Failover {
             return;
         }
         self.renewed_us = Some(now_us);
+        self.last.lengthen(late_us - LEASE_RENEWAL_US);
         if late_us >= STALL_US {
             self.stalled(late_us, now_us);
         }
@@ -694,19 +723,50 @@ impl Failover {
 
     fn settle_state(&mut self, now_us: u64) {
         let any = |health: fn(&Health) -> bool| self.proxies.iter().any(|proxy| health(proxy.health()));
+        let is_down = any(|health| matches!(health, Health::Down(_)));
+        // One that has stopped is evidence, whatever the others are.
+        let is_silent = is_down && self.proxies.iter().all(|proxy| proxy.is_alive() || proxy.is_silent());
+        let is_out = self.drains() || !self.joined || any(|health| matches!(health, Health::Unknown));
+        let is_kept = !is_out && is_silent && self.settle_last(now_us);
         let new = if self.drains() {
             State::Draining
-        } else if !self.joined || any(|health| matches!(health, Health::Unknown)) {
+        } else if is_out {
             State::Joining
-        } else if any(|health| matches!(health, Health::Down(_))) {
+        } else if is_down && !is_kept {
             State::ProxyDown
         } else {
             State::Up
         };
+        if is_out || !is_silent {
+            self.last.reset();
+            self.is_kept = false;
+        }
+        if (new, is_silent) != (self.state, self.is_silent) {
+            self.outputs.push_back(Output::State { old: self.state, new, is_silent });
+        }
+        self.is_silent = is_silent;
         if new != self.state {
-            self.outputs.push_back(Output::State { old: self.state, new });
             (self.state, self.state_since_us) = (new, now_us);
         }
+    }
+
+    /// Whether this node is up from now on though its proxies are silent.
+    fn settle_last(&mut self, now_us: u64) -> bool {
+        let is_up = self.state == State::Up;
+        if self.role != Role::Serving {
+            // It does not know how its peers are, or it ends.
+            self.last.reset();
+            return is_up;
+        }
+        let me = Candidate { is_silent: true, is_out: !is_up, id: self.node };
+        let stays = self.last.stays(me, self.peers.candidates(self.serves));
+        let is_up = self.last.settle(is_up, stays, now_us);
+        let is_kept = is_up && stays;
+        if is_kept && !self.is_kept {
+            self.outputs.push_back(Output::Note(Note::KeptUp));
+        }
+        self.is_kept = is_kept;
+        is_up
     }
 
     /// Chooses anew who reassembles what, and who takes which new transactions, if the peers have changed.

@@ -59,6 +59,7 @@ pub use crate::wire::DATAGRAM_BYTES;
 pub struct Node {
     settings: NodeSettings,
     state: State,
+    is_silent: bool,
     /// Of the hellos: rises when all peers are to hear something new.
     sequence: u32,
     claims: Claims,
@@ -77,6 +78,7 @@ impl Node {
     pub fn new(settings: NodeSettings) -> Self {
         Self {
             state: State::Joining,
+            is_silent: false,
             sequence: 1,
             claims: Claims::new(&settings),
             peers: Peers::default(),
@@ -119,10 +121,10 @@ impl Node {
         }
     }
 
-    /// This node is in another state: all peers are told at once.
-    pub fn set_state(&mut self, state: State, now: Now) {
-        if self.state != state {
-            self.state = state;
+    /// This node is in another state, or its proxies fall silent or answer again: all peers are told at once.
+    pub fn set_state(&mut self, state: State, is_silent: bool, now: Now) {
+        if (self.state, self.is_silent) != (state, is_silent) {
+            (self.state, self.is_silent) = (state, is_silent);
             self.greet_all(now);
         }
     }
@@ -644,6 +646,7 @@ impl Node {
             listen,
             services: services.clone(),
             must_equal: must_equal.clone(),
+            is_silent: self.is_silent,
         };
         let Some(state) = self.peers.get_mut(peer) else { return };
         self.effects.send(peer, &Message::Hello(state.address(hello)), Kind::Hello);
@@ -669,7 +672,7 @@ impl Node {
 
 /// What the maps are to say of a peer, given this node's services.
 fn peer_write(node: NodeId, up: bool, hello: &Hello, mine: &[Service]) -> MapWrite {
-    let Hello { state, epochs, underlay, ref services, .. } = *hello;
+    let Hello { state, is_silent, epochs, underlay, ref services, .. } = *hello;
     let same = |mine: &Service| {
         services.iter().any(|theirs| (theirs.address, theirs.transport) == (mine.address, mine.transport))
     };
@@ -679,5 +682,5 @@ fn peer_write(node: NodeId, up: bool, hello: &Hello, mine: &[Service]) -> MapWri
         0 | HELLO_SERVICES.. => Served::ALL,
         _ => told.fold(Served::default(), |served, (index, _)| served.with(index)),
     };
-    MapWrite::Peer { node, up, state, epochs, underlay, served }
+    MapWrite::Peer { node, up, state, is_silent, epochs, underlay, served }
 }

@@ -24,6 +24,7 @@
 //! | 2 links | an address and port (2) |
 //! | 3 services | per service: transport (1), affinity (1), address, port (2) |
 //! | 4 must be equal | per value: what (1), hash (8) |
+//! | 5 proxies | flags (1): 1 they are silent |
 //!
 //! A datagram is `kind, body`; one of a kind that the receiver does not know is skipped.
 //!

@@ -44,7 +44,7 @@ use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
     failover::{self, Failover, Introduction, timers::LINGER_US},
-    node::{self, Command, MapWrite, Node, NodeSettings, ProtocolError},
+    node::{self, Command, MapWrite, Node, NodeSettings, ProtocolError, State},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -486,11 +486,10 @@ impl Daemon {
                     self.dataplane.set_epochs(&given)?;
                     self.node.set_epochs(given.live(), now());
                 }
-                Output::State { old, new } => {
-                    log::info!("this node is {} (was {})", new.name(), old.name());
-                    self.node.set_state(new, now());
-                    if let Some(hooks) = &self.hooks {
-                        hooks.tell(new);
+                Output::State { old, new, is_silent } => {
+                    self.node.set_state(new, is_silent, now());
+                    if old != new {
+                        self.tell_state(old, new);
                     }
                 }
                 Output::Note(note) if note.is_warning() => log::warn!("{note}"),
@@ -499,6 +498,13 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    fn tell_state(&self, old: State, new: State) {
+        log::info!("this node is {} (was {})", new.name(), old.name());
+        if let Some(hooks) = &self.hooks {
+            hooks.tell(new);
+        }
     }
 
     /// Does what the core has decided.
@@ -520,8 +526,8 @@ impl Daemon {
                 Output::Map(MapWrite::Peer { up: false, .. }) => {
                     // The failover machine has said so.
                 }
-                Output::Map(MapWrite::Peer { node, up: true, state, epochs, underlay, served }) => {
-                    let said = Introduction { state, epochs, underlay, served };
+                Output::Map(MapWrite::Peer { node, up: true, state, is_silent, epochs, underlay, served }) => {
+                    let said = Introduction { state, is_silent, epochs, underlay, served };
                     self.failover.handle_introduction(node, said, now().monotonic_us);
                     // Before the answer that follows it.
                     self.carry_out_failover()?;
@@ -550,6 +556,7 @@ fn new_failover(config: &Config, proxies: &Proxies, dataplane: &Dataplane) -> Re
         node: config.node,
         services: proxies.known(config),
         has_seeds: !config.cluster.seeds.is_empty(),
+        keep_up: usize::from(config.cluster.keep_up),
         inherited: dataplane.inherited(),
         first_epoch: first_epoch(),
         first_ticket: seed()? as u32,

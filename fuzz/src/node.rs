@@ -161,7 +161,7 @@ impl<'a> Script<'a> {
             11 => {
                 let state =
                     [State::Joining, State::Up, State::Draining, State::ProxyDown][usize::from(self.byte() % 4)];
-                self.nodes[ME].set_state(state, self.now());
+                self.nodes[ME].set_state(state, state == State::ProxyDown, self.now());
             }
             12 => {
                 let (node, epoch) = (usize::from(self.byte()) % NODES, self.byte());

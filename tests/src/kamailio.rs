@@ -165,6 +165,16 @@ impl Kamailio {
         Ok(reply.kind != "stray_reply")
     }
 
+    /// Stops all its processes, as a flood would: its sockets stay, and nobody reads them.
+    pub fn pause(&self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// They go on.
+    pub fn go_on(&self) {
+        self.process.signal(libc::SIGCONT);
+    }
+
     /// Ends it with SIGKILL, with all its processes.
     ///
     /// # Errors

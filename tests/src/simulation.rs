@@ -175,10 +175,14 @@ impl Simulation {
                 self.stop_proxy(host);
                 self.start_proxy(host);
             }
+            Fault::SilenceProxy(host) => proxy::silence(&mut self.world, host, true),
+            Fault::WakeProxy(host) => proxy::silence(&mut self.world, host, false),
             Fault::Drain(host) => self.order(host, Order::Drain(true)),
             Fault::Undrain(host) => self.order(host, Order::Drain(false)),
             Fault::Phase(name) => self.world.counts.phase(name),
         }
+        // A crash takes a host's route with it, and a phase begins with the routes that there are.
+        self.world.count_routes();
     }
 
     /// The operator tells the daemon something, if there is one. A stopped one hears of it when it goes on.

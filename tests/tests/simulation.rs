@@ -110,6 +110,20 @@ fn nodes_agree_after_cuts_of_all_lengths_killed_daemons_and_restarted_proxies() 
 }
 
 #[test]
+fn a_flood_that_silences_all_proxies_leaves_one_route_and_all_come_back() {
+    for report in agree("silence", 80..84) {
+        let all = report.scenario.nodes;
+        assert_eq!(report.routed("before"), Some((all, all)), "{report}");
+        assert_eq!(report.routed("silent"), Some((1, 1)), "{report}");
+        // What takes the last one away is no silence: the next one comes up for it, and only one.
+        for phase in ["drained", "stopped", "crashed"] {
+            assert_eq!(report.routed(phase), Some((0, 1)), "{phase}: {report}");
+        }
+        assert_eq!(report.routed("after"), Some((all, all)), "{report}");
+    }
+}
+
+#[test]
 fn nodes_that_come_and_go_know_every_claim() {
     agree("joining", 60..63);
 }

@@ -14,6 +14,7 @@ use forwarder_common::{
     ids::{Epochs, NodeId},
 };
 
+use super::last::Candidate;
 use super::timers::{AWAY_US, LEASE_TAIL_US, PATH_US, REJOIN_US};
 use crate::state::State;
 
@@ -64,6 +65,8 @@ impl Phase {
 pub struct Introduction {
     /// How it is.
     pub state: State,
+    /// A proxy of its does not answer, though its sockets are there.
+    pub is_silent: bool,
     /// Its live epochs.
     pub epochs: Epochs,
     /// Where it takes tunnel packets.
@@ -259,9 +262,25 @@ impl Peers {
             .filter_map(|(id, peer)| Some((id, peer.introduction.as_ref()?)))
     }
 
+    /// The peers that are up, or could be in spite of their silent proxies, and that have all of these services
+    /// of this node's.
+    pub(super) fn candidates(&self, services: Served) -> impl Iterator<Item = Candidate> {
+        self.iter().filter_map(move |(id, peer)| {
+            let said = peer.introduction.as_ref().filter(|_| peer.phase.is_up())?;
+            let is_out = match said.state {
+                State::Up => false,
+                // Nobody would take one without a link back into service.
+                State::ProxyDown if said.is_silent && peer.phase == Phase::Up => true,
+                State::ProxyDown | State::Joining | State::Draining => return None,
+            };
+            let lacks = services.0.iter().zip(said.served.0).any(|(mine, theirs)| mine & !theirs != 0);
+            (!lacks).then_some(Candidate { is_silent: said.is_silent, is_out, id })
+        })
+    }
+
     /// The peers that take new transactions.
     pub(super) fn healthy(&self) -> impl Iterator<Item = NodeId> {
-        self.with_daemon().filter(|(_, said)| said.state == State::Up).map(|(id, _)| id)
+        self.with_daemon().filter(|(_, said)| said.state == State::Up && !said.is_silent).map(|(id, _)| id)
     }
 
     /// The epochs of a peer whose claims count, none of one that is down; `None`: nothing is known of it.
@@ -281,7 +300,13 @@ mod tests {
     }
 
     fn introduction(state: State) -> Introduction {
-        Introduction { state, epochs: Epochs::from_bits(1), underlay: "10.9.3.2".parse().unwrap(), served: Served::ALL }
+        Introduction {
+            state,
+            is_silent: false,
+            epochs: Epochs::from_bits(1),
+            underlay: "10.9.3.2".parse().unwrap(),
+            served: Served::ALL,
+        }
     }
 
     fn able(peers: &Peers) -> (Vec<u16>, Vec<u16>) {

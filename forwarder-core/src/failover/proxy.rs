@@ -145,6 +145,12 @@ impl Proxy {
         if let Health::Down(reason) = &self.health { Some(reason) } else { None }
     }
 
+    /// Whether it does not answer, or cannot be asked, though nothing says that it has stopped: its socket is there, as
+    /// far as that can be seen. A flood can do that.
+    pub const fn is_silent(&self) -> bool {
+        matches!(self.health, Health::Down(Reason::Silent(_) | Reason::Failed(_) | Reason::Starting))
+    }
+
     /// Whether new transactions can be left to it.
     pub const fn is_alive(&self) -> bool {
         matches!(self.health, Health::Trusted | Health::Alive)

@@ -1,9 +1,9 @@
-use forwarder_common::abi::Served;
-
 use super::{
     timers::{AWAY_US, LEASE_RENEWAL_US, LINK_IDLE_US, PATH_US, STALL_NOTICE_US},
     *,
 };
+
+mod last;
 
 const SECOND: u64 = 1_000_000;
 const SERVICE: &str = "192.0.2.10:5060";
@@ -32,8 +32,15 @@ struct World {
 impl World {
     fn new(proxies: Vec<Proxy>, inherited: Inherited) -> Self {
         let services = proxies.into_iter().map(|proxy| (SERVICE.parse().unwrap(), proxy)).collect();
-        let settings =
-            Settings { node: id(1), services, has_seeds: true, inherited, first_epoch: Epoch::new(5), first_ticket: 7 };
+        let settings = Settings {
+            node: id(1),
+            services,
+            has_seeds: true,
+            keep_up: 0,
+            inherited,
+            first_epoch: Epoch::new(5),
+            first_ticket: 7,
+        };
         let machine = Failover::new(settings, 0);
         let mut world = Self { machine, now_us: 0, is_synchronised: false, answering: Vec::new(), told: Vec::new() };
         world.turn();
@@ -85,7 +92,13 @@ impl World {
     fn link(&mut self, peer: u16) {
         self.machine.handle_link_up(id(peer), "10.9.3.2:7470".parse().unwrap(), &[], false, self.now_us);
         let underlay = "10.9.3.2".parse().unwrap();
-        let said = Introduction { state: State::Up, epochs: Epochs::from_bits(1), underlay, served: Served::ALL };
+        let said = Introduction {
+            state: State::Up,
+            is_silent: false,
+            epochs: Epochs::from_bits(1),
+            underlay,
+            served: Served::ALL,
+        };
         self.machine.handle_introduction(id(peer), said, self.now_us);
         self.take();
     }
@@ -103,7 +116,7 @@ impl World {
     /// What was told since the last call, as words: states, epochs, punts, leases' flags where they change, peers.
     fn words(&mut self) -> String {
         let word = |output: Output| match output {
-            Output::State { old, new } => Some(format!("{}>{}", old.name(), new.name())),
+            Output::State { old, new, .. } => (old != new).then(|| format!("{}>{}", old.name(), new.name())),
             Output::Epochs(_) => Some("epoch".to_owned()),
             Output::OpenPunts => Some("open".to_owned()),
             Output::ClosePunts => Some("close".to_owned()),
@@ -570,6 +583,7 @@ fn a_node_without_seeds_waits_for_nobody() {
         node: id(1),
         services,
         has_seeds: false,
+        keep_up: 1,
         inherited: inherited(&[], false),
         first_epoch: Epoch::new(5),
         first_ticket: 7,

@@ -41,6 +41,10 @@ pub const AWAY_US: u64 = 60_000_000;
 /// How long after the end of a link the lease of a daemon that is dead may still say that it lives.
 pub const LEASE_TAIL_US: u64 = LEASE_US - LINK_IDLE_US + LEASE_RENEWAL_US;
 
+/// How long a node with silent proxies still counts as up, or as out, when it is to be the other: by then it has heard
+/// whatever its peers had said.
+pub const LAST_US: u64 = 2_500_000;
+
 /// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
 pub const JOIN_US: u64 = 5_000_000;
 /// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by
@@ -70,6 +74,9 @@ const _: () = {
     assert!(PATH_US < LINK_IDLE_US);
     // The programs' answers outlast a restart.
     assert!(AWAY_US > REJOIN_US);
+    // Of two that fall silent, the later one hears that the earlier one has gone before it may go itself: what is said
+    // arrives before its link would have ended, and twice that passes.
+    assert!(LAST_US > 2 * LINK_IDLE_US);
     // A daemon that ends does so before its lease and before its links would.
     assert!(LINGER_US < LINK_IDLE_US);
 };

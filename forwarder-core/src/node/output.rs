@@ -134,6 +134,8 @@ pub enum MapWrite {
         up: bool,
         /// How it is, by what it said last.
         state: State,
+        /// A proxy of its does not answer, though its sockets are there.
+        is_silent: bool,
         /// Its live epochs.
         epochs: Epochs,
         /// Where it takes encapsulated packets.

@@ -305,8 +305,8 @@ impl Peer {
     /// Whether a hello says something that others go by, and that the last one has not said.
     fn says_news(&self, hello: &Hello) -> bool {
         let is_same = |known: &Hello| {
-            (known.state, known.epochs, known.underlay, known.listen, &known.services)
-                == (hello.state, hello.epochs, hello.underlay, hello.listen, &hello.services)
+            (known.state, known.is_silent, known.epochs, known.underlay, known.listen, &known.services)
+                == (hello.state, hello.is_silent, hello.epochs, hello.underlay, hello.listen, &hello.services)
         };
         !self.is_up || !self.hello.as_ref().is_some_and(is_same)
     }

@@ -20,8 +20,11 @@ const UNDERLAY: u8 = 1;
 const LISTEN: u8 = 2;
 const SERVICES: u8 = 3;
 const MUST_EQUAL: u8 = 4;
+const PROXIES: u8 = 5;
 /// Bytes of one value that must be equal.
 const EQUAL_BYTES: usize = 9;
+/// What is said of the proxies: they are silent. The other bits are of later daemons.
+const SILENT: u8 = 1;
 
 /// The first message on each link, and again when something in it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct Hello {
     pub services: Vec<Service>,
     /// What must be equal on all nodes of a cluster, at most [`HELLO_EQUALS`].
     pub must_equal: Vec<MustEqual>,
+    /// A proxy of the sender does not answer, though its sockets are there. The sender may be up all the same.
+    pub is_silent: bool,
 }
 
 /// A service, as peers are told of it.
@@ -96,8 +101,9 @@ impl Hello {
         out.extend(self.your_incarnation.to_be_bytes());
         out.extend(self.your_epochs.bits().to_be_bytes());
         out.extend(self.have.to_be_bytes());
-        // A list that is empty is left out.
-        out.push(2 + u8::from(!self.services.is_empty()) + u8::from(!self.must_equal.is_empty()));
+        // What is empty or not so is left out.
+        let optional = [!self.services.is_empty(), !self.must_equal.is_empty(), self.is_silent];
+        out.push(2 + optional.into_iter().map(u8::from).sum::<u8>());
         put_field(out, UNDERLAY, |out| put_address(out, self.underlay));
         put_field(out, LISTEN, |out| put_socket(out, self.listen));
         if !self.services.is_empty() {
@@ -105,6 +111,9 @@ impl Hello {
         }
         if !self.must_equal.is_empty() {
             put_field(out, MUST_EQUAL, |out| self.put_equals(out));
+        }
+        if self.is_silent {
+            put_field(out, PROXIES, |out| out.push(SILENT));
         }
     }
 
@@ -131,7 +140,7 @@ impl Hello {
         let your_incarnation = reader.u64()?;
         let your_epochs = Epochs::from_bits(reader.u16()?);
         let have = reader.u64()?;
-        let Fields { underlay, listen, services, must_equal } = Fields::decode(reader)?;
+        let Fields { underlay, listen, services, must_equal, is_silent } = Fields::decode(reader)?;
         let underlay = underlay.ok_or(WireError::Missing(UNDERLAY))?;
         let listen = listen.ok_or(WireError::Missing(LISTEN))?;
         Ok(Self {
@@ -147,6 +156,7 @@ impl Hello {
             listen,
             services,
             must_equal,
+            is_silent,
         })
     }
 }
@@ -158,6 +168,7 @@ struct Fields {
     listen: Option<SocketAddr>,
     services: Vec<Service>,
     must_equal: Vec<MustEqual>,
+    is_silent: bool,
 }
 
 impl Fields {
@@ -189,6 +200,7 @@ impl Fields {
                     fields.must_equal.truncate(HELLO_EQUALS);
                 }
                 MUST_EQUAL => return Err(WireError::Length),
+                PROXIES => fields.is_silent = value.u8()? & SILENT != 0,
                 // Of a later daemon.
                 _ => continue,
             }

@@ -47,25 +47,25 @@ fn hello() -> impl Strategy<Value = Hello> {
     let equal = any::<(u8, u64)>().prop_map(|(what, hash)| MustEqual { what, hash });
     let lists =
         (proptest::collection::vec(service, 0..=HELLO_SERVICES), proptest::collection::vec(equal, 0..=HELLO_EQUALS));
-    let numbers = any::<(u64, u32, u64, u64, u64, u16, u16)>();
-    (numbers, 0..4_u8, any::<IpAddr>(), socket(), lists).prop_map(
-        |((incarnation, sequence, next, your_incarnation, have, epochs, seen), number, underlay, listen, lists)| {
-            Hello {
-                incarnation,
-                sequence,
-                epochs: Epochs::from_bits(epochs),
-                state: hello::state(number).unwrap(),
-                next,
-                your_incarnation,
-                your_epochs: Epochs::from_bits(seen),
-                have,
-                underlay,
-                listen,
-                services: lists.0,
-                must_equal: lists.1,
-            }
-        },
-    )
+    let numbers = any::<(u64, u32, u64, u64, u64, u16, u16, bool)>();
+    (numbers, 0..4_u8, any::<IpAddr>(), socket(), lists).prop_map(|(numbers, number, underlay, listen, lists)| {
+        let (incarnation, sequence, next, your_incarnation, have, epochs, seen, is_silent) = numbers;
+        Hello {
+            incarnation,
+            sequence,
+            epochs: Epochs::from_bits(epochs),
+            state: hello::state(number).unwrap(),
+            next,
+            your_incarnation,
+            your_epochs: Epochs::from_bits(seen),
+            have,
+            underlay,
+            listen,
+            services: lists.0,
+            must_equal: lists.1,
+            is_silent,
+        }
+    })
 }
 
 fn messages() -> impl Strategy<Value = Message> {
@@ -138,7 +138,7 @@ proptest! {
     #[test]
     fn fields_of_a_later_daemon_are_skipped_wherever_they_are(
         hello in hello(),
-        fields in proptest::collection::vec((5..=255_u8, proptest::collection::vec(any::<u8>(), 0..9)), 0..6),
+        fields in proptest::collection::vec((6..=255_u8, proptest::collection::vec(any::<u8>(), 0..9)), 0..6),
         places in proptest::collection::vec(any::<prop::sample::Index>(), 6)
     ) {
         let bytes = Message::Hello(hello.clone()).encode();
@@ -227,6 +227,7 @@ fn simple_hello() -> Hello {
             affinity: Service::AFFINITY_CALL,
         }],
         must_equal: vec![MustEqual { what: MustEqual::TIMERS, hash: 9 }],
+        is_silent: false,
     }
 }
 
@@ -240,6 +241,9 @@ fn a_hello_looks_as_documented() {
     let equals = [4, 0, 9, 2, 0, 0, 0, 0, 0, 0, 0, 9];
     let expected = [&head[..], &addresses, &services, &equals].concat();
     assert_eq!(Message::Hello(simple_hello()).encode(), expected);
+    let silent = Hello { is_silent: true, services: Vec::new(), must_equal: Vec::new(), ..simple_hello() };
+    let (addresses, proxies) = ([&[3][..], &addresses[1..]].concat(), [5, 0, 1, 1]);
+    assert_eq!(Message::Hello(silent).encode(), [&head[..], &addresses, &proxies].concat());
 }
 
 #[test]

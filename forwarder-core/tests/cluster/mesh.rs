@@ -45,6 +45,7 @@ pub(crate) fn hello(node: NodeId, incarnation: u64, epoch: u64) -> Hello {
         listen: listen(node),
         services: Vec::new(),
         must_equal: Vec::new(),
+        is_silent: false,
     }
 }
 

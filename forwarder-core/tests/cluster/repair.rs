@@ -201,7 +201,7 @@ fn a_state_reaches_all_peers_those_that_are_being_linked_too() {
     mesh.run_for(1000);
     mesh.link(id(1), id(3));
     let now = mesh.now(id(1));
-    mesh.nodes.get_mut(&id(1)).unwrap().set_state(State::Draining, now);
+    mesh.nodes.get_mut(&id(1)).unwrap().set_state(State::Draining, false, now);
     mesh.drain(id(1));
     mesh.run_for(1000);
     for node in [2, 3] {

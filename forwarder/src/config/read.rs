@@ -14,8 +14,8 @@ use toml::de::DeTable;
 
 use super::section::{Item, Layout, Section, line_of};
 use super::types::{
-    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_PIN_DIR, Deny, Hooks,
-    MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode,
+    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_KEEP_UP, DEFAULT_PIN_DIR, Deny,
+    Hooks, MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode,
     is_cluster_name,
 };
 
@@ -49,7 +49,7 @@ const LAYOUT: Layout = &[
     ),
     (SERVICE, &["vip", "port", "affinity", "sources", "probe"]),
     (PROBE, &["interval_ms", "failures"]),
-    (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret", "deny"]),
+    (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret", "deny", "keep_up"]),
     (TIMERS, &["t1_ms", "timer_c_s", "call_ttl_s", "hold_ms"]),
     (HOOKS, &["on_state", "timeout_s"]),
 ];
@@ -254,7 +254,12 @@ fn cluster(top: &Section<'_>, folder: &Path) -> anyhow::Result<Cluster> {
         key: file("key", "key = \"node-1.key\"")?,
         secret: file("secret", "secret = \"cluster.secret\"")?,
         deny: deny(&section)?,
+        keep_up: keep_up(&section)?,
     })
+}
+
+fn keep_up(section: &Section<'_>) -> anyhow::Result<u16> {
+    number(section, "keep_up", 0..=u64::from(NodeId::MAX), DEFAULT_KEEP_UP)
 }
 
 fn listen(section: &Section<'_>) -> anyhow::Result<SocketAddr> {

@@ -22,6 +22,8 @@ pub const DEFAULT_CLAIMS: u32 = 1 << 20;
 pub const MIN_CLAIMS: u32 = 1 << 10;
 /// Most claims: 256 MiB of table, twice the slots of 8 bytes.
 pub const MAX_CLAIMS: u32 = 16 << 20;
+/// Nodes that stay up in any case unless the file says otherwise.
+pub(super) const DEFAULT_KEEP_UP: u16 = 1;
 /// Longest name of a cluster in bytes: it is part of a URI in every certificate.
 pub const MAX_CLUSTER_NAME: usize = 64;
 /// Most seeds: every node of the largest cluster.
@@ -105,6 +107,8 @@ pub struct Cluster {
     pub secret: PathBuf,
     /// Who is kept out, whatever its certificate says.
     pub deny: Deny,
+    /// So many nodes stay up at least while the proxies are silent everywhere, 0..=1023.
+    pub keep_up: u16,
 }
 
 /// Nodes and certificates that are kept out of the cluster.

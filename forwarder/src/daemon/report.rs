@@ -200,6 +200,10 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
     });
     let alone = (sources.failover.diverts() && sources.failover.healthy() == 0)
         .then(|| "no peer is up to take new transactions, which therefore stay here".to_owned());
+    let kept = sources.failover.is_kept_up().then(|| {
+        let least = sources.config.cluster.keep_up;
+        format!("this node is up though proxies are silent: fewer than {least} others are up (`keep_up`)")
+    });
     let hook = sources.hooks.and_then(Hooks::last).and_then(|run| Some((run.old, run.new, run.failure?)));
     let hook = hook.map(|(old, new, why)| format!("the hook for {} to {}: {why}", old.name(), new.name()));
     let now_s = unix_s();
@@ -212,7 +216,7 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
     let interfaces = &sources.config.interfaces;
     let strangers = sources.slow.warnings(now().monotonic_us);
     let rest = sources.interfaces.warnings().chain(sources.next_hop_table.warnings(interfaces)).chain(strangers);
-    proxies.chain(alone).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
+    proxies.chain(alone).chain(kept).chain(hook).chain(files).chain(certificates).chain(of_peers).chain(rest).collect()
 }
 
 fn replication(sources: &Sources<'_>) -> status::Replication {

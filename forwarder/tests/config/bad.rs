@@ -224,6 +224,11 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
          hint: give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"",
     ),
     ("ca = \"ca.pem\"\n", "", "line 7: `ca` in [cluster] is missing; hint: add a line like `ca = \"ca.pem\"`"),
+    (
+        "key = ",
+        "keep_up = 1024\nkey = ",
+        "line 13: `keep_up` in [cluster] is 1024; hint: give a whole number from 0 to 1023",
+    ),
     // Who is kept out.
     (
         "key = ",

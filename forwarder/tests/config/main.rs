@@ -35,6 +35,7 @@ certificate = "node-1.pem"
 key = "/etc/forwarder/node-1.key"
 secret = "cluster.secret"
 deny = [7, "AB:00000000000000000000000000000000000000000000000000000000000000"]
+keep_up = 2
 
 [timers]
 t1_ms = 500
@@ -89,6 +90,7 @@ fn every_key_is_read() {
     let mut fingerprint = [0; 32];
     fingerprint[0] = 0xab;
     assert_eq!(config.cluster.deny, Deny { nodes: [7].into(), fingerprints: [fingerprint].into() });
+    assert_eq!(config.cluster.keep_up, 2);
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!(config.claims, whole.claims);
     assert_eq!(config.timers, whole.timers);
     assert_eq!((config.hooks.on_state, config.hooks.timeout_s), (None, 10));
-    assert_eq!((config.cluster.deny, config.file), (Deny::default(), None));
+    assert_eq!((config.cluster.deny, config.cluster.keep_up, config.file), (Deny::default(), 1, None));
     let [service] = config.services.as_slice() else { panic!("one service") };
     assert_eq!((service.affinity, service.probe.as_ref()), (Affinity::Transaction, None));
     assert!(service.sources.is_empty());

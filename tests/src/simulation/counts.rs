@@ -50,6 +50,8 @@ pub struct Phase {
     pub fates: [Fates; Class::ALL.len()],
     /// Why those that met a wrong node did, by [`Cause`].
     pub causes: [u64; Cause::ALL.len()],
+    /// Hosts to which routes led: the fewest at any moment, and those at the end. `None`: no route came or went.
+    pub routed: Option<(usize, usize)>,
 }
 
 /// What the failover machines have noted.
@@ -150,7 +152,15 @@ impl Counts {
         if self.phases.len() == 1 && self.phases[0].fates == <[Fates; Class::ALL.len()]>::default() {
             self.phases.clear();
         }
-        self.phases.push(Phase { name, ..Phase::default() });
+        let routed = self.phases.last().and_then(|phase| phase.routed).map(|(_, hosts)| (hosts, hosts));
+        self.phases.push(Phase { name, routed, ..Phase::default() });
+    }
+
+    /// Routes lead to so many hosts.
+    pub(super) fn routed(&mut self, hosts: usize) {
+        let last = self.phases.len() - 1;
+        let routed = &mut self.phases[last].routed;
+        *routed = Some((routed.map_or(hosts, |(fewest, _)| fewest.min(hosts)), hosts));
     }
 
     /// The present phase's account of a class.
@@ -178,7 +188,7 @@ impl Counts {
             Note::Down(_) | Note::Unconfirmed(_) => *down += 1,
             Note::ProxyEnded(_) => *proxies_ended += 1,
             Note::EpochTaken => *epochs_taken += 1,
-            Note::ProxyDown { .. } | Note::ProxyBack(_) | Note::OtherVersion(_) => {}
+            Note::ProxyDown { .. } | Note::ProxyBack(_) | Note::KeptUp | Note::OtherVersion(_) => {}
         }
     }
 

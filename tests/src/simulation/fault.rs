@@ -29,6 +29,10 @@ pub enum Fault {
     StartProxy(usize),
     /// Its proxy restarts between two looks at its sockets.
     RestartProxy(usize),
+    /// Its proxy falls silent, as in a flood: its socket is there, and it answers nothing.
+    SilenceProxy(usize),
+    /// It answers again.
+    WakeProxy(usize),
     /// Its operator drains it: no new transactions.
     Drain(usize),
     /// Its operator takes it back into service.

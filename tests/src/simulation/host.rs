@@ -31,7 +31,9 @@ const START_UPTIME_US: u64 = 10_000_000;
 /// Seconds of one epoch number where no maps tell of an earlier one, as the daemon's.
 const EPOCH_SECONDS: u64 = 16;
 /// Probes of the proxy in a row that may fail less one: the configuration's default.
-const FAILURES: u32 = 3;
+pub(super) const FAILURES: u32 = 3;
+/// The configuration's default.
+const KEEP_UP: usize = 1;
 /// Punted packets that the ring buffer holds: a record has 2 KiB, its head of 16 bytes, and the ring's own of 8.
 pub(super) const PUNTS: usize = PUNT_BYTES as usize / (2048 + 24);
 
@@ -115,6 +117,8 @@ pub(super) struct Host {
     pub(super) is_routed: bool,
     pub(super) kernel: Kernel,
     pub(super) has_proxy: bool,
+    /// It answers nothing.
+    pub(super) is_silent: bool,
     /// Of the proxy: the transactions of an earlier one are gone.
     pub(super) proxy_incarnation: u32,
     /// Of the daemon: what was meant for an earlier one is not for this one.
@@ -155,6 +159,7 @@ impl Host {
             is_routed: false,
             kernel: Kernel::new(node, limits.claims, limits.hosts),
             has_proxy: false,
+            is_silent: false,
             proxy_incarnation: 0,
             incarnation: 0,
             daemon: None,
@@ -180,7 +185,7 @@ impl Host {
     /// Boots: an empty kernel, and a proxy.
     pub(super) fn boot(&mut self, limits: Limits) {
         self.kernel = Kernel::new(self.node, limits.claims, limits.hosts);
-        (self.is_powered, self.has_proxy) = (true, true);
+        (self.is_powered, self.has_proxy, self.is_silent) = (true, true, false);
     }
 
     /// Loses its power, and with it all that it does not write down.
@@ -212,6 +217,7 @@ impl Host {
             node: self.node,
             services: vec![(service, Proxy::new(Some(FAILURES), self.sockets.clone()))],
             has_seeds: !seeds.is_empty(),
+            keep_up: KEEP_UP,
             inherited: self.kernel.inherited(),
             first_epoch: Epoch::new(now.unix_us / 1_000_000 / EPOCH_SECONDS),
             first_ticket: seed as u32,

@@ -7,7 +7,7 @@ use forwarder_core::failover::Evidence;
 
 use super::{
     event::{Event, Way},
-    host::{Host, PUNTS},
+    host::{FAILURES, Host, PUNTS},
     judge::Judge,
     kernel::{Claimed, Punt},
     links::Links,
@@ -138,7 +138,8 @@ impl Proxies {
     pub(super) fn proxy(&mut self, world: &mut World, links: &Links, host: usize, message: Message, way: Way) {
         let Message { transaction, step, landed_us } = message;
         world.note(host as u64, transaction as u64, step as u64);
-        if !world.hosts[host].is_powered || !world.hosts[host].has_proxy {
+        let Host { is_powered, has_proxy, is_silent, .. } = world.hosts[host];
+        if !is_powered || !has_proxy || is_silent {
             return self.is_lost(world, message, TRIES);
         }
         let since_us = world.now_us - landed_us;
@@ -262,6 +263,17 @@ pub(super) fn changed(world: &mut World, host: usize) {
     world.queue.push(world.now_us + probe_us, Event::Probe { host, incarnation });
 }
 
+/// A proxy that has fallen silent, or answers again, is probed as often as it takes to notice.
+pub(super) fn silence(world: &mut World, host: usize, is_silent: bool) {
+    let owner = &mut world.hosts[host];
+    owner.is_silent = is_silent;
+    let incarnation = owner.incarnation;
+    let first_us = world.now_us + world.rng.u64(0..PROBE_US);
+    for probe in 0..u64::from(FAILURES) {
+        world.queue.push(first_us + probe * PROBE_US, Event::Probe { host, incarnation });
+    }
+}
+
 pub(super) fn look(world: &mut World, host: usize, incarnation: u32) {
     let owner = &mut world.hosts[host];
     if !owner.is_awake() || owner.incarnation != incarnation {
@@ -285,10 +297,10 @@ pub(super) fn probe(world: &mut World, host: usize, incarnation: u32) {
     if !owner.is_awake() || owner.incarnation != incarnation {
         return;
     }
-    let (now, has_proxy) = (owner.now(world.now_us), owner.has_proxy);
+    let (now, answers) = (owner.now(world.now_us), owner.has_proxy && !owner.is_silent);
     let Some(daemon) = &mut owner.daemon else { return };
     let sent_us = now.monotonic_us - ANSWER_US;
-    daemon.evidence.push_back(if has_proxy { Evidence::Answered { sent_us } } else { Evidence::Silent });
+    daemon.evidence.push_back(if answers { Evidence::Answered { sent_us } } else { Evidence::Silent });
     world.wake(host);
 }
 

@@ -156,6 +156,12 @@ impl Report {
         self.phases_of(phase).map(|phase| phase.causes[cause as usize]).sum()
     }
 
+    /// Hosts to which routes led in a phase: the fewest at any moment, and those at its end.
+    #[must_use]
+    pub fn routed(&self, phase: &str) -> Option<(usize, usize)> {
+        self.phases_of(Some(phase)).find_map(|phase| phase.routed)
+    }
+
     fn phases_of(&self, wanted: Option<&str>) -> impl Iterator<Item = &Phase> {
         self.phases.iter().filter(move |phase| wanted.is_none_or(|wanted| wanted == phase.name))
     }

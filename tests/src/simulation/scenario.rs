@@ -45,13 +45,14 @@ pub struct Scenario {
 const SEEDS: usize = 3;
 
 /// Names of the scenarios, with what they are.
-pub const NAMES: [(&str, &str); 10] = [
+pub const NAMES: [(&str, &str); 11] = [
     ("steady", "nothing happens"),
     ("partition", "a region is cut off for a third of the time"),
     ("crash", "hosts lose their power and come back"),
     ("rolling", "hosts are drained and restarted one after another"),
     ("flapping", "hosts are cut off for moments again and again, daemons are killed and come back"),
     ("stalls", "daemons are stopped for moments and for seconds, and go on"),
+    ("silence", "a flood silences all proxies for 20 s, and some daemons and hosts meanwhile"),
     ("chaos", "stalls, kills, stops, drains, proxies that end, crashes, cuts and flaps by chance for 50 s"),
     ("joining", "half of the hosts come later, some leave"),
     ("clocks", "hosts' clocks are up to an hour wrong, and a region is cut off"),
@@ -71,6 +72,7 @@ impl Scenario {
             "flapping" => scenario.flapping(),
             "joining" => scenario.joining(),
             "stalls" => scenario.stalls(),
+            "silence" => scenario.silence(),
             "chaos" => {
                 // A claim's question and its answer between the farthest regions.
                 (scenario.hold_ms, scenario.traffic_s) = (300, chaos::TRAFFIC_S);
@@ -190,6 +192,24 @@ impl Scenario {
         stall(&mut self.faults, 21.0, 4_000);
         stall(&mut self.faults, 28.0, 15_000);
         self.faults.push((51.0, Fault::Phase("after")));
+    }
+
+    /// All proxies fall silent within three seconds, the last host's first. Then those that are kept up are lost one
+    /// after the other: by a drain, by the end of the proxy, of the host. In the end all answer again.
+    fn silence(&mut self) {
+        self.traffic_s = 60;
+        self.faults = vec![(0.0, Fault::Phase("before")), (5.0, Fault::Phase("silent"))];
+        for host in 0..self.nodes {
+            let at_s = 5.0 + 3.0 * (self.nodes - host) as f64 / self.nodes as f64;
+            self.faults.push((at_s, Fault::SilenceProxy(host)));
+            self.faults.push((35.0, Fault::WakeProxy(host)));
+        }
+        self.faults.extend([(16.0, Fault::Phase("drained")), (16.0, Fault::Drain(0))]);
+        self.faults.extend([(21.0, Fault::Phase("stopped")), (21.0, Fault::StopProxy(1))]);
+        self.faults.extend([(26.0, Fault::Phase("crashed")), (26.0, Fault::Crash(2))]);
+        self.faults.extend([(35.0, Fault::Phase("back")), (35.0, Fault::Undrain(0))]);
+        self.faults.extend([(35.0, Fault::StartProxy(1)), (35.0, Fault::Boot(2))]);
+        self.faults.push((45.0, Fault::Phase("after")));
     }
 
     fn joining(&mut self) {

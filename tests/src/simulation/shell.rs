@@ -257,10 +257,11 @@ fn carry_out_failover(world: &mut World, host: usize, now: Now) {
                 daemon.node.set_epochs([given.others].into_iter().collect(), now);
                 kernel.given = Some(given);
             }
-            Output::State { new, .. } => {
-                daemon.node.set_state(new, now);
+            Output::State { new, is_silent, .. } => {
+                daemon.node.set_state(new, is_silent, now);
                 // The operator's hook.
                 *is_routed = new == State::Up;
+                world.count_routes();
             }
             Output::Note(note) => world.counts.noted(&note),
             Output::End => daemon.ends = true,
@@ -317,8 +318,8 @@ fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
         }
         // The failover machine has said so.
         MapWrite::Peer { up: false, .. } => {}
-        MapWrite::Peer { node, up: true, state, epochs, underlay, served } => {
-            let said = failover::Introduction { state, epochs, underlay, served };
+        MapWrite::Peer { node, up: true, state, is_silent, epochs, underlay, served } => {
+            let said = failover::Introduction { state, is_silent, epochs, underlay, served };
             if let Some(daemon) = &mut world.hosts[host].daemon {
                 daemon.failover.handle_introduction(node, said, now.monotonic_us);
             }

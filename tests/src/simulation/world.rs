@@ -104,6 +104,11 @@ impl World {
     }
 
     /// The index of a peer in an output of the core.
+    /// Counts the hosts to which routes lead.
+    pub(super) fn count_routes(&mut self) {
+        self.counts.routed(self.hosts.iter().filter(|host| host.is_routed).count());
+    }
+
     pub(super) fn peer_index(&self, node: NodeId) -> Option<usize> {
         Some(host_of(node)).filter(|index| *index < self.hosts.len())
     }

@@ -143,6 +143,7 @@ fn worst_units() -> Result<()> {
             listen: SocketAddr::new(underlay(peer), 7470),
             services: Vec::new(),
             must_equal: Vec::new(),
+            is_silent: false,
         })
     };
     for peer in 2..PEERS + 2 {
