@@ -38,6 +38,7 @@ mod restarts;
 mod rolling;
 mod rotation;
 mod segments;
+mod silence;
 mod sources;
 mod twice;
 mod untouched;
