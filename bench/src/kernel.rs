@@ -16,6 +16,7 @@ use aya::{
 use forwarder::dataplane::monotonic_ns;
 use forwarder_common::{
     abi::{self, Config, Lifetimes, Node, Service, ServiceKey, ServiceSlot},
+    bound::Costs,
     ids::{Epochs, Tick},
     outcome::{Outcome, SLOTS as OUTCOMES},
     table::{self, Buckets, Entry, Place, SLOTS},
@@ -235,6 +236,8 @@ impl Forwarder {
             other_epoch: EPOCH,
             peers_up: 1,
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+            // Of bounds that all packets are charged to and none reaches.
+            costs: Costs { key_ns: 1, packet_ns: 1, byte: 1, slow_ns: 1 },
             ..Config::default()
         };
         let mut services: Array<_, Shared<ServiceSlot>> = take(&mut ebpf, "SERVICES")?;

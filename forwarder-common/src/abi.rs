@@ -3,6 +3,7 @@
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
 use crate::{
+    bound::Costs,
     clock::Clock,
     ids::{Epochs, NodeId},
 };
@@ -61,6 +62,14 @@ impl Address {
             u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
             u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
         ])
+    }
+
+    /// Who pays for what comes from there, as a number: an IPv6 host has its /64 for the taking.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn payer(&self) -> u64 {
+        let Self([a, b, _, d]) = *self;
+        if self.is_v4() { d as u64 } else { (a as u64) << 32 | b as u64 }
     }
 
     /// Whether this is an IPv4 address.
@@ -179,6 +188,8 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// Zero.
     pub pad: u16,
+    /// What packets cost that are sent to other nodes.
+    pub costs: Costs,
 }
 
 impl Config {
@@ -463,7 +474,7 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<ServiceSlot>() == 28);
-    assert!(size_of::<Config>() == 88);
+    assert!(size_of::<Config>() == 104);
     assert!(size_of::<LeaseWord>() == 8);
     assert!(size_of::<Peer>() == 88);
     assert!(size_of::<ClaimEvent>() == 32);

@@ -48,6 +48,13 @@ impl SipHash {
         self.v0 ^= word;
     }
 
+    /// What the state has come to so far, in one number: no hash, but enough to spread by.
+    #[inline(always)] // three instructions
+    #[must_use]
+    pub const fn mixed(&self) -> u64 {
+        self.v0 ^ self.v1 ^ self.v2 ^ self.v3
+    }
+
     /// The hash, after `bytes` bytes in all; the state is not consumed.
     #[inline(always)] // as above
     #[must_use]

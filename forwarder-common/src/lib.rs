@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod bound;
 pub mod checksum;
 pub mod claim;
 pub mod clock;

@@ -290,6 +290,17 @@ outcomes! {
     LocalUnserved = 70, "local_unserved", Ingress, Pass;
     /// Sent by this host, SIP from an address and port that is no service's and none of its sources: claims nothing.
     EgressNotService = 71, "egress_not_service", Egress, Pass;
+    /// For another node, but more of one transaction than is sent; passed.
+    LocalOverKey = 72, "local_over_key", Ingress, Pass;
+    /// For another node, but more than one node is sent; passed.
+    LocalOverPeer = 73, "local_over_peer", Ingress, Pass;
+    /// An IP fragment for the node that reassembles its datagram, but more than one node is sent, or of one source;
+    /// dropped, for nobody has the others of its datagram.
+    FragmentOverPeer = 74, "fragment_over_peer", Ingress, Dropped;
+    /// To another node, but more of one transaction than is sent; injected locally.
+    SlowOverKey = 75, "slow_over_key", Slow, Slow(Ended);
+    /// To another node, but more than one node is sent; injected locally, and a fragment dropped.
+    SlowOverPeer = 76, "slow_over_peer", Slow, Slow(Ended);
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

@@ -17,6 +17,7 @@ use forwarder_common::{
         self, Address, ClaimEvent, Config, Explained, LeaseWord, Lifetimes, Node, Peer, Punt, Service, ServiceKey,
         ServiceSlot,
     },
+    bound::Costs,
     ids::{Epochs, Tick},
     lifetime::Sign,
     outcome::{Outcome, SLOTS},
@@ -54,8 +55,10 @@ fn now() -> String {
             peers_up,
             lifetimes,
             pad,
+            costs,
         }
     );
+    layout!(text, Costs { key_ns, packet_ns, byte, slow_ns });
     layout!(text, Lifetimes { proceeding, failed, ended });
     layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, clock, served });
     layout!(text, ClaimEvent { key, other, at_ns, ticks, epoch, flags, service, kind, class, sign });

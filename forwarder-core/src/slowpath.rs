@@ -7,6 +7,7 @@
 //! A punted packet is located again (`packet`), a fragment waits for its datagram (`reassemble`, `whole`), an unknown
 //! reply or CANCEL for its owner (`hold`).
 
+mod bounds;
 pub mod hold;
 mod interface;
 mod ledger;
@@ -33,6 +34,7 @@ pub use interface::{Action, Service, Settings, View};
 pub use ledger::Ledger;
 pub use sent::Sent;
 
+use bounds::Bounds;
 use hold::{Held, Hold};
 use packet::{Fragment, Message, Packet};
 use reassembly::{Arrival, Reassembly};
@@ -56,6 +58,7 @@ pub struct SlowPath {
     vips: BTreeSet<[u32; 4]>,
     hold: Hold,
     reassembly: Reassembly,
+    bounds: Bounds,
     actions: VecDeque<Action>,
     ledger: Ledger,
 }
@@ -80,6 +83,7 @@ impl SlowPath {
             services,
             hold: Hold::new(),
             reassembly: Reassembly::default(),
+            bounds: Bounds::new(settings.costs),
             actions: VecDeque::new(),
             ledger: Ledger::default(),
         }
@@ -89,6 +93,7 @@ impl SlowPath {
     /// by now.
     pub fn handle_punt(&mut self, head: Punt, frame: &[u8], view: &dyn View, now_us: u64) {
         self.ledger.came();
+        self.bounds.at(now_us);
         let frame = frame.get(..head.length as usize).unwrap_or(frame);
         let Some(packet) = Packet::of_frame(frame) else { return self.count(Outcome::SlowRefused) };
         if head.reason == Outcome::DecapPuntedFragment.number() {
@@ -115,6 +120,7 @@ impl SlowPath {
         now_us: u64,
     ) {
         self.ledger.came();
+        self.bounds.at(now_us);
         match Packet::read(packet) {
             Some(packet) => self.tunnelled(from, reassemble, &packet, ifindex, view, now_us),
             None => self.count(Outcome::SlowRefused),
@@ -123,13 +129,15 @@ impl SlowPath {
 
     /// The peers' answer to a question: somebody owns the transaction, so that its claim is on its way; or nobody does,
     /// and the packet waits no longer.
-    pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, _now_us: u64) {
+    pub fn handle_answer(&mut self, ticket: u64, owned: bool, view: &dyn View, now_us: u64) {
+        self.bounds.at(now_us);
         self.settle(ticket, if owned { Wait::Waits } else { Wait::Ends }, view);
         self.ask_for_branch(ticket, view);
     }
 
     /// Lets go what has waited long enough.
     pub fn handle_timeout(&mut self, view: &dyn View, now_us: u64) {
+        self.bounds.at(now_us);
         self.reassembly.expire(now_us);
         while let Some((ticket, _)) = self.hold.first().filter(|(_, due_us)| *due_us <= now_us) {
             self.settle(ticket, Wait::Ends, view);
@@ -216,6 +224,11 @@ impl SlowPath {
         }
         match view.reassembler(slot as usize) {
             Some(to) if to != self.node => {
+                let (source, bytes) = (packet.ip.source(&packet.bytes).unwrap_or_default(), packet.bytes.len());
+                if let Err(over) = self.bounds.fragment(to, source, self.hash_key[0], bytes) {
+                    // Nobody here has the others of its datagram.
+                    return self.count(over);
+                }
                 self.count(Outcome::SlowForwarded);
                 self.actions.push_back(Action::Forward { to, packet: packet.bytes.to_vec(), reassemble: true });
             }
@@ -247,8 +260,12 @@ impl SlowPath {
         };
         match verdict(&message, view) {
             Verdict::Local(_) => self.inject(ifindex, packet, Outcome::SlowLocal),
-            Verdict::ToOwner(owner) => self.forward(owner, ifindex, packet, Outcome::SlowForwarded, view),
-            Verdict::Divert(successor) => self.forward(successor, ifindex, packet, Outcome::SlowDiverted, view),
+            Verdict::ToOwner(owner) => {
+                self.forward(owner, &message, ifindex, packet, Outcome::SlowForwarded, view);
+            }
+            Verdict::Divert(successor) => {
+                self.forward(successor, &message, ifindex, packet, Outcome::SlowDiverted, view);
+            }
             Verdict::Ask(why) => {
                 let due_us = now_us.saturating_add(self.hold_us);
                 let of_branch = matches!(why, Outcome::UnknownBranch);
@@ -327,9 +344,11 @@ impl SlowPath {
     /// Sends a packet that waits no longer, or could not, on its way; without an owner it is local under `released`.
     fn let_go(&mut self, held: Held, verdict: Verdict, released: Outcome, view: &dyn View) {
         match verdict {
-            Verdict::ToOwner(owner) => self.forward(owner, held.ifindex, held.packet, Outcome::SlowForwarded, view),
+            Verdict::ToOwner(owner) => {
+                self.forward(owner, &held.message, held.ifindex, held.packet, Outcome::SlowForwarded, view);
+            }
             Verdict::Divert(successor) => {
-                self.forward(successor, held.ifindex, held.packet, Outcome::SlowDiverted, view);
+                self.forward(successor, &held.message, held.ifindex, held.packet, Outcome::SlowDiverted, view);
             }
             Verdict::Local(Outcome::LocalOwner) => self.inject(held.ifindex, held.packet, Outcome::SlowLocal),
             // Nobody owns it; or no peer is left that could.
@@ -342,11 +361,22 @@ impl SlowPath {
         self.actions.push_back(Action::Inject { ifindex, packet });
     }
 
-    /// Sends a packet to a peer, if that has its service; else it is served here.
-    fn forward(&mut self, to: NodeId, ifindex: u32, packet: Vec<u8>, outcome: Outcome, view: &dyn View) {
+    /// Sends a packet to a peer, if that has its service and it is within the bounds; else it is served here.
+    fn forward(
+        &mut self,
+        to: NodeId,
+        message: &Message,
+        ifindex: u32,
+        packet: Vec<u8>,
+        outcome: Outcome,
+        view: &dyn View,
+    ) {
         let place = Packet::read(&packet).and_then(|packet| self.service(&packet).map(|(_, (place, _))| place));
         if place.is_some_and(|place| !view.serves(to, place)) {
             return self.inject(ifindex, packet, Outcome::SlowLocal);
+        }
+        if let Err(over) = self.bounds.message(to, message.keys.request, packet.len()) {
+            return self.inject(ifindex, packet, over);
         }
         if packet.len() <= whole::LONGEST_IN_TUNNEL {
             self.count(outcome);

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+#[path = "slowpath/bounds.rs"]
+mod bounds;
 #[path = "slowpath/fragments.rs"]
 mod fragments;
 #[path = "slowpath/holds.rs"]

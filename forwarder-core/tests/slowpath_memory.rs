@@ -8,7 +8,7 @@ use std::{
 };
 
 use etherparse::PacketBuilder;
-use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
+use forwarder_common::{abi::Punt, bound::Costs, ids::NodeId, outcome::Outcome, verdict::Found};
 use forwarder_core::{
     fragments,
     slowpath::{Action, Service, Settings, SlowPath, View, hold, reassembly},
@@ -83,7 +83,13 @@ fn punt(path: &mut SlowPath, reason: Outcome, frame: &[u8], now_us: u64) {
 /// The most that is taken from the heap while `flood` runs on a slow path of its own.
 fn peak(flood: impl Fn(&mut SlowPath)) -> usize {
     let services = vec![Service { address: "192.0.2.10:5060".parse().unwrap(), affinity_call: false }];
-    let settings = Settings { node: NodeId::new(1).unwrap(), hash_key: [3, 4], services, hold_us: 1_000_000 };
+    let settings = Settings {
+        node: NodeId::new(1).unwrap(),
+        hash_key: [3, 4],
+        services,
+        hold_us: 1_000_000,
+        costs: Costs::default(),
+    };
     let mut path = SlowPath::new(&settings);
     let before = TAKEN.load(Relaxed);
     PEAK.store(before, Relaxed);

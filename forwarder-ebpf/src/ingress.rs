@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use forwarder_common::{
     abi::{Address, Config, NO_SERVICE, SERVICE_SET, Service, ServiceKey},
-    claim,
+    bound, claim,
     clock::Time,
     coded,
     geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
@@ -59,6 +59,10 @@ impl Why {
     #[inline(always)] // a few compares
     const fn not_sent(self, obstacle: Outcome) -> Outcome {
         match self {
+            // Bounds are there to be kept.
+            _ if matches!(obstacle, Outcome::LocalOverKey | Outcome::LocalOverPeer | Outcome::FragmentOverPeer) => {
+                obstacle
+            }
             // Whatever is in the way of a fragment, the daemon finds another.
             Self::Reassembled => Outcome::Fragment,
             // What cannot be sent away is served here all the same.
@@ -300,6 +304,66 @@ extern "C" fn effective(key: u64, now: u64) -> u64 {
     owner | epoch << EPOCH_SHIFT | entry.remaining(now) << TICKS_SHIFT
 }
 
+/// Charges a packet that is about to be sent to the bounds on its transaction or source, and on its node.
+#[inline(always)] // part of the entry program
+fn within_bounds(config: &Config, node: u16, why: Why, length: usize, inner: &Inner) -> Result<(), Outcome> {
+    let spread = match why {
+        // The asker's own rate is bounded.
+        Why::Answered => return Ok(()),
+        Why::Owned | Why::Diverted => maps::marks_ingress().map_or(0, |marks| bound::spread_hash(&marks.hash())),
+        Why::Reassembled => bound::spread_source(inner.source.payer(), config.hash_key[0]),
+        Why::Relayed => 0,
+    };
+    let order = u64::from(node) | why.code() << WHY_SHIFT;
+    match Over::decode(over(order, spread, length as u64)) {
+        None => Ok(()),
+        Some(Over::Key) => Err(Outcome::LocalOverKey),
+        Some(Over::Peer) => Err(Outcome::LocalOverPeer),
+        Some(Over::Fragment) => Err(Outcome::FragmentOverPeer),
+    }
+}
+
+coded! {
+    /// A bound that a packet is over.
+    enum Over {
+        /// That on its transaction.
+        Key = 1,
+        /// That on its node.
+        Peer = 2,
+        /// That on its node or source, where it is a fragment to be reassembled.
+        Fragment = 3,
+    }
+}
+
+/// The code of the bound that a packet is over, with where it goes and why in `order`; 0: it is charged, and goes.
+///
+/// Global, so that the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn over(order: u64, spread: u64, length: u64) -> u64 {
+    let (Some(config), Some(why)) = (maps::config(), Why::decode(order >> WHY_SHIFT)) else { return 0 };
+    let (costs, now_ns) = (&config.costs, maps::now_ns());
+    let node = order as u16 & NodeId::MAX;
+    let is_slow = matches!(why, Why::Reassembled | Why::Relayed);
+    let over_peer = if matches!(why, Why::Reassembled) { Over::Fragment.code() } else { Over::Peer.code() };
+    let (key_ns, source_ns, slow_ns) = (u64::from(costs.key_ns), costs.source(), u64::from(costs.slow_ns));
+    if matches!(why, Why::Reassembled) {
+        if source_ns != 0 && !maps::may_send_of(bound::source_cells(spread), now_ns, source_ns) {
+            return over_peer;
+        }
+    } else if !is_slow && key_ns != 0 && !maps::may_send_of(bound::key_cells(spread), now_ns, key_ns) {
+        return Over::Key.code();
+    }
+    if is_slow && slow_ns != 0 && !maps::may_send_slow(node, now_ns, slow_ns) {
+        return over_peer;
+    }
+    let packet_ns = costs.packet(length & 0xffff);
+    if packet_ns != 0 && !maps::may_send_to(node, now_ns, packet_ns) {
+        return over_peer;
+    }
+    0
+}
+
 /// Encapsulates the packet for another node and sends it.
 #[inline(always)] // part of the entry program
 fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -> Result<u32, Outcome> {
@@ -328,9 +392,11 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -> Resul
     };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
-    if usize::from(inner.length) + outer > peer.mtu as usize {
+    let length = usize::from(inner.length) + outer;
+    if length > peer.mtu as usize {
         return Err(Outcome::TooBig);
     }
+    within_bounds(config, node, why, length, &inner)?;
     let sent = if v4 {
         packet::encapsulate(ctx, ip.start, Headers::<OuterV4>::new(peer, &sender, &inner))
     } else {

@@ -17,6 +17,7 @@ use forwarder_common::{
         PORT_WORDS, PUNT_BYTES, Peer, Punt, SERVICE_PROBES, SERVICE_SLOTS, SUCCESSOR_SLOTS, Service, ServiceKey,
         ServiceSlot,
     },
+    bound::{self, Buckets as _},
     ids::Epochs,
     marks::{Marks, Words},
     outcome::{Outcome, SLOTS as OUTCOMES},
@@ -82,6 +83,16 @@ static MARKS_EGRESS: PerCpuArray<Words> = PerCpuArray::with_max_entries(1, 0);
 /// Explain -> daemon: what it found.
 #[map]
 static EXPLAINED: Array<Explained> = Array::with_max_entries(1, 0);
+
+/// Ingress: what was sent lately of keys and by sources of fragments, see `forwarder-common/src/bound.rs`.
+#[map]
+static SENT: Array<u64> = Array::with_max_entries(bound::CELLS, 0);
+/// Ingress: what was sent lately to each node, and above that what its daemon must finish.
+#[map]
+static SENT_TO: Array<u64> = Array::with_max_entries(2 * NODE_COUNT, 0);
+/// Ingress: what this CPU has sent to each node that is not in the above yet, in nanoseconds of its bucket.
+#[map]
+static OWED: PerCpuArray<[u64; NODE_COUNT as usize]> = PerCpuArray::with_max_entries(1, 0);
 
 /// All programs: the jiffy at which this CPU last asked for the time, and the time in nanoseconds.
 #[map]
@@ -209,6 +220,63 @@ pub(crate) fn reassembler(slot: u32) -> u16 {
 #[inline(always)] // an inlined array look-up
 pub(crate) fn successor(slot: u32) -> u16 {
     SUCCESSORS.get(slot & (SUCCESSOR_SLOTS - 1)).copied().unwrap_or(0)
+}
+
+/// Whether one more packet of a key or a source, by its two cells, may be sent; then it is charged.
+#[inline(always)] // two places
+pub(crate) fn may_send_of(cells: [u32; 2], now_ns: u64, cost_ns: u64) -> bool {
+    Shared(|cell| SENT.get_ptr_mut(cell)).pay_either(cells, now_ns, cost_ns)
+}
+
+/// Whether one more packet that only its daemon can finish may be sent to a node; then it is charged.
+#[inline(always)] // rare
+pub(crate) fn may_send_slow(node: u16, now_ns: u64, cost_ns: u64) -> bool {
+    let bucket = (u32::from(node) & (NODE_COUNT - 1)) | NODE_COUNT;
+    Shared(|bucket| SENT_TO.get_ptr_mut(bucket)).pay(bucket, now_ns, cost_ns, bound::NODE_BURST_NS)
+}
+
+/// Whether one more packet may be sent to a node; then it is charged. Mostly this CPU's own account says so: a word
+/// that all CPUs write for each packet would cost more than the packet.
+#[inline(always)] // once
+pub(crate) fn may_send_to(node: u16, now_ns: u64, cost_ns: u64) -> bool {
+    let bucket = u32::from(node) & (NODE_COUNT - 1);
+    let Some(owed) = OWED.get_ptr_mut(0) else { return true };
+    let owed = owed.cast::<u64>().wrapping_add(bucket as usize);
+    // SAFETY: the pointer lies in a map value, for the bucket is masked to its size; no other CPU writes this CPU's.
+    let all = unsafe { read_volatile(owed) } + cost_ns;
+    let is_paid = all >= bound::CREDIT_NS;
+    let shared = Shared(|bucket| SENT_TO.get_ptr_mut(bucket));
+    if is_paid && !shared.pay(bucket, now_ns, all, bound::NODE_BURST_NS) {
+        return false;
+    }
+    // SAFETY: as above.
+    unsafe { write_volatile(owed, if is_paid { 0 } else { all }) };
+    true
+}
+
+/// Words of a map that several CPUs write, by its look-up.
+struct Shared<F>(F);
+
+impl<F: Fn(u32) -> Option<*mut u64>> bound::Buckets for Shared<F> {
+    #[inline(always)] // an inlined array look-up
+    fn paid_ns(&self, bucket: u32) -> u64 {
+        // SAFETY: the pointer is a map value's, aligned to eight bytes, and words are read whole.
+        self.0(bucket).map_or(0, |word| unsafe { read_volatile(word) })
+    }
+
+    #[inline(always)] // as above
+    fn set(&self, bucket: u32, paid_ns: u64) {
+        let Some(word) = self.0(bucket) else { return };
+        // SAFETY: as above, for writes.
+        unsafe { write_volatile(word, paid_ns) };
+    }
+
+    #[inline(always)] // as above
+    fn add(&self, bucket: u32, ns: u64) {
+        let Some(word) = self.0(bucket) else { return };
+        // SAFETY: as above. The instruction is as old as eBPF; the target's core library has no atomics.
+        unsafe { asm!("lock *(u64 *)({word} + 0) += {ns}", word = in(reg) word, ns = in(reg) ns, options(nostack)) };
+    }
 }
 
 /// What this node does with what nobody owns.

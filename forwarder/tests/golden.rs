@@ -5,6 +5,8 @@
 
 #[path = "golden/bench.rs"]
 mod bench;
+#[path = "golden/bounds.rs"]
+mod bounds;
 #[path = "../../forwarder-common/tests/common/corpus.rs"]
 mod corpus;
 #[path = "golden/egress.rs"]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use forwarder_common::{ids::NodeId, verdict::Found};
+use forwarder_common::{bound::Costs, ids::NodeId, verdict::Found};
 
 /// A service of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Settings {
     pub services: Vec<Service>,
     /// How long an unknown reply or CANCEL waits for its owner, in microseconds.
     pub hold_us: u64,
+    /// What packets cost that are sent to other nodes, of buckets of this slow path.
+    pub costs: Costs,
 }
 
 /// What the slow path may ask of the claim table and the peers, at the moment it decides.

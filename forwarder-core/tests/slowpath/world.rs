@@ -5,7 +5,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use forwarder_common::{abi::Punt, ids::NodeId, outcome::Outcome, verdict::Found};
+use forwarder_common::{
+    abi::Punt,
+    bound::{Costs, Rates},
+    ids::NodeId,
+    outcome::Outcome,
+    verdict::Found,
+};
 use forwarder_core::slowpath::{Action, Ledger, Service, Settings, SlowPath, View};
 
 use super::packets::HASH_KEY;
@@ -63,6 +69,11 @@ pub(crate) struct World {
 impl World {
     /// With a peer that is up, services at port 5060, and at port 5080 one of affinity `call`.
     pub(crate) fn new() -> Self {
+        Self::with_costs(Costs::new(&Rates::USUAL))
+    }
+
+    /// The same with other bounds on what is sent to peers.
+    pub(crate) fn with_costs(costs: Costs) -> Self {
         let service = |address: &str, affinity_call| Service { address: address.parse().unwrap(), affinity_call };
         let services = vec![
             service("192.0.2.10:5060", false),
@@ -70,7 +81,7 @@ impl World {
             service("192.0.2.10:5080", true),
             service("[2001:db8::10]:5080", true),
         ];
-        let settings = Settings { node: id(ME), hash_key: HASH_KEY, services, hold_us: HOLD_US };
+        let settings = Settings { node: id(ME), hash_key: HASH_KEY, services, hold_us: HOLD_US, costs };
         Self { path: SlowPath::new(&settings), table: Table { peer_up: true, ..Table::default() }, now_us: 1_000_000 }
     }
 

@@ -28,7 +28,8 @@ mod punt;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use common::outcome::Action;
 pub use common::{
-    abi, claim, clock, coded, geneve, ids, keys, marks, net, outcome, question, reader, rendezvous, rest, sip, verdict,
+    abi, bound, claim, clock, coded, geneve, ids, keys, marks, net, outcome, question, reader, rendezvous, rest, sip,
+    verdict,
 };
 
 /// The claim table's functions, with a look-up in the LRU hash.

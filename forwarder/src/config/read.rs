@@ -8,6 +8,7 @@ use std::{
 use anyhow::{anyhow, bail};
 use forwarder_common::{
     abi::{MAX_SERVICES, MAX_SOURCES},
+    bound::Rates,
     ids::NodeId,
 };
 use toml::de::DeTable;
@@ -26,6 +27,7 @@ const SERVICE: &str = "[[service]]";
 const PROBE: &str = "`probe`";
 const CLUSTER: &str = "[cluster]";
 const TIMERS: &str = "[timers]";
+const FORWARD: &str = "[forward]";
 const HOOKS: &str = "[hooks]";
 
 /// Every key there is, by section.
@@ -44,6 +46,7 @@ const LAYOUT: Layout = &[
             "service",
             "cluster",
             "timers",
+            "forward",
             "hooks",
         ],
     ),
@@ -51,8 +54,12 @@ const LAYOUT: Layout = &[
     (PROBE, &["interval_ms", "failures"]),
     (CLUSTER, &["name", "listen", "seeds", "ca", "certificate", "key", "secret", "deny", "keep_up"]),
     (TIMERS, &["t1_ms", "timer_c_s", "call_ttl_s", "hold_ms"]),
+    (FORWARD, &["key_packets", "peer_packets", "peer_bytes", "peer_fragments"]),
     (HOOKS, &["on_state", "timeout_s"]),
 ];
+
+/// Most bytes a second to one node: a link of 800 Gbit/s.
+const MAX_BYTES: u64 = 100_000_000_000;
 
 const SOCKET_HINT: &str = "give an address and a port such as \"10.9.2.2:7470\" or \"[2001:db8::2]:7470\"";
 const PATH_HINT: &str = "give a path as text";
@@ -81,6 +88,7 @@ pub fn parse(text: &str, folder: &Path) -> anyhow::Result<Config> {
         services: services(&top)?,
         cluster: cluster(&top, folder)?,
         timers: timers(&top)?,
+        forward: forward(&top)?,
         hooks: hooks(&top, folder)?,
     };
     no_vip_of_its_own(&top, &config)?;
@@ -346,6 +354,20 @@ fn timers(top: &Section<'_>) -> anyhow::Result<Timers> {
         timer_c_s: timer("timer_c_s", 1..=86_400, 180)?,
         call_ttl_s: timer("call_ttl_s", 1..=129_600, 7200)?,
         hold_ms: timer("hold_ms", 0..=5000, 100)?,
+    })
+}
+
+fn forward(top: &Section<'_>) -> anyhow::Result<Rates> {
+    let (section, usual) = (top.section("forward", FORWARD, LAYOUT)?, Rates::USUAL);
+    let rate = |key, most, default| {
+        section.as_ref().map_or(Ok(default), |section| number::<u32>(section, key, 0..=most, default))
+    };
+    let bytes = section.as_ref().map(|section| section.integer("peer_bytes", 0..=MAX_BYTES)).transpose()?.flatten();
+    Ok(Rates {
+        key_packets: rate("key_packets", 1_000_000, usual.key_packets)?,
+        packets: rate("peer_packets", 100_000_000, usual.packets)?,
+        bytes: bytes.unwrap_or(usual.bytes),
+        slow_packets: rate("peer_fragments", 10_000_000, usual.slow_packets)?,
     })
 }
 

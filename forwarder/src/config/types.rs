@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use forwarder_common::ids::NodeId;
+use forwarder_common::{bound::Rates, ids::NodeId};
 
 /// Where maps and links are pinned unless the file says otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/forwarder";
@@ -169,6 +169,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// The timers.
     pub timers: Timers,
+    /// How much is sent to one node, and of one transaction.
+    pub forward: Rates,
     /// The hooks.
     pub hooks: Hooks,
 }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use forwarder_common::{
     abi::{self, ServiceKey},
+    bound::Costs,
     hash::SipHash,
     ids::{Epoch, IpProtocol, Tick},
     lifetime,
@@ -48,6 +49,7 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
             lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000),
+            costs: Costs::new(&config.forward),
             ..abi::Config::default()
         },
         services: services.collect(),

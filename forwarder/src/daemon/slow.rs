@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
     abi::Punt,
+    bound::Costs,
     clock::{Clock, Time},
     ids::NodeId,
     outcome::Outcome,
@@ -72,6 +73,7 @@ impl Slow {
             hash_key: secrets.hash_key,
             services: services.collect(),
             hold_us: config.timers.hold_ms * 1000,
+            costs: Costs::new(&config.forward),
         });
         let vni = identity::vni(&config.cluster.name);
         let tunnel = Tunnel::open(config.underlay, config.node, vni, secrets.tag_key, secrets.tag_epoch)?;

@@ -287,5 +287,10 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
         "[timers]\ntimer_c_s = 0\n[cluster]",
         "line 8: `timer_c_s` in [timers] is 0; hint: give a whole number from 1 to 86400",
     ),
+    (
+        "[cluster]",
+        "[forward]\nkey_packets = -1\n[cluster]",
+        "line 8: `key_packets` in [forward] is -1; hint: give a whole number from 0 to 1000000",
+    ),
     ("[cluster]", "[hooks]\non_state = 1\n[cluster]", "line 8: `on_state` in [hooks] is 1; hint: give a path as text"),
 ];

@@ -7,6 +7,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use bad::BAD;
 use forwarder::config::{self, Affinity, Config, Deny, Probe, XdpMode};
+use forwarder_common::bound::Rates;
 
 /// Every key there is, with the values of docs/configuration.md.
 const WHOLE: &str = r#"
@@ -42,6 +43,12 @@ t1_ms = 500
 timer_c_s = 180
 call_ttl_s = 7200
 hold_ms = 100
+
+[forward]
+key_packets = 300
+peer_packets = 0
+peer_bytes = 12_500_000_000
+peer_fragments = 2000
 
 [hooks]
 on_state = "/etc/forwarder/on-state"
@@ -85,6 +92,8 @@ fn every_key_is_read() {
     assert_eq!(service.probe, Some(Probe { interval_ms: 1000, failures: 3 }));
     let timers = config.timers;
     assert_eq!((timers.t1_ms, timers.timer_c_s, timers.call_ttl_s, timers.hold_ms), (500, 180, 7200, 100));
+    let forward = Rates { key_packets: 300, packets: 0, bytes: 12_500_000_000, slow_packets: 2000 };
+    assert_eq!(config.forward, forward);
     assert_eq!(config.hooks.on_state.as_deref(), Some(Path::new("/etc/forwarder/on-state")));
     assert_eq!(config.hooks.timeout_s, 30);
     let mut fingerprint = [0; 32];
@@ -117,6 +126,8 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!(config.metrics, None);
     assert_eq!(config.claims, whole.claims);
     assert_eq!(config.timers, whole.timers);
+    let forward = Rates { key_packets: 200, packets: 200_000, bytes: 250_000_000, slow_packets: 15_000 };
+    assert_eq!(config.forward, forward);
     assert_eq!((config.hooks.on_state, config.hooks.timeout_s), (None, 10));
     assert_eq!((config.cluster.deny, config.cluster.keep_up, config.file), (Deny::default(), 1, None));
     let [service] = config.services.as_slice() else { panic!("one service") };

@@ -9,6 +9,7 @@ use forwarder::{
 };
 use forwarder_common::{
     abi::{self, Address, ClaimEvent, Config, Lifetimes, Peer, Punt, Served, ServiceKey},
+    bound::Costs,
     checksum,
     clock::{Clock, Time},
     geneve::{self, Head, Headers, Inner, Kind, OuterV4, OuterV6, Sender},
@@ -91,21 +92,26 @@ impl Bench {
     }
 
     pub(crate) fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
-        Self::build(node, v6, services, 0, false)
+        Self::build(node, v6, services, 0, false, Costs::default())
     }
 
     /// The same with services that have sources: the other addresses from which frames leave here, each the source of
     /// the first service.
     pub(crate) fn with_sources(self) -> Self {
-        Self::build(self.node, self.underlay, &self.services, self.flags, true)
+        Self::build(self.node, self.underlay, &self.services, self.flags, true, Costs::default())
     }
 
     /// The same with services of affinity `call`.
     pub(crate) fn with_affinity_call(self) -> Self {
-        Self::build(self.node, self.underlay, &self.services, abi::AFFINITY_CALL, false)
+        Self::build(self.node, self.underlay, &self.services, abi::AFFINITY_CALL, false, Costs::default())
     }
 
-    fn build(node: u16, v6: bool, places: &[(bool, u16)], flags: u32, has_sources: bool) -> Self {
+    /// The same with bounds on what is sent to peers.
+    pub(crate) fn with_costs(self, costs: Costs) -> Self {
+        Self::build(self.node, self.underlay, &self.services, self.flags, false, costs)
+    }
+
+    fn build(node: u16, v6: bool, places: &[(bool, u16)], flags: u32, has_sources: bool, costs: Costs) -> Self {
         let services = places.iter().map(|(v6, port)| {
             let key = ServiceKey { vip: address(vip(*v6)), port: port.to_be(), pad: 0 };
             (
@@ -125,6 +131,7 @@ impl Bench {
             epochs: Epochs::EMPTY.with(EPOCH).bits(),
             other_epoch: EPOCH.number(),
             lifetimes: LIFETIMES,
+            costs,
             ..Config::default()
         };
         let source = |v6| (ServiceKey { vip: address(other_source(v6)), port: 5060_u16.to_be(), pad: 0 }, 0);
@@ -406,6 +413,17 @@ impl Bench {
         }
         assert!(self.claims() == claims, "ingress has changed the claim table");
         (handed, times - handed)
+    }
+
+    /// How many of these frames ingress sends to peers.
+    pub(crate) fn count_sent<'a>(&mut self, frames: impl IntoIterator<Item = &'a Frame>) -> usize {
+        let (claims, mut sent) = (self.claims(), 0);
+        for frame in frames {
+            let (action, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
+            sent += usize::from(action == TX);
+        }
+        assert!(self.claims() == claims, "ingress has changed the claim table");
+        sent
     }
 
     /// The frame passes ingress with this action, unchanged, and moves these outcomes by one and no other.

@@ -8,6 +8,7 @@ use std::{
 
 use forwarder_common::{
     abi::{PUNT_BYTES, Punt},
+    bound::{Costs, Rates},
     clock::Time,
     ids::{Epoch, Epochs, NodeId, Tick},
     question::Answer,
@@ -240,6 +241,7 @@ impl Host {
             hash_key: HASH_KEY,
             services: vec![slowpath::Service { address: service, affinity_call: false }],
             hold_us: limits.hold_us,
+            costs: Costs::new(&Rates::USUAL),
         });
         let wanted = Wanted { backoff_us: CALL_FIRST_US, is_pending: false, is_seed: true };
         self.incarnation += 1;
