@@ -185,10 +185,10 @@ impl Node {
     /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims
     /// that of a CANCEL, and the ask would wait for every peer.
     ///
-    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked or too
-    /// many asks are open, else within a second. A peer whose daemon has not yet read a claim from its ring buffer says
-    /// that it owns nothing, and the claim follows as a batch: the shell reads all waiting claims before it hands over
-    /// a message.
+    /// Exactly one [`Output::Answer`] with this `ticket` follows: at once if this node knows, nobody is linked, too
+    /// many asks are open or there is no time for one more, else within a second. A peer whose daemon has not yet read
+    /// a claim from its ring buffer says that it owns nothing, and the claim follows as a batch: the shell reads all
+    /// waiting claims before it hands over a message.
     pub fn handle_ask(&mut self, ticket: u64, request_key: u64, reply_key: u64, now: Now) {
         let is_effective = |key: &u64| self.claims.has_effective(*key, now);
         let effective: Vec<u64> = keys(request_key, reply_key).filter(is_effective).collect();
@@ -197,11 +197,12 @@ impl Node {
             effective.into_iter().for_each(|key| self.claims.write(key, now, &mut self.effects));
             return self.answer(ticket, true);
         }
-        let awaited = self.peers.up();
-        if awaited.is_empty() {
+        let up = self.peers.up();
+        if up.is_empty() {
             return self.answer(ticket, false);
         }
-        if !self.asks.open(Open::new(ticket, request_key, reply_key, awaited, now)) {
+        let open = Open::new(ticket, request_key, reply_key, self.asks.awaited(up, now), now);
+        if !self.asks.open(open, self.peers.introduced_count(), now) {
             self.effects.counters.asks_overflow += 1;
             self.answer(ticket, false);
         }
@@ -213,6 +214,7 @@ impl Node {
     /// The claim is written into this host's table, and nowhere else: the peer's daemon tells of it, with its number,
     /// when there is one again.
     pub fn handle_kernel_answer(&mut self, peer: NodeId, number: u32, held: Option<Held>, now: Now) {
+        self.asks.answered(peer);
         let Some((number, open)) = self.asks.by_low_half(number) else { return };
         let key = held.map(|held| match held.kind {
             KeyKind::Request => open.request_key,
@@ -269,6 +271,7 @@ impl Node {
 
     /// Does what is due at `now`; harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.asks.at(now);
         while let Some(open) = self.asks.expired(now) {
             self.end_ask(&open, now);
         }
@@ -422,6 +425,7 @@ impl Node {
 
     fn take_hello(&mut self, peer: NodeId, hello: Hello, now: Now) -> Result<(), ProtocolError> {
         // While the peer does not count yet: it gets the asks of this turn below.
+        self.asks.at(now);
         self.send_asks();
         if !self.peers.hears(peer, &hello, now)? {
             self.effects.counters.hellos_deferred += 1;
@@ -523,6 +527,10 @@ impl Node {
     }
 
     fn take_asks(&mut self, peer: NodeId, asks: &[Ask], now: Now) {
+        if !self.asks.admits_message(peer, asks.len(), self.peers.introduced_count(), now) {
+            self.effects.counters.asks_refused += asks.len() as u64;
+            return;
+        }
         for ask in asks {
             if !self.asks.admits(peer, now) {
                 // No answer rather than a wrong one: the asker's own timeout ends the wait.
@@ -535,6 +543,7 @@ impl Node {
     }
 
     fn take_answers(&mut self, peer: NodeId, answers: &[Answer], now: Now) {
+        self.asks.answered(peer);
         for answer in answers {
             for claim in &answer.claims {
                 self.take_claim(peer, claim, false, now);
@@ -600,7 +609,7 @@ impl Node {
     /// Sends the asks and answers of this turn.
     fn send_asks(&mut self) {
         if self.asks.is_waiting() {
-            self.asks.send(&self.peers.introduced(), &mut self.effects);
+            self.asks.send(&self.peers.introduced(), &self.peers.up(), &mut self.effects);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The time, as the shell reads it.
 
 /// The time of both clocks of this host, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// `CLOCK_MONOTONIC`: lifetimes and timers.
     pub monotonic_us: u64,

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod needs;
 pub mod poll;
 pub mod process;
+pub mod silent;
 pub mod simulation;
 pub mod sipp;
 pub mod traffic;

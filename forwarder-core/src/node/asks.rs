@@ -5,11 +5,16 @@
 //! request key, if it has no other), however it comes; or when every peer that was asked has spoken or is gone; at the
 //! latest after [`ASK_TIMEOUT_US`]. A call that crosses the edge twice has one request key and two owners: only the
 //! reply key tells whose a reply is, so a claim of the request key alone waits for what the others say.
+//!
+//! A flood of packets that nobody owns is a flood of questions, each to all peers. All that this node asks takes a
+//! tenth of its time, and of its peers' time together: questions wait for each other and share messages, and those that
+//! would wait for too long are not asked. A peer that answers nothing is asked, but nobody waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use forwarder_common::ids::NodeId;
 
+use super::budget::{ANSWERING, ASKING, ASKING_KERNELS, KERNEL_NS, Share, asks_ns};
 use super::effects::Effects;
 use super::output::{Kind, Output};
 use crate::now::Now;
@@ -28,6 +33,12 @@ const OPEN_ASKS: usize = 16_384;
 const PEER_ASKS: u32 = 20_000;
 /// The window of [`PEER_ASKS`] in microseconds.
 const PEER_ASKS_US: u64 = 1_000_000;
+/// How long a question may wait for others to be asked with, in microseconds: half of the default hold.
+const LATE_US: u64 = 50_000;
+/// Questions that a peer must have left unanswered to count as silent.
+const SILENT_ASKS: u32 = 4;
+/// How long it must have left the first of them unanswered, in microseconds: longer than a round trip.
+const SILENT_US: u64 = 300_000;
 
 /// An ask without an answer.
 #[derive(Debug)]
@@ -56,9 +67,17 @@ impl Open {
     }
 }
 
-/// Asks of one peer in its present window.
+/// Asks of one peer in its present window, and what their answers have taken of its share.
 #[derive(Debug, Default)]
 struct Rate {
+    since_us: u64,
+    asks: u32,
+    share: Share,
+}
+
+/// What a peer was asked since it answered last.
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
     since_us: u64,
     asks: u32,
 }
@@ -77,14 +96,21 @@ pub(super) struct Asks {
     /// Answers of this turn, to be sent together.
     answers: BTreeMap<NodeId, Vec<Answer>>,
     rates: BTreeMap<NodeId, Rate>,
+    unanswered: BTreeMap<NodeId, Unanswered>,
+    /// What questions to daemons have taken, and those to programs.
+    asking: Share,
+    asking_kernels: Share,
+    /// The time of the last input: outputs are asked for without one.
+    now: Now,
 }
 
 impl Asks {
-    /// When the oldest ask has lived for long enough, or kernel programs are to be asked.
+    /// When the oldest ask has lived for long enough, kernel programs are to be asked, or there is time for what waits.
     pub(super) fn due_us(&self) -> Option<u64> {
+        let unsent_us = (!self.unsent.is_empty()).then(|| self.asking.left_us());
         let kernels_us = self.open.range(self.kernels_from..).next().and_then(|(_, open)| open.kernels_us);
         let until_us = self.open.first_key_value().map(|(_, open)| open.until_us);
-        kernels_us.into_iter().chain(until_us).min()
+        kernels_us.into_iter().chain(until_us).chain(unsent_us).min()
     }
 
     /// Asks the kernel programs of the peers that have not answered in time.
@@ -97,11 +123,28 @@ impl Asks {
             open.kernels_us = None;
             self.kernels_from = number.wrapping_add(1);
             for to in &open.awaited {
-                effects.counters.asks_by_tunnel += 1;
-                let (request_key, reply_key) = (open.request_key, open.reply_key);
-                effects.push(Output::AskKernel { to: *to, number: *number as u32, request_key, reply_key });
+                ask_kernel(&mut self.asking_kernels, *to, *number, open, now, effects);
             }
         }
+    }
+
+    /// Whether a peer leaves unanswered what it is asked.
+    fn is_silent(&self, peer: NodeId, now: Now) -> bool {
+        self.unanswered.get(&peer).is_some_and(|unanswered| {
+            let since_us = now.monotonic_us.saturating_sub(unanswered.since_us);
+            unanswered.asks >= SILENT_ASKS && since_us >= SILENT_US
+        })
+    }
+
+    /// Those of these peers whose answers are waited for: all but the silent ones, unless there is no other.
+    pub(super) fn awaited(&self, peers: Vec<NodeId>, now: Now) -> Vec<NodeId> {
+        let answering: Vec<NodeId> = peers.iter().copied().filter(|peer| !self.is_silent(*peer, now)).collect();
+        if answering.is_empty() { peers } else { answering }
+    }
+
+    /// A peer has answered something.
+    pub(super) fn answered(&mut self, peer: NodeId) {
+        self.unanswered.remove(&peer);
     }
 
     /// The ask with this number in the lower half of its own, if it is open.
@@ -111,14 +154,19 @@ impl Asks {
         Some((number, self.open.get(&number)?))
     }
 
-    /// Forgets what was to be said to `peer`.
+    /// Forgets what was to be said to `peer`, and what it has not answered.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.answers.remove(&peer);
+        self.unanswered.remove(&peer);
     }
 
-    /// Opens an ask; false when too many are open.
-    pub(super) fn open(&mut self, open: Open) -> bool {
-        if self.open.len() >= OPEN_ASKS {
+    /// Opens an ask of `linked` peers; false when too many are open, or when it would have to wait for too long.
+    pub(super) fn open(&mut self, open: Open, linked: usize, now: Now) -> bool {
+        self.now = now;
+        // It goes with the last message that is not full; the others go before it.
+        let before = self.unsent.len() - self.unsent.len() % MESSAGE_ASKS;
+        let work_ns = asks_ns(before).saturating_mul(linked as u64);
+        if self.open.len() >= OPEN_ASKS || !self.asking.bears(work_ns, ASKING, LATE_US, now) {
             return false;
         }
         let number = self.next;
@@ -161,11 +209,22 @@ impl Asks {
         if over { self.close(number) } else { None }
     }
 
+    /// Whether a message of so many asks is answered, of one of so many peers: each has its part of the time for
+    /// answers.
+    pub(super) fn admits_message(&mut self, peer: NodeId, asks: usize, peers: usize, now: Now) -> bool {
+        let share = &mut self.rates.entry(peer).or_default().share;
+        let is_left = share.is_left(now);
+        if is_left {
+            share.spend(asks_ns(asks), ANSWERING.saturating_mul(peers.max(1) as u64), now);
+        }
+        is_left
+    }
+
     /// Whether one more ask of `peer` is answered.
     pub(super) fn admits(&mut self, peer: NodeId, now: Now) -> bool {
         let rate = self.rates.entry(peer).or_default();
         if now.monotonic_us.saturating_sub(rate.since_us) >= PEER_ASKS_US {
-            *rate = Rate { since_us: now.monotonic_us, asks: 0 };
+            (rate.since_us, rate.asks) = (now.monotonic_us, 0);
         }
         rate.asks = rate.asks.saturating_add(1);
         rate.asks <= PEER_ASKS
@@ -176,11 +235,17 @@ impl Asks {
         !self.unsent.is_empty() || !self.answers.is_empty()
     }
 
-    /// Sends the asks of this turn to `peers`, and the answers to whom they are for.
-    pub(super) fn send(&mut self, peers: &[NodeId], effects: &mut Effects) {
-        let unsent = std::mem::take(&mut self.unsent);
-        let asks: Vec<Ask> = unsent.into_iter().filter_map(|number| self.ask(number)).collect();
-        send(&asks, peers, effects);
+    /// The time is this.
+    pub(super) const fn at(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Sends the asks that wait to `peers` if there is time for them, and the answers to whom they are for. Of all
+    /// that are `up`, the programs of the silent ones are asked at once.
+    pub(super) fn send(&mut self, peers: &[NodeId], up: &[NodeId], effects: &mut Effects) {
+        if !self.unsent.is_empty() && self.asking.is_left(self.now) {
+            self.send_unsent(peers, up, effects);
+        }
         for (peer, answers) in std::mem::take(&mut self.answers) {
             effects.counters.asks_answered += answers.len() as u64;
             effects.counters.claims_sent += answers.iter().map(|answer| answer.claims.len() as u64).sum::<u64>();
@@ -190,9 +255,32 @@ impl Asks {
         }
     }
 
+    fn send_unsent(&mut self, peers: &[NodeId], up: &[NodeId], effects: &mut Effects) {
+        let now = self.now;
+        let unsent = std::mem::take(&mut self.unsent);
+        let asks: Vec<Ask> = unsent.into_iter().filter_map(|number| self.ask(number)).collect();
+        if asks.is_empty() {
+            return;
+        }
+        self.asking.spend(asks_ns(asks.len()).saturating_mul(peers.len() as u64), ASKING, now);
+        send(&asks, peers, effects);
+        for peer in up {
+            if self.is_silent(*peer, now) {
+                for ask in &asks {
+                    let Some(open) = self.open.get(&ask.number) else { continue };
+                    ask_kernel(&mut self.asking_kernels, *peer, ask.number, open, now, effects);
+                }
+            }
+            let since_us = now.monotonic_us;
+            let unanswered = self.unanswered.entry(*peer).or_insert(Unanswered { since_us, asks: 0 });
+            unanswered.asks = unanswered.asks.saturating_add(asks.len() as u32);
+        }
+    }
+
     /// Sends `peer` once more what it has not answered: the asks may have been lost with its old link.
     pub(super) fn send_again(&self, peer: NodeId, effects: &mut Effects) {
-        let awaiting = self.open.iter().filter(|(_, open)| open.awaited.contains(&peer));
+        let sent_below = self.unsent.first().copied().unwrap_or(u64::MAX);
+        let awaiting = self.open.range(..sent_below).filter(|(_, open)| open.awaited.contains(&peer));
         let asks: Vec<Ask> = awaiting.filter_map(|(number, _)| self.ask(*number)).collect();
         send(&asks, &[peer], effects);
     }
@@ -225,6 +313,17 @@ pub(super) fn keys(request_key: u64, reply_key: u64) -> impl Iterator<Item = u64
     reply_key.into_iter().chain([request_key])
 }
 
+/// Asks the programs of a peer, as long as there is time for that.
+fn ask_kernel(share: &mut Share, to: NodeId, number: u64, open: &Open, now: Now, effects: &mut Effects) {
+    if !share.is_left(now) {
+        return;
+    }
+    share.spend(KERNEL_NS, ASKING_KERNELS, now);
+    effects.counters.asks_by_tunnel += 1;
+    let (request_key, reply_key) = (open.request_key, open.reply_key);
+    effects.push(Output::AskKernel { to, number: number as u32, request_key, reply_key });
+}
+
 fn send(asks: &[Ask], peers: &[NodeId], effects: &mut Effects) {
     effects.counters.asks_sent += (asks.len() * peers.len()) as u64;
     for chunk in asks.chunks(MESSAGE_ASKS) {
@@ -254,11 +353,11 @@ mod tests {
         ];
         for end in ends {
             let mut asks = Asks::default();
-            assert!(asks.open(open((7, 8), &[2])));
+            assert!(asks.open(open((7, 8), &[2]), 1, Now::default()));
             assert!(asks.close_for(7).is_empty(), "the request key does not decide");
             assert!(matches!(end(&mut asks, late, peer)[..], [Open { ticket: 5, .. }]));
             let mut effects = Effects::default();
-            asks.send(&[peer], &mut effects);
+            asks.send(&[peer], &[peer], &mut effects);
             assert!(asks.open.is_empty() && asks.keys.is_empty() && asks.unsent.is_empty() && effects.is_empty());
             assert_eq!(asks.due_us(), None);
         }

@@ -5,7 +5,7 @@
 //! sends is paid for in nanoseconds of the loop, by what the worst of its kind costs (`cargo xtask bench --cluster`).
 
 use crate::now::Now;
-use crate::wire::Message;
+use crate::wire::{MESSAGE_ASKS, Message};
 
 /// Nanoseconds that a peer may take a second: a quarter of the loop. 100,000 claims in 10,000 messages take
 /// three quarters of that.
@@ -41,6 +41,59 @@ const DATAGRAMS: u64 = 1000;
 /// Datagrams a second on top: news come in fifty at most, and all else in six.
 const DATAGRAMS_A_SECOND: u64 = 100;
 const SECOND_US: u64 = 1_000_000;
+
+/// The part of the loop that all questions of this node may take at each node, itself included: a tenth.
+pub(super) const ASKING: u64 = 10;
+/// The part of the loop that all peers' questions may take, divided by the peers: a fifth, twice what they ask if all
+/// ask as much as this node may.
+pub(super) const ANSWERING: u64 = 5;
+/// The part of the loop that questions to peers' programs may take: a tenth.
+pub(super) const ASKING_KERNELS: u64 = 10;
+/// A question to a peer's programs: a packet from the daemon's socket.
+pub(super) const KERNEL_NS: u64 = 5_000;
+/// How much of a share may be spent at once: what it has in half a second.
+const SHARE_BURST_NS: u64 = 500_000_000;
+
+/// What so many questions cost, or their answers, with their messages.
+pub(super) const fn asks_ns(asks: usize) -> u64 {
+    let messages = asks.div_ceil(MESSAGE_ASKS) as u64;
+    messages.saturating_mul(MESSAGE_NS).saturating_add(ASK_NS.saturating_mul(asks as u64))
+}
+
+/// A part of the loop's time that something may take.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// Up to when it is paid, in nanoseconds of the monotonic clock.
+    paid_ns: u64,
+}
+
+impl Share {
+    /// Whether something is left of it.
+    pub(super) const fn is_left(&self, now: Now) -> bool {
+        self.paid_ns < now.monotonic_us.saturating_mul(1000).saturating_add(SHARE_BURST_NS)
+    }
+
+    /// When something is left of it, in microseconds.
+    pub(super) const fn left_us(&self) -> u64 {
+        self.paid_ns.saturating_sub(SHARE_BURST_NS) / 1000 + 1
+    }
+
+    /// Whether something would be left of it in `late_us` after so much work, if it is one in `part` of the loop.
+    pub(super) const fn bears(&self, work_ns: u64, part: u64, late_us: u64, now: Now) -> bool {
+        Self { paid_ns: self.after(work_ns, part, now) }.left_us() <= now.monotonic_us.saturating_add(late_us)
+    }
+
+    /// So much work is done.
+    pub(super) const fn spend(&mut self, work_ns: u64, part: u64, now: Now) {
+        self.paid_ns = self.after(work_ns, part, now);
+    }
+
+    const fn after(&self, work_ns: u64, part: u64, now: Now) -> u64 {
+        let now_ns = now.monotonic_us.saturating_mul(1000);
+        let from_ns = if self.paid_ns > now_ns { self.paid_ns } else { now_ns };
+        from_ns.saturating_add(work_ns.saturating_mul(part))
+    }
+}
 
 /// A token bucket, counted in millionths so that no time is lost by rounding.
 #[derive(Debug)]
@@ -147,6 +200,23 @@ mod tests {
         assert!((1..36_000).all(|n| bucket.spend(1, at(100_000 * n))));
         let allowed = (1..1000).take_while(|n| bucket.spend(1, at(3_600_000_000 + 50_000 * n))).count();
         assert!((190..=210).contains(&allowed), "{allowed}");
+    }
+
+    #[test]
+    fn a_share_allows_its_part_of_the_time_and_half_a_second_of_it_at_once() {
+        // Work of 1 ms, a tenth: one in 10 ms, and 50 at once.
+        let (mut share, mut done) = (Share::default(), 0);
+        for us in (0..10_000_000).step_by(1000) {
+            while share.is_left(at(us)) {
+                share.spend(1_000_000, 10, at(us));
+                done += 1;
+            }
+            assert!(share.left_us() > us && share.left_us() <= us + 10_001);
+        }
+        assert!((1050..=1051).contains(&done), "{done}");
+        assert!(
+            share.bears(1_000_000, 10, 20_000, at(10_000_000)) && !share.bears(3_000_000, 10, 20_000, at(10_000_000))
+        );
     }
 
     #[test]

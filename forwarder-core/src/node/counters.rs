@@ -55,7 +55,7 @@ pub struct CoreCounters {
     pub asks_answered: u64,
     /// Asks of this node that ended because a claim became effective, by an answer or by itself.
     pub asks_found: u64,
-    /// Asks of this node that were not sent because too many were open.
+    /// Asks of this node that were not sent because too many were open, or there was no time for them.
     pub asks_overflow: u64,
     /// Asks of peers' kernel programs through the tunnel, because their daemons did not answer in time.
     pub asks_by_tunnel: u64,
@@ -63,6 +63,7 @@ pub struct CoreCounters {
     pub datagrams_received: u64,
     /// Datagrams of gossip that were not looked at because their sender sent too many.
     pub datagrams_refused: u64,
-    /// Asks of peers that were not answered because there were too many in a second.
+    /// Asks of peers that were not answered because there were too many in a second, or the peer had used up its share
+    /// of the time.
     pub asks_refused: u64,
 }

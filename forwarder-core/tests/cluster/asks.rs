@@ -426,3 +426,143 @@ fn neither_asks_nor_answers_come_before_the_hello() {
     assert_eq!(mesh.owners(7), [None, None]);
     assert!(mesh.sent.iter().all(|sent| sent.kind == Kind::Hello));
 }
+
+/// What questions or answers in these messages cost at each end, in microseconds, as `node/budget.rs` has it.
+fn work_us(mesh: &Mesh, kind: Kind) -> u64 {
+    let sent = mesh.sent.iter().filter(|sent| sent.kind == kind);
+    sent.map(|sent| 10 + (sent.bytes as u64 - 4) / 24 / 5).sum()
+}
+
+#[test]
+fn a_flood_of_questions_takes_a_tenth_of_the_time_however_many_peers_are_asked() {
+    for peers in [2, 62, 299] {
+        let mut mesh = Mesh::new(peers + 1, 1);
+        (2..=peers + 1).for_each(|peer| mesh.link(id(1), id(peer)));
+        mesh.run_for(2_000_000);
+        mesh.sent.clear();
+        // Nobody answers: nothing but the questions counts.
+        mesh.loss = 1000;
+        let start = mesh.now_us;
+        for ticket in 0..10_000 {
+            mesh.ask(id(1), ticket, ticket, 0);
+            mesh.run_for(100);
+        }
+        let work_us = work_us(&mesh, Kind::Ask);
+        assert!(work_us <= 150_000 + 20_000, "{work_us} us for {peers} peers");
+        let counters = mesh.nodes[&id(1)].counters();
+        let (asked, overflow) = (counters.asks_sent / u64::from(peers), counters.asks_overflow);
+        assert!(asked + overflow + 200 >= 10_000, "{asked}, {overflow}");
+        // At few peers all are asked; at 299 as many as time is for.
+        assert!(if peers == 2 { overflow == 0 } else { asked > 800 }, "{asked} of {peers}");
+        // Of those that are not asked none waits: its packet is let go at once.
+        let answers = mesh.answers(id(1), start);
+        let at_once = answers.iter().filter(|(ticket, owned, at_us)| !owned && *at_us <= 100 * ticket);
+        assert!(at_once.count() as u64 >= overflow);
+        // Afterwards a question leaves at once again, and finds its answer.
+        mesh.loss = 0;
+        mesh.run_for(2_000_000);
+        let asked_us = mesh.now_us - start;
+        mesh.ask(id(1), 20_000, 7, 0);
+        mesh.run_for(1000);
+        assert_eq!(mesh.answers(id(1), start).last(), Some(&(20_000, false, asked_us + ROUND_TRIP_US)));
+    }
+}
+
+#[test]
+fn questions_that_wait_for_time_share_messages_and_are_asked_within_half_a_hold() {
+    let peers = 299;
+    let mut mesh = Mesh::new(peers + 1, 1);
+    (2..=peers + 1).for_each(|peer| mesh.link(id(1), id(peer)));
+    mesh.run_for(2_000_000);
+    mesh.sent.clear();
+    let start = mesh.now_us;
+    // Far more than there is time for in messages of their own: 33 a second.
+    for ticket in 0..500 {
+        mesh.ask(id(1), ticket, ticket, 0);
+        mesh.run_for(2000);
+    }
+    mesh.run_for(100_000);
+    let answers = mesh.answers(id(1), start);
+    assert_eq!(mesh.nodes[&id(1)].counters().asks_overflow, 0);
+    assert_eq!(answers.len(), 500);
+    for (ticket, _, at_us) in answers {
+        let waited_us = at_us - 2000 * ticket;
+        assert!(waited_us <= 50_000 + ROUND_TRIP_US, "{ticket} waits {waited_us}");
+    }
+}
+
+#[test]
+fn peers_that_ask_too_much_share_a_fifth_of_the_time_and_one_that_does_not_is_answered() {
+    let peers = 100;
+    let mut mesh = Mesh::new(peers + 1, 1);
+    (2..=peers + 1).for_each(|peer| mesh.link(id(1), id(peer)));
+    mesh.run_for(2_000_000);
+    let ask = |number| Message::Ask(vec![Ask { number, request_key: number, reply_key: 0 }]).encode();
+    let before = mesh.nodes[&id(1)].counters();
+    let mut honest = 0;
+    for ms in 0..1000 {
+        for peer in 2..=peers {
+            mesh.deliver(id(peer), id(1), &ask(ms));
+        }
+        if ms % 10 == 0 {
+            let answered = mesh.nodes[&id(1)].counters().asks_answered;
+            mesh.deliver(id(peers + 1), id(1), &ask(ms));
+            honest += mesh.nodes[&id(1)].counters().asks_answered - answered;
+        }
+        mesh.run_for(1000);
+    }
+    let counters = mesh.nodes[&id(1)].counters();
+    let (answered, refused) = (counters.asks_answered - before.asks_answered, counters.asks_refused);
+    assert_eq!(answered + refused, 99 * 1000 + 100);
+    // A message with one question takes 10.2 us: 20,000 a second is what a fifth has, and half of that at once.
+    assert!(answered <= 30_000 && refused > 0, "{answered}");
+    assert!(honest >= 29, "{honest}: its share, whatever the others ask");
+    assert!(mesh.errors.is_empty());
+}
+
+#[test]
+fn a_peer_that_answers_nothing_is_asked_and_nobody_waits_for_it_until_it_does() {
+    let mut mesh = Mesh::linked(3, 1);
+    mesh.loss = 1000;
+    // Node 2 answers each question after a millisecond, node 3 none.
+    let ask = |mesh: &mut Mesh, number: u64| {
+        let sent = mesh.nodes[&id(1)].counters().asks_sent;
+        mesh.ask(id(1), number, 1000 + number, 0);
+        assert_eq!(mesh.nodes[&id(1)].counters().asks_sent, sent + 2, "both are asked");
+        mesh.run_for(1000);
+        mesh.deliver(id(2), id(1), &answer(number, Vec::new()));
+        mesh.run_for(99_000);
+        mesh.answers(id(1), 0).iter().any(|(ticket, ..)| *ticket == number)
+    };
+    let ended: Vec<bool> = (0..10).map(|number| ask(&mut mesh, number)).collect();
+    assert_eq!(ended, [[false; 4].as_slice(), &[true; 6]].concat());
+    // Its programs are asked at once: they may be there though the link carries nothing.
+    let asked: Vec<u32> = mesh.kernel_asks.iter().filter(|ask| ask.1 == id(3)).map(|ask| ask.2).collect();
+    assert_eq!(asked, (0..10).collect::<Vec<u32>>());
+    // A claim that it has after all still counts, and it is waited for again.
+    mesh.deliver(id(3), id(1), &answer(9, vec![claim(1009, 1)]));
+    assert_eq!(mesh.owners(1009)[0], Some(3));
+    assert!(!ask(&mut mesh, 10));
+    // So is one whose programs have answered.
+    let ended: Vec<bool> = (11..16).map(|number| ask(&mut mesh, number)).collect();
+    assert_eq!(ended, [false, false, false, true, true]);
+    mesh.kernel_answer(id(1), id(3), 15, None);
+    assert!(!ask(&mut mesh, 16));
+}
+
+#[test]
+fn where_all_peers_are_silent_they_are_waited_for() {
+    let mut mesh = Mesh::linked(2, 1);
+    mesh.loss = 1000;
+    let start = mesh.now_us;
+    for number in 0..10 {
+        mesh.ask(id(1), number, 1000 + number, 0);
+        mesh.run_for(100_000);
+    }
+    let asked_us = mesh.now_us - start;
+    mesh.ask(id(1), 10, 7, 0);
+    mesh.run_for(10_000);
+    assert!(mesh.answers(id(1), start).iter().all(|(ticket, ..)| *ticket != 10));
+    mesh.deliver(id(2), id(1), &answer(10, vec![claim(7, 1)]));
+    assert_eq!(mesh.answers(id(1), start).last(), Some(&(10, true, asked_us + 10_000)));
+}

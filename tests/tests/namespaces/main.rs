@@ -41,5 +41,6 @@ mod segments;
 mod silence;
 mod sources;
 mod twice;
+mod unanswered;
 mod untouched;
 mod without;
