@@ -22,7 +22,7 @@ impl NodeId {
     }
 }
 
-/// One life of a node's proxy, modulo 16; a claim of an earlier epoch is void.
+/// One run of one service's proxy, by four bits; a claim counts while its epoch is among its owner's live ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Epoch(u8);

@@ -1,8 +1,8 @@
 //! The kernel side: entry points and what each outcome means for the packet.
 //!
 //! Ingress (XDP) sends packets of an in-flight transaction to its owner and takes them out of the tunnel there; egress
-//! (TC) claims what the local proxy says. Nothing here waits or allocates; dropped
-//! is only what the daemon has in hand. Doubt means pass.
+//! (TC) claims what the local proxy says. Nothing here waits or allocates. Doubt means pass: dropped is only what the
+//! daemon has in hand, and fragments beyond what it can reassemble.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // three short blocks, in packet.rs and maps.rs

@@ -28,10 +28,11 @@ use forwarder_common::{
 /// Daemon -> all programs. One entry; an array because its look-up is inlined.
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
-/// Daemon -> all programs: VIP and port, and each VIP with port 0. By open addressing: a hash map costs a helper call.
+/// Daemon -> all programs: address and port of each service and source, and each address with port 0. By open
+/// addressing: a hash map costs a helper call.
 #[map]
 static SERVICES: Array<ServiceSlot> = Array::with_max_entries(SERVICE_SLOTS, 0);
-/// Daemon -> all programs: one bit per port of a service, so that most packets end before a hash look-up.
+/// Daemon -> all programs: one bit per port of a service or source, so that most packets end before that look-up.
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 /// Daemon -> ingress, egress: one word per node id.

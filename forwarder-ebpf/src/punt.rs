@@ -1,9 +1,9 @@
-//! Handing a packet to the daemon: whole, through a ring buffer, and then dropped here.
+//! Gives a packet to the daemon: whole, through a ring buffer; then it is dropped here.
 //!
 //! A punt is a tail call through a map that only a living daemon fills: the kernel empties such a map when its
-//! last descriptor is closed, however the daemon died. Then the call does not happen and the packet passes. A daemon
-//! that is there but stalls gets nothing either, once its lease is over: the packet would wait as long as the
-//! daemon does.
+//! last descriptor is closed, however the daemon died. Then the call does not happen, and the caller relays the packet
+//! to a peer or lets it pass. A daemon that is there but stalls gets nothing either, once its lease is over: the packet
+//! would wait as long as the daemon does.
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
@@ -20,7 +20,7 @@ use crate::{
     packet::{self, Frame},
 };
 
-/// Tries to hand the packet over under `reason`; returns only where no daemon lives.
+/// Tries to give the packet to the daemon under `reason`; returns only where no daemon lives.
 #[inline(always)] // a tail call must be made by the entry program itself
 pub(crate) fn punt(ctx: &XdpContext, reason: Outcome) {
     let Some(marks) = maps::marks_ingress() else { return };

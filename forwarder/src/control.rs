@@ -80,7 +80,7 @@ pub struct Owner {
     pub request_key: String,
     /// The reply key `X`, 16 hex digits; `None` where no branch was given.
     pub reply_key: Option<String>,
-    /// The owner's node id; `None` where no live claim stands.
+    /// The owner's node id; `None` where no claim is effective.
     pub owner: Option<u16>,
     /// The key by which it was found: `request` or `reply`.
     pub by: Option<String>,
@@ -88,7 +88,9 @@ pub struct Owner {
     pub mine: bool,
     /// Milliseconds until the claim ends.
     pub expires_in_ms: Option<u64>,
-    /// `live`, `none`, or why a claim that stands does not count: `expired`, `void` (earlier epoch), `down`.
+    /// `live`, `none`, or why the claim that is there is ineffective: `expired`, `down` (its owner), `void` (this
+    /// node's, of an epoch that is not live), `down or void` (a peer's of such an epoch: a peer that is down has no
+    /// live ones).
     pub state: String,
 }
 

@@ -23,7 +23,9 @@ use crate::{
     identity::{self, Secrets},
 };
 
-/// Seconds of one epoch number: sixteen of them outlast a claim of 240 s.
+/// Seconds of one epoch number. Sixteen of them outlast the claims of transactions; those of calls may last longer, and
+/// a node with several services takes several numbers at once. What peers still hold of an earlier run they say in
+/// their hellos, and such a number is given up again.
 const EPOCH_SECONDS: u64 = 16;
 
 /// What the kernel programs are told.

@@ -269,12 +269,12 @@ impl Slow {
     }
 }
 
-/// Where a peer takes tunnel packets.
 /// The time in the tunnel's form.
 const fn time(now: Now) -> Time {
     Time::at(now.monotonic_us.saturating_mul(1000))
 }
 
+/// Where a peer takes tunnel packets.
 fn underlay(failover: &Failover, id: NodeId) -> Option<IpAddr> {
     Some(failover.peer(id)?.introduction?.underlay)
 }

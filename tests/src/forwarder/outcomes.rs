@@ -42,7 +42,7 @@ pub const HELD: [&str; 8] = [
     Outcome::SlowReleased.name(),
 ];
 
-/// What moves beside [`CALLS`] at an edge whose daemon is away for less than ten seconds while peers' daemons live: the
+/// What moves beside [`CALLS`] at an edge whose daemon is away for less than a minute while peers' daemons live: the
 /// programs send new requests, and what only a daemon finishes, to peers.
 pub const DAEMON_AWAY: [&str; 2] = [Outcome::Diverted.name(), Outcome::Relayed.name()];
 

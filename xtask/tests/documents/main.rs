@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod files;
+mod map;
 mod names;
 mod sources;
 mod verbs;
