@@ -233,7 +233,6 @@ impl Forwarder {
             vni: VNI,
             node: ME,
             epochs: 1 << EPOCH,
-            other_epoch: EPOCH,
             peers_up: 1,
             lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
             // Of bounds that all packets are charged to and none reaches.

@@ -178,16 +178,14 @@ pub struct Config {
     pub node: u16,
     /// This node's live epochs, as [`Epochs::bits`].
     pub epochs: u16,
-    /// The node's own epoch, which changes with that of any service: a service that is new has it at first.
-    pub other_epoch: u8,
-    /// The key epoch that sends.
-    pub tag_epoch: u8,
     /// Peers that are up.
     pub peers_up: u16,
     /// Lifetimes in ticks, see [`Lifetimes`].
     pub lifetimes: Lifetimes,
+    /// The key epoch that sends.
+    pub tag_epoch: u8,
     /// Zero.
-    pub pad: u16,
+    pub pad: [u8; 3],
     /// What packets cost that are sent to other nodes.
     pub costs: Costs,
 }

@@ -50,10 +50,9 @@ fn now() -> String {
             vni,
             node,
             epochs,
-            other_epoch,
-            tag_epoch,
             peers_up,
             lifetimes,
+            tag_epoch,
             pad,
             costs,
         }

@@ -482,9 +482,11 @@ impl Daemon {
                 }
                 Output::ClosePunts => self.dataplane.close_punts()?,
                 Output::Epochs(given) => {
-                    log::info!("epoch {}", given.others.number());
+                    let live = given.live();
+                    let numbers: Vec<_> = live.iter().map(|epoch| epoch.number().to_string()).collect();
+                    log::info!("live epochs: {}", numbers.join(", "));
                     self.dataplane.set_epochs(&given)?;
-                    self.node.set_epochs(given.live(), now());
+                    self.node.set_epochs(live, now());
                 }
                 Output::State { old, new, is_silent } => {
                     self.node.set_state(new, is_silent, now());

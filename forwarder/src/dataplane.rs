@@ -112,9 +112,11 @@ impl Dataplane {
         services.iter_mut().zip(0..abi::NO_SERVICE).for_each(|((_, service), index)| service.index = index);
         if let Some(before) = maps.config()?.filter(|before| before.node == config.node) {
             // The proxies have gone on: their claims are effective, and peers count as up until links say else.
-            (config.epochs, config.other_epoch) = (before.epochs, before.other_epoch);
+            config.epochs = before.epochs;
+            // A new one has another's epoch until the failover machine gives it one.
+            let other = before.epochs().iter().next().map_or(0, Epoch::number);
             for (key, service) in &mut services {
-                service.epoch = maps.service(key)?.map_or(before.other_epoch, |known| known.epoch);
+                service.epoch = maps.service(key)?.map_or(other, |known| known.epoch);
             }
             config.peers_up = before.peers_up;
             peers_up = maps.peers_up()?;
@@ -225,12 +227,6 @@ impl Dataplane {
         self.config.epochs()
     }
 
-    /// The node's own epoch, which changes with that of any service.
-    #[must_use]
-    pub const fn other_epoch(&self) -> Epoch {
-        Epoch::new(self.config.other_epoch as u64)
-    }
-
     /// The claim table.
     #[must_use]
     pub const fn claims(&self) -> &Arc<Table> {
@@ -249,7 +245,7 @@ impl Dataplane {
     #[must_use]
     pub fn inherited(&self) -> Inherited {
         let services = self.services.iter().map(|(_, service)| Epoch::new(service.epoch.into()));
-        let given = (!self.is_fresh).then(|| Given { services: services.collect(), others: self.other_epoch() });
+        let given = (!self.is_fresh).then(|| Given { services: services.collect() });
         let peers_up = self.peers_up.iter().filter(|(_, up)| **up).map(|(id, _)| *id).collect();
         let lease = Lease {
             diverts: self.lease.says_divert(),
@@ -287,7 +283,7 @@ impl Dataplane {
         let live = given.live();
         // A claim that is made meanwhile is under an epoch of before or of now: both are live until services are told.
         let both = live.iter().fold(self.epochs(), Epochs::with);
-        (self.config.epochs, self.config.other_epoch) = (both.bits(), given.others.number());
+        self.config.epochs = both.bits();
         self.maps.set_config(&self.config)?;
         for ((_, service), epoch) in self.services.iter_mut().zip(&given.services) {
             service.epoch = epoch.number();

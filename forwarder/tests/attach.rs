@@ -66,7 +66,6 @@ fn try_load(pins: &Pins) -> Result<Dataplane, String> {
         underlay: Address::v4([10, 9, 0, 1]),
         node: ME,
         epochs: 1 << 5,
-        other_epoch: 5,
         lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
         ..Config::default()
     };

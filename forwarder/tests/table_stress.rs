@@ -87,7 +87,6 @@ fn load_for(dir: &Path, claims: u32) -> Dataplane {
         vni: 1,
         node: ME,
         epochs: Epochs::EMPTY.with(EPOCH).bits(),
-        other_epoch: EPOCH.number(),
         lifetimes: Lifetimes { proceeding: 900, failed: 900, ended: 900 },
         ..Config::default()
     };
@@ -350,7 +349,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     let pins = Pins::new("follows");
     let mut first = load(&pins.0);
     let services = vec![Epoch::new(9)];
-    first.set_epochs(&Given { services, others: EPOCH }).unwrap();
+    first.set_epochs(&Given { services }).unwrap();
     let invites: Vec<_> = (0..100).map(|n| Sip::invite(&format!("invite-{n}"))).collect();
     send_all(&mut first, &invites, |_| {});
     let service = first.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
@@ -359,7 +358,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     assert!(first.claim_own((other, 0), KeyKind::Request, lifetime, &service).is_some());
     // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.
     let (core, peers) = (reply("core", 0).request_key(), reply("peers", 0).request_key());
-    first.set_claim(core, NodeId::new(ME).unwrap(), EPOCH, LIFETIME_MS);
+    first.set_claim(core, NodeId::new(ME).unwrap(), Epoch::new(9), LIFETIME_MS);
     first.set_claim(peers, peer(), EPOCH, LIFETIME_MS);
     // Of a run that is over.
     first.set_claim(reply("stale", 0).request_key(), NodeId::new(ME).unwrap(), Epoch::new(1), LIFETIME_MS);
@@ -367,7 +366,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
 
     let second = load(&pins.0);
     let given = second.inherited().given.unwrap();
-    assert_eq!(given, Given { services: vec![Epoch::new(9)], others: EPOCH });
+    assert_eq!(given, Given { services: vec![Epoch::new(9)] });
     let known: HashMap<u64, OwnClaim> = second.own_claims().map(|claim| (claim.key, claim)).collect();
     assert_eq!(known.len(), 2 * invites.len() + 2);
     for invite in &invites {
@@ -383,7 +382,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
         (epoch, rest.service(), rest.kind(), rest.class())
     };
     assert_eq!(noted(other), (Epoch::new(9), 0, Some(KeyKind::Request), Some(Class::Short)));
-    assert_eq!(noted(core), (EPOCH, abi::NO_SERVICE, None, None));
+    assert_eq!(noted(core), (Epoch::new(9), abi::NO_SERVICE, None, None));
 }
 
 #[test]

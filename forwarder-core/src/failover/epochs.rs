@@ -7,7 +7,7 @@
 
 use forwarder_common::ids::{Epoch, Epochs};
 
-/// Services with an epoch of their own; those beyond share them in turn, so that half of the sixteen epochs rest.
+/// Services with an epoch of their own; those beyond share them in turn, so that more than half of the sixteen rest.
 pub const SHARES: usize = 7;
 const NUMBERS: usize = 16;
 
@@ -16,16 +16,13 @@ const NUMBERS: usize = 16;
 pub struct Given {
     /// By service, in the order of the configuration.
     pub services: Vec<Epoch>,
-    /// For messages that leave from an address that is no service's: of which proxy they are is not known, so this one
-    /// changes with the epoch of any service. A node with a single service has one epoch for both.
-    pub others: Epoch,
 }
 
 impl Given {
     /// The epochs whose claims count.
     #[must_use]
     pub fn live(&self) -> Epochs {
-        self.services.iter().copied().chain([self.others]).collect()
+        self.services.iter().copied().collect()
     }
 }
 
@@ -44,19 +41,26 @@ pub(super) struct Book {
 }
 
 impl Book {
-    /// Goes on with what the maps of an earlier daemon say.
+    /// Goes on with what the maps of an earlier daemon say. A service that has the epoch of one with which it does not
+    /// share, since it is new in the configuration, gets one of its own.
     pub(super) fn resume(given: Given) -> Self {
-        let latest = given.others;
-        Self::new(given, latest)
+        let latest = rested(given.live());
+        let mut book = Self::new(given, latest);
+        for service in 0..book.given.services.len() {
+            let Some(epoch) = book.given.services.get(service).copied() else { continue };
+            let mut before = book.given.services.iter().take(service).enumerate();
+            if before.any(|(other, taken)| *taken == epoch && other % SHARES != service % SHARES) {
+                book.set_share(service % SHARES);
+            }
+        }
+        book
     }
 
     /// Begins from `first` on, where no maps tell of an earlier daemon.
     pub(super) fn begin(services: usize, first: Epoch) -> Self {
-        let given = Given { services: vec![first; services], others: first };
+        let given = Given { services: vec![first; services] };
         let mut book = Self { is_fresh: true, ..Self::new(given, first) };
-        if services > 1 {
-            (0..services.min(SHARES)).for_each(|share| book.set_share(share));
-        }
+        (1..services.min(SHARES)).for_each(|share| book.set_share(share));
         book
     }
 
@@ -71,7 +75,6 @@ impl Book {
     /// The proxy of a service has restarted.
     pub(super) fn renew(&mut self, service: usize) {
         self.renew_share(service % SHARES);
-        self.renew_others();
     }
 
     /// A peer may hold claims that an earlier incarnation of this host made under these epochs; whether one that is in
@@ -90,12 +93,8 @@ impl Book {
         let is_taken = |epoch: &Epoch| self.taken.contains(*epoch);
         let shares = self.given.services.iter().take(SHARES).enumerate();
         let clashes: Vec<usize> = shares.filter(|(_, epoch)| is_taken(epoch)).map(|(share, _)| share).collect();
-        let others_clash = is_taken(&self.given.others);
         clashes.iter().for_each(|share| self.renew_share(*share));
-        if others_clash {
-            self.renew_others();
-        }
-        others_clash || !clashes.is_empty()
+        !clashes.is_empty()
     }
 
     fn renew_share(&mut self, share: usize) {
@@ -108,14 +107,6 @@ impl Book {
     fn set_share(&mut self, share: usize) {
         let epoch = self.next();
         self.given.services.iter_mut().skip(share).step_by(SHARES).for_each(|service| *service = epoch);
-    }
-
-    fn renew_others(&mut self) {
-        self.retire(self.given.others);
-        self.given.others = match self.given.services.as_slice() {
-            [only] => *only,
-            _ => self.next(),
-        };
     }
 
     /// The epoch that has rested longest, of those that no peer may know; in the order of the numbers among equals.
@@ -138,6 +129,16 @@ impl Book {
     }
 }
 
+/// The epoch behind which the most numbers in a row are not live. Where no order of the retirements is known, those
+/// have rested longest: numbers are given in their order.
+fn rested(live: Epochs) -> Epoch {
+    let free = |epoch: Epoch| {
+        let behind = (1..NUMBERS as u64).map(|step| Epoch::new(u64::from(epoch.number()) + step));
+        behind.take_while(|next| !live.contains(*next)).count()
+    };
+    live.iter().max_by_key(|epoch| free(*epoch)).unwrap_or(Epoch::new(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,8 +147,12 @@ mod tests {
         Epoch::new(number)
     }
 
-    fn numbers(given: &Given) -> (Vec<u8>, u8) {
-        (given.services.iter().map(|epoch| epoch.number()).collect(), given.others.number())
+    fn numbers(given: &Given) -> Vec<u8> {
+        given.services.iter().map(|epoch| epoch.number()).collect()
+    }
+
+    fn given(numbers: &[u64]) -> Given {
+        Given { services: numbers.iter().copied().map(epoch).collect() }
     }
 
     #[test]
@@ -158,7 +163,7 @@ mod tests {
             book.renew(0);
             seen.push(numbers(book.given()));
         }
-        let expected: Vec<(Vec<u8>, u8)> = (3..=19).map(|n| (vec![n % 16], n % 16)).collect();
+        let expected: Vec<Vec<u8>> = (3..=19).map(|n| vec![n % 16]).collect();
         assert_eq!(seen, expected);
     }
 
@@ -166,11 +171,11 @@ mod tests {
     fn the_restart_of_one_proxy_leaves_the_epochs_of_the_others() {
         let mut book = Book::begin(3, epoch(0));
         let before = book.given().clone();
-        assert_eq!(before.live().iter().count(), 4, "each its own, and one for other sockets");
+        assert_eq!(before.live().iter().count(), 3, "each its own");
         book.renew(1);
         let after = book.given().clone();
         assert_eq!((after.services[0], after.services[2]), (before.services[0], before.services[2]));
-        assert!(!before.live().contains(after.services[1]) && !before.live().contains(after.others));
+        assert!(!before.live().contains(after.services[1]));
     }
 
     #[test]
@@ -179,7 +184,7 @@ mod tests {
             let mut book = Book::begin(services, epoch(14));
             for restart in 0..100 {
                 let live = book.given().live();
-                assert!(live.iter().count() <= SHARES + 1);
+                assert!(live.iter().count() <= SHARES);
                 let service = restart * 5 % services;
                 let old = book.given().services[service];
                 book.renew(service);
@@ -203,7 +208,7 @@ mod tests {
             let rested = |epoch: &Epoch| last_live[usize::from(epoch.number())];
             let waiting = (0..16).map(Epoch::new).filter(|epoch| !before.contains(*epoch) && !fresh.contains(epoch));
             let shortest = fresh.iter().map(rested).max().unwrap();
-            assert_eq!(fresh.len(), 2);
+            assert_eq!(fresh.len(), 1);
             assert!(waiting.map(|epoch| rested(&epoch)).all(|other| other >= shortest), "restart {restart}");
         }
     }
@@ -220,18 +225,46 @@ mod tests {
         for (first, taken, expected) in table {
             let mut book = Book::begin(1, epoch(first));
             let changed = book.take(taken.iter().copied().map(epoch).collect());
-            assert_eq!(numbers(book.given()), (vec![expected as u8], expected as u8), "{first} {taken:?}");
+            assert_eq!(numbers(book.given()), [expected as u8], "{first} {taken:?}");
             assert_eq!(changed, expected != first);
         }
     }
 
     #[test]
     fn over_the_maps_of_an_earlier_daemon_its_epochs_go_on() {
-        let given = Given { services: vec![epoch(4), epoch(5)], others: epoch(6) };
-        let mut book = Book::resume(given.clone());
+        let mut book = Book::resume(given(&[4, 5]));
         assert!(!book.take([epoch(4)].into_iter().collect()), "its claims still count");
-        assert_eq!(*book.given(), given);
+        assert_eq!(*book.given(), given(&[4, 5]));
         book.renew(0);
-        assert_eq!(numbers(book.given()), (vec![7, 5], 8));
+        assert_eq!(numbers(book.given()), [6, 5]);
+    }
+
+    #[test]
+    fn a_service_that_is_new_over_the_maps_of_an_earlier_daemon_gets_an_epoch_of_its_own() {
+        // The maps have for a new one what another has; those beyond the seventh share with it.
+        let table: [(&[u64], &[u8]); 5] = [
+            (&[4, 4], &[4, 5]),
+            (&[4, 9, 4, 4], &[4, 9, 10, 11]),
+            (&[15, 15], &[15, 0]),
+            (&[0, 1, 2, 3, 4, 5, 6, 0], &[0, 1, 2, 3, 4, 5, 6, 0]),
+            (&[0, 1, 2, 3, 4, 5, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 0]),
+        ];
+        for (before, expected) in table {
+            assert_eq!(numbers(Book::resume(given(before)).given()), expected, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn the_restart_of_a_proxy_that_had_anothers_epoch_ends_what_it_has_claimed() {
+        let mut book = Book::resume(given(&[4, 4]));
+        book.renew(0);
+        assert!(!book.given().live().contains(epoch(4)));
+    }
+
+    #[test]
+    fn without_an_order_the_numbers_in_the_longest_row_count_as_rested() {
+        for (live, expected) in [(&[3, 1][..], 3), (&[1, 3], 3), (&[15, 0, 1], 1), (&[0, 2, 4, 6, 8, 10, 12], 12)] {
+            assert_eq!(rested(given(live).live()), epoch(expected), "{live:?}");
+        }
     }
 }

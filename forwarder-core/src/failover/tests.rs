@@ -14,7 +14,7 @@ fn id(number: u16) -> NodeId {
 
 /// A node that an earlier daemon left with these peers up.
 fn inherited(peers_up: &[u16], drains: bool) -> Inherited {
-    let given = (!peers_up.is_empty()).then(|| Given { services: vec![Epoch::new(3)], others: Epoch::new(3) });
+    let given = (!peers_up.is_empty()).then(|| Given { services: vec![Epoch::new(3)] });
     let lease = Lease { diverts: false, drains, until_us: 0 };
     Inherited { given, peers_up: peers_up.iter().copied().map(id).collect(), lease }
 }
@@ -609,7 +609,7 @@ fn a_fresh_node_gives_up_epochs_that_its_peers_know_from_before() {
     world.told.clear();
     world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
     world.take();
-    assert_eq!((world.words().as_str(), world.machine.epochs().others), ("epoch", Epoch::new(7)));
+    assert_eq!((world.words().as_str(), world.machine.epochs().services.as_slice()), ("epoch", [Epoch::new(7)].as_slice()));
     world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
     world.take();
     assert_eq!(world.words(), "");

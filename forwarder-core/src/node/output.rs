@@ -100,7 +100,8 @@ pub enum Output {
     },
 }
 
-/// A change of the kernel's maps.
+/// A change of what the kernel's maps say. That of a peer goes through the failover machine
+/// ([`crate::failover::Failover::handle_introduction`]), which knows by itself when one is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapWrite {
     /// The claim that counts for a key.
@@ -126,7 +127,7 @@ pub enum MapWrite {
         /// The lifetime left from now on, in milliseconds.
         remaining_ms: u64,
     },
-    /// A peer came up, changed its state, epoch or address, or went down.
+    /// A peer came up, changed its state, epoch or address, or went down: what it says of itself.
     Peer {
         /// The peer.
         node: NodeId,

@@ -103,7 +103,7 @@ pub(super) fn status(sources: &Sources<'_>) -> Result<Status> {
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: config.node.number(),
-        epoch: sources.dataplane.other_epoch().number(),
+        epoch: sources.failover.epochs().services.first().map_or(0, |epoch| epoch.number()),
         cluster: sources.identity.cluster.clone(),
         state: state.name().to_owned(),
         uptime_s: sources.started.elapsed().as_secs(),

@@ -13,7 +13,7 @@ pub struct Status {
     pub version: String,
     /// This node's id.
     pub node: u16,
-    /// This node's epoch, 0..=15.
+    /// The epoch of this node's first service, 0..=15.
     pub epoch: u8,
     /// The cluster's name.
     pub cluster: String,
@@ -119,7 +119,7 @@ pub struct Peer {
     pub address: String,
     /// `up` or `down`.
     pub link: String,
-    /// Its epoch, 0..=15.
+    /// The lowest of its live epochs, 0..=15.
     pub epoch: u8,
     /// Round-trip time of its link in microseconds.
     pub rtt_us: Option<u64>,

@@ -129,7 +129,6 @@ impl Bench {
             vni: VNI,
             node,
             epochs: Epochs::EMPTY.with(EPOCH).bits(),
-            other_epoch: EPOCH.number(),
             lifetimes: LIFETIMES,
             costs,
             ..Config::default()
@@ -274,10 +273,10 @@ impl Bench {
         self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
     }
 
-    /// From now on the proxies claim under these epochs, and the last one is the node's own.
-    pub(crate) fn epochs(&mut self, services: &[u64], others: u64) {
+    /// From now on the proxies claim under these epochs.
+    pub(crate) fn epochs(&mut self, services: &[u64]) {
         let services = services.iter().copied().map(Epoch::new).collect();
-        self.dataplane.set_epochs(&Given { services, others: Epoch::new(others) }).unwrap();
+        self.dataplane.set_epochs(&Given { services }).unwrap();
     }
 
     /// This node's live claims, by key.

@@ -35,8 +35,8 @@ use super::{
 const MESSAGES: usize = 10_000;
 /// A peer that is down.
 const DOWN: u16 = 3;
-/// The epochs of the two services and of the node; and one that is over.
-const EPOCHS: [u64; 3] = [3, 4, 6];
+/// The epochs of the two services; and one that is over.
+const EPOCHS: [u64; 2] = [3, 4];
 const STALE: Epoch = Epoch::new(9);
 /// How far the programs' clock may be behind, in nanoseconds: it moves with the jiffies, which an emulated machine may
 /// get late.
@@ -65,8 +65,7 @@ impl Setting {
             bench = bench.with_affinity_call();
         }
         bench = bench.with_sources();
-        let [v4, v6, others] = EPOCHS;
-        bench.epochs(&[v4, v6], others);
+        bench.epochs(&EPOCHS);
         bench.peer(PEER, true);
         bench.peer(DOWN, false);
         bench.drain(self.drains);

@@ -226,7 +226,7 @@ impl Host {
         let failover = Failover::new(settings, now.monotonic_us);
         let mut node = Node::new(NodeSettings {
             node: self.node,
-            epochs: [failover.epochs().others].into_iter().collect(),
+            epochs: failover.epochs().live(),
             underlay: address(index).ip(),
             listen: address(index),
             claims: limits.claims,

@@ -154,7 +154,7 @@ impl Kernel {
 
     /// The epoch of the proxy's claims.
     pub(super) fn epoch(&self) -> Epoch {
-        self.given.as_ref().map_or(Epoch::new(0), |given| given.others)
+        self.given.as_ref().and_then(|given| given.services.first().copied()).unwrap_or(Epoch::new(0))
     }
 
     /// Bytes of the claim table and of its keys.

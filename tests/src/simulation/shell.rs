@@ -254,7 +254,7 @@ fn carry_out_failover(world: &mut World, host: usize, now: Now) {
             }
             Output::ClosePunts => kernel.has_punts = false,
             Output::Epochs(given) => {
-                daemon.node.set_epochs([given.others].into_iter().collect(), now);
+                daemon.node.set_epochs(given.live(), now);
                 kernel.given = Some(given);
             }
             Output::State { new, is_silent, .. } => {

@@ -92,7 +92,6 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
         underlay: Address::v4([10, 9, 0, node as u8]),
         node,
         epochs: 1 << 1,
-        other_epoch: 1,
         lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
         ..Config::default()
     };
