@@ -609,7 +609,10 @@ fn a_fresh_node_gives_up_epochs_that_its_peers_know_from_before() {
     world.told.clear();
     world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
     world.take();
-    assert_eq!((world.words().as_str(), world.machine.epochs().services.as_slice()), ("epoch", [Epoch::new(7)].as_slice()));
+    assert_eq!(
+        (world.words().as_str(), world.machine.epochs().services.as_slice()),
+        ("epoch", [Epoch::new(7)].as_slice())
+    );
     world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
     world.take();
     assert_eq!(world.words(), "");
