@@ -112,7 +112,8 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
     let received = geneve::receive(frame, ip.payload + net::UDP).ok_or(Refused::Malformed)?;
     let start = ip.payload + geneve::TUNNEL;
     let inside = net::ip(frame, start, received.protocol).ok_or(Refused::Malformed)?;
-    if received.vni != config.vni || inside.end != ip.payload + udp.length || ip.end > frame.length() {
+    let end = ip.payload + udp.length;
+    if received.vni != config.vni || inside.end != end || end > ip.end || ip.end > frame.length() {
         return Err(Refused::Malformed);
     }
     let source = ip.source(frame).ok_or(Refused::Malformed)?;
@@ -138,13 +139,15 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
         return Err(Refused::Stale);
     }
     let port = match (inside.udp(frame), head.kind) {
-        (Some(udp), _) => udp.destination,
+        // Port 0 is nobody's: under it the map has addresses alone.
+        (Some(udp), _) if udp.destination != 0 => udp.destination,
         // A fragment names no port: its address alone must be a service's.
         (None, Kind::Reassemble) if inside.fragment => 0,
         (None, Kind::Local) if inside.fragment && head.node == config.node => 0,
-        (None, Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Ask | Kind::Probe | Kind::Answer) => {
-            return Err(Refused::NotService);
-        }
+        (
+            Some(_) | None,
+            Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Ask | Kind::Probe | Kind::Answer,
+        ) => return Err(Refused::NotService),
     };
     ingress::service(inner.destination, port).ok_or(Refused::NotService)?;
     let outcome = match head.kind {

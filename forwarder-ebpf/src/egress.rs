@@ -130,13 +130,17 @@ fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
     Outcome::EgressFragment
 }
 
-/// SIP begins with a method or the version, in letters; media, DNS and most else do not. Some put empty lines before
-/// it, and proxies relay them (RFC 3261 §7.5); alone they are a keep-alive.
+/// SIP begins with a method or the version, mostly in letters; media, DNS and most else do not. Some put empty lines
+/// before it, and proxies relay them (RFC 3261 §7.5); alone they are a keep-alive. A method may be any token, as
+/// `!-%*_+`, and the full reader steps over any white space.
 #[inline(always)] // one load
 fn may_be_sip(frame: &Frame, udp: usize, is_ours: impl Fn(&Frame) -> bool) -> bool {
     match frame.byte(udp + net::UDP) {
-        Some(b'\r' | b'\n') => frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() && is_ours(frame),
-        first => first.is_some_and(|first| first.is_ascii_alphabetic()),
+        Some(b'\r' | b'\n' | b' ' | b'\t' | 0) => {
+            frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() && is_ours(frame)
+        }
+        Some(first) => first.is_ascii_alphabetic() || (first.is_ascii_graphic() && is_ours(frame)),
+        None => false,
     }
 }
 

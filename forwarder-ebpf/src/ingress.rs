@@ -222,6 +222,10 @@ fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     if config.peers_up == 0 {
         return Err(Outcome::LocalAlone);
     }
+    if ip.end > frame.length() {
+        // The tunnel's own lengths would lie as well.
+        return Err(Outcome::Malformed);
+    }
     let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::reassembler(slot)) {
         Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled, service: NO_SERVICE }),

@@ -3,6 +3,7 @@
 //! Each test says which outcomes moved; any other movement fails.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+#[allow(dead_code, reason = "whole packets (`packets.rs`) use the rest")]
 #[path = "golden/bench.rs"]
 mod bench;
 #[path = "golden/bounds.rs"]
@@ -11,10 +12,13 @@ mod bounds;
 mod corpus;
 #[path = "golden/egress.rs"]
 mod egress;
+#[allow(dead_code, reason = "as above")]
 #[path = "golden/frames.rs"]
 mod frames;
 #[path = "golden/lease.rs"]
 mod lease;
+#[path = "golden/leaving.rs"]
+mod leaving;
 #[path = "golden/messages.rs"]
 mod messages;
 #[path = "../../forwarder-common/tests/common/mutate.rs"]
@@ -272,6 +276,13 @@ fn lengths_that_lie_fragments_and_extension_headers_pass() {
         bench.expect(&frame.clone().fragment(0), PASS, &["fragment"]);
     }
     bench.expect(&Frame::to_vip(V6, &sip).protocol(60), PASS, &["extension_header"]);
+    // A fragment that is not there as far as it says would make the tunnel's lengths lie.
+    bench.reassembler(PEER);
+    for v6 in [V4, V6] {
+        let fragment = Frame::to_vip(v6, &sip).fragment(0);
+        bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
+        bench.expect(&fragment.cut(1), PASS, &["malformed"]);
+    }
     // A message that goes on behind the datagram's end is cut off, whatever follows.
     bench.expect(&Frame::to_vip(V4, &sip).udp_length(8 + 60), PASS, &["unread_incomplete"]);
 }

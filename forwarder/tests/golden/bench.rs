@@ -38,11 +38,11 @@ pub(crate) const V4: bool = false;
 /// An address family.
 pub(crate) const V6: bool = true;
 
-const TAG_KEY: [u64; 2] = [11, 22];
+pub(crate) const TAG_KEY: [u64; 2] = [11, 22];
 /// The key of the tag of an odd key epoch, which replaces the first one.
 const OTHER_TAG_KEY: [u64; 2] = [55, 66];
 const SECRETS: Secrets = Secrets { hash_key: HASH_KEY, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
-const VNI: u32 = 0x0012_3456;
+pub(crate) const VNI: u32 = 0x0012_3456;
 /// The interface that test runs arrive at: the loopback of any namespace.
 const IFINDEX: u32 = 1;
 /// The epoch of all nodes whose test names no other.
@@ -73,7 +73,7 @@ pub(crate) fn address(ip: IpAddr) -> Address {
 }
 
 /// The underlay address of a node.
-fn underlay(node: u16, v6: bool) -> Address {
+pub(crate) fn underlay(node: u16, v6: bool) -> Address {
     if v6 { address(format!("fd09::{node}").parse().unwrap()) } else { Address::v4([10, 9, 0, node as u8]) }
 }
 
@@ -82,7 +82,7 @@ fn id(node: u16) -> NodeId {
 }
 
 /// Where frames leave from that have another source than the VIP.
-fn other_source(v6: bool) -> IpAddr {
+pub(crate) fn other_source(v6: bool) -> IpAddr {
     if v6 { "2001:db8::90".parse().unwrap() } else { "192.0.2.138".parse().unwrap() }
 }
 
@@ -445,6 +445,14 @@ impl Bench {
         assert!(self.claims() == claims, "{outcomes:?}: ingress has changed the claim table");
         assert_eq!(did, action, "{outcomes:?}");
         out
+    }
+
+    /// A frame arrives, and changes no claim: what is done with it, the outcomes that moved, and what it became.
+    pub(crate) fn arrived(&mut self, frame: &Frame) -> (u32, Vec<(&'static str, u64)>, Vec<u8>) {
+        let (before, claims) = (self.dataplane.outcomes().unwrap(), self.claims());
+        let (did, out) = self.dataplane.test_ingress(frame.bytes()).unwrap();
+        assert!(self.claims() == claims, "ingress has changed the claim table");
+        (did, self.moved(&before), out)
     }
 
     /// All of the claim table.

@@ -256,6 +256,26 @@ fn empty_lines_before_a_message_that_the_proxy_relays_do_not_hide_it() {
 }
 
 #[test]
+fn white_space_before_a_message_or_a_method_without_letters_does_not_hide_it() {
+    for v6 in [V4, V6] {
+        let mut bench = Bench::new(ME, V4);
+        for white in [" ", "\t", "\0", " \r\n\0\t"] {
+            let message = [white.as_bytes(), &Sip::invite("call").bytes()].concat();
+            bench.send(&Frame::from_vip(v6, &message), "egress_punted");
+            bench.send(&Frame::from_vip_port(v6, 5061, &message), "egress_other");
+            assert_eq!(bench.punts().len(), 1);
+        }
+        for nothing in [" ", "    ", "\0\0\0\0"] {
+            bench.send(&Frame::from_vip(v6, nothing.as_bytes()), "egress_other");
+        }
+        let odd = Sip::request("!-%*_+", "odd");
+        bench.send(&Frame::from_vip(v6, &odd.bytes()), "egress_claimed");
+        bench.send(&Frame::from_vip_port(v6, 5061, &odd.bytes()), "egress_other");
+        assert_eq!(bench.owner(odd.request_key()), ME);
+    }
+}
+
+#[test]
 fn what_the_proxy_sends_in_an_awkward_form_is_copied_to_the_daemon() {
     let mut bench = Bench::new(ME, V4);
     for v6 in [V4, V6] {

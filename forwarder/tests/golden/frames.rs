@@ -12,7 +12,8 @@ pub(crate) fn vip(v6: bool) -> IpAddr {
     if v6 { "2001:db8::10".parse().unwrap() } else { "192.0.2.10".parse().unwrap() }
 }
 
-fn client(v6: bool) -> IpAddr {
+/// Where clients are.
+pub(crate) fn client(v6: bool) -> IpAddr {
     if v6 { "2001:db8:1::5".parse().unwrap() } else { "198.51.100.5".parse().unwrap() }
 }
 
@@ -143,6 +144,12 @@ impl Frame {
 
     pub(crate) const fn raw(bytes: Vec<u8>) -> Self {
         Self { bytes, l3: 14, padding: 0 }
+    }
+
+    /// The same frame, whose IP packet begins there.
+    pub(crate) fn starting_at(mut self, l3: usize) -> Self {
+        self.l3 = l3;
+        self
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

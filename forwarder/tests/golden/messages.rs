@@ -3,337 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use forwarder::dataplane::monotonic_ns;
-use forwarder_common::{
-    abi::{AFFINITY_CALL, ClaimEvent, EVENT_KEPT, EVENT_NEW, SERVICE_SET, Service},
-    claim::{self, Decision},
-    hash,
-    ids::{Epoch, Epochs, Tick},
-    keys::{Affinity, Keys, Seen},
-    lifetime,
-    marks::Marks,
-    outcome::Outcome,
-    rest::{Class, KeyKind, Rest},
-    sip::{
-        fast::{self, NoKey},
-        full::{self, Message},
-    },
-    table::Entry,
-    verdict::Kind,
-};
-
 use super::{
-    ME, PEER,
-    bench::{Bench, CALL_TICKS, EPOCH, V4, V6},
     corpus,
-    frames::{Frame, HASH_KEY, Sip},
+    frames::Sip,
+    leaving::{SETTINGS, Sender, check},
     mutate::{ANSWER, INVITE, mutate},
     random::Random,
 };
 
 /// Random messages for each of four settings.
 const MESSAGES: usize = 10_000;
-/// A peer that is down.
-const DOWN: u16 = 3;
-/// The epochs of the two services; and one that is over.
-const EPOCHS: [u64; 2] = [3, 4];
-const STALE: Epoch = Epoch::new(9);
-/// How far the programs' clock may be behind, in nanoseconds: it moves with the jiffies, which an emulated machine may
-/// get late.
-const CLOCK_LAG_NS: u64 = 1_000_000_000;
 /// The longest payload of a test run: a page less headers, headroom and tail.
 const LONGEST: usize = 3400;
-
-/// How the node stands.
-#[derive(Clone, Copy, Debug)]
-struct Setting {
-    is_call: bool,
-    drains: bool,
-}
-
-const SETTINGS: [Setting; 4] = [
-    Setting { is_call: false, drains: false },
-    Setting { is_call: false, drains: true },
-    Setting { is_call: true, drains: false },
-    Setting { is_call: true, drains: true },
-];
-
-impl Setting {
-    fn bench(self) -> Bench {
-        let mut bench = Bench::new(ME, V4);
-        if self.is_call {
-            bench = bench.with_affinity_call();
-        }
-        bench = bench.with_sources();
-        bench.epochs(&EPOCHS);
-        bench.peer(PEER, true);
-        bench.peer(DOWN, false);
-        bench.drain(self.drains);
-        bench
-    }
-
-    /// The live epochs of a node.
-    fn live(node: u16) -> Epochs {
-        match node {
-            ME => EPOCHS.into_iter().map(Epoch::new).collect(),
-            PEER => Epochs::EMPTY.with(EPOCH),
-            _ => Epochs::EMPTY,
-        }
-    }
-}
-
-/// Where a message leaves from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// A service's address and port.
-    Service,
-    /// A source of the first service.
-    Source,
-    /// A service's address, and another port.
-    Elsewhere,
-}
-
-/// Where a message leaves from, and in which family.
-#[derive(Clone, Copy, Debug)]
-struct Sender {
-    v6: bool,
-    place: Place,
-}
-
-impl Sender {
-    const ALL: [Self; 6] = [
-        Self { v6: V4, place: Place::Service },
-        Self { v6: V6, place: Place::Service },
-        Self { v6: V4, place: Place::Source },
-        Self { v6: V6, place: Place::Source },
-        Self { v6: V4, place: Place::Elsewhere },
-        Self { v6: V6, place: Place::Elsewhere },
-    ];
-
-    fn frame(self, payload: &[u8]) -> Frame {
-        match self.place {
-            Place::Service => Frame::from_vip(self.v6, payload),
-            Place::Source => Frame::from_vip(self.v6, payload).with_another_source(),
-            Place::Elsewhere => Frame::from_vip_port(self.v6, 5061, payload),
-        }
-    }
-
-    fn seen(self) -> Seen {
-        if self.place == Place::Service { Seen::Leaving } else { Seen::LeavingElsewhere }
-    }
-
-    fn affinity(self, setting: Setting) -> Affinity {
-        let (flags, call_ticks) = if setting.is_call { (AFFINITY_CALL, CALL_TICKS) } else { (0, 0) };
-        let service = Service { flags: SERVICE_SET | flags, call_ticks, ..Service::default() };
-        Affinity::of((self.place != Place::Elsewhere).then_some(&service))
-    }
-
-    /// The epoch of its claims, and the service that they name; `None`: it makes none.
-    fn claimant(self) -> Option<(u8, u8)> {
-        let service = match (self.place, self.v6) {
-            (Place::Service, true) => 1,
-            (Place::Service, false) | (Place::Source, _) => 0,
-            (Place::Elsewhere, _) => return None,
-        };
-        Some((EPOCHS[service] as u8, service as u8))
-    }
-}
-
-/// What becomes of a message, by the host's account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Account {
-    outcome: Outcome,
-    /// What the daemon is told, with no time.
-    told: Vec<ClaimEvent>,
-    copies: Vec<Vec<u8>>,
-}
-
-impl Account {
-    const fn nothing(outcome: Outcome) -> Self {
-        Self { outcome, told: Vec::new(), copies: Vec::new() }
-    }
-
-    /// The host's account of a message that leaves at `now`, where the table has these entries.
-    fn of(payload: &[u8], frame: &Frame, from: Sender, setting: Setting, table: &Table, now: Tick) -> Self {
-        let affinity = from.affinity(setting);
-        let full = full::read(payload);
-        if !may_be_sip(payload) {
-            return Self::nothing(Outcome::EgressOther);
-        }
-        match (fast(payload, from.seen(), affinity.is_call()), full) {
-            (Ok(_), Ok(_)) if from.claimant().is_none() => Self::nothing(Outcome::EgressNotService),
-            (Ok(branch), Ok(message)) => Self::of_message(&message, branch, from, setting, table, now),
-            (Ok(_), Err(why)) => panic!("the fast reader has a key, the full one not: {why:?}"),
-            (Err(NoKey::NotSip | NoKey::KeepAlive), Err(_)) => Self::nothing(Outcome::EgressOther),
-            (Err(NoKey::NotSip | NoKey::KeepAlive), Ok(_)) => panic!("passed as no SIP, but it has a key"),
-            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) if from.claimant().is_none() => {
-                Self::nothing(Outcome::EgressOther)
-            }
-            (Err(NoKey::Bounds | NoKey::Form | NoKey::Incomplete), _) => {
-                Self { copies: vec![frame.bytes().to_vec()], ..Self::nothing(Outcome::EgressPunted) }
-            }
-        }
-    }
-
-    /// `branch`: what the fast reader makes of the request key and the top Via's branch.
-    fn of_message(
-        message: &Message<'_>,
-        branch: u64,
-        from: Sender,
-        setting: Setting,
-        table: &Table,
-        now: Tick,
-    ) -> Self {
-        let affinity = from.affinity(setting);
-        let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
-        let status = message.status.unwrap_or_default();
-        let lifetimes = lifetime::of_timers(500, 180_000);
-        let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
-        let keys = Keys::of(message, from.seen(), affinity.is_call(), HASH_KEY);
-        let (epoch, service) = from.claimant().unwrap();
-        let mut account = Self::nothing(Outcome::EgressNoClaim);
-        let whole = message.branch.filter(|branch| !branch.is_empty());
-        let whole = whole.map_or(0, |branch| hash::keys(HASH_KEY, message.call_id, message.cseq, branch).1);
-        assert!(branch == whole || branch == 0 || affinity.is_call(), "the readers differ on the branch");
-        let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
-        for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
-            let found = table.get(&key).filter(|entry| claim::is_effective(**entry, now, Setting::live)).copied();
-            let decision = claim::decide(found, lifetime, ME, now);
-            let (outcome, epoch, flags) = match (decision, found) {
-                (Decision::New, _) => (Outcome::EgressClaimed, epoch, EVENT_NEW),
-                (Decision::Refresh, found) => (Outcome::EgressOwner, found.unwrap().epoch().number(), 0),
-                (Decision::Tell, _) => (Outcome::EgressOwner, epoch, EVENT_KEPT),
-                (Decision::Keep, _) => (Outcome::EgressOwner, 0, 0),
-                (Decision::Foreign, _) => (Outcome::EgressForeign, 0, 0),
-                (Decision::NoClaim, _) => (Outcome::EgressNoClaim, 0, 0),
-            };
-            // The request key decides, unless only the reply key did something.
-            if kind == KeyKind::Request || matches!(account.outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
-                account.outcome = outcome;
-            }
-            if matches!(decision, Decision::New | Decision::Refresh | Decision::Tell) {
-                let (ticks, other) = (lifetime.ticks, lifetime.tied_to(kind, keys.request, branch));
-                let [kind, class, sign] = [kind.code(), lifetime.class.code(), lifetime.sign.code()].map(|n| n as u8);
-                let at_ns = 0;
-                account.told.push(ClaimEvent { key, other, at_ns, ticks, epoch, flags, service, kind, class, sign });
-            }
-        }
-        if message.kind == Kind::Ack {
-            account.outcome = Outcome::EgressNoClaim;
-        }
-        account
-    }
-
-    /// The table afterwards, as far as this message goes.
-    fn table(&self, mut before: Table, now: Tick) -> Table {
-        let written = self.told.iter().filter(|event| event.flags != EVENT_KEPT);
-        before.extend(written.map(|event| (event.key, Entry::new(event.key, ME, event.epoch, now.after(event.ticks)))));
-        before
-    }
-}
-
-/// The entries of the keys that a message has.
-type Table = BTreeMap<u64, Entry>;
-
-/// What egress takes for SIP at all: what begins with a letter, or with an empty line that is not all of it.
-fn may_be_sip(payload: &[u8]) -> bool {
-    match payload.first() {
-        Some(b'\r' | b'\n') => payload.len() > 4,
-        first => first.is_some_and(u8::is_ascii_alphabetic),
-    }
-}
-
-/// Whether the fast reader has the keys that are wanted of a message that is seen there.
-///
-/// What the branch gives, where that is read; 0 where it cannot be.
-fn fast(payload: &[u8], seen: Seen, is_call: bool) -> Result<u64, NoKey> {
-    let (r, m) = (&payload, Marks::default());
-    m.begin(0, payload.len());
-    fast::start_line(r, &m)?;
-    let mut next = Some(0);
-    for _ in 0..fast::CHUNK * fast::CHUNKS {
-        let Some(off) = next else { break };
-        next = fast::step(r, &m, off)?;
-    }
-    if next.is_some() {
-        return Err(NoKey::Bounds);
-    }
-    fast::cseq(r, &m)?;
-    let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
-    let read = fast::reply_key(r, &m, hash);
-    if seen.has_reply_key(m.kind() == fast::kind::RESPONSE) { read.map(|()| m.reply_key()) } else { Ok(m.reply_key()) }
-}
-
-const fn number(kind: Kind) -> u16 {
-    match kind {
-        Kind::Request => fast::kind::REQUEST,
-        Kind::Ack => fast::kind::ACK,
-        Kind::Cancel => fast::kind::CANCEL,
-        Kind::Response => fast::kind::RESPONSE,
-    }
-}
-
-/// Puts into the table, for a key, nothing or a claim of one of the kinds that a message may find.
-fn prepare(bench: &Bench, random: &mut Random, key: u64) {
-    let milliseconds = [1, 30_000, 60_000, 100_000, 210_000, 230_000, 9_000_000][random.below(7)];
-    let live = Epoch::new(EPOCHS[random.below(EPOCHS.len())]);
-    match random.below(6) {
-        0 | 1 => {}
-        2 => bench.claim_until(ME, key, live, milliseconds),
-        3 => bench.claim_until(ME, key, STALE, milliseconds),
-        4 => bench.claim_until(PEER, key, [EPOCH, STALE][random.below(2)], milliseconds),
-        _ => bench.claim_until(DOWN, key, EPOCH, milliseconds),
-    }
-}
-
-/// Sends a message and compares all that follows with the host's account of it, which this returns.
-fn check(bench: &mut Bench, random: &mut Random, payload: &[u8], from: Sender, setting: Setting) -> Account {
-    bench.clear();
-    let is_call = from.affinity(setting).is_call();
-    let keys = full::read(payload).map(|message| Keys::of(&message, from.seen(), is_call, HASH_KEY));
-    let keys: Vec<u64> = keys.into_iter().flat_map(|keys| [Some(keys.request), keys.reply]).flatten().collect();
-    keys.iter().for_each(|key| prepare(bench, random, *key));
-    let table = |bench: &Bench| keys.iter().filter_map(|key| Some((*key, bench.entry(*key)?))).collect::<Table>();
-    let (before, frame) = (table(bench), from.frame(payload));
-
-    let earliest = Tick::at(monotonic_ns().saturating_sub(CLOCK_LAG_NS));
-    let moved = bench.sent(&frame);
-    let latest = Tick::at(monotonic_ns());
-    let told: Vec<_> = bench.events().into_iter().map(|event| ClaimEvent { at_ns: 0, ..event }).collect();
-    // What a stranger sends is shown to the daemon now and then.
-    let (shown, copies): (Vec<_>, Vec<_>) =
-        bench.punts().into_iter().partition(|(head, _)| head.reason == Outcome::EgressNotService.number());
-    assert!(shown.iter().all(|(_, bytes)| bytes == frame.bytes() && from.claimant().is_none()));
-    let copies = copies.into_iter().map(|(_, bytes)| bytes).collect();
-    let after = table(bench);
-
-    let outcome = match moved.as_slice() {
-        [(name, 1)] => *Outcome::ALL.iter().find(|outcome| outcome.name() == *name).unwrap(),
-        moved => panic!("{moved:?} for {}", payload.escape_ascii()),
-    };
-    let found = (Account { outcome, told, copies }, after);
-    // A tick may have ended meanwhile.
-    let expected = [earliest, latest].map(|now| {
-        let account = Account::of(payload, &frame, from, setting, &before, now);
-        let table = account.table(before.clone(), now);
-        (account, table)
-    });
-    let [early, late] = &expected;
-    assert!(found == *early || found == *late, "{found:#?} is not {late:#?} for {}, {from:?}", payload.escape_ascii());
-    check_rests(bench, &found.0);
-    found.0
-}
-
-/// Beside each new claim lies what it was made for.
-fn check_rests(bench: &Bench, account: &Account) {
-    let own = if account.told.is_empty() { BTreeMap::new() } else { bench.own_claims() };
-    for event in account.told.iter().filter(|event| event.flags == EVENT_NEW) {
-        let rest = own[&event.key].rest;
-        let noted = (rest.service(), rest.kind().map(KeyKind::code), rest.class().map(Class::code));
-        assert_eq!(noted, (event.service, Some(event.kind.into()), Some(event.class.into())));
-        assert_ne!(rest, Rest::new(event.key));
-    }
-}
 
 /// Messages of each kind, for others to be made of.
 fn messages() -> Vec<Vec<u8>> {
@@ -353,7 +34,7 @@ fn what_leaves_is_claimed_as_the_host_reads_it_in_every_random_message() {
         let mut bench = setting.bench();
         for _ in 0..MESSAGES {
             let (message, from) = (mutate(&mut random, &messages), Sender::ALL[random.below(6)]);
-            let account = check(&mut bench, &mut random, &message, from, setting);
+            let account = check(&mut bench, &mut |bound| random.below(bound), &from.frame(&message), setting);
             *outcomes.entry(account.outcome.name()).or_default() += 1;
         }
     }
@@ -369,11 +50,12 @@ fn what_leaves_is_claimed_as_the_host_reads_it_in_every_corpus_message() {
     let test = "what_leaves_is_claimed_as_the_host_reads_it_in_every_corpus_message";
     let Some(messages) = corpus::corpus(test) else { return };
     let mut random = Random::new(0xc0295);
+    let mut below = |bound| random.below(bound);
     for setting in SETTINGS {
         let mut bench = setting.bench();
         for message in messages.iter().filter(|message| message.payload.len() < LONGEST) {
             for from in Sender::ALL {
-                let account = check(&mut bench, &mut random, &message.payload, from, setting);
+                let account = check(&mut bench, &mut below, &from.frame(&message.payload), setting);
                 let has_key = message.expected["keyable"] == true;
                 assert!(has_key || account.told.is_empty(), "{} has no key", message.file);
             }
