@@ -155,6 +155,17 @@ fn a_broken_file_yields_what_was_readable_and_an_error() {
 }
 
 #[test]
+fn a_block_that_says_it_is_shorter_than_any_is_damaged() {
+    for (format, length) in [(Format::Pcapng, 5_u32.to_le_bytes()), (Format::Pcapng, [0; 4])] {
+        let mut file = capture::capture(format, &[frame(BYE, V4)]);
+        // A kind of block that nobody knows.
+        file.extend([&[0x80, 0x1c, 0, 0], &length[..], &[0; 16]].concat());
+        let (lines, error) = broken(&file);
+        assert!(lines.len() == 1 && error.contains("after frame 1") && error.contains("damaged"), "{error}");
+    }
+}
+
+#[test]
 fn other_links_than_ethernet_are_refused_by_name() {
     for (link, name) in
         [(113, "Linux cooked"), (276, "Linux cooked"), (101, "raw IP"), (0, "BSD loopback"), (147, "type 147")]

@@ -46,7 +46,11 @@ pub(super) fn read(path: &Path, mut each: impl FnMut(&Packet<'_>) -> anyhow::Res
     })?;
     let mut links = Links::default();
     let mut frame = 0;
+    let mut blocks = Blocks::default();
     loop {
+        if !blocks.is_plausible(reader.data()) {
+            return Err(anyhow::anyhow!("the record is damaged")).with_context(|| after(path, frame));
+        }
         match reader.next() {
             Ok((length, block)) => {
                 if let Some((bytes, original, link)) = links.packet(&block) {
@@ -82,6 +86,32 @@ fn grow(reader: &mut dyn PcapReaderIterator) -> anyhow::Result<()> {
         bail!("the record claims more than {RECORD_MAX} bytes: it is damaged");
     }
     more(reader)
+}
+
+/// The blocks of a pcapng file, whose lengths the parser takes for those of blocks.
+#[derive(Default)]
+struct Blocks {
+    /// Of the numbers of this section; `None` in a pcap file.
+    is_big_endian: Option<bool>,
+}
+
+impl Blocks {
+    /// What a section begins with, in either byte order.
+    const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+    /// Type and length, and the length once more.
+    const SHORTEST: u32 = 12;
+
+    /// Whether the block at the start of `data` may be as long as it says, as far as it is there.
+    fn is_plausible(&mut self, data: &[u8]) -> bool {
+        let &[a, b, c, d, e, f, g, h, ref rest @ ..] = data else { return true };
+        if [a, b, c, d] == Self::SECTION {
+            self.is_big_endian = Some(rest.first() == Some(&0x1a));
+        }
+        let Some(is_big_endian) = self.is_big_endian else { return true };
+        let length = [e, f, g, h];
+        let length = if is_big_endian { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) };
+        length >= Self::SHORTEST
+    }
 }
 
 /// The link types of a file: one for all of a pcap file, one for each interface of a section of a pcapng file.
