@@ -11,10 +11,10 @@ use forwarder_core::slowpath::{Action, hold, reassembly, whole};
 
 #[allow(dead_code, reason = "the slow path's tests use the rest")]
 #[path = "../../forwarder-core/tests/slowpath/packets.rs"]
-mod packets;
+pub(crate) mod packets;
 #[allow(dead_code, reason = "as above")]
 #[path = "../../forwarder-core/tests/slowpath/world.rs"]
-mod world;
+pub(crate) mod world;
 
 use packets::{HASH_KEY, cut, datagram, frame, tunnel, with_id};
 use world::{HOLD_US, IFINDEX, PEER, World, id};

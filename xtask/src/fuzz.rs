@@ -31,6 +31,18 @@ pub(crate) enum Target {
     Slowpath,
     /// Messages between daemons
     Wire,
+    /// Fragments in any order
+    Reassembly,
+    /// Datagrams at the tunnel's socket
+    Tunnel,
+    /// Files with packets in them
+    Captures,
+    /// The configuration file
+    Configuration,
+    /// Lines at the control socket
+    Control,
+    /// Whole packets through the loaded programs, as root
+    Packets,
 }
 
 /// Coverage counters as `cargo fuzz` asks for them.
@@ -108,8 +120,8 @@ fn one(project: &Project, target: Target, program: &Path, seconds: u32) -> Resul
     let artifacts = directory(place.join("artifacts").join(target.to_string()))?;
     let mut command = Command::new(program);
     command.arg(&corpus).arg(&artifacts).arg(directory(kept(project, target))?).args(seeds(project, target));
-    if target.is_sip() {
-        command.arg(format!("-dict={}", project.root().join("fuzz/sip.dict").display()));
+    if let Some(dictionary) = target.dictionary() {
+        command.arg(format!("-dict={}", project.root().join("fuzz").join(dictionary).display()));
     }
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg(format!("-max_total_time={seconds}")).args(BOUNDS).arg("-print_final_stats=1");
@@ -149,7 +161,7 @@ fn keep(project: &Project, target: Target, program: &Path) -> Result<()> {
         fs::remove_dir_all(&fewest).with_context(|| format!("remove {}", fewest.display()))?;
     }
     let mut command = Command::new(program);
-    command.arg("-merge=1").args(BOUNDS);
+    command.arg("-set_cover_merge=1").args(BOUNDS);
     // How often a line runs is no reason to keep an input.
     command.arg("-use_counters=0").arg(directory(fewest.clone())?).arg(&kept);
     command.args(["corpus", "artifacts"].map(|from| place.join(from).join(target.to_string())));
@@ -231,6 +243,22 @@ impl Target {
     fn is_sip(self) -> bool {
         matches!(self, Self::Readers | Self::Slowpath)
     }
+
+    /// Pieces of what it reads, if their place matters: a file in `fuzz`.
+    fn dictionary(self) -> Option<&'static str> {
+        match self {
+            Self::Readers | Self::Slowpath => Some("sip.dict"),
+            Self::Configuration => Some("configuration.dict"),
+            Self::Control => Some("control.dict"),
+            Self::Frames
+            | Self::Node
+            | Self::Wire
+            | Self::Reassembly
+            | Self::Tunnel
+            | Self::Captures
+            | Self::Packets => None,
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -241,6 +269,12 @@ impl fmt::Display for Target {
             Self::Node => "node",
             Self::Slowpath => "slowpath",
             Self::Wire => "wire",
+            Self::Reassembly => "reassembly",
+            Self::Tunnel => "tunnel",
+            Self::Captures => "captures",
+            Self::Configuration => "configuration",
+            Self::Control => "control",
+            Self::Packets => "packets",
         })
     }
 }

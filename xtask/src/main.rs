@@ -160,7 +160,12 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             chaos::chaos(project, &args)
         }
         Verb::Bench { args } => bench::bench(project, &args),
-        Verb::Fuzz { target, seconds, keep } => fuzz::fuzz(project, target, seconds, keep),
+        Verb::Fuzz { target, seconds, keep } => {
+            // What a target embeds of the daemon needs the programs.
+            ebpf::check_architecture()?;
+            ebpf::build(project, &setup(project, Need::Build)?)?;
+            fuzz::fuzz(project, target, seconds, keep)
+        }
         Verb::Lines { rewrap: true, files } => lines::rewrap(project, &files),
         Verb::Lines { rewrap: false, .. } => lines::check(project),
         Verb::Ci { no_lab } => ci::ci(project, !no_lab),
