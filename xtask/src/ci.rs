@@ -6,7 +6,7 @@ use crate::project::Project;
 use crate::run::{SEE_ABOVE, run, say};
 use crate::setup::{Toolchain, try_clippy};
 use crate::testing::{self, Counts};
-use crate::{build, deny, ebpf, fuzz, lines, need};
+use crate::{build, deny, ebpf, fuzz, lines, miri, need};
 
 /// Looks over the sources and what they depend on, then runs all tests; `lab` includes those in network namespaces.
 pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {
@@ -20,6 +20,9 @@ pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {
         skip(&mut counts, &format!("the advisories: {why}"));
     }
     lines::check(project)?;
+    if let Some(why) = miri::check(project)? {
+        skip(&mut counts, &format!("Miri: {why}"));
+    }
     ebpf::build_yardsticks(project, &toolchain)?;
     testing::test(project, None, lab, counts)
 }

@@ -11,6 +11,7 @@ mod ebpf;
 mod fuzz;
 mod kernels;
 mod lines;
+mod miri;
 mod pins;
 mod project;
 mod run;
@@ -84,6 +85,8 @@ enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Run the unit tests of what programs and daemon share under Miri (needs a nightly that has it)
+    Miri,
     /// Play a cluster of many nodes in virtual time and check it against a reference model
     Simulate {
         /// Passed on to the simulation: `--scenario NAME`, `--nodes N`, `--seed N` and more
@@ -166,6 +169,7 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             ebpf::build(project, &setup(project, Need::Build)?)?;
             fuzz::fuzz(project, target, seconds, keep)
         }
+        Verb::Miri => miri::miri(project),
         Verb::Lines { rewrap: true, files } => lines::rewrap(project, &files),
         Verb::Lines { rewrap: false, .. } => lines::check(project),
         Verb::Ci { no_lab } => ci::ci(project, !no_lab),

@@ -17,7 +17,7 @@ use crate::run::say;
 
 pub(crate) use deny::install as install_deny;
 pub(crate) use linker::linker_path;
-pub(crate) use toolchain::Toolchain;
+pub(crate) use toolchain::{Toolchain, nightlies};
 
 /// How much must be there.
 #[derive(Clone, Copy, PartialEq, Eq)]

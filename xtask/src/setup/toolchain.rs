@@ -189,7 +189,7 @@ pub(crate) fn nothing_found(wanted: Preference) -> String {
 }
 
 /// Names and places of rustup's nightlies, the pinned one first.
-fn nightlies() -> Vec<(String, PathBuf)> {
+pub(crate) fn nightlies() -> Vec<(String, PathBuf)> {
     let list = output(Command::new("rustup").args(["toolchain", "list", "--verbose"])).unwrap_or_default();
     parse_nightlies(&list)
 }
