@@ -6,9 +6,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-/// A proxy that answers this long without a socket, in microseconds, lives where its sockets cannot be seen, such as
-/// behind address translation.
-const UNSEEN_US: u64 = 1_000_000;
+use super::timers::UNSEEN_US;
 
 /// Something that was seen of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,6 +44,9 @@ pub const LEASE_TAIL_US: u64 = LEASE_US - LINK_IDLE_US + LEASE_RENEWAL_US;
 /// How long a node with silent proxies still counts as up, or as out, when it is to be the other: by then it has heard
 /// whatever its peers had said.
 pub const LAST_US: u64 = 2_500_000;
+/// A proxy that answers this long without a socket lives where its sockets cannot be seen, such as behind address
+/// translation.
+pub const UNSEEN_US: u64 = 1_000_000;
 
 /// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
 pub const JOIN_US: u64 = 5_000_000;
