@@ -148,7 +148,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
         bench.expect_punt(&reply, "punted_unknown_branch");
         // With no daemon anywhere the transaction's owner has to do.
         bench.daemon(false);
-        bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
+        bench.end_lease(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
         if owner == PEER {
             let sent = bench.expect_changed(&reply, TX, &["forwarded"]);
             bench.check_tunnel(&sent, &reply, PEER);
@@ -156,7 +156,7 @@ fn a_reply_under_a_branch_that_nobody_has_claimed_yet_is_asked_for() {
             bench.expect(&reply, PASS, &["unknown_branch"]);
         }
         bench.successor(PEER);
-        bench.lives();
+        bench.renew_lease();
         bench.expect_changed(&reply, TX, &["relayed"]);
     }
 }
@@ -202,7 +202,7 @@ fn what_is_a_peers_that_lacks_the_service_is_served_where_it_landed() {
     let mut bench = Bench::new(ME, V4);
     bench.claim(PEER, Sip::invite("call").request_key());
     let (known, new) = (Sip::invite("call").bytes(), Sip::invite("new").bytes());
-    bench.lives();
+    bench.renew_lease();
     bench.divert(true);
     bench.successor(PEER);
     for (index, v6) in [(0, V4), (1, V6)] {

@@ -298,7 +298,7 @@ impl Bench {
     /// The daemon takes what is handed to it, and lives, or it takes nothing.
     pub(crate) fn daemon(&mut self, lives: bool) {
         if lives {
-            self.lives();
+            self.renew_lease();
             self.dataplane.open_punts().unwrap();
         } else {
             self.dataplane.close_punts().unwrap();
@@ -320,14 +320,14 @@ impl Bench {
     }
 
     /// A daemon lives for as long as any test runs, on however slow a machine.
-    pub(crate) fn lives(&mut self) {
+    pub(crate) fn renew_lease(&mut self) {
         self.set_lease(|lease| lease.until_us = monotonic_ns() / 1000 + 3_600_000_000);
     }
 
-    /// A daemon has last lived so many milliseconds ago.
-    pub(crate) fn lived(&mut self, milliseconds: u64) {
+    /// The lease of the last daemon ended so many milliseconds ago.
+    pub(crate) fn end_lease(&mut self, ago_ms: u64) {
         // The machine may not be up for that long.
-        self.set_lease(|lease| lease.until_us = (monotonic_ns() / 1000).saturating_sub(milliseconds * 1000));
+        self.set_lease(|lease| lease.until_us = (monotonic_ns() / 1000).saturating_sub(ago_ms * 1000));
     }
 
     fn set_lease(&mut self, change: impl FnOnce(&mut Lease)) {

@@ -164,7 +164,7 @@ fn what_leaves_from_no_service_and_no_source_claims_nothing_and_the_daemon_is_sh
             (Bench::new(ME, V4), Frame::from_vip(v6, &invite.padded_to(1400)).with_another_source().fragment(0)),
         ];
         for (mut bench, frame) in others {
-            bench.lives();
+            bench.renew_lease();
             bench.send(&frame, "egress_not_service");
             bench.send(&frame, "egress_not_service");
             assert!(bench.events().is_empty() && bench.own_claims().is_empty());

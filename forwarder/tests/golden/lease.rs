@@ -21,7 +21,7 @@ fn with_successor(underlay: bool) -> Bench {
 fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_its_own() {
     for (service, underlay) in families() {
         let mut bench = with_successor(underlay);
-        bench.lives();
+        bench.renew_lease();
         bench.divert(true);
         let new = Frame::to_vip(service, &Sip::invite("new").bytes());
         let sent = bench.expect_changed(&new, TX, &["diverted"]);
@@ -54,7 +54,7 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_
 fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
     for (service, underlay) in families() {
         let mut bench = with_successor(underlay);
-        bench.lives();
+        bench.renew_lease();
         let mut helper = Bench::new(PEER, underlay);
         helper.peer(ME, true);
         for (message, punted) in [
@@ -93,15 +93,15 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
     let mut bench = with_successor(V4);
     let (new, reply) = (Sip::invite("new").bytes(), Sip::response(200, "INVITE", "a").bytes());
     let (new, reply) = (Frame::to_vip(V4, &new), Frame::to_vip(V4, &reply));
-    bench.lives();
+    bench.renew_lease();
     bench.expect(&new, PASS, &["local_new"]);
     bench.expect_changed(&reply, TX, &["relayed"]);
     // Of what is claimed here now, nobody hears.
-    bench.lived(3_000);
+    bench.end_lease(3_000);
     bench.expect_changed(&new, TX, &["diverted"]);
     bench.expect_changed(&reply, TX, &["relayed"]);
     // By now the peers may be gone as well.
-    bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
+    bench.end_lease(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
     bench.expect(&new, PASS, &["local_new"]);
     bench.expect(&reply, PASS, &["unknown_response"]);
     bench.expect(&Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0), PASS, &["fragment"]);
@@ -116,12 +116,12 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     let fragment = Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0);
     bench.daemon(true);
     bench.expect_dropped(&reply);
-    bench.lived(3_000);
+    bench.end_lease(3_000);
     let sent = bench.expect_changed(&reply, TX, &["relayed"]);
     bench.check_tunnel_with(&sent, &reply, PEER, Kind::Relay);
     bench.expect_changed(&fragment, TX, &["forwarded_fragment"]);
     // By now the peers may be gone as well.
-    bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
+    bench.end_lease(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000);
     bench.expect(&reply, PASS, &["unknown_response"]);
     bench.expect(&fragment, PASS, &["fragment"]);
     // It can do no more for its peers either.
@@ -129,9 +129,9 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
     helper.peer(ME, true);
     helper.daemon(true);
     helper.expect_punt_inside(&Frame::raw(sent.clone()), "decap_punted_relayed");
-    helper.lived(3_000);
+    helper.end_lease(3_000);
     helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);
-    bench.lives();
+    bench.renew_lease();
     bench.expect_dropped(&reply);
     // Whoever closes what is closed already does no harm.
     bench.daemon(false);
@@ -141,12 +141,12 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
 #[test]
 fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
     let mut bench = with_successor(V4);
-    bench.lives();
+    bench.renew_lease();
     let sent = bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["relayed"]);
     let mut helper = Bench::new(PEER, V4);
     helper.peer(ME, true);
     helper.successor(ME);
-    helper.lives();
+    helper.renew_lease();
     helper.claim(ME, Sip::invite("a").request_key());
     helper.expect_changed(&Frame::raw(sent), PASS, &["decap_relayed"]);
 }

@@ -40,9 +40,9 @@ fn the_programs_answer_whether_their_node_owns_a_key_whoever_lives_beside_them()
             for lives in [false, true] {
                 bench.daemon(lives);
                 if lives {
-                    bench.lives();
+                    bench.renew_lease();
                 } else {
-                    bench.lived(100);
+                    bench.end_lease(100);
                 }
                 let question = asker.question(ME, Kind::Ask, keys, 0x0102_0304);
                 let sent = bench.expect_changed(&question, TX, &["decap_answered"]);
