@@ -2,9 +2,12 @@
 //!
 //! A change of any layout raises [`VERSION`]: a daemon takes over pinned maps of its own version only.
 
+use core::net::IpAddr;
+
 use crate::{
     bound::Costs,
     clock::Clock,
+    hash,
     ids::{Epochs, NodeId},
 };
 
@@ -72,6 +75,15 @@ impl Address {
         if self.is_v4() { d as u64 } else { (a as u64) << 32 | b as u64 }
     }
 
+    /// Of either family.
+    #[must_use]
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => Self::v6(v6.octets()),
+        }
+    }
+
     /// Whether this is an IPv4 address.
     #[must_use]
     pub const fn is_v4(&self) -> bool {
@@ -106,7 +118,7 @@ impl ServiceKey {
         let Address([a, b, c, d]) = self.vip;
         let mixed = ((a ^ c ^ self.port as u32) as u64) << 32 | (b ^ d) as u64;
         // The upper bits of the product depend on all bits of the key.
-        (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SERVICE_SLOTS.trailing_zeros())) as u32
+        (mixed.wrapping_mul(hash::GOLDEN) >> (64 - SERVICE_SLOTS.trailing_zeros())) as u32
     }
 
     /// Whether this is the same key.

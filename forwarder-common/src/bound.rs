@@ -5,7 +5,7 @@
 //! own: each has two cells of a table of fixed size, and is refused only where both are used up, so that two keys that
 //! share one cell have another one each.
 
-use crate::hash::SipHash;
+use crate::hash::{GOLDEN, SipHash};
 
 /// Cells of keys in each of the two rows.
 pub const KEYS: u32 = 4096;
@@ -182,7 +182,7 @@ pub const fn spread_source(payer: u64, key: u64) -> u64 {
 #[inline(always)] // as above
 #[must_use]
 pub const fn spread(x: u64) -> u64 {
-    let x = (x ^ (x >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 32)).wrapping_mul(GOLDEN);
     (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 

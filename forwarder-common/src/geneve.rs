@@ -7,7 +7,7 @@ use crate::{
     abi::{Address, Peer},
     checksum,
     clock::Time,
-    hash::SipHash,
+    hash::{GOLDEN_32, SipHash},
     ids::{EtherType, IpProtocol},
     net::{self, Ip},
     reader::Reader,
@@ -25,6 +25,13 @@ const START: u64 = 0x4006;
 const OPTION: u64 = u32::from_le_bytes([0xff, 0x51, 0x82, 0x05]) as u64;
 /// Hop limit of the outer packet (RFC 1700).
 const HOP_LIMIT: u8 = 64;
+
+/// Of the two keys of the tag that of a key epoch: it lies at the place that the epoch's lowest bit says.
+#[must_use]
+pub const fn tag_key(keys: [[u64; 2]; 2], key_epoch: u8) -> [u64; 2] {
+    let [even, odd] = keys;
+    if key_epoch & 1 == 0 { even } else { odd }
+}
 
 /// What the receiver is to do with the packet inside. Numbers are never given anew, and a packet of a kind that is not
 /// listed is no tunnel packet.
@@ -169,7 +176,7 @@ impl Inner {
     #[must_use]
     const fn source_port(&self) -> u16 {
         let Address([a, b, c, d]) = self.source;
-        let mixed = (a ^ b ^ c ^ d ^ self.start as u32).wrapping_mul(0x9e37_79b1);
+        let mixed = (a ^ b ^ c ^ d ^ self.start as u32).wrapping_mul(GOLDEN_32);
         0xc000 | (mixed >> 16) as u16
     }
 

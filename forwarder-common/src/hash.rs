@@ -3,6 +3,12 @@
 //! `L` hashes pad8(Call-ID), then the CSeq number and the length of the Call-ID as two 32-bit numbers; `X` goes on
 //! with pad8(branch) and the branch's length. The lengths make it injective; any SipHash library gives the same.
 
+/// 2^64 over the golden ratio: the upper bits of a product with it depend on all bits of the other factor (Knuth, The
+/// Art of Computer Programming 3, section 6.4).
+pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The prime next to 2^32 over the golden ratio, for products of 32 bits.
+pub const GOLDEN_32: u32 = 0x9e37_79b1;
+
 /// The state of a running hash.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

@@ -104,14 +104,14 @@ pub struct Tick(u16);
 
 impl Tick {
     /// The length of one tick in nanoseconds.
-    pub const NANOSECONDS: u64 = 1 << 32;
+    const NANOSECONDS: u64 = 1 << 32;
     /// The longest lifetime in ticks (39 h): half the circle, beyond which past and future swap.
     pub const LONGEST: u16 = 0x7fff;
 
     /// The tick of a `CLOCK_MONOTONIC` time in nanoseconds.
     #[must_use]
     pub const fn at(monotonic_ns: u64) -> Self {
-        Self((monotonic_ns >> 32) as u16)
+        Self((monotonic_ns / Self::NANOSECONDS) as u16)
     }
 
     /// From its number.
@@ -143,14 +143,14 @@ impl Tick {
     #[must_use]
     pub const fn covering_ms(milliseconds: u64) -> u16 {
         // One more than the quotient: the current tick is already partly over.
-        let ticks = (milliseconds.saturating_mul(1_000_000) >> 32) + 2;
+        let ticks = milliseconds.saturating_mul(1_000_000) / Self::NANOSECONDS + 2;
         if ticks > Self::LONGEST as u64 { Self::LONGEST } else { ticks as u16 }
     }
 
     /// Milliseconds in `ticks`, rounded down.
     #[must_use]
     pub const fn milliseconds(ticks: u16) -> u64 {
-        ((ticks as u64) << 32) / 1_000_000
+        ticks as u64 * Self::NANOSECONDS / 1_000_000
     }
 }
 

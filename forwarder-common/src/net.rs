@@ -2,6 +2,7 @@
 
 use crate::{
     abi::Address,
+    hash,
     ids::{EtherType, IpProtocol},
     reader::Reader,
 };
@@ -59,6 +60,11 @@ pub fn frame<R: Reader>(r: &R) -> Option<Ip> {
         }
     }
     ip(r, at, ether_type)
+}
+
+/// The IP packet that begins where the reader does, without a frame around it, by the version that it says.
+pub fn packet<R: Reader>(r: &R) -> Option<Ip> {
+    ip(r, 0, EtherType::IPV4).or_else(|| ip(r, 0, EtherType::IPV6))
 }
 
 /// The IP packet at `at`.
@@ -155,7 +161,7 @@ impl Ip {
         let Address([a, b, c, d]) = self.destination(r)?;
         let destination = u64::from(a ^ c.rotate_left(16)) << 32 | u64::from(b.rotate_left(16) ^ d);
         // Never zero, which stands for none.
-        Some((destination.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ id) | 1 << 63)
+        Some((destination.wrapping_mul(hash::GOLDEN) ^ id) | 1 << 63)
     }
 
     /// What a UDP header at the payload's start would say.
@@ -164,6 +170,13 @@ impl Ip {
         let w = r.word(self.payload)?;
         let part = |shift: u32| ((w >> shift) as u16).swap_bytes();
         Some(Udp { source: part(0), destination: part(16), length: usize::from(part(32)) })
+    }
+
+    /// What an Ethernet header in front of it says.
+    #[must_use]
+    #[inline(always)] // one choice
+    pub const fn ether_type(&self) -> EtherType {
+        if self.v6 { EtherType::IPV6 } else { EtherType::IPV4 }
     }
 
     /// Whether this IPv6 packet hides its upper layer behind an extension header (RFC 8200 §4).
@@ -181,7 +194,7 @@ impl Ip {
 pub const fn datagram_slot(source: Address, destination: Address, protocol: u8, id: u32) -> u32 {
     let (Address([a, b, c, d]), Address([e, f, g, h])) = (source, destination);
     let mixed = a ^ b ^ c ^ d ^ e ^ f ^ g ^ h ^ id ^ ((protocol as u32) << 16);
-    mixed.wrapping_mul(0x9e37_79b1) >> 22
+    mixed.wrapping_mul(hash::GOLDEN_32) >> 22
 }
 
 #[inline(always)] // as above

@@ -1,7 +1,10 @@
 //! Which node takes what: rendezvous hashing. Nodes that know the same nodes choose the same, and when one goes, only
 //! what it had moves.
 
-use crate::abi::{DATAGRAM_SLOTS, SUCCESSOR_SLOTS};
+use crate::{
+    abi::{DATAGRAM_SLOTS, SUCCESSOR_SLOTS},
+    hash,
+};
 
 const _: () = assert!(SUCCESSOR_SLOTS == DATAGRAM_SLOTS && SUCCESSOR_SLOTS.is_power_of_two());
 
@@ -21,7 +24,7 @@ pub fn choose(slot: u32, nodes: impl IntoIterator<Item = u16>) -> Option<u16> {
 
 /// How much a node wants a slot: any good mixing will do, as long as all nodes use the same.
 const fn weight(slot: u32, node: u16) -> u64 {
-    let mut x = ((slot as u64) << 16 | node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut x = ((slot as u64) << 16 | node as u64).wrapping_mul(hash::GOLDEN);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

@@ -3,7 +3,10 @@
 //! Kernel and daemon share it as a memory-mapped array and run these lines on it: [`Buckets`] is the only difference.
 //! There is no order of eviction: an empty or expired entry, else the one nearest to its end, gives way.
 
-use crate::ids::{Epoch, NodeId, Tick};
+use crate::{
+    hash,
+    ids::{Epoch, NodeId, Tick},
+};
 
 /// Entries of a bucket: one cache line.
 pub const SLOTS: usize = 8;
@@ -109,7 +112,7 @@ pub trait Buckets {
 #[must_use]
 #[inline(always)] // a few instructions
 pub const fn buckets(key: u64, mask: u32) -> [u32; 2] {
-    [key as u32 & mask, (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & mask]
+    [key as u32 & mask, (key.wrapping_mul(hash::GOLDEN) >> 32) as u32 & mask]
 }
 
 /// The entry that matches `key`, live or not, and where it is.

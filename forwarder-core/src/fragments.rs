@@ -1,7 +1,7 @@
 //! Splitting an IP packet into fragments (RFC 791 §3.2, RFC 8200 §4.5).
 
 use anyhow::{Context as _, Result, ensure};
-use forwarder_common::{checksum, net};
+use forwarder_common::{checksum, hash, net};
 
 /// More fragments follow, in the flags of IPv4.
 const MORE: u16 = 0x2000;
@@ -90,7 +90,7 @@ fn identification(packet: &[u8]) -> [u8; 4] {
         }
         u64::from_le_bytes(bytes)
     });
-    let mixed = words.fold(0_u64, |mixed, word| (mixed ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
+    let mixed = words.fold(0_u64, |mixed, word| (mixed ^ word).wrapping_mul(hash::GOLDEN).rotate_left(29));
     ((mixed >> 16) as u32).to_be_bytes()
 }
 

@@ -17,10 +17,7 @@ mod sent;
 mod verdict;
 pub mod whole;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forwarder_common::{
     abi::{Address, Punt},
@@ -72,7 +69,7 @@ impl SlowPath {
             .iter()
             .enumerate()
             .map(|(place, service)| {
-                ((address(service.address.ip()).0, service.address.port()), (place, service.affinity_call))
+                ((Address::of(service.address.ip()).0, service.address.port()), (place, service.affinity_call))
             })
             .collect();
         Self {
@@ -392,12 +389,5 @@ impl SlowPath {
 
     fn count(&mut self, outcome: Outcome) {
         self.ledger.count(outcome);
-    }
-}
-
-const fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(ip) => Address::v4(ip.octets()),
-        IpAddr::V6(ip) => Address::v6(ip.octets()),
     }
 }

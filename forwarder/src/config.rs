@@ -14,9 +14,9 @@ use anyhow::{Context as _, bail};
 pub use self::{
     read::parse,
     types::{
-        Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_PIN_DIR, Deny, Hooks,
-        MAX_CLAIMS, MAX_CLUSTER_NAME, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers,
-        XdpMode, interfaces_present, is_cluster_name,
+        Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_FAILURES, DEFAULT_HOOK_S, DEFAULT_KEEP_UP,
+        DEFAULT_PIN_DIR, DEFAULT_PROBE_MS, Deny, Hooks, MAX_CLAIMS, MAX_CLUSTER_NAME, MAX_DENIED, MAX_INTERFACE_NAME,
+        MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode, interfaces_present, is_cluster_name,
     },
 };
 

@@ -66,6 +66,7 @@ use self::{
     slow::{KernelAnswer, Slow},
     sweep::Sweep,
 };
+pub use self::{probe::LOOK_PAUSE, settings::EPOCH_SECONDS};
 use crate::{
     cluster::links::{self, Event, Handle},
     config::Config,

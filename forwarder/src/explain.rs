@@ -51,7 +51,7 @@ pub trait Kernel {
 impl Kernel for Explainer {
     /// A test run puts a frame into one page, with headroom and tail.
     fn longest(&self) -> usize {
-        3498
+        Self::LONGEST
     }
 
     fn explain(&mut self, frame: &[u8]) -> anyhow::Result<Explained> {

@@ -15,7 +15,7 @@ use forwarder_common::{
     abi::Address,
     clock::{Clock, Time},
     geneve::{self, Head, Inner, Kind, Sender},
-    ids::{EtherType, NodeId},
+    ids::NodeId,
     net,
     question::{self, Answer},
 };
@@ -148,7 +148,7 @@ impl Tunnel {
             return None;
         }
         let (head, inner) = (header.head, Inner::read(&packet, &ip)?);
-        let key = if head.key_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
+        let key = geneve::tag_key(self.tag_key, head.key_epoch);
         if inner.tag(key, &head) != header.tag {
             return None;
         }
@@ -200,10 +200,9 @@ impl Tunnel {
     }
 
     fn send_as(&self, to: IpAddr, packet: &[u8], carried: Kind, now: Time) -> io::Result<()> {
-        let kind = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
-        let inner = net::ip(&packet, 0, kind).and_then(|ip| Inner::read(&packet, &ip));
+        let inner = net::packet(&packet).and_then(|ip| Inner::read(&packet, &ip));
         let inner = inner.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no IP packet"))?;
-        let key = if self.tag_epoch & 1 == 0 { self.tag_key[0] } else { self.tag_key[1] };
+        let key = geneve::tag_key(self.tag_key, self.tag_epoch);
         let head = Head::new(self.node.number(), carried, self.tag_epoch, now);
         let sender = Sender { head, vni: self.vni, key };
         let mut datagram: Vec<u8> =

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use forwarder_common::hash;
 
 use crate::lab::{Family, Host, Lab};
 use crate::traffic::{Sip, vip};
@@ -80,7 +81,7 @@ fn send(socket: &UdpSocket, message: &[u8], rate: u32, stop: &AtomicBool, count:
         }
         for message in &mut messages {
             // Odd factor, so that no two numbers are the same and neighbours have nothing in common.
-            let number = format!("{:016x}", sent.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let number = format!("{:016x}", sent.wrapping_mul(hash::GOLDEN));
             message.splice(at..at + NUMBER.len(), number.bytes());
             sent += 1;
         }

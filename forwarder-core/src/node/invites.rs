@@ -10,6 +10,7 @@
 //! branches cannot all be told apart: their claims last as long as the programs have said. Bounded by the number of
 //! claims that there may be, see [`Invites::new`].
 
+use forwarder_common::hash::GOLDEN;
 use hashbrown::HashTable;
 
 /// Invites in one table: as in the store of claims, so that none ever grows for long.
@@ -247,7 +248,7 @@ impl Invite {
 
 /// Keys are hashes already; this only makes it unforeseeable which of them fall together.
 const fn hash(key: u64, salt: u64) -> u64 {
-    let wide = (key ^ salt) as u128 * 0x9e37_79b9_7f4a_7c15;
+    let wide = (key ^ salt) as u128 * GOLDEN as u128;
     ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
 }
 

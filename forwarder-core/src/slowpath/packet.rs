@@ -5,7 +5,7 @@
 use forwarder_common::{
     abi::Address,
     geneve::{self, Kind as Carried},
-    ids::{EtherType, NodeId},
+    ids::NodeId,
     keys::{Keys, Seen},
     net::{self, Ip},
     reader::Reader as _,
@@ -25,12 +25,7 @@ pub(super) struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// The packet at the start of `bytes`; padding behind it is cut. `None`: no IP, or cut off.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let kind = match bytes.first()? >> 4 {
-            4 => EtherType::IPV4,
-            6 => EtherType::IPV6,
-            _ => return None,
-        };
-        let ip = net::ip(&bytes, 0, kind)?;
+        let ip = net::packet(&bytes)?;
         let bytes = bytes.get(..ip.end)?;
         (ip.payload <= ip.end).then_some(Self { bytes, ip })
     }
@@ -47,7 +42,7 @@ impl<'a> Packet<'a> {
         let end = self.ip.payload.checked_add(udp.length)?;
         let received = geneve::receive(&self.bytes, self.ip.payload + net::UDP)?;
         let inner = Self::read(self.bytes.get(self.ip.payload + geneve::TUNNEL..end)?)?;
-        let expected = if inner.ip.v6 { EtherType::IPV6 } else { EtherType::IPV4 };
+        let expected = inner.ip.ether_type();
         let reassemble = match received.head.kind {
             Carried::Reassemble => true,
             Carried::Data | Carried::Local | Carried::Relay => false,

@@ -37,8 +37,11 @@ use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+pub use self::backoff::{RETRY_FIRST, RETRY_LONGEST};
+pub use self::calls::CALL_GRACE;
 pub use self::counts::{LinkCounters, LinkView};
 pub use self::event::Event;
+pub use self::handshake::HANDSHAKE;
 pub use self::queue::QUEUE_BYTES;
 use self::{counts::Shared, mesh::Mesh, trust::Trust};
 use crate::identity::Identity;

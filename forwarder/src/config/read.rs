@@ -9,19 +9,17 @@ use anyhow::{anyhow, bail};
 use forwarder_common::{
     abi::{MAX_SERVICES, MAX_SOURCES},
     bound::Rates,
+    geneve,
     ids::NodeId,
 };
 use toml::de::DeTable;
 
 use super::section::{Item, Layout, Section, line_of};
 use super::types::{
-    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_HOOK_S, DEFAULT_KEEP_UP, DEFAULT_PIN_DIR, Deny,
-    Hooks, MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS, Probe, Service, Timers, XdpMode,
-    is_cluster_name,
+    Affinity, Cluster, Config, DEFAULT_CLAIMS, DEFAULT_CONTROL, DEFAULT_FAILURES, DEFAULT_HOOK_S, DEFAULT_KEEP_UP,
+    DEFAULT_PIN_DIR, DEFAULT_PROBE_MS, Deny, Hooks, MAX_CLAIMS, MAX_DENIED, MAX_INTERFACE_NAME, MAX_SEEDS, MIN_CLAIMS,
+    Probe, Service, Timers, XdpMode, is_cluster_name,
 };
-
-/// UDP port of the tunnel (RFC 8926): the daemon cannot listen for its peers there.
-const TUNNEL_PORT: u16 = 6081;
 
 const SERVICE: &str = "[[service]]";
 const PROBE: &str = "`probe`";
@@ -236,8 +234,8 @@ fn sources(section: &Section<'_>) -> anyhow::Result<Vec<SocketAddr>> {
 
 fn probe(section: &Section<'_>) -> anyhow::Result<Probe> {
     Ok(Probe {
-        interval_ms: number(section, "interval_ms", 100..=3_600_000, 1000)?,
-        failures: number(section, "failures", 1..=100, 3)?,
+        interval_ms: number(section, "interval_ms", 100..=3_600_000, DEFAULT_PROBE_MS)?,
+        failures: number(section, "failures", 1..=100, DEFAULT_FAILURES)?,
     })
 }
 
@@ -273,9 +271,9 @@ fn keep_up(section: &Section<'_>) -> anyhow::Result<u16> {
 fn listen(section: &Section<'_>) -> anyhow::Result<SocketAddr> {
     let text = section.need("listen", section.text("listen", SOCKET_HINT)?, "listen = \"10.9.2.2:7470\"")?;
     let address = socket(section, "listen", text)?;
-    if address.port() == TUNNEL_PORT {
+    if address.port() == geneve::PORT {
         let hint = "take another port, such as 7470";
-        return Err(section.refuse("listen", &format!("has port {TUNNEL_PORT}, the tunnel's; hint: {hint}")));
+        return Err(section.refuse("listen", &format!("has port {}, the tunnel's; hint: {hint}", geneve::PORT)));
     }
     // Any address of the host would do to listen, but the peers see the one from which this node dials.
     unicast(section, "listen", address.ip(), "give the address that the peers reach, such as the underlay's")?;

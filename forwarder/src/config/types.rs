@@ -14,6 +14,10 @@ use forwarder_common::{bound::Rates, ids::NodeId};
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/forwarder";
 /// Where the daemon answers unless the file says otherwise.
 pub const DEFAULT_CONTROL: &str = "/run/forwarder/control.sock";
+/// Milliseconds between two probes of a proxy unless the file says otherwise.
+pub const DEFAULT_PROBE_MS: u64 = 1000;
+/// Failures in a row that make a proxy down unless the file says otherwise.
+pub const DEFAULT_FAILURES: u32 = 3;
 /// Seconds that a hook may take unless the file says otherwise.
 pub const DEFAULT_HOOK_S: u64 = 10;
 /// Claims to hold unless the file says otherwise.
@@ -23,7 +27,7 @@ pub const MIN_CLAIMS: u32 = 1 << 10;
 /// Most claims: 256 MiB of table, twice the slots of 8 bytes.
 pub const MAX_CLAIMS: u32 = 16 << 20;
 /// Nodes that stay up in any case unless the file says otherwise.
-pub(super) const DEFAULT_KEEP_UP: u16 = 1;
+pub const DEFAULT_KEEP_UP: u16 = 1;
 /// Longest name of a cluster in bytes: it is part of a URI in every certificate.
 pub const MAX_CLUSTER_NAME: usize = 64;
 /// Most seeds: every node of the largest cluster.

@@ -2,7 +2,6 @@
 
 use forwarder_common::{
     hash,
-    ids::EtherType,
     keys::{Affinity, Keys, Seen},
     net::{self, Ip},
     rest::KeyKind,
@@ -21,8 +20,7 @@ pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, context: &mu
 
 /// The same for a bare IP packet.
 pub(super) fn claim_packet(hash_key: [u64; 2], packet: &[u8], context: &mut Context<'_>) {
-    let version = if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 };
-    if let Some(ip) = net::ip(&packet, 0, version) {
+    if let Some(ip) = net::packet(&packet) {
         claim_ip(hash_key, packet, ip, 0, context);
     }
 }

@@ -21,15 +21,6 @@ use crate::{
 };
 use forwarder_core::failover::Introduction;
 
-/// An address in the form of the maps.
-#[must_use]
-pub(super) const fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(v4) => Address::v4(v4.octets()),
-        IpAddr::V6(v6) => Address::v6(v6.octets()),
-    }
-}
-
 /// The largest IP packet of an Ethernet that is not configured otherwise, in bytes.
 const FULL_SIZE: u32 = 1500;
 
@@ -53,7 +44,7 @@ impl NextHopTable {
     /// For the peers of a node at `underlay`, whose next hops are asked for through `wanted`.
     pub(super) const fn new(underlay: IpAddr, wanted: watch::Sender<Vec<IpAddr>>) -> Self {
         Self {
-            source: address(underlay),
+            source: Address::of(underlay),
             hops: NextHops::new(),
             wanted,
             peers: BTreeMap::new(),
@@ -103,7 +94,7 @@ impl NextHopTable {
 
     fn write(&mut self, id: NodeId, dataplane: &mut Dataplane) -> Result<()> {
         let Some((up, said)) = self.peers.get(&id).copied() else { return Ok(()) };
-        let mut entry = Peer { address: address(said.underlay), source: self.source, ..Peer::default() };
+        let mut entry = Peer { address: Address::of(said.underlay), source: self.source, ..Peer::default() };
         entry.served = said.served;
         entry.clock = self.clocks.get(&id).copied().unwrap_or_default();
         if let Some(Ok(hop)) = self.hops.get(&said.underlay) {

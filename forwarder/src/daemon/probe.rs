@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use self::message::Probe;
+pub use self::watch::LOOK_PAUSE;
 pub(super) use self::watch::Seen;
 use crate::{config::Service, dataplane, tunnel::ignore_path_mtu};
 use forwarder_core::failover::Evidence;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use forwarder_common::{
-    abi::{self, ServiceKey},
+    abi::{self, Address, ServiceKey},
     bound::Costs,
     hash::SipHash,
     ids::{Epoch, IpProtocol, Tick},
@@ -16,7 +16,6 @@ use forwarder_common::{
 use forwarder_core::wire::{MustEqual, Service};
 use ring::rand::SecureRandom as _;
 
-use super::next_hops::address;
 use crate::{
     config::{self, Affinity, Config},
     dataplane,
@@ -26,7 +25,7 @@ use crate::{
 /// Seconds of one epoch number. Sixteen of them outlast the claims of transactions; those of calls may last longer, and
 /// a node with several services takes several numbers at once. What peers still hold of an earlier run they say in
 /// their hellos, and such a number is given up again.
-const EPOCH_SECONDS: u64 = 16;
+pub const EPOCH_SECONDS: u64 = 16;
 
 /// What the kernel programs are told.
 pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::Settings {
@@ -37,17 +36,18 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
         let call = is_call(service.affinity);
         let flags = abi::SERVICE_SET | if call { abi::AFFINITY_CALL } else { 0 };
         let call_ticks = if call { call_ticks } else { 0 };
-        let key = ServiceKey { vip: address(service.vip), port: service.port.to_be(), pad: 0 };
+        let key = ServiceKey { vip: Address::of(service.vip), port: service.port.to_be(), pad: 0 };
         (key, abi::Service { flags, call_ticks, ..abi::Service::default() })
     });
     let sources = config.services.iter().zip(0..abi::NO_SERVICE).flat_map(|(service, index)| {
-        let key = |source: &SocketAddr| ServiceKey { vip: address(source.ip()), port: source.port().to_be(), pad: 0 };
+        let key =
+            |source: &SocketAddr| ServiceKey { vip: Address::of(source.ip()), port: source.port().to_be(), pad: 0 };
         service.sources.iter().map(move |source| (key(source), index))
     });
     dataplane::Settings {
         secrets: *secrets,
         config: abi::Config {
-            underlay: address(config.underlay),
+            underlay: Address::of(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
             lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000),

@@ -15,8 +15,8 @@ use super::{
 };
 
 const EXPLAIN: &str = "forwarder_explain";
-/// The shortest and the longest frame that a test run takes without fragments: a page less headroom and tail.
-const FRAME: std::ops::RangeInclusive<usize> = 14..=3498;
+/// The shortest frame that a test run takes.
+const SHORTEST: usize = 14;
 
 /// The explain program, loaded but neither attached nor pinned.
 pub struct Explainer {
@@ -25,6 +25,9 @@ pub struct Explainer {
 }
 
 impl Explainer {
+    /// The longest frame that a test run takes without fragments, in bytes: a page less headroom and tail.
+    pub const LONGEST: usize = 3498;
+
     /// Loads the program with the keys of the claim hash.
     ///
     /// # Errors
@@ -48,13 +51,9 @@ impl Explainer {
     /// # Errors
     /// The frame is longer than a test run can take, or the kernel refuses the run.
     pub fn explain(&mut self, frame: &[u8]) -> Result<abi::Explained> {
-        if !FRAME.contains(&frame.len()) {
-            bail!(
-                "ask the kernel about a frame of {} bytes: it takes {} to {}",
-                frame.len(),
-                FRAME.start(),
-                FRAME.end()
-            );
+        if !(SHORTEST..=Self::LONGEST).contains(&frame.len()) {
+            let (length, longest) = (frame.len(), Self::LONGEST);
+            bail!("ask the kernel about a frame of {length} bytes: it takes {SHORTEST} to {longest}");
         }
         let program: &mut Xdp = attach::program(&mut self.ebpf, EXPLAIN)?;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };

@@ -18,9 +18,8 @@ use aya::{
 use forwarder_common::{
     abi::{Config, Peer},
     clock::Time,
-    geneve::{Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Sender},
-    ids::EtherType,
-    net,
+    geneve::{self, Head, Headers, Inner, Kind, OuterIp, OuterV4, OuterV6, Sender},
+    net::{self, Ip},
 };
 
 use super::attach;
@@ -96,7 +95,7 @@ pub(super) fn inject(ebpf: &mut Ebpf, config: &Config, interface: &Interface, pa
     let program: &mut SchedClassifier = attach::program(ebpf, attach::INJECT)?;
     for packet in packets {
         for part in fragments::split(packet, MTU)? {
-            let frame = if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part) };
+            let frame = if interface.generic { wrapped(config, interface, &part)? } else { plain(interface, &part)? };
             run(program, interface, &frame)?;
         }
     }
@@ -117,19 +116,19 @@ fn run(program: &SchedClassifier, interface: &Interface, frame: &[u8]) -> Result
     }
 }
 
-fn ether_type(packet: &[u8]) -> EtherType {
-    if packet.first().is_some_and(|first| first >> 4 == 6) { EtherType::IPV6 } else { EtherType::IPV4 }
+fn ip(packet: &[u8]) -> Result<Ip> {
+    net::packet(&packet).with_context(|| format!("inject a packet of {} bytes: it is no IP packet", packet.len()))
 }
 
-fn plain(interface: &Interface, packet: &[u8]) -> Vec<u8> {
-    let kind = ether_type(packet).0.to_be_bytes();
-    [&interface.mac, &interface.mac, kind.as_slice(), packet].concat()
+fn plain(interface: &Interface, packet: &[u8]) -> Result<Vec<u8>> {
+    let kind = ip(packet)?.ether_type().0.to_be_bytes();
+    Ok([&interface.mac, &interface.mac, kind.as_slice(), packet].concat())
 }
 
 /// The packet in a tunnel from this node to itself.
 fn wrapped(config: &Config, interface: &Interface, packet: &[u8]) -> Result<Vec<u8>> {
-    let inner = net::ip(&packet, 0, ether_type(packet)).and_then(|ip| Inner::read(&packet, &ip));
-    let Some(inner) = inner else { bail!("inject a packet of {} bytes: it is no IP packet", packet.len()) };
+    let inner = Inner::read(&packet, &ip(packet)?);
+    let inner = inner.with_context(|| format!("inject a packet of {} bytes: it is cut off", packet.len()))?;
     let peer = Peer {
         address: config.underlay,
         source: config.underlay,
@@ -138,7 +137,7 @@ fn wrapped(config: &Config, interface: &Interface, packet: &[u8]) -> Result<Vec<
         ..Peer::default()
     };
     let epoch = config.tag_epoch;
-    let key = if epoch & 1 == 0 { config.tag_key[0] } else { config.tag_key[1] };
+    let key = geneve::tag_key(config.tag_key, epoch);
     let sender = Sender { head: Head::new(config.node, Kind::Local, epoch, Time::default()), vni: config.vni, key };
     Ok(if config.underlay.is_v4() {
         [Headers::<OuterV4>::new(&peer, &sender, &inner).bytes(), packet].concat()

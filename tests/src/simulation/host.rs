@@ -6,6 +6,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
+use forwarder::{
+    cluster::links::RETRY_FIRST,
+    config::{DEFAULT_FAILURES, DEFAULT_KEEP_UP},
+    daemon::EPOCH_SECONDS,
+};
 use forwarder_common::{
     abi::{PUNT_BYTES, Punt},
     bound::{Costs, Rates},
@@ -29,17 +34,11 @@ use super::{
 const START_UNIX_US: u64 = 1_800_000_000_000_000;
 /// Uptime of every host at the start, in microseconds, before its own share.
 const START_UPTIME_US: u64 = 10_000_000;
-/// Seconds of one epoch number where no maps tell of an earlier one, as the daemon's.
-const EPOCH_SECONDS: u64 = 16;
-/// Probes of the proxy in a row that may fail less one: the configuration's default.
-pub(super) const FAILURES: u32 = 3;
-/// The configuration's default.
-const KEEP_UP: usize = 1;
 /// Punted packets that the ring buffer holds: a record has 2 KiB, its head of 16 bytes, and the ring's own of 8.
 pub(super) const PUNTS: usize = PUNT_BYTES as usize / (2048 + 24);
 
 /// First pause after a call that failed.
-pub(super) const CALL_FIRST_US: u64 = 100_000;
+pub(super) const CALL_FIRST_US: u64 = RETRY_FIRST.as_micros() as u64;
 
 /// A peer that the links call.
 #[derive(Clone, Copy, Debug)]
@@ -216,9 +215,9 @@ impl Host {
         let seeds: Vec<usize> = seeds.iter().copied().filter(|seed| *seed != index).collect();
         let settings = failover::Settings {
             node: self.node,
-            services: vec![(service, Proxy::new(Some(FAILURES), self.sockets.clone()))],
+            services: vec![(service, Proxy::new(Some(DEFAULT_FAILURES), self.sockets.clone()))],
             has_seeds: !seeds.is_empty(),
-            keep_up: KEEP_UP,
+            keep_up: usize::from(DEFAULT_KEEP_UP),
             inherited: self.kernel.inherited(),
             first_epoch: Epoch::new(now.unix_us / 1_000_000 / EPOCH_SECONDS),
             first_ticket: seed as u32,

@@ -5,6 +5,7 @@
 //! network loses arrives later, by what QUIC takes to send it again; a datagram does not. A cut does the same to what
 //! arrives during it. What reaches a host whose daemon is stopped waits in its socket.
 
+use forwarder::cluster::links::{CALL_GRACE, HANDSHAKE, RETRY_LONGEST};
 use forwarder_core::{
     failover::{
         LinkEnd,
@@ -20,13 +21,13 @@ use super::{
 };
 
 /// Longest pause after a call that failed.
-const CALL_LONGEST_US: u64 = 5_000_000;
+const CALL_LONGEST_US: u64 = RETRY_LONGEST.as_micros() as u64;
 /// How long the higher node id leaves it to the lower one to call; with jitter half of it at least.
-const CALL_GRACE_US: u64 = 1_000_000;
+const CALL_GRACE_US: u64 = CALL_GRACE.as_micros() as u64;
 /// Cryptography of a handshake, both sides.
 const HANDSHAKE_US: u64 = 2_000;
 /// How long a caller waits for an answer.
-const HANDSHAKE_TIMEOUT_US: u64 = 5_000_000;
+const HANDSHAKE_TIMEOUT_US: u64 = HANDSHAKE.as_micros() as u64;
 /// How long after a stall the links' tasks run at the latest: each in an order of its own, and before the loop or
 /// after.
 pub(super) const WAKE_UP_US: u64 = 2_000;

@@ -2,12 +2,16 @@
 //! And what a daemon sees of its proxy. A look or a probe that finds what the last one found says nothing, so only
 //! those after a change are played.
 
+use forwarder::{
+    config::{DEFAULT_FAILURES, DEFAULT_PROBE_MS},
+    daemon::LOOK_PAUSE,
+};
 use forwarder_common::{abi, lifetime, net, outcome::Outcome, rest::KeyKind, sip::fast::kind, verdict::Verdict};
 use forwarder_core::failover::Evidence;
 
 use super::{
     event::{Event, Way},
-    host::{FAILURES, Host, PUNTS},
+    host::{Host, PUNTS},
     judge::Judge,
     kernel::{Claimed, Punt},
     links::Links,
@@ -18,9 +22,9 @@ use super::{
 /// How often a sender sends a message again that came to nothing.
 const TRIES: u32 = 4;
 /// How often the sockets are looked at, in microseconds.
-const LOOK_US: u64 = 250_000;
+const LOOK_US: u64 = LOOK_PAUSE.as_micros() as u64;
 /// Pause between two probes in microseconds: the configuration's default.
-const PROBE_US: u64 = 1_000_000;
+const PROBE_US: u64 = DEFAULT_PROBE_MS * 1000;
 
 /// The proxies and the transactions that they have.
 #[derive(Debug, Default)]
@@ -269,7 +273,7 @@ pub(super) fn silence(world: &mut World, host: usize, is_silent: bool) {
     owner.is_silent = is_silent;
     let incarnation = owner.incarnation;
     let first_us = world.now_us + world.rng.u64(0..PROBE_US);
-    for probe in 0..u64::from(FAILURES) {
+    for probe in 0..u64::from(DEFAULT_FAILURES) {
         world.queue.push(first_us + probe * PROBE_US, Event::Probe { host, incarnation });
     }
 }

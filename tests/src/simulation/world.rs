@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
-use forwarder_common::{abi::Lifetimes, ids::NodeId, lifetime};
+use forwarder_common::{abi::Lifetimes, hash, ids::NodeId, lifetime};
 
 use super::{
     counts::Counts,
@@ -116,7 +116,7 @@ impl World {
     /// Mixes what happened into the trace.
     pub(super) fn note(&mut self, a: u64, b: u64, c: u64) {
         for word in [self.now_us, a, b, c] {
-            self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            self.trace = (self.trace ^ word).wrapping_mul(hash::GOLDEN).rotate_left(29);
         }
     }
 }

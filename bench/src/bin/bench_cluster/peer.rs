@@ -21,6 +21,7 @@ use forwarder::{
 };
 use forwarder_common::{
     abi::{Address, Config, Lifetimes},
+    hash,
     ids::{Epoch, Epochs, NodeId},
 };
 use forwarder_core::node::{Command, LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
@@ -43,7 +44,7 @@ pub(crate) const QUEUE: usize = 1024;
 
 /// The key of an index: any bijection will do, and this one's lower bits are mixed.
 pub(crate) const fn key(index: usize) -> u64 {
-    (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    (index as u64 + 1).wrapping_mul(hash::GOLDEN)
 }
 
 /// The index of a key (the multiplier's inverse modulo 2^64).

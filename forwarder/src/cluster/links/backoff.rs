@@ -4,9 +4,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 /// First pause before somebody is called again.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause before somebody is called again.
-const RETRY_LONGEST: Duration = Duration::from_secs(5);
+pub const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// How long a peer that broke the protocol is kept out the first time.
 const PENALTY_FIRST: Duration = Duration::from_secs(1);
 /// How long it is kept out at most.

@@ -17,7 +17,7 @@ use super::backoff::{Backoff, jittered};
 /// of wait.
 const CALLS: usize = 128;
 /// How long the higher id leaves it to the lower one to call; with jitter half of it at least.
-const GRACE: Duration = Duration::from_secs(1);
+pub const CALL_GRACE: Duration = Duration::from_secs(1);
 /// Two connections made within this time are two hosts calling each other at once; a later one is a peer that lost the
 /// first.
 pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(2);
@@ -223,7 +223,7 @@ impl Calls {
     }
 
     fn grace(&self, peer: Option<NodeId>) -> Duration {
-        if peer.is_some_and(|peer| peer < self.node) { jittered(GRACE) } else { Duration::ZERO }
+        if peer.is_some_and(|peer| peer < self.node) { jittered(CALL_GRACE) } else { Duration::ZERO }
     }
 }
 
@@ -273,11 +273,11 @@ mod tests {
         assert_eq!(calls.take_due(start), Some((Callee::Member(id(9)), at(9))));
         calls.add(id(3), at(3), start);
         let due = calls.next().unwrap();
-        assert!((start + GRACE / 2..=start + GRACE).contains(&due));
+        assert!((start + CALL_GRACE / 2..=start + CALL_GRACE).contains(&due));
         calls.linked(id(3), at(3));
         assert_eq!(calls.next(), None, "the lower one has called");
         calls.lost(id(3), true, start);
-        assert!(calls.next().is_some_and(|at| at >= start + GRACE / 2));
+        assert!(calls.next().is_some_and(|at| at >= start + CALL_GRACE / 2));
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
         calls.linked(id(7), at(1));
         calls.linked(id(8), at(2));
         assert_eq!(calls.next(), None);
-        let then = start + GRACE;
+        let then = start + CALL_GRACE;
         calls.renew(id(7), then);
         calls.renew(id(9), then);
         assert_eq!((calls.next(), calls.take_due(start)), (Some(then), None));

@@ -12,7 +12,7 @@ use crate::foreign::Foreign;
 use crate::identity::{Identity, Peer};
 
 /// A handshake that takes longer is given up.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Why a connection is closed, told to the peer as QUIC's application error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::list::{Ends, List};
 use forwarder_core::failover::Evidence;
 
 /// How often the sockets are looked at where the kernel says nothing: a new proxy is missed for that long.
-const PAUSE: Duration = Duration::from_millis(250);
+pub const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Pause after a look or after reading what the kernel said, in times it has taken: all of it takes a twentieth of a
 /// CPU at most.
 const SHARE: u32 = 20;
@@ -69,7 +69,9 @@ impl Watch {
     fn run(mut self) {
         // From before the first look, so that nothing ends between the two unseen.
         let ends = Ends::open()
-            .inspect_err(|error| log::warn!("{error:#}; a proxy's end is seen up to {} ms later", PAUSE.as_millis()))
+            .inspect_err(|error| {
+                log::warn!("{error:#}; a proxy's end is seen up to {} ms later", LOOK_PAUSE.as_millis())
+            })
             .ok();
         while !self.seen.is_closed() {
             let start = Instant::now();
@@ -77,7 +79,7 @@ impl Watch {
                 return;
             }
             thread::sleep(start.elapsed() * SHARE);
-            wait(ends.as_ref(), &self.ports, start + PAUSE);
+            wait(ends.as_ref(), &self.ports, start + LOOK_PAUSE);
         }
     }
 
