@@ -1,5 +1,6 @@
-//! `cargo xtask lines`: no line of Rust and no prose in a document is longer than a screen is wide. With `--rewrap`
-//! comments and prose are broken anew; code, strings and tables are left to whoever wrote them.
+//! `cargo xtask lines`: no line of Rust and no prose in a document is longer than a screen is wide, and no function is
+//! longer than one or two screens are high. With `--rewrap` comments and prose are broken anew; code, strings and
+//! tables are left to whoever wrote them.
 
 mod wrap;
 
@@ -15,23 +16,34 @@ use crate::run::say;
 
 /// Columns of the longest line, as in `rustfmt.toml`.
 const COLUMNS: usize = 120;
+/// Lines of the longest function, from its name to its end.
+const FUNCTION_LINES: usize = 70;
+/// Longer ones, each in its file: they do nothing but say what a test is compared with.
+const FIXTURES: [(&str, &str); 1] = [("forwarder/src/status/text.rs", "busy")];
 
-/// Fails where a line is too long, and names it.
+/// Fails where a line or a function is too long, and names it.
 pub(crate) fn check(project: &Project) -> Result<()> {
     say("line lengths");
     let root = project.root();
-    let mut longer = 0;
+    let mut found = Vec::new();
     for (name, language) in files(root)? {
-        let long = long_lines(&read(&root.join(&name))?, language);
-        longer += long.len();
-        for (number, columns) in long {
-            writeln!(io::stdout(), "{name}:{number}: {columns} columns").context("write a line")?;
+        let text = read(&root.join(&name))?;
+        let lines = long_lines(&text, language);
+        found.extend(lines.into_iter().map(|(number, columns)| format!("{name}:{number}: {columns} columns")));
+        if language == Language::Rust {
+            let functions = long_functions(&text);
+            let functions = functions.into_iter().filter(|long| !FIXTURES.contains(&(name.as_str(), long.name)));
+            found.extend(functions.map(|Long { name: function, number, lines }| {
+                format!("{name}:{number}: `{function}` has {lines} lines")
+            }));
         }
     }
-    if longer > 0 {
+    found.iter().try_for_each(|line| writeln!(io::stdout(), "{line}")).context("write a line")?;
+    if !found.is_empty() {
         bail!(
-            "keep lines within {COLUMNS} columns: {longer} are longer; \
-             hint: `cargo xtask lines --rewrap FILE` breaks comments and prose"
+            "keep lines within {COLUMNS} columns and functions within {FUNCTION_LINES} lines: {} are longer; \
+             hint: `cargo xtask lines --rewrap FILE` breaks comments and prose",
+            found.len()
         );
     }
     Ok(())
@@ -77,6 +89,39 @@ fn long_lines(text: &str, language: Language) -> Vec<(usize, usize)> {
     found
 }
 
+/// A function that is too long.
+#[derive(Debug, PartialEq, Eq)]
+struct Long<'a> {
+    name: &'a str,
+    /// Of its first line, from 1.
+    number: usize,
+    lines: usize,
+}
+
+/// The functions of a source as rustfmt leaves it that are too long: one ends with the next brace at its own depth.
+fn long_functions(text: &str) -> Vec<Long<'_>> {
+    let lines: Vec<&str> = text.lines().collect();
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let mut found = Vec::new();
+    for (index, first) in lines.iter().enumerate() {
+        let Some(name) = function(first) else { continue };
+        let is_end = |line: &&&str| depth(line) == depth(first) && line.ends_with([';', '}']);
+        let length = 1 + lines.iter().skip(index).take_while(|line| !is_end(line)).count();
+        if length > FUNCTION_LINES {
+            found.push(Long { name, number: index + 1, lines: length });
+        }
+    }
+    found
+}
+
+/// The name of the function that begins in a line.
+fn function(line: &str) -> Option<&str> {
+    const BEFORE: [&str; 6] = ["pub", "const", "async", "unsafe", "extern", "\"C\""];
+    let is_before = |word: &&str| BEFORE.contains(word) || word.starts_with("pub(");
+    let mut words = line.split_whitespace().skip_while(is_before);
+    (words.next()? == "fn").then_some(words.next()?.split(['(', '<']).next()?)
+}
+
 /// All files of Rust and all documents below a folder, by their names from there.
 fn files(root: &Path) -> Result<Vec<(String, Language)>> {
     let (mut folders, mut found) = (vec![root.to_path_buf()], Vec::new());
@@ -117,6 +162,18 @@ mod tests {
         let numbers = |language| long_lines(&text, language).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
         assert_eq!(numbers(Language::Rust), [1, 2, 4, 6, 7]);
         assert_eq!(numbers(Language::Markdown), [1, 6]);
+    }
+
+    #[test]
+    fn a_function_is_as_long_as_from_its_name_to_its_brace() {
+        let body = |lines: usize| "        word();\n".repeat(lines);
+        let signature = "    pub(crate) async fn long<T>(\n        t: T,\n    ) {\n";
+        let method = |lines: usize| format!("{signature}{}    }}\n", body(lines));
+        let declared = format!("trait A {{\n    fn a(\n        t: T,\n    );\n    fn b(&self);\n{}", body(100));
+        let text = |lines: usize| format!("fn short() {{}}\n{declared}impl A {{\n{}}}\n// fn none\n", method(lines));
+        assert_eq!(long_functions(&text(FUNCTION_LINES - 4)), []);
+        let long = long_functions(&text(FUNCTION_LINES - 3));
+        assert_eq!(long, [Long { name: "long", number: 108, lines: FUNCTION_LINES + 1 }]);
     }
 
     #[test]
