@@ -243,16 +243,9 @@ impl Drop for Daemon {
     }
 }
 
-async fn run(
-    (settings, calls_members): (Settings, bool),
-    seen: Arc<Mutex<Seen>>,
-    (mut local, mut asked): (mpsc::UnboundedReceiver<u64>, mpsc::UnboundedReceiver<u64>),
-    (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
-    mut renewed: mpsc::UnboundedReceiver<Arc<Identity>>,
-    mut end: oneshot::Receiver<bool>,
-) {
+fn core(settings: &Settings) -> Node {
     let me = settings.identity.node;
-    let mut node = Node::new(NodeSettings {
+    Node::new(NodeSettings {
         node: me,
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
         underlay: UNDERLAY,
@@ -261,7 +254,18 @@ async fn run(
         seed: u64::from(me.number()),
         services: Vec::new(),
         must_equal: Vec::new(),
-    });
+    })
+}
+
+async fn run(
+    (settings, calls_members): (Settings, bool),
+    seen: Arc<Mutex<Seen>>,
+    (mut local, mut asked): (mpsc::UnboundedReceiver<u64>, mpsc::UnboundedReceiver<u64>),
+    (commands, commanded): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+    mut renewed: mpsc::UnboundedReceiver<Arc<Identity>>,
+    mut end: oneshot::Receiver<bool>,
+) {
+    let mut node = core(&settings);
     let (events, mut happened) = mpsc::channel(1024);
     let handle = links::spawn(settings, commanded, events).unwrap();
     let start = Instant::now();

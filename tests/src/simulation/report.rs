@@ -176,6 +176,35 @@ impl Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write_fates(f)?;
+        self.write_causes(f)?;
+        let percent = self.harmed as f64 * 100.0 / self.transactions.max(1) as f64;
+        writeln!(
+            f,
+            "\ntransactions      {}, of which {} ({percent:.3} %) had a message lost or at a wrong node",
+            self.transactions, self.harmed
+        )?;
+        writeln!(f, "held messages     waited {}", age(&self.waits))?;
+        writeln!(f, "forwarded ones    took {}", age(&self.forwards))?;
+        writeln!(f, "claims to peers   took {} at the node where p99 is worst", age(&self.ages))?;
+        self.write_costs(f)?;
+        self.write_agreement(f)?;
+        for error in self.protocol_errors.iter().take(5) {
+            writeln!(f, "PROTOCOL ERROR    {error}")?;
+        }
+        writeln!(
+            f,
+            "trace             {:016x}, {:.1} s for {} messages between daemons",
+            self.trace,
+            self.elapsed.as_secs_f64(),
+            self.delivered
+        )
+    }
+}
+
+impl Report {
+    /// What became of the messages, by class and by phase.
+    fn write_fates(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Scenario { name, nodes, rate, elsewhere_percent, loss, hold_ms, seed, traffic_s, .. } = &self.scenario;
         writeln!(
             f,
@@ -196,17 +225,26 @@ impl Display for Report {
             }
         }
         row(f, "all", self.fates(None))?;
-        self.write_causes(f)?;
-        let percent = self.harmed as f64 * 100.0 / self.transactions.max(1) as f64;
-        writeln!(
-            f,
-            "\ntransactions      {}, of which {} ({percent:.3} %) had a message lost or at a wrong node",
-            self.transactions, self.harmed
-        )?;
-        writeln!(f, "held messages     waited {}", age(&self.waits))?;
-        writeln!(f, "forwarded ones    took {}", age(&self.forwards))?;
-        writeln!(f, "claims to peers   took {} at the node where p99 is worst", age(&self.ages))?;
-        self.write_costs(f)?;
+        Ok(())
+    }
+
+    /// Why messages met a wrong node, in each phase.
+    fn write_causes(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.fates(None).wrong == 0 {
+            return Ok(());
+        }
+        write!(f, "\n{:<42}", "at a wrong node because")?;
+        self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.name))?;
+        writeln!(f)?;
+        for cause in Cause::ALL.into_iter().filter(|cause| self.wrong(None, *cause) > 0) {
+            write!(f, "{:<42}", cause.name())?;
+            self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.causes[cause as usize]))?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
+    fn write_agreement(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "agreement         {}",
@@ -240,35 +278,7 @@ impl Display for Report {
             f,
             "                  longer than said {outlive}, not shortened {not_shortened}, cut short {cut_short}"
         )?;
-        examples.iter().try_for_each(|example| writeln!(f, "DISAGREEMENT      {example}"))?;
-        for error in self.protocol_errors.iter().take(5) {
-            writeln!(f, "PROTOCOL ERROR    {error}")?;
-        }
-        writeln!(
-            f,
-            "trace             {:016x}, {:.1} s for {} messages between daemons",
-            self.trace,
-            self.elapsed.as_secs_f64(),
-            self.delivered
-        )
-    }
-}
-
-impl Report {
-    /// Why messages met a wrong node, in each phase.
-    fn write_causes(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if self.fates(None).wrong == 0 {
-            return Ok(());
-        }
-        write!(f, "\n{:<42}", "at a wrong node because")?;
-        self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.name))?;
-        writeln!(f)?;
-        for cause in Cause::ALL.into_iter().filter(|cause| self.wrong(None, *cause) > 0) {
-            write!(f, "{:<42}", cause.name())?;
-            self.phases.iter().try_for_each(|phase| write!(f, "{:>12}", phase.causes[cause as usize]))?;
-            writeln!(f)?;
-        }
-        Ok(())
+        examples.iter().try_for_each(|example| writeln!(f, "DISAGREEMENT      {example}"))
     }
 
     fn write_costs(&self, f: &mut Formatter<'_>) -> fmt::Result {

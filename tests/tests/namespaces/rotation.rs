@@ -45,32 +45,8 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
             pairs.push((kind, callee, Sipp::caller(lab, kind, family, (MANY, RATE), Shape::default())?));
         }
 
-        let files = tool_ok(&["cluster", "rotate", "--dir", &pki.display().to_string()])?;
-        ensure!(files.lines().count() == 3, "rotate wrote {files:?}");
-        for step in ["1-both", "2-new-first", "3-new"] {
-            for edge in 1..=EDGES {
-                let files = [(format!("cluster.secret.{step}"), format!("cluster.secret-{edge}"))];
-                replace(&mut cluster, edge, (&pki, &pki), &files, SECRET)?;
-            }
-        }
-
-        let other = lab.folder().join("pki-2");
-        let authority = Authority::init(&other, "lab")?;
-        let read = |folder: &Path| fs::read_to_string(folder.join("ca.pem")).context("read an authority");
-        fs::write(other.join("both.pem"), read(&pki)? + &read(&other)?).context("write both authorities")?;
-        for edge in 1..=EDGES {
-            authority.issue(edge, &Host::Edge(edge).address(family).to_string())?;
-            let files = [("both.pem".to_owned(), format!("ca.pem-{edge}"))];
-            replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
-        }
-        for edge in 1..=EDGES {
-            let files = ["pem", "key"].map(|ending| format!("node-{edge}.{ending}")).map(|name| (name.clone(), name));
-            replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
-        }
-        for edge in 1..=EDGES {
-            let files = [("ca.pem".to_owned(), format!("ca.pem-{edge}"))];
-            replace(&mut cluster, edge, (&other, &pki), &files, CERTIFICATES)?;
-        }
+        replace_secret(&mut cluster, &pki)?;
+        replace_certificates(&mut cluster, &pki, &lab.folder().join("pki-2"), family)?;
         cluster.wait_until_linked()?;
 
         for (kind, callee, caller) in &mut pairs {
@@ -95,6 +71,41 @@ fn secret_and_certificates_are_replaced_under_load_without_a_loss() -> Result<()
         cluster.wait_until_linked()?;
         cluster.stop()
     })
+}
+
+/// Replaces the secret of all edges, in the three steps of `forwarder cluster rotate`.
+fn replace_secret(cluster: &mut Cluster, pki: &Path) -> Result<()> {
+    let files = tool_ok(&["cluster", "rotate", "--dir", &pki.display().to_string()])?;
+    ensure!(files.lines().count() == 3, "rotate wrote {files:?}");
+    for step in ["1-both", "2-new-first", "3-new"] {
+        for edge in 1..=EDGES {
+            let files = [(format!("cluster.secret.{step}"), format!("cluster.secret-{edge}"))];
+            replace(cluster, edge, (pki, pki), &files, SECRET)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the authority and all certificates by others that are made in `other`: first both authorities are trusted,
+/// then the certificates are replaced, then the first authority is taken away.
+fn replace_certificates(cluster: &mut Cluster, pki: &Path, other: &Path, family: Family) -> Result<()> {
+    let authority = Authority::init(other, "lab")?;
+    let read = |folder: &Path| fs::read_to_string(folder.join("ca.pem")).context("read an authority");
+    fs::write(other.join("both.pem"), read(pki)? + &read(other)?).context("write both authorities")?;
+    for edge in 1..=EDGES {
+        authority.issue(edge, &Host::Edge(edge).address(family).to_string())?;
+        let files = [("both.pem".to_owned(), format!("ca.pem-{edge}"))];
+        replace(cluster, edge, (other, pki), &files, CERTIFICATES)?;
+    }
+    for edge in 1..=EDGES {
+        let files = ["pem", "key"].map(|ending| format!("node-{edge}.{ending}")).map(|name| (name.clone(), name));
+        replace(cluster, edge, (other, pki), &files, CERTIFICATES)?;
+    }
+    for edge in 1..=EDGES {
+        let files = [("ca.pem".to_owned(), format!("ca.pem-{edge}"))];
+        replace(cluster, edge, (other, pki), &files, CERTIFICATES)?;
+    }
+    Ok(())
 }
 
 /// Puts files of one folder in the place of others in another, each in one step, and waits until the daemon says so.

@@ -120,8 +120,11 @@ fn live_claims(millions: usize) -> Result<Node> {
     Ok(node)
 }
 
+/// Claims of a full batch.
+const CLAIMS_OF_A_BATCH: usize = 49;
+
 /// A name, how much of it a message has, and the message of each round.
-type Row<'a> = (&'a str, usize, &'a dyn Fn(usize) -> Message);
+type Row = (&'static str, usize, Box<dyn Fn(usize) -> Message>);
 
 /// What the worst message of each kind costs the loop: what the budgets of peers go by
 /// (`forwarder-core/src/node/budget.rs`). With three hundred peers, and without the writes into the kernel's maps.
@@ -129,63 +132,17 @@ fn worst_units() -> Result<()> {
     const PEERS: u16 = 300;
     const ROUNDS: usize = 2_000;
     let mut node = core(1, "127.0.0.1:7470".parse()?);
-    let greeting = |peer: u16, sequence: u32, state: State| {
-        Message::Hello(Hello {
-            incarnation: u64::from(peer),
-            sequence,
-            epochs: Epochs::EMPTY.with(EPOCH),
-            state,
-            next: 0,
-            your_incarnation: 0,
-            your_epochs: Epochs::EMPTY,
-            have: 0,
-            underlay: underlay(peer),
-            listen: SocketAddr::new(underlay(peer), 7470),
-            services: Vec::new(),
-            must_equal: Vec::new(),
-            is_silent: false,
-        })
-    };
     for peer in 2..PEERS + 2 {
         node.handle_link_up(id(peer), vec![underlay(peer)], now());
-        node.handle_message(id(peer), &greeting(peer, 1, State::Up).encode(), now())?;
+        node.handle_message(id(peer), &greeting(peer, 1).encode(), now())?;
     }
     for index in 0..100_000 {
         let now = now();
         node.handle_local(claim(index, now), now);
     }
     messages_to(&mut node, &mut Vec::new());
-    let of_two = |key: u64, number: u64, at: u64| Claim {
-        key,
-        claimed_at_unix_us: at,
-        remaining_ms: 30_000,
-        epoch: EPOCH,
-        kind: 1,
-        number,
-    };
-    let own_key = |index: usize| claim(index, now()).key;
-    let stretch = |round: usize, key: &dyn Fn(usize) -> u64, at: u64| {
-        let (first, count) = ((round * 49) as u64, 49);
-        let claims = (0..count).map(|index| of_two(key(round * 49 + index), first + index as u64, at)).collect();
-        Message::Batch(Claims { first, span: count as u32, sequence: 1, claims })
-    };
-    let asks = |round: usize| {
-        (0..47).map(move |n| Ask { number: n, request_key: own_key(round * 40 + n as usize), reply_key: n })
-    };
-    let rows: [Row<'_>; 7] = [
-        ("a hello that says nothing new", 1, &|round| greeting(2, 2 + round as u32, State::Up)),
-        ("a digest that must be answered", 1, &|_| Message::Digest(Digest { settled: u64::MAX, must_answer: true })),
-        ("a new claim, of 49", 49, &|round| stretch(round, &|index| 1 << 60 | index as u64, 1)),
-        ("a claim in conflict that loses, of 49", 49, &|round| stretch(round, &own_key, u64::MAX)),
-        ("a claim in conflict that wins, of 49", 49, &|round| stretch(round, &own_key, 1)),
-        ("an ask that is answered, of 47", 47, &|round| Message::Ask(asks(round).collect())),
-        ("an answer to nothing, of 17", 17, &|round| {
-            let answer = |n: u64| Answer { number: n, claims: Vec::new() };
-            Message::Answer((0..17).map(|n| answer(round as u64 * 17 + n)).collect())
-        }),
-    ];
     println!("  the worst of what a peer may send, to a node with {PEERS} peers:");
-    for (what, units, message) in rows {
+    for (what, units, message) in worst() {
         let messages: Vec<Vec<u8>> = (0..ROUNDS).map(|round| message(round).encode()).collect();
         let start = Instant::now();
         for message in &messages {
@@ -196,8 +153,71 @@ fn worst_units() -> Result<()> {
         println!("    {what:<40} {ns:>8.0} ns");
         // Whatever it has used up.
         node.handle_link_up(id(2), vec![underlay(2)], now());
-        node.handle_message(id(2), &greeting(2, 100_000, State::Up).encode(), now())?;
+        node.handle_message(id(2), &greeting(2, 100_000).encode(), now())?;
         messages_to(&mut node, &mut Vec::new());
     }
     Ok(())
+}
+
+fn greeting(peer: u16, sequence: u32) -> Message {
+    Message::Hello(Hello {
+        incarnation: u64::from(peer),
+        sequence,
+        epochs: Epochs::EMPTY.with(EPOCH),
+        state: State::Up,
+        next: 0,
+        your_incarnation: 0,
+        your_epochs: Epochs::EMPTY,
+        have: 0,
+        underlay: underlay(peer),
+        listen: SocketAddr::new(underlay(peer), 7470),
+        services: Vec::new(),
+        must_equal: Vec::new(),
+        is_silent: false,
+    })
+}
+
+fn own_key(index: usize) -> u64 {
+    claim(index, now()).key
+}
+
+/// A batch of as many claims as a message holds, of keys by their index, made at a time.
+fn batch(round: usize, key: impl Fn(usize) -> u64, claimed_at_unix_us: u64) -> Message {
+    let (first, count) = (round * CLAIMS_OF_A_BATCH, CLAIMS_OF_A_BATCH);
+    let claims = (first..first + count).map(|index| Claim {
+        key: key(index),
+        claimed_at_unix_us,
+        remaining_ms: 30_000,
+        epoch: EPOCH,
+        kind: 1,
+        number: index as u64,
+    });
+    Message::Batch(Claims { first: first as u64, span: count as u32, sequence: 1, claims: claims.collect() })
+}
+
+/// The worst messages of each kind.
+fn worst() -> [Row; 7] {
+    let asks = |round: usize| {
+        (0..47).map(move |n| Ask { number: n, request_key: own_key(round * 40 + n as usize), reply_key: n })
+    };
+    [
+        ("a hello that says nothing new", 1, Box::new(|round| greeting(2, 2 + round as u32))),
+        (
+            "a digest that must be answered",
+            1,
+            Box::new(|_| Message::Digest(Digest { settled: u64::MAX, must_answer: true })),
+        ),
+        ("a new claim, of 49", 49, Box::new(|round| batch(round, |index| 1 << 60 | index as u64, 1))),
+        ("a claim in conflict that loses, of 49", 49, Box::new(|round| batch(round, own_key, u64::MAX))),
+        ("a claim in conflict that wins, of 49", 49, Box::new(|round| batch(round, own_key, 1))),
+        ("an ask that is answered, of 47", 47, Box::new(move |round| Message::Ask(asks(round).collect()))),
+        (
+            "an answer to nothing, of 17",
+            17,
+            Box::new(|round| {
+                let answer = |n: u64| Answer { number: n, claims: Vec::new() };
+                Message::Answer((0..17).map(|n| answer(round as u64 * 17 + n)).collect())
+            }),
+        ),
+    ]
 }
