@@ -444,7 +444,7 @@ pub struct Punt {
     pub ifindex: u32,
     /// Bytes of the frame; the record may be longer.
     pub length: u32,
-    /// Number of the outcome: one of those that are handed to the daemon.
+    /// Number of the outcome: one of those that are punted.
     pub reason: u32,
     /// Payload bytes per datagram if the packet was sent as several (generic segmentation offload), else zero.
     pub segment: u32,

@@ -98,7 +98,7 @@ fields! {
     branch_length, set_branch_length: u16;
     /// Where the Call-ID begins.
     id, set_id: u16;
-    /// Number of the outcome for which the packet is handed to the daemon.
+    /// Number of the outcome for which the packet is punted.
     reason, set_reason: u16;
     /// The CSeq number.
     number, set_number: u32;

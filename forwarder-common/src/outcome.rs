@@ -189,7 +189,7 @@ outcomes! {
     Fragment = 22, "fragment", Ingress, Pass => PuntedFragment;
     /// A response whose transaction nobody is known to own; punted to the daemon, which asks.
     PuntedUnknownResponse = 23, "punted_unknown_response", Ingress, Punted(Asks);
-    /// Such a response, handed to the daemon, which asks for the branch.
+    /// Such a response, punted to the daemon, which asks for the branch.
     PuntedUnknownBranch = 24, "punted_unknown_branch", Ingress, Punted(Asks);
     /// A CANCEL whose transaction nobody is known to own; punted to the daemon, which asks.
     PuntedUnknownCancel = 25, "punted_unknown_cancel", Ingress, Punted(Asks);

@@ -20,17 +20,17 @@ pub enum Kind {
     Response,
 }
 
-/// What the claim table says of a message's key; void, expired and dead owners' claims are [`Found::Nothing`].
+/// What the claim table says of a message's key: an ineffective claim is [`Found::Nothing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// No live claim.
+    /// No effective claim.
     Nothing,
-    /// This node's own claim.
+    /// This node's own effective claim.
     Own,
-    /// A live peer's claim.
+    /// A peer's effective claim.
     Peer(NodeId),
-    /// A live claim of the request key, but none of the reply key that the response has as well: its call may cross the
-    /// edge twice, and the owner of this leg may be another one whose claim is on its way.
+    /// An effective claim of the request key, but none of the reply key that the response has as well: its call may
+    /// cross the edge twice, and the owner of this leg may be another one whose claim is on its way.
     OtherBranch,
 }
 

@@ -105,11 +105,11 @@ pub struct Drain {
     pub since_s: u64,
     /// Peers that take new transactions meanwhile.
     pub takers: u64,
-    /// The node's live claims from before that are waited for.
+    /// The node's unexpired claims from before that are waited for.
     pub claims: u64,
     /// Milliseconds until the last of them ends, as the table has it; 0 when there are none.
     pub last_ends_in_ms: u64,
-    /// The node's live claims of transactions that have begun since.
+    /// The node's unexpired claims of transactions that have begun since.
     pub claims_since: u64,
 }
 

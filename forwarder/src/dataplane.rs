@@ -233,7 +233,7 @@ impl Dataplane {
         &self.claims
     }
 
-    /// This node's live claims as the maps have them, by now: what a daemon that takes the maps over has to know.
+    /// This node's effective claims as the maps have them, by now: what a daemon that takes the maps over has to know.
     ///
     /// A claim may be missing whose place another one took at the very moment of its making.
     pub fn own_claims(&self) -> impl Iterator<Item = OwnClaim> {

@@ -338,7 +338,7 @@ fn what_comes_out_of_the_tunnel_must_be_for_a_service() {
 }
 
 #[test]
-fn with_a_daemon_that_lives_what_cannot_be_finished_is_handed_to_it() {
+fn with_a_daemon_that_lives_what_cannot_be_finished_is_punted() {
     for v6 in [V4, V6] {
         let mut bench = Bench::new(ME, V4);
         bench.peer(PEER, true);

@@ -62,7 +62,7 @@ impl Paths {
         self.changed();
     }
 
-    /// All are to be asked at once: this host's clock may have stood still.
+    /// All are to be asked at once: this host may have stalled with its clock.
     pub(super) fn again(&mut self, now_us: u64) {
         for path in self.paths.values_mut() {
             path.due_us = now_us;

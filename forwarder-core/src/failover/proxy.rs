@@ -2,7 +2,7 @@
 //!
 //! An answer is proof of life, but a slow one is no proof of death: only silence in a row is. A socket that is gone is
 //! proof of death at once, and other sockets than before are proof of a death between two looks. Nothing else ends a
-//! life: an error of the network, such as an ICMP message, is no evidence.
+//! run: an error of the network, such as an ICMP message, is no evidence.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -86,9 +86,9 @@ pub struct Proxy {
     inodes: BTreeSet<u64>,
     /// The last look found none, first at this time.
     gone_us: Option<u64>,
-    /// It may have spoken since the last end of a life was told.
+    /// It may have spoken since the last end of a run was told.
     has_spoken: bool,
-    /// The end of the life that had `inodes` was told.
+    /// The end of the run that had `inodes` was told.
     is_told: bool,
 }
 
@@ -100,7 +100,7 @@ impl Proxy {
         Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true, is_told: false }
     }
 
-    /// Takes something that was seen; whether a life of the proxy has ended by it.
+    /// Takes something that was seen; whether a run of the proxy has ended by it.
     pub(super) fn handle(&mut self, evidence: &Evidence, now_us: u64) -> bool {
         let Some(failures) = self.failures else { return false };
         match evidence {
@@ -176,7 +176,7 @@ impl Proxy {
         }
     }
 
-    /// A life has ended; whether that is news, and matters to anybody.
+    /// A run has ended; whether that is news, and matters to anybody.
     const fn end(&mut self) -> bool {
         let is_news = self.has_spoken && !self.is_told;
         self.is_told = true;

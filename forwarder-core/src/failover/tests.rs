@@ -256,7 +256,7 @@ fn a_proxy_without_a_socket_is_dead_at_once_and_its_claims_with_it() {
 }
 
 #[test]
-fn other_sockets_than_before_are_another_life_and_one_that_stayed_is_the_same() {
+fn other_sockets_than_before_are_another_run_and_one_that_stayed_is_the_same() {
     let table = vec![
         (Synchronised, ""),
         (Sockets(&[7, 8]), ""),
@@ -271,7 +271,7 @@ fn other_sockets_than_before_are_another_life_and_one_that_stayed_is_the_same() 
 }
 
 #[test]
-fn a_proxy_that_was_restarted_while_no_daemon_ran_begins_another_life() {
+fn a_proxy_that_was_restarted_while_no_daemon_ran_begins_another_run() {
     run(&mut probed(&[7]), vec![(Sockets(&[8]), "epoch"), (Answered, ""), (Synchronised, "joining>up")]);
     run(&mut probed(&[7]), vec![(Sockets(&[7]), ""), (Answered, ""), (Synchronised, "joining>up")]);
     run(&mut probed(&[7]), vec![(Sockets(&[]), "epoch"), (Synchronised, "joining>proxy-down")]);
@@ -293,7 +293,7 @@ fn a_death_that_is_seen_twice_is_one_whatever_comes_first() {
 }
 
 #[test]
-fn silence_and_probes_that_cannot_be_sent_take_a_node_out_of_service_and_end_no_life() {
+fn silence_and_probes_that_cannot_be_sent_take_a_node_out_of_service_and_end_no_run() {
     let table = vec![
         (Synchronised, ""),
         (Sockets(&[7]), ""),

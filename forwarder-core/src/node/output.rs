@@ -87,7 +87,7 @@ pub enum Output {
         owned: bool,
     },
     /// Ask the kernel programs of a peer through the tunnel for its claims of these keys, 0 for no key: its daemon has
-    /// not answered. What they say is handed to [`super::Node::handle_kernel_answer`].
+    /// not answered. What they say is given to [`super::Node::handle_kernel_answer`].
     AskKernel {
         /// The peer.
         to: NodeId,

@@ -80,7 +80,7 @@ fn claims_of_one_key_converge_on_the_earliest_whatever_the_network_does() {
 }
 
 #[test]
-fn a_late_joiner_gets_every_claim_that_stands() {
+fn a_late_joiner_gets_every_effective_claim() {
     let mut mesh = Mesh::new(3, 1);
     mesh.link(id(1), id(2));
     mesh.run_for(1000);
@@ -133,7 +133,7 @@ fn a_dead_peer_is_one_write_and_its_claims_stand_against_nobody() {
 }
 
 #[test]
-fn a_new_epoch_voids_the_claims_of_the_old_one() {
+fn a_new_epoch_ends_the_claims_of_the_old_one() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(1), 7, LIFETIME_MS);
     mesh.run_for(1000);
@@ -146,7 +146,7 @@ fn a_new_epoch_voids_the_claims_of_the_old_one() {
     assert_eq!(mesh.kernels[&id(3)].up[&id(1)], (true, Epochs::EMPTY.with(Epoch::new(1))));
     mesh.claim(id(2), 7, LIFETIME_MS);
     mesh.run_for(1000);
-    assert_eq!(mesh.owners(7), [Some(2); 3], "the later claim stands, the earlier is void");
+    assert_eq!(mesh.owners(7), [Some(2); 3], "the later claim is effective, the earlier is not");
 }
 
 #[test]

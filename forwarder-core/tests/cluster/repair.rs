@@ -142,7 +142,7 @@ fn a_claim_that_lost_against_one_that_gave_way_is_there_after_healing() {
 }
 
 #[test]
-fn a_new_epoch_voids_all_claims_at_once_and_everywhere_without_a_new_link() {
+fn a_new_epoch_ends_all_earlier_claims_at_once_and_everywhere_without_a_new_link() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(1), 7, LIFETIME_MS);
     mesh.run_for(1000);
@@ -154,7 +154,7 @@ fn a_new_epoch_voids_all_claims_at_once_and_everywhere_without_a_new_link() {
     mesh.claim(id(2), 7, LIFETIME_MS);
     mesh.claim(id(1), 8, LIFETIME_MS);
     mesh.run_for(1000);
-    assert_eq!(mesh.owners(7), [Some(2); 3], "the later claim stands, the earlier is void");
+    assert_eq!(mesh.owners(7), [Some(2); 3], "the later claim is effective, the earlier is not");
     assert_eq!(mesh.kernels[&id(3)].claims[&8].1, Epoch::new(1));
     assert_eq!(mesh.errors, []);
 }

@@ -92,7 +92,7 @@ fn the_words_of_a_new_daemon_count_although_it_has_forgotten_the_earlier_ones() 
 }
 
 #[test]
-fn a_claim_that_is_made_again_at_its_end_is_no_old_word() {
+fn a_claim_that_is_made_again_at_its_end_is_no_old_version() {
     let mut mesh = Mesh::linked(2, 1);
     (0..3).for_each(|_| mesh.claim(id(1), 7, ENDED_MS));
     // It has ended at its owner, and not yet at the peer.

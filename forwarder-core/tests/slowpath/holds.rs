@@ -46,7 +46,7 @@ fn a_claim_of_this_node_or_of_nobody_that_lives_decides_as_well() {
 }
 
 #[test]
-fn a_packet_that_a_node_without_a_daemon_hands_over_gets_its_ordinary_verdict() {
+fn a_packet_that_a_node_without_a_daemon_relays_gets_its_ordinary_verdict() {
     let mut world = World::new();
     let packet = sip(V4, &reply("call"));
     let ticket = {

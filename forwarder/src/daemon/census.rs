@@ -1,4 +1,4 @@
-//! Counts the live claims for `status` and metrics, on a thread of its own.
+//! Counts the unexpired claims for `status` and metrics, on a thread of its own.
 //!
 //! A walk over the table of 16.7 million claims reads 268 MB. The loop does everything else of a status and hands it
 //! over here; the answer goes from here to whoever has asked.

@@ -27,7 +27,7 @@ pub(super) fn restore_claims(node: &mut Node, dataplane: &Dataplane) {
         restored += 1;
     }
     if restored != 0 {
-        log::info!("{restored} live claims of this node are known from its maps");
+        log::info!("{restored} effective claims of this node are known from its maps");
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) fn drain_progress(sources: &Sources<'_>, drain: &mut Drain, changed: 
     })
 }
 
-/// The answer to `forwarder status`, but for the number of live claims, which [`super::census`] counts.
+/// The answer to `forwarder status`, but for the number of unexpired claims, which [`super::census`] counts.
 ///
 /// # Errors
 /// The kernel refuses to read a map.

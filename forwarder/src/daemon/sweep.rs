@@ -1,7 +1,8 @@
 //! Takes claims of epochs that are over out of the kernel's table.
 //!
-//! They are void from the moment at which an epoch begins, because the programs compare epochs. But an epoch has one of
-//! sixteen numbers: where a proxy dies again and again, they come round while claims of its first life still last.
+//! They are ineffective from the moment at which an epoch begins, because the programs compare epochs. But an epoch has
+//! one of sixteen numbers: where a proxy dies again and again, they come round while claims of its first run still
+//! last.
 
 use forwarder_common::ids::{Epochs, NodeId};
 

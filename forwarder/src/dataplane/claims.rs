@@ -60,7 +60,7 @@ impl Table {
         self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed)))
     }
 
-    /// Live claims of `node` and of all others.
+    /// Unexpired claims of `node` and of all others.
     #[must_use]
     pub fn live(&self, node: NodeId, now: Tick) -> (u64, u64) {
         let mut live = (0, 0);
@@ -72,7 +72,7 @@ impl Table {
         live
     }
 
-    /// The live claims that `node` has made under these epochs, each with its place in the table.
+    /// The unexpired claims that `node` has made under these epochs, each with its place in the table.
     pub fn own(&self, node: NodeId, epochs: Epochs, now: Tick) -> impl Iterator<Item = (usize, Entry)> {
         let entries = self.entries.iter().map(|entry| Entry(entry.load(Ordering::Relaxed))).enumerate();
         let is_own = move |entry: &Entry| entry.owner() == node.number() && epochs.contains(entry.epoch());
@@ -89,11 +89,11 @@ impl Table {
         })
     }
 
-    /// Frees those of these slots whose claims are void, by their owner and epoch.
-    pub fn clear(&self, slots: Range<usize>, is_void: impl Fn(u16, Epoch) -> bool) {
+    /// Frees those of these slots whose claims are ineffective, by their owner and epoch.
+    pub fn clear(&self, slots: Range<usize>, is_ineffective: impl Fn(u16, Epoch) -> bool) {
         for slot in self.entries.get(slots).unwrap_or_default() {
             let entry = Entry(slot.load(Ordering::Relaxed));
-            if entry.owner() != 0 && is_void(entry.owner(), entry.epoch()) {
+            if entry.owner() != 0 && is_ineffective(entry.owner(), entry.epoch()) {
                 // One that was written meanwhile stays.
                 let _ = slot.compare_exchange(entry.0, 0, Ordering::AcqRel, Ordering::Relaxed);
             }

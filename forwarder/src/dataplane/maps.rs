@@ -198,12 +198,12 @@ impl Maps {
         self.nodes.set(u32::from(id.number()), down.0, 0).context("write map NODES")
     }
 
-    /// From now on packets are handed to the daemon, by this program; the kernel ends that when the daemon dies.
+    /// From now on packets are punted, by this program; the kernel ends that when the daemon dies.
     pub(super) fn open_punts(&mut self, program: &ProgramFd) -> Result<()> {
         self.daemon.set(0, program, 0).context("write map DAEMON")
     }
 
-    /// From now on packets that would be handed to the daemon pass.
+    /// From now on packets that would be punted are relayed or pass.
     pub(super) fn close_punts(&mut self) -> Result<()> {
         match self.daemon.clear_index(&0) {
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -28,7 +28,7 @@ pub fn render(status: &Status) -> String {
     page.family("forwarder_packets_total", "counter", "Packets by the place and the name of their outcome.", packets);
     let claims = status.claims;
     let owners = [([("owner", "own")], claims.own), ([("owner", "peers")], claims.peers)];
-    page.family("forwarder_claims", "gauge", "Live claims in the table.", owners);
+    page.family("forwarder_claims", "gauge", "Unexpired claims in the table.", owners);
     page.single("forwarder_claims_capacity", "gauge", "Claims that the configuration asks to hold.", claims.capacity);
     page.single("forwarder_claim_table_entries", "gauge", "Slots of the claim table.", claims.table_entries);
     peers(&mut page, &status.peers);
@@ -113,7 +113,7 @@ fn replication(page: &mut Page, status: &Status) {
     page.single("forwarder_members", "gauge", "Other members of the cluster that are alive.", status.members);
     let Some(age) = counts.age_us else { return };
     let ages = [("p50", age.p50), ("p99", age.p99), ("max", age.max)].map(|(name, us)| ([("of", name)], seconds(us)));
-    let help = "Age of a peer's claim when it stands in this table.";
+    let help = "Age of a peer's claim when it is written into this table.";
     page.family("forwarder_claim_age_seconds", "gauge", help, ages);
 }
 

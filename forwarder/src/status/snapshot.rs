@@ -100,9 +100,9 @@ pub struct Service {
 /// The claim table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Live claims of this node.
+    /// Unexpired claims of this node.
     pub own: u64,
-    /// Live claims of its peers.
+    /// Unexpired claims of its peers.
     pub peers: u64,
     /// Claims that the configuration asks to hold.
     pub capacity: u64,

@@ -82,7 +82,7 @@ fn of_two_calls_at_once_exactly_one_link_remains() {
 }
 
 #[test]
-fn a_killed_end_noticed_by_its_silence_and_comes_back() {
+fn an_end_that_is_killed_is_noticed_by_its_silence_and_comes_back() {
     let authority = Authority::new("edge");
     let (one, two) = Daemon::pair(&authority);
     let (a, b) = (one.address, two.address);

@@ -279,7 +279,7 @@ impl Bench {
         self.dataplane.set_epochs(&Given { services }).unwrap();
     }
 
-    /// This node's live claims, by key.
+    /// This node's effective claims, by key.
     pub(crate) fn own_claims(&self) -> BTreeMap<u64, OwnClaim> {
         self.dataplane.own_claims().map(|claim| (claim.key, claim)).collect()
     }
@@ -295,7 +295,7 @@ impl Bench {
         events
     }
 
-    /// The daemon takes what is handed to it, and lives, or it takes nothing.
+    /// The daemon takes what is punted, and lives, or it takes nothing.
     pub(crate) fn daemon(&mut self, lives: bool) {
         if lives {
             self.renew_lease();
@@ -360,7 +360,7 @@ impl Bench {
         self.dataplane.set_reassemblers(&[node; abi::DATAGRAM_SLOTS as usize]).unwrap();
     }
 
-    /// What was handed to the daemon since the last call.
+    /// What was punted since the last call.
     pub(crate) fn punts(&mut self) -> Vec<(Punt, Vec<u8>)> {
         let mut punts = Vec::new();
         while let Some(item) = self.punts.next() {
@@ -372,7 +372,7 @@ impl Bench {
         punts
     }
 
-    /// The frame is handed to the daemon whole, under this outcome, and dropped.
+    /// The frame is punted whole, under this outcome, and dropped.
     pub(crate) fn expect_punt(&mut self, frame: &Frame, outcome: &str) {
         self.run(frame, DROP, &[outcome]);
         let punts = self.punts();
@@ -383,7 +383,7 @@ impl Bench {
         assert_eq!(Outcome::from_number(head.reason).map(Outcome::name), Some(outcome));
     }
 
-    /// The tunnel packet's inside is handed to the daemon under this outcome, as a frame: that frame.
+    /// The tunnel packet's inside is punted under this outcome, as a frame: that frame.
     pub(crate) fn expect_punt_inside(&mut self, frame: &Frame, outcome: &str) -> Vec<u8> {
         self.run(frame, DROP, &[outcome]);
         let mut punts = self.punts();
@@ -393,7 +393,7 @@ impl Bench {
         bytes
     }
 
-    /// The frame is handed to the daemon, whatever for.
+    /// The frame is punted, whatever for.
     pub(crate) fn expect_dropped(&mut self, frame: &Frame) {
         let claims = self.claims();
         let (did, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();

@@ -117,7 +117,7 @@ fn the_daemon_ends_a_claim_as_it_knows_it_and_none_that_the_program_has_made_lon
 }
 
 #[test]
-fn ack_and_cancel_claim_nothing_and_a_peers_live_claim_stands() {
+fn ack_and_cancel_claim_nothing_and_a_peers_effective_claim_stays() {
     let mut bench = Bench::new(ME, V4);
     bench.peer(PEER, true);
     bench.send(&Frame::from_vip(V4, &Sip::request("ACK", "call").bytes()), "egress_no_claim");

@@ -51,7 +51,7 @@ fn a_node_that_takes_no_new_transactions_sends_them_to_a_healthy_peer_and_keeps_
 }
 
 #[test]
-fn what_only_a_daemon_could_finish_is_handed_to_a_peers_where_none_lives() {
+fn what_only_a_daemon_could_finish_is_relayed_to_a_peers_where_none_lives() {
     for (service, underlay) in families() {
         let mut bench = with_successor(underlay);
         bench.renew_lease();
@@ -110,7 +110,7 @@ fn a_daemon_that_has_long_been_gone_is_no_reason_to_send_anything_to_a_peer() {
 }
 
 #[test]
-fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
+fn a_daemon_that_has_stalled_is_given_nothing_and_a_peers_is() {
     let mut bench = with_successor(V4);
     let reply = Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes());
     let fragment = Frame::to_vip(V4, &Sip::invite("a").bytes()).fragment(0);
@@ -139,7 +139,7 @@ fn a_daemon_that_stands_still_is_given_nothing_and_a_peers_is() {
 }
 
 #[test]
-fn what_a_peer_hands_over_is_never_sent_on_by_the_kernel() {
+fn what_a_peer_relays_is_never_sent_on_by_the_kernel() {
     let mut bench = with_successor(V4);
     bench.renew_lease();
     let sent = bench.expect_changed(&Frame::to_vip(V4, &Sip::response(200, "INVITE", "a").bytes()), TX, &["relayed"]);

@@ -12,16 +12,16 @@ use tests::traffic::{Endpoint, Sip, vip};
 const APART: Duration = Duration::from_millis(300);
 
 #[test]
-fn of_two_claims_at_once_the_earlier_stands_everywhere_v4() -> Result<()> {
-    the_earlier_stands(Family::V4)
+fn of_two_claims_at_once_the_earlier_is_effective_everywhere_v4() -> Result<()> {
+    the_earlier_is_effective(Family::V4)
 }
 
 #[test]
-fn of_two_claims_at_once_the_earlier_stands_everywhere_v6() -> Result<()> {
-    the_earlier_stands(Family::V6)
+fn of_two_claims_at_once_the_earlier_is_effective_everywhere_v6() -> Result<()> {
+    the_earlier_is_effective(Family::V6)
 }
 
-fn the_earlier_stands(family: Family) -> Result<()> {
+fn the_earlier_is_effective(family: Family) -> Result<()> {
     Lab::run(|lab| {
         let mut cluster = Cluster::start(lab, family)?;
         let client = Endpoint::client(lab, family)?;

@@ -1,4 +1,4 @@
-//! A proxy that dies again and again: no number of an epoch brings claims of an earlier life back.
+//! A proxy that dies again and again: no number of an epoch brings claims of an earlier run back.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tests::lab::{Family, Lab};
 use tests::poll::poll_until_true;
 use tests::traffic::{Endpoint, Sip};
 
-/// Epochs in all: after so many lives their numbers come round.
+/// Epochs in all: after so many runs their numbers come round.
 const EPOCHS: u64 = 16;
 /// How long an end may take to be seen; a look at the sockets every 250 ms, and a busy machine.
 const SEEN: Duration = Duration::from_secs(5);
 
 #[test]
-fn claims_of_the_first_life_are_gone_when_the_epochs_come_round() -> Result<()> {
+fn claims_of_the_first_run_are_gone_when_the_epochs_come_round() -> Result<()> {
     let family = Family::V6;
     Lab::run(|lab| {
         let mut proxy = Endpoint::proxy(lab, 1, family)?;
@@ -35,14 +35,14 @@ fn claims_of_the_first_life_are_gone_when_the_epochs_come_round() -> Result<()> 
         proxy.send(&call.response("180 Ringing"), client.address()?)?;
         cluster.wait_for_owner(call.call_id, call.cseq, None, 1)?;
 
-        for life in 1..=EPOCHS {
+        for run in 1..=EPOCHS {
             drop(proxy);
             let daemon = cluster.edge(1)?;
-            let number = (first + life) % EPOCHS;
-            poll_until_true(&format!("life {life} is epoch {number}"), SEEN, || Ok(daemon.epoch()? == number))?;
+            let number = (first + run) % EPOCHS;
+            poll_until_true(&format!("run {run} is epoch {number}"), SEEN, || Ok(daemon.epoch()? == number))?;
             for daemon in &cluster.daemons {
                 let own = daemon.owner(call.call_id, call.cseq, None)?;
-                ensure!(own.is_none(), "in life {life} the first one's claim counts: {own:?}");
+                ensure!(own.is_none(), "in run {run} the first one's claim counts: {own:?}");
             }
             proxy = Endpoint::proxy(lab, 1, family)?;
             live(&proxy, cluster.edge(1)?)?;
@@ -50,7 +50,7 @@ fn claims_of_the_first_life_are_gone_when_the_epochs_come_round() -> Result<()> 
         ensure!(cluster.edge(1)?.epoch()? == first, "the epochs have not come round");
         let moves = cluster.outcomes()?.since(&outcomes);
         // One claim in all, and no packet of its transaction.
-        moves.exactly("sixteen lives", &[&[("egress_claimed", 1)], &[]])?;
+        moves.exactly("sixteen runs", &[&[("egress_claimed", 1)], &[]])?;
         cluster.stop()
     })
 }

@@ -132,7 +132,7 @@ fn proxy_dies(family: Family) -> Result<()> {
         ensure!(meanwhile.begun > 100 && after.begun > 100, "the death was not in the middle: {tallies:?}");
         ensure!(meanwhile.lost() + after.lost() == 0, "calls were lost: {tallies:?}");
         ensure!(diverted > 10, "hardly anything was left to the peers: {diverted} requests");
-        ensure!(cluster.edge(1)?.epoch()? != epoch, "a proxy's new life is no new epoch");
+        ensure!(cluster.edge(1)?.epoch()? != epoch, "a proxy's new run is no new epoch");
         let may = [&HELD[..], &CLAIMS_LATE].concat();
         moves.at(1)?.only("a proxy's death, there", &[&CALLS[..], &["diverted"]].concat(), &may)?;
         for edge in [2, 3] {

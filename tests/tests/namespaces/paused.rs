@@ -30,11 +30,11 @@ const DOWN: &str = "counts as down";
 const SHAPE: Shape = Shape { request: None, answer: None, at_once: false, absorbs: true, form: None };
 
 #[test]
-fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Result<()> {
+fn a_daemon_that_stalls_for_less_than_its_links_live_loses_no_call() -> Result<()> {
     let (tallies, moves) = under_load(Family::V4, 12 * RATE, SHAPE, |cluster| {
         let from = now_us()?;
         for _ in 0..3 {
-            stand_still(cluster, SHORT)?;
+            stall(cluster, SHORT)?;
             wait("it has gone on for a while", SHORT)?;
         }
         cluster.wait_until_linked()?;
@@ -47,10 +47,10 @@ fn a_daemon_that_stands_still_for_less_than_its_links_live_loses_no_call() -> Re
 }
 
 #[test]
-fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_back_by_itself() -> Result<()> {
+fn a_daemon_that_stalls_for_longer_costs_what_a_dead_one_costs_and_comes_back_by_itself() -> Result<()> {
     let ([before, meanwhile, after], moves) = under_load(Family::V6, 14 * RATE, SHAPE, |cluster| {
         let from = now_us()?;
-        stand_still(cluster, LONG)?;
+        stall(cluster, LONG)?;
         cluster.wait_until_linked()?;
         wait("it has gone on for a while", SHORT)?;
         ensure_nobody_was_down(cluster)?;
@@ -64,11 +64,11 @@ fn a_daemon_that_stands_still_for_longer_costs_what_a_dead_one_costs_and_comes_b
 }
 
 #[test]
-fn a_daemon_that_stands_still_again_and_again_takes_nobody_for_dead() -> Result<()> {
+fn a_daemon_that_stalls_again_and_again_takes_nobody_for_dead() -> Result<()> {
     let ([before, _, after], moves) = under_load(Family::V4, 16 * RATE, SHAPE, |cluster| {
         let from = now_us()?;
         for pause in [MEDIUM, LONG / 2, MEDIUM, LONG / 2] {
-            stand_still(cluster, pause)?;
+            stall(cluster, pause)?;
             // Hardly ever long enough to find all peers again.
             wait("it has gone on for a moment", SHORT / 12)?;
         }
@@ -139,7 +139,7 @@ fn ensure_nobody_was_down(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// Stops the daemon of edge 2 as the kernel sees it, and lets it go on.
-fn stand_still(cluster: &mut Cluster, pause: Duration) -> Result<()> {
+fn stall(cluster: &mut Cluster, pause: Duration) -> Result<()> {
     let daemon = cluster.edge(2)?.process();
     daemon.signal(libc::SIGSTOP);
     wait("the daemon has stalled for a while", pause)?;

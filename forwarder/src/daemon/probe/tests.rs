@@ -62,7 +62,7 @@ impl Log {
     }
 }
 
-async fn a_life_is_seen_at(vip: &str) {
+async fn a_proxy_is_seen_at(vip: &str) {
     let Ok(proxy) = Blocking::bind((vip, 0)) else {
         // A host without IPv6 has nothing to look after there.
         assert!(vip.contains(':'));
@@ -86,8 +86,8 @@ async fn a_life_is_seen_at(vip: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_seen_to_listen_to_answer_to_be_silent_and_to_be_gone() {
-    a_life_is_seen_at("127.0.0.1").await;
-    a_life_is_seen_at("::1").await;
+    a_proxy_is_seen_at("127.0.0.1").await;
+    a_proxy_is_seen_at("::1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
