@@ -41,6 +41,7 @@ use self::members::Members;
 use self::outbox::{Outbox, Sender};
 use self::peers::{Peer, Peers};
 use crate::ages::{AgeSummary, Ages};
+use crate::failover::Introduction;
 use crate::store::Entry;
 use crate::wire::{self, Answer, Ask, Digest, HELLO_SERVICES, Hello, LIFETIME_MS, Message, MustEqual, Repair, Service};
 
@@ -107,9 +108,8 @@ impl Node {
     /// The link to `peer` is gone, and with it the peer: its claims stay, but are ineffective.
     pub fn handle_link_down(&mut self, peer: NodeId, now: Now) {
         self.forget(peer);
-        if let Some(hello) = self.peers.link_down(peer) {
+        if self.peers.link_down(peer) {
             self.claims.peer_down(peer);
-            self.effects.write(peer_write(peer, false, hello, &self.settings.services));
         }
         if self.peers.get(peer).is_none() {
             return;
@@ -431,7 +431,7 @@ impl Node {
             self.effects.counters.hellos_deferred += 1;
             return Ok(());
         }
-        let (incarnation, write) = (self.incarnation(), peer_write(peer, true, &hello, &self.settings.services));
+        let (incarnation, said) = (self.incarnation(), introduction(&hello, &self.settings.services));
         let Hello { epochs, listen, your_incarnation, have, .. } = hello;
         let Some(new) = self.peers.take_hello(peer, hello, incarnation, now)? else { return Ok(()) };
         self.claims.peer_up(peer, epochs);
@@ -439,7 +439,7 @@ impl Node {
             self.outbox.begin(peer, if your_incarnation == incarnation { have } else { 0 }, now);
         }
         if new.is_changed {
-            self.effects.write(write);
+            self.effects.introduced(peer, said);
             self.revive(peer, now);
             self.end_effective_asks(now);
         }
@@ -679,8 +679,8 @@ impl Node {
     }
 }
 
-/// What the maps are to say of a peer, given this node's services.
-fn peer_write(node: NodeId, up: bool, hello: &Hello, mine: &[Service]) -> MapWrite {
+/// What a peer says of itself, given this node's services.
+fn introduction(hello: &Hello, mine: &[Service]) -> Introduction {
     let Hello { state, is_silent, epochs, underlay, ref services, .. } = *hello;
     let same = |mine: &Service| {
         services.iter().any(|theirs| (theirs.address, theirs.transport) == (mine.address, mine.transport))
@@ -691,5 +691,5 @@ fn peer_write(node: NodeId, up: bool, hello: &Hello, mine: &[Service]) -> MapWri
         0 | HELLO_SERVICES.. => Served::ALL,
         _ => told.fold(Served::default(), |served, (index, _)| served.with(index)),
     };
-    MapWrite::Peer { node, up, state, is_silent, epochs, underlay, served }
+    Introduction { state, is_silent, epochs, underlay, served }
 }

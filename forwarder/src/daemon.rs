@@ -43,7 +43,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::ids::NodeId;
 use forwarder_core::{
-    failover::{self, Failover, Introduction, timers::LINGER_US},
+    failover::{self, Failover, timers::LINGER_US},
     node::{self, Command, MapWrite, Node, NodeSettings, ProtocolError, State},
 };
 use tokio::{
@@ -526,12 +526,8 @@ impl Daemon {
                 Output::Map(MapWrite::End { key, epoch, was_ms, remaining_ms }) => {
                     self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
                 }
-                Output::Map(MapWrite::Peer { up: false, .. }) => {
-                    // The failover machine has said so.
-                }
-                Output::Map(MapWrite::Peer { node, up: true, state, is_silent, epochs, underlay, served }) => {
-                    let said = Introduction { state, is_silent, epochs, underlay, served };
-                    self.failover.handle_introduction(node, said, now().monotonic_us);
+                Output::Introduced { peer, said } => {
+                    self.failover.handle_introduction(peer, said, now().monotonic_us);
                     // Before the answer that follows it.
                     self.carry_out_failover()?;
                 }

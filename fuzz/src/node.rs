@@ -320,6 +320,7 @@ impl<'a> Script<'a> {
                 return;
             }
             Output::Map(_)
+            | Output::Introduced { .. }
             | Output::AskKernel { .. }
             | Output::Link(Command::Call { .. } | Command::Forget { .. } | Command::Drop { .. }) => return,
         };

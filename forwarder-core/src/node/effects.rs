@@ -6,6 +6,7 @@ use forwarder_common::ids::NodeId;
 
 use super::counters::CoreCounters;
 use super::output::{Command, Kind, MapWrite, Output};
+use crate::failover::Introduction;
 use crate::wire::Message;
 
 #[derive(Debug, Default)]
@@ -25,6 +26,10 @@ impl Effects {
         for peer in peers {
             self.outputs.push_back(Output::Link(Command::Send { to: *peer, message: message.clone(), kind }));
         }
+    }
+
+    pub(super) fn introduced(&mut self, peer: NodeId, said: Introduction) {
+        self.outputs.push_back(Output::Introduced { peer, said });
     }
 
     pub(super) fn write(&mut self, write: MapWrite) {

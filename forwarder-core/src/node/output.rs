@@ -1,13 +1,10 @@
 //! What the shell is to do.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use forwarder_common::{
-    abi::Served,
-    ids::{Epoch, Epochs, NodeId},
-};
+use forwarder_common::ids::{Epoch, NodeId};
 
-use crate::state::State;
+use crate::failover::Introduction;
 
 /// What a message is, for the shell's queues and counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +76,14 @@ pub enum Output {
     Link(Command),
     /// Write this into the kernel's maps.
     Map(MapWrite),
+    /// A peer has introduced itself on its link, or says something new of itself: for the failover machine
+    /// ([`crate::failover::Failover::handle_introduction`]), before the outputs that follow.
+    Introduced {
+        /// The peer.
+        peer: NodeId,
+        /// What it says.
+        said: Introduction,
+    },
     /// What became of [`super::Node::handle_ask`]; comes after the writes that go with it.
     Answer {
         /// The shell's name for the ask.
@@ -100,8 +105,7 @@ pub enum Output {
     },
 }
 
-/// A change of what the kernel's maps say. That of a peer goes through the failover machine
-/// ([`crate::failover::Failover::handle_introduction`]), which knows by itself when one is down.
+/// A change of the claims in the kernel's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapWrite {
     /// The claim that counts for a key.
@@ -126,22 +130,5 @@ pub enum MapWrite {
         was_ms: u64,
         /// The lifetime left from now on, in milliseconds.
         remaining_ms: u64,
-    },
-    /// A peer came up, changed its state, epoch or address, or went down: what it says of itself.
-    Peer {
-        /// The peer.
-        node: NodeId,
-        /// Whether packets may be sent to it.
-        up: bool,
-        /// How it is, by what it said last.
-        state: State,
-        /// A proxy of its does not answer, though its sockets are there.
-        is_silent: bool,
-        /// Its live epochs.
-        epochs: Epochs,
-        /// Where it takes encapsulated packets.
-        underlay: IpAddr,
-        /// Which of this node's services it has as well.
-        served: Served,
     },
 }

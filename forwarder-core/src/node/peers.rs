@@ -98,15 +98,15 @@ impl Peers {
         self.count();
     }
 
-    /// The link is gone; what the peer said of itself if it counted as up.
-    pub(super) fn link_down(&mut self, peer: NodeId) -> Option<&Hello> {
-        let state = self.peers.get_mut(&peer)?;
+    /// The link is gone; whether the peer counted as up.
+    pub(super) fn link_down(&mut self, peer: NodeId) -> bool {
+        let Some(state) = self.peers.get_mut(&peer) else { return false };
         (state.is_linked, state.is_introduced, state.deferred) = (false, false, None);
         // While it counts as down its claims give way to others: on its next link all of them must come again.
         state.inbox.forget();
         let was_up = std::mem::take(&mut state.is_up);
         self.count();
-        self.peers.get(&peer)?.hello.as_ref().filter(|_| was_up)
+        was_up
     }
 
     /// Whether a hello is heard now. One that says something new too soon after others did is heard later, unless a

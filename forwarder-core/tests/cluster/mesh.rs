@@ -220,6 +220,7 @@ impl Mesh {
             self.flying.retain(|_, parcel| (parcel.from, parcel.to) != (from, to));
             let now = self.now(from);
             self.nodes.get_mut(&from).unwrap().handle_link_down(to, now);
+            self.kernels.get_mut(&from).unwrap().take_down(to);
             self.drain(from);
         }
     }
@@ -353,6 +354,7 @@ impl Mesh {
             match output {
                 Output::Link(Command::Send { to, message, kind }) => self.send(node, to, message, kind),
                 Output::Map(write) => self.kernels.get_mut(&node).unwrap().write(write, self.now_us),
+                Output::Introduced { peer, said } => self.kernels.get_mut(&node).unwrap().introduce(peer, &said),
                 Output::Answer { ticket, owned } => self.answered(node, ticket, owned),
                 Output::AskKernel { to, number, request_key, reply_key } => {
                     self.kernel_asks.push((node, to, number, (request_key, reply_key)));

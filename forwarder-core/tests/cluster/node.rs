@@ -118,7 +118,7 @@ fn a_healed_partition_converges_on_the_earlier_claims() {
 }
 
 #[test]
-fn a_dead_peer_is_one_write_and_its_claims_stand_against_nobody() {
+fn of_a_dead_peer_no_claim_is_written_and_none_wins_against_anybody() {
     let mut mesh = Mesh::linked(3, 1);
     mesh.claim(id(1), 7, LIFETIME_MS);
     mesh.run_for(1000);

@@ -280,9 +280,16 @@ async fn run(
             farewell = &mut end => break farewell.unwrap_or(false),
             Some(event) = happened.recv() => {
                 let drop = take(&mut node, &event, now());
-                if !matches!(event, Event::Message { .. }) {
-                    seen.lock().unwrap().events.push(event);
+                let mut seen = seen.lock().unwrap();
+                if let Event::LinkDown { peer, .. } = &event
+                    && let Some(up) = seen.up.get_mut(&peer.number())
+                {
+                    *up = false;
                 }
+                if !matches!(event, Event::Message { .. }) {
+                    seen.events.push(event);
+                }
+                drop(seen);
                 if let Some(drop) = drop {
                     commands.send(drop).await.unwrap();
                 }
@@ -307,6 +314,7 @@ async fn run(
                 Output::Link(Command::Call { .. }) if !calls_members => {}
                 Output::Link(command) => commands.send(command).await.unwrap(),
                 Output::Map(write) => apply(&mut seen.lock().unwrap(), write),
+                Output::Introduced { peer, .. } => drop(seen.lock().unwrap().up.insert(peer.number(), true)),
                 // No programs run behind these nodes.
                 Output::AskKernel { .. } => {}
                 Output::Answer { ticket, owned } => drop(seen.lock().unwrap().answers.insert(ticket, owned)),
@@ -346,7 +354,6 @@ fn apply(seen: &mut Seen, write: MapWrite) {
         MapWrite::Claim { key, owner, .. } => drop(seen.claims.insert(key, owner.number())),
         // No INVITE is told of here.
         MapWrite::End { .. } => {}
-        MapWrite::Peer { node, up, .. } => drop(seen.up.insert(node.number(), up)),
     }
 }
 

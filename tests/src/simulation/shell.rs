@@ -316,16 +316,6 @@ fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
                 world.reference.set_end(owner.node, key, epoch, world.now_us + remaining_ms * 1000);
             }
         }
-        // The failover machine has said so.
-        MapWrite::Peer { up: false, .. } => {}
-        MapWrite::Peer { node, up: true, state, is_silent, epochs, underlay, served } => {
-            let said = failover::Introduction { state, is_silent, epochs, underlay, served };
-            if let Some(daemon) = &mut world.hosts[host].daemon {
-                daemon.failover.handle_introduction(node, said, now.monotonic_us);
-            }
-            // Before the answer that follows it.
-            carry_out_failover(world, host, now);
-        }
     }
 }
 
@@ -356,6 +346,13 @@ fn carry_out_core(world: &mut World, links: &mut Links, host: usize, now: Now) {
             // A breach is counted where the message is handled.
             Output::Link(Command::Drop { .. }) => {}
             Output::Map(change) => write(world, host, change, now),
+            Output::Introduced { peer, said } => {
+                if let Some(daemon) = &mut world.hosts[host].daemon {
+                    daemon.failover.handle_introduction(peer, said, now.monotonic_us);
+                }
+                // Before the answer that follows it.
+                carry_out_failover(world, host, now);
+            }
             Output::AskKernel { to, number, request_key, reply_key } => {
                 ask(world, host, to, Question { request_key, reply_key, ticket: number });
             }

@@ -399,7 +399,8 @@ async fn carry_out(
                 }
                 continue;
             }
-            Output::Map(MapWrite::Peer { .. } | MapWrite::End { .. })
+            Output::Map(MapWrite::End { .. })
+            | Output::Introduced { .. }
             | Output::Answer { .. }
             | Output::AskKernel { .. } => continue,
         };

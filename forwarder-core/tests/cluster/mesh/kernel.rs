@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_core::failover::Introduction;
 use forwarder_core::node::{LocalClaim, MapWrite};
 
 use super::underlay;
@@ -59,11 +60,20 @@ impl Kernel {
                     self.put(key, owner, epoch, remaining_ms, now_us);
                 }
             }
-            MapWrite::Peer { node: peer, up, epochs, underlay: address, .. } => {
-                assert_eq!(address, underlay(peer));
-                self.up.insert(peer, (up, epochs));
-                self.peer_writes += 1;
-            }
+        }
+    }
+
+    /// A peer has said this of itself, on a link that stands.
+    pub(crate) fn introduce(&mut self, peer: NodeId, said: &Introduction) {
+        assert_eq!(said.underlay, underlay(peer));
+        self.up.insert(peer, (true, said.epochs));
+        self.peer_writes += 1;
+    }
+
+    /// A peer is down: here that is when its link is.
+    pub(crate) fn take_down(&mut self, peer: NodeId) {
+        if let Some((up, _)) = self.up.get_mut(&peer) {
+            *up = false;
         }
     }
 
