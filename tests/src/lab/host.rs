@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use forwarder_common::geneve;
+
 /// The address that all edges share.
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// The same for IPv6.
@@ -11,7 +13,7 @@ pub const SIP: u16 = 5060;
 /// The cluster's port on every edge's underlay address.
 pub const CLUSTER_PORT: u16 = 7470;
 /// The tunnel's port.
-pub const TUNNEL_PORT: u16 = 6081;
+pub const TUNNEL_PORT: u16 = geneve::PORT;
 /// The edges of a lab that does not say otherwise.
 pub const EDGES: u8 = 3;
 /// The most edges that a lab may have.
