@@ -103,7 +103,7 @@ fn long_functions(text: &str) -> Vec<Long<'_>> {
     let lines: Vec<&str> = text.lines().collect();
     let depth = |line: &str| line.len() - line.trim_start().len();
     let mut found = Vec::new();
-    for (index, first) in lines.iter().enumerate() {
+    for (index, &first) in lines.iter().enumerate() {
         let Some(name) = function(first) else { continue };
         let is_end = |line: &&&str| depth(line) == depth(first) && line.ends_with([';', '}']);
         let length = 1 + lines.iter().skip(index).take_while(|line| !is_end(line)).count();
@@ -172,8 +172,8 @@ mod tests {
         let declared = format!("trait A {{\n    fn a(\n        t: T,\n    );\n    fn b(&self);\n{}", body(100));
         let text = |lines: usize| format!("fn short() {{}}\n{declared}impl A {{\n{}}}\n// fn none\n", method(lines));
         assert_eq!(long_functions(&text(FUNCTION_LINES - 4)), []);
-        let long = long_functions(&text(FUNCTION_LINES - 3));
-        assert_eq!(long, [Long { name: "long", number: 108, lines: FUNCTION_LINES + 1 }]);
+        let text = text(FUNCTION_LINES - 3);
+        assert_eq!(long_functions(&text), [Long { name: "long", number: 108, lines: FUNCTION_LINES + 1 }]);
     }
 
     #[test]

@@ -280,16 +280,7 @@ async fn run(
             farewell = &mut end => break farewell.unwrap_or(false),
             Some(event) = happened.recv() => {
                 let drop = take(&mut node, &event, now());
-                let mut seen = seen.lock().unwrap();
-                if let Event::LinkDown { peer, .. } = &event
-                    && let Some(up) = seen.up.get_mut(&peer.number())
-                {
-                    *up = false;
-                }
-                if !matches!(event, Event::Message { .. }) {
-                    seen.events.push(event);
-                }
-                drop(seen);
+                note(&mut seen.lock().unwrap(), event);
                 if let Some(drop) = drop {
                     commands.send(drop).await.unwrap();
                 }
@@ -347,6 +338,18 @@ fn take(node: &mut Node, event: &Event, now: Now) -> Option<Command> {
         Event::Refused { .. } | Event::OtherVersion { .. } => {}
     }
     None
+}
+
+/// A peer is down here when its link is.
+fn note(seen: &mut Seen, event: Event) {
+    if let Event::LinkDown { peer, .. } = &event
+        && let Some(up) = seen.up.get_mut(&peer.number())
+    {
+        *up = false;
+    }
+    if !matches!(event, Event::Message { .. }) {
+        seen.events.push(event);
+    }
 }
 
 fn apply(seen: &mut Seen, write: MapWrite) {

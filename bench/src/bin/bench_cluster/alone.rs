@@ -25,7 +25,7 @@ fn messages_to(node: &mut Node, writes: &mut Vec<MapWrite>) -> Vec<Vec<u8>> {
         match output {
             Output::Link(Command::Send { message, .. }) => messages.push(message),
             Output::Map(write) => writes.push(write),
-            Output::Answer { .. } | Output::AskKernel { .. } | Output::Link(_) => {}
+            Output::Introduced { .. } | Output::Answer { .. } | Output::AskKernel { .. } | Output::Link(_) => {}
         }
     }
     messages

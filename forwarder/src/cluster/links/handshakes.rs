@@ -123,9 +123,9 @@ impl Handshakes {
         let full = self.callers >= CALLERS || is_stranger && self.strangers >= STRANGERS;
         if full || of_block >= OF_ONE_BLOCK || !self.rates.begins(address.ip(), is_stranger, now) {
             if self.rates.says_no(now) {
-                incoming.refuse()
+                incoming.refuse();
             } else {
-                incoming.ignore()
+                incoming.ignore();
             }
             return Answer::Refused;
         }

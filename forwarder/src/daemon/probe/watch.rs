@@ -70,7 +70,7 @@ impl Watch {
         // From before the first look, so that nothing ends between the two unseen.
         let ends = Ends::open()
             .inspect_err(|error| {
-                log::warn!("{error:#}; a proxy's end is seen up to {} ms later", LOOK_PAUSE.as_millis())
+                log::warn!("{error:#}; a proxy's end is seen up to {} ms later", LOOK_PAUSE.as_millis());
             })
             .ok();
         while !self.seen.is_closed() {
