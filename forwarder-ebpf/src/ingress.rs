@@ -310,16 +310,25 @@ extern "C" fn effective(key: u64, now: u64) -> u64 {
 
 /// Charges a packet that is about to be sent to the bounds on its transaction or source, and on its node.
 #[inline(always)] // part of the entry program
-fn within_bounds(config: &Config, node: u16, why: Why, length: usize, inner: &Inner) -> Result<(), Outcome> {
+fn within_bounds(
+    config: &Config,
+    (node, why): (u16, Why),
+    (frame, ip): (&Frame, &Ip),
+    length: usize,
+    now_ns: u64,
+) -> Result<(), Outcome> {
     let spread = match why {
         // The asker's own rate is bounded.
         Why::Answered => return Ok(()),
         Why::Owned | Why::Diverted => maps::marks_ingress().map_or(0, |marks| bound::spread_hash(&marks.hash())),
-        Why::Reassembled => bound::spread_source(inner.source.payer(), config.hash_key[0]),
+        Why::Reassembled => {
+            let source = ip.source(frame).ok_or(Outcome::Malformed)?;
+            bound::spread_source(source.payer(), config.hash_key[0])
+        }
         Why::Relayed => 0,
     };
     let order = u64::from(node) | why.code() << WHY_SHIFT;
-    match Over::decode(over(order, spread, length as u64)) {
+    match Over::decode(over(order, spread, length as u64, now_ns)) {
         None => Ok(()),
         Some(Over::Key) => Err(Outcome::LocalOverKey),
         Some(Over::Peer) => Err(Outcome::LocalOverPeer),
@@ -344,9 +353,9 @@ coded! {
 /// Global, so that the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn over(order: u64, spread: u64, length: u64) -> u64 {
+extern "C" fn over(order: u64, spread: u64, length: u64, now_ns: u64) -> u64 {
     let (Some(config), Some(why)) = (maps::config(), Why::decode(order >> WHY_SHIFT)) else { return 0 };
-    let (costs, now_ns) = (&config.costs, maps::now_ns());
+    let costs = &config.costs;
     let node = order as u16 & NodeId::MAX;
     let is_slow = matches!(why, Why::Reassembled | Why::Relayed);
     let over_peer = if matches!(why, Why::Reassembled) { Over::Fragment.code() } else { Over::Peer.code() };
@@ -386,21 +395,20 @@ fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -> Resul
         Why::Answered => net::ip(&frame, ip.payload + geneve::TUNNEL, EtherType::IPV6).ok_or(Outcome::Malformed)?,
         Why::Owned | Why::Reassembled | Why::Diverted | Why::Relayed => *ip,
     };
-    let inner = Inner::read(&frame, &ip).ok_or(Outcome::Malformed)?;
-    let epoch = config.tag_epoch;
-    let key = maps::tag_key(config, epoch);
-    let sender = Sender {
-        head: Head::new(config.node, why.tunnel_kind(), epoch, Time::at(maps::now_ns())),
-        vni: config.vni,
-        key,
-    };
     let v4 = peer.address.is_v4();
     let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
-    let length = usize::from(inner.length) + outer;
+    let length = usize::from(ip.length() as u16) + outer;
     if length > peer.mtu as usize {
         return Err(Outcome::TooBig);
     }
-    within_bounds(config, node, why, length, &inner)?;
+    let now_ns = maps::now_ns();
+    // Before the packet is read: a call takes all registers.
+    within_bounds(config, (node, why), (&frame, &ip), length, now_ns)?;
+    let inner = Inner::read(&frame, &ip).ok_or(Outcome::Malformed)?;
+    let epoch = config.tag_epoch;
+    let key = maps::tag_key(config, epoch);
+    let sender =
+        Sender { head: Head::new(config.node, why.tunnel_kind(), epoch, Time::at(now_ns)), vni: config.vni, key };
     let sent = if v4 {
         packet::encapsulate(ctx, ip.start, Headers::<OuterV4>::new(peer, &sender, &inner))
     } else {

@@ -21,7 +21,7 @@ const UNFINISHED: u16 = 20_000;
 const GROWTH_KIB: u64 = 64 * 1024;
 
 /// Where all of it may end, beside [`CALLS`] and [`HELD`]: one of the lies tells the truth, a reply that nobody knows.
-const ENDS: [&str; 17] = [
+const ENDS: [&str; 19] = [
     // Its IP length lies, so that no kernel sends it on.
     "slow_failed",
     "malformed",
@@ -32,6 +32,8 @@ const ENDS: [&str; 17] = [
     "decap_punted_fragment",
     "punt_overflow",
     "fragment_overflow",
+    "fragment_over_peer",
+    "slow_over_peer",
     "slow_reassembling",
     "slow_reassembled",
     "slow_dropped_fragment",
@@ -81,7 +83,7 @@ fn bad_fragments_harm_nothing(family: Family) -> Result<()> {
             daemon.process().must_run()?;
         }
         let moves = cluster.outcomes()?.since(&before);
-        let dropped = moves.sum("slow_dropped_fragment");
+        let dropped = moves.sum("slow_dropped_fragment") + moves.sum("fragment_over_peer");
         let peaks = peaks(&cluster)?;
         eprintln!("{} packets; calls {calls:?}, answered {answered:?}; {dropped} given up", packets.len());
         eprintln!("peak memory {peaks:?} KiB, before {memory:?} KiB");
