@@ -222,11 +222,6 @@ impl Claimant {
         let kind = if let Some(kind) = KeyKind::decode(word >> 16) { kind } else { KeyKind::Request };
         Self { epoch: word as u8, service: (word >> 8) as u8, kind }
     }
-
-    #[inline(always)] // a few instructions
-    const fn pack(self) -> u64 {
-        self.epoch as u64 | (self.service as u64) << 8 | self.kind.code() << 16
-    }
 }
 
 /// The first claim decides the packet's outcome, unless only the second did something.
@@ -235,15 +230,23 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
     if matches!(first, Outcome::EgressOwner | Outcome::EgressNoClaim) { second } else { first }
 }
 
-#[inline(always)] // a call
+/// Claims a key, and tells the daemon what it must hear.
+///
+/// Two calls one after the other, for kernels before 6.12 have 512 bytes of stack for a program and all that it calls.
+#[inline(always)] // two calls
 fn claim_key(key: u64, lifetime: u32, sender: u64, kind: KeyKind) -> Outcome {
-    // The functions give no other codes.
     let (lifetime, claimant) = (u64::from(lifetime), sender | kind.code() << 16);
-    let mut claimed = egress_claim(key, lifetime, claimant);
-    if claimed == Claimed::Kept.code() {
-        claimed = egress_tell(key, lifetime, claimant, u64::from(EVENT_KEPT));
-    }
-    Claimed::decode(claimed).unwrap_or(Claimed::Lost).outcome()
+    let done = egress_claim(key, lifetime, claimant);
+    // The function gives no other code.
+    let claimed = Claimed::decode(done & 0xff).unwrap_or(Claimed::Lost);
+    let flags = match claimed {
+        Claimed::New => EVENT_NEW,
+        Claimed::Longer => 0,
+        Claimed::Kept => EVENT_KEPT,
+        Claimed::Own | Claimed::NoClaim | Claimed::Foreign | Claimed::Lost => return claimed.outcome(),
+    };
+    let claimant = claimant & !0xff | done >> 8 & 0xff;
+    if egress_tell(key, lifetime, claimant, u64::from(flags)) == 0 { Outcome::EgressLost } else { claimed.outcome() }
 }
 
 coded! {
@@ -257,10 +260,12 @@ coded! {
         NoClaim = 3,
         /// It is another live node's.
         Foreign = 4,
-        /// There was no room for it, or for telling of it.
+        /// There was no room for it.
         Lost = 5,
+        /// This node had it already, and it lasts longer now.
+        Longer = 6,
         /// This node had it already, and the daemon is to hear of the message.
-        Kept = 6,
+        Kept = 7,
     }
 }
 
@@ -269,15 +274,22 @@ impl Claimed {
     const fn outcome(self) -> Outcome {
         match self {
             Self::New => Outcome::EgressClaimed,
-            Self::Own | Self::Kept => Outcome::EgressOwner,
+            Self::Own | Self::Longer | Self::Kept => Outcome::EgressOwner,
             Self::NoClaim => Outcome::EgressNoClaim,
             Self::Foreign => Outcome::EgressForeign,
             Self::Lost => Outcome::EgressLost,
         }
     }
+
+    /// With the epoch of the claim, as [`egress_claim`] gives it back.
+    #[inline(always)] // two instructions
+    const fn under(self, epoch: u8) -> u64 {
+        self.code() | (epoch as u64) << 8
+    }
 }
 
-/// Claims one key, or refreshes this node's claim on it; the code of what became of it.
+/// Claims one key, or refreshes this node's claim on it; the code of what became of it, and from bit 8 on the claim's
+/// epoch.
 ///
 /// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
 #[unsafe(no_mangle)]
@@ -286,11 +298,11 @@ extern "C" fn egress_claim(key: u64, lifetime: u64, claimant: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else {
         return Claimed::Lost.code();
     };
-    one(marks, config, key, Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant)).code()
+    one(marks, config, key, Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant))
 }
 
 #[inline(always)] // the body of the above
-fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: Claimant) -> Claimed {
+fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: Claimant) -> u64 {
     let now = Tick::at(maps::now_ns());
     for _ in 0..TRIES {
         // The slot becomes a number that the verifier does not know: what follows is verified once, not for each of
@@ -305,15 +317,15 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
         let is_new = match claim::decide(effective, lifetime, config.node, now) {
             Decision::New => true,
             Decision::Refresh => false,
-            Decision::Keep => return Claimed::Own,
-            Decision::Tell => return Claimed::Kept,
-            Decision::Foreign => return Claimed::Foreign,
-            Decision::NoClaim => return Claimed::NoClaim,
+            Decision::Keep => return Claimed::Own.under(claimant.epoch),
+            Decision::Tell => return Claimed::Kept.under(claimant.epoch),
+            Decision::Foreign => return Claimed::Foreign.under(claimant.epoch),
+            Decision::NoClaim => return Claimed::NoClaim.under(claimant.epoch),
         };
-        let claimant = Claimant { epoch: claim::epoch(effective, claimant.epoch), ..claimant };
+        let epoch = claim::epoch(effective, claimant.epoch);
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
-        let new = Entry::new(key, config.node, claimant.epoch, now.after(lifetime.ticks));
+        let new = Entry::new(key, config.node, epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
             if is_new {
                 maps::note_rest(place, Rest::of(key, claimant.service, claimant.kind, lifetime.class));
@@ -324,27 +336,20 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
                 Claims(marks).exchange(place, new, Entry::default());
                 continue;
             }
-            return tell(key, lifetime, claimant, if is_new { EVENT_NEW } else { 0 });
+            let claimed = if is_new { Claimed::New } else { Claimed::Longer };
+            return claimed.under(epoch);
         }
     }
-    Claimed::Lost
+    Claimed::Lost.code()
 }
 
-#[inline(always)] // a call
-fn tell(key: u64, lifetime: Lifetime, claimant: Claimant, flags: u8) -> Claimed {
-    let told = egress_tell(key, u64::from(lifetime.pack()), claimant.pack(), u64::from(flags));
-    // The function gives no other code.
-    Claimed::decode(told).unwrap_or(Claimed::Lost)
-}
-
-/// Tells the daemon of a claim; the code of what became of it. `lifetime`, `claimant` and `flags` as in
-/// [`egress_claim`] and [`ClaimEvent`].
+/// Tells the daemon of a claim; 0 if there is no room for that. `lifetime` and `claimant` as in [`egress_claim`].
 ///
-/// Global, so that the verifier walks it once, not after every try of the above.
+/// Global, so that the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn egress_tell(key: u64, lifetime: u64, claimant: u64, flags: u64) -> u64 {
-    let Some(marks) = maps::marks_egress() else { return Claimed::Lost.code() };
+    let Some(marks) = maps::marks_egress() else { return 0 };
     let (lifetime, claimant) = (Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant));
     // SAFETY: the helper takes nothing and touches nothing.
     let at_ns = unsafe { bpf_ktime_get_ns() };
@@ -360,8 +365,5 @@ extern "C" fn egress_tell(key: u64, lifetime: u64, claimant: u64, flags: u64) ->
         class: lifetime.class.code() as u8,
         sign: lifetime.sign.code() as u8,
     };
-    if !maps::tell(event) {
-        return Claimed::Lost.code();
-    }
-    if flags == u64::from(EVENT_NEW) { Claimed::New.code() } else { Claimed::Own.code() }
+    u64::from(maps::tell(event))
 }

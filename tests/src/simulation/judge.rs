@@ -84,7 +84,8 @@ impl Judge<'_> {
         match (&here.daemon, here.stalled_us) {
             (None, _) => Cause::NoDaemon,
             (Some(_), Some(_)) => Cause::Stalled,
-            (Some(_), None) if self.world.now_us < made_us + TRANSIT_US => Cause::OnItsWay,
+            // What was claimed before the owner's daemon was stopped may have left only when it went on.
+            (Some(_), None) if self.world.now_us < made_us.max(there.went_on_us) + TRANSIT_US => Cause::OnItsWay,
             (Some(daemon), None) if !self.links.is_linked(decider, owner) || !daemon.node.is_synchronised() => {
                 Cause::Unlinked
             }

@@ -292,7 +292,7 @@ impl Kernel {
         let decision = claim::decide(effective, lifetime, self.node.number(), tick);
         let sender = self.epoch();
         let is_kept = decision == Decision::Tell;
-        let epoch = if is_kept { sender } else { Epoch::new(claim::epoch(effective, sender.number())) };
+        let epoch = if is_kept { sender } else { Epoch::new(claim::epoch(effective, sender.number()).into()) };
         match decision {
             Decision::New | Decision::Refresh => {
                 let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
