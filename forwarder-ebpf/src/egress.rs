@@ -135,13 +135,13 @@ fn later_fragment(ctx: &TcContext, frame: &Frame, ip: &Ip) -> Outcome {
 /// `!-%*_+`, and the full reader steps over any white space.
 #[inline(always)] // one load
 fn may_be_sip(frame: &Frame, udp: usize, is_ours: impl Fn(&Frame) -> bool) -> bool {
-    match frame.byte(udp + net::UDP) {
-        Some(b'\r' | b'\n' | b' ' | b'\t' | 0) => {
-            frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() && is_ours(frame)
-        }
-        Some(first) => first.is_ascii_alphabetic() || (first.is_ascii_graphic() && is_ours(frame)),
-        None => false,
+    let Some(first) = frame.byte(udp + net::UDP) else { return false };
+    if first.is_ascii_alphabetic() {
+        return true;
     }
+    let is_white = matches!(first, b'\r' | b'\n' | b' ' | b'\t' | 0);
+    let may_be = if is_white { frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() } else { first.is_ascii_graphic() };
+    may_be && is_ours(frame)
 }
 
 /// Makes what the parser may read linear.
