@@ -68,7 +68,7 @@ impl Piece {
         let start = usize::from(if how & 8 != 0 { place } else { place % 64 }) * 8 % (LONGEST + 1);
         let length = if how & 0x20 != 0 { PIECE } else { usize::from(length % 32) * unit };
         // Two copies of one place are the same bytes unless the seed differs.
-        let data = (start..start + length).map(|at| (at / 8) as u8 ^ (at as u8) << 3 ^ seed / 128).collect();
+        let data = (start..start + length).map(|at| (at / 8) as u8 ^ ((at as u8) << 3) ^ (seed / 128)).collect();
         // An IPv4 packet that begins and ends a datagram is no fragment.
         let more = how & 2 != 0 || (!v6 && start == 0);
         Self { v6, id: u16::from(which % DATAGRAMS), start, more, data }
@@ -141,7 +141,7 @@ impl Reference {
     /// The datagram that is whole now.
     fn add(&mut self, piece: Piece) -> Option<Vec<u8>> {
         // All but the last are whole units of eight bytes (RFC 8200 §4.5); one of nothing is nothing.
-        if piece.data.is_empty() || (piece.more && piece.data.len() % 8 != 0) || piece.end() > LONGEST {
+        if piece.data.is_empty() || (piece.more && !piece.data.len().is_multiple_of(8)) || piece.end() > LONGEST {
             return None;
         }
         //= https://www.rfc-editor.org/rfc/rfc6946#section-4

@@ -44,3 +44,8 @@ fn messages_that_are_kept_are_written_as_they_are_read() {
 fn a_node_stays_within_its_bounds_in_what_is_kept() {
     replay("node", forwarder_fuzz::node);
 }
+
+#[test]
+fn fragments_that_are_kept_come_out_as_a_list_of_them_says() {
+    replay("reassembly", forwarder_fuzz::reassembly);
+}

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::pins;
-use crate::project::{Project, find_command};
+use crate::project::{Project, find_command, is_root};
 use crate::run::{SEE_ABOVE, attempt, output, run, say};
 
 /// What is fuzzed; CONTRIBUTING.md says what each one asserts.
@@ -64,7 +64,16 @@ const FOUND: &str = "Test unit written to ";
 
 /// Fuzzes one target, or each in turn, for so many seconds; with `keep` their corpora in the repository are made anew.
 pub(crate) fn fuzz(project: &Project, target: Option<Target>, seconds: u32, keep: bool) -> Result<()> {
-    let targets = target.map_or(Target::value_variants().to_vec(), |target| vec![target]);
+    let mut targets = target.map_or(Target::value_variants().to_vec(), |target| vec![target]);
+    if !is_root() {
+        if target == Some(Target::Packets) {
+            bail!("fuzz packets: not root, so the programs cannot be loaded; hint: run the same command as root");
+        }
+        if targets.contains(&Target::Packets) {
+            say("SKIPPED fuzz packets: not root, so the programs cannot be loaded");
+        }
+        targets.retain(|target| *target != Target::Packets);
+    }
     let built = build(project, &targets)?;
     for target in targets {
         let program = built.join(target.to_string());

@@ -224,19 +224,15 @@ impl Account<'_> {
         }
         if !self.setting.knows_peers() {
             // Of a call that crosses the edge twice, the leg that is known has to do.
-            let owner = match outcome {
-                Outcome::UnknownBranch => self.request_owner(ip),
-                _ => None,
-            };
+            let is_known = outcome == Outcome::UnknownBranch;
+            let owner = if is_known { self.request_owner(ip) } else { None };
             return owner.map_or(passes, |node| self.goes(ip, node, Why::Owned));
         }
         if self.setting.successor == 0 || ip.datagram_slot(&self.frame).is_none() {
             return passes;
         }
-        let why = match punted.action() {
-            Action::Punted(Punt::Reassembles) => Why::Reassembled,
-            _ => Why::Relayed,
-        };
+        let is_fragment = punted.action() == Action::Punted(Punt::Reassembles);
+        let why = if is_fragment { Why::Reassembled } else { Why::Relayed };
         self.goes(ip, self.setting.successor, why)
     }
 
