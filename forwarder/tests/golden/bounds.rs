@@ -82,7 +82,7 @@ fn what_is_diverted_is_bounded_too() {
         let mut bench = Bench::new(ME, V4).with_costs(costs);
         bench.peer(PEER, true);
         bench.successor(PEER);
-        bench.lives();
+        bench.renew_lease();
         bench.divert(true);
         bench.expect_changed(&invite(V4, "new"), TX, &["diverted"]);
         if costs.key_ns == 0 {
@@ -110,7 +110,7 @@ fn what_a_peers_daemon_must_finish_is_bounded_apart_from_the_rest() {
 
         let mut bench = with_peers(underlay, Costs { slow_ns: ALL, ..Costs::default() });
         bench.successor(PEER);
-        bench.lives();
+        bench.renew_lease();
         let unknown = Frame::to_vip(service, &Sip::response(200, "INVITE", "x").bytes());
         bench.expect_changed(&unknown, TX, &["relayed"]);
         bench.expect(&unknown, PASS, &["local_over_peer"]);
