@@ -18,6 +18,7 @@ use forwarder_common::abi::{self, EVENT_BYTES};
 
 use crate::{
     bed::{Bed, RECEIVER, SENDER, Work, datagrams, ip, pour},
+    cpu,
     feed::letters,
     frames::{Kind, Message, datagram},
     measure::Figures,
@@ -147,9 +148,9 @@ pub(crate) fn scale(binary: &Path, cpus: [usize; 2], claims: u32, seconds: u32) 
     let folder = Folder::make(binary)?;
     // Daemons on one CPU, the proxy on the other one.
     let start = |node, interface| {
-        crate::pin(cpus[0])?;
+        cpu::pin(cpus[0])?;
         let started = folder.start(node, interface, claims);
-        crate::pin(cpus[1])?;
+        cpu::pin(cpus[1])?;
         started
     };
     let (invites, answers) = (Batch::new(Kind::Invite, 550), Batch::new(Kind::Ok, 350));

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark reads nobody's input")]
 
 mod bed;
+mod cpu;
 mod daemon;
 #[path = "../../forwarder-ebpf/src/bin/yardstick/feed.rs"]
 mod feed;
@@ -20,7 +21,7 @@ mod yardstick;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -78,7 +79,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let cpu = cli.cpu.unwrap_or(std::thread::available_parallelism()?.get() - 1);
-    pin(cpu)?;
+    cpu::pin(cpu)?;
     let yardstick = cli.yardstick.context("find the yardstick's object; hint: run `cargo xtask bench`")?;
     let objects = measure::Objects { forwarder: &cli.object, yardstick: &yardstick, lru: cli.lru.as_deref() };
     let rounds = cli.rounds as usize;
@@ -112,16 +113,4 @@ fn main() -> Result<()> {
 
 fn wanted(filters: &[String], name: &str) -> bool {
     filters.is_empty() || name.starts_with("empty ") || filters.iter().any(|filter| name.contains(filter))
-}
-
-/// All runs are to meet the same caches.
-fn pin(cpu: usize) -> Result<()> {
-    // SAFETY: a set of CPUs is plain memory, zero is the empty set, and the call reads it.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    ensure!(result == 0, "run on CPU {cpu} alone: {}", std::io::Error::last_os_error());
-    Ok(())
 }

@@ -16,8 +16,8 @@ use forwarder_common::{
 };
 
 use crate::{
-    ingress::{self, Redirect},
-    maps,
+    forward::Redirect,
+    lookup, maps,
     packet::{self, Frame},
 };
 
@@ -149,7 +149,7 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
             Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Ask | Kind::Probe | Kind::Answer,
         ) => return Err(Refused::NotService),
     };
-    ingress::service(inner.destination, port).ok_or(Refused::NotService)?;
+    lookup::service(inner.destination, port).ok_or(Refused::NotService)?;
     let outcome = match head.kind {
         Kind::Data => Outcome::Decapsulated,
         Kind::Reassemble => return Ok(Unwrapped::Ended(Outcome::DecapFragment)),
@@ -174,8 +174,8 @@ fn answer(frame: &Frame, peer: &Peer, inside: &Ip, inner: &Inner, head: Head, co
     let now = Tick::at(now_ns);
     let (request_key, reply_key) = question::keys(inner.source);
     let held = match head.kind {
-        Kind::Ask => ingress::held(config, reply_key, KeyKind::Reply, now)
-            .or_else(|| ingress::held(config, request_key, KeyKind::Request, now)),
+        Kind::Ask => lookup::held(config, reply_key, KeyKind::Reply, now)
+            .or_else(|| lookup::held(config, request_key, KeyKind::Request, now)),
         Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Probe | Kind::Answer => None,
     };
     let answer = Answer { held, epochs: config.epochs(), has_daemon: maps::lease().has_daemon(now_ns) };

@@ -1,103 +1,27 @@
 //! Ingress in packet order: locate, service, key, look up, decide, act. It reads the claim table and never writes.
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use forwarder_common::{
-    abi::{Address, Config, NO_SERVICE, SERVICE_SET, Service, ServiceKey},
-    bound, claim,
-    clock::Time,
-    coded,
-    geneve::{self, Head, Headers, Inner, OuterIp, OuterV4, OuterV6, Sender},
-    ids::{Epoch, EtherType, IpProtocol, NodeId, Tick},
+    abi::{Config, NO_SERVICE, Service},
+    geneve,
+    ids::{IpProtocol, NodeId, Tick},
     keys::{Affinity, Seen},
     net::{self, Ip, Udp},
     outcome::{Action, Hook, Outcome, Punt},
-    question::Held,
     rendezvous,
-    rest::KeyKind,
     sip::fast,
-    table,
     verdict::{Found, Kind, Verdict, decide, look_up},
 };
 
 use crate::{
-    decap, key,
-    maps::{self, Claims},
-    packet::{self, Frame},
+    decap,
+    forward::{self, Redirect, WHY_SHIFT, Why},
+    key,
+    lookup::{found, service},
+    maps,
+    packet::Frame,
     punt,
 };
-
-coded! {
-    /// Why a packet goes to another node.
-    enum Why {
-        /// That node owns its transaction.
-        Owned = 1,
-        /// That node reassembles its datagram.
-        Reassembled = 2,
-        /// It begins a transaction, and this node takes none.
-        Diverted = 3,
-        /// Only a daemon can finish it, and none lives here.
-        Relayed = 4,
-        /// It is that node's question, with the answer.
-        Answered = 5,
-    }
-}
-
-impl Why {
-    /// The outcome of a packet that was sent.
-    #[inline(always)] // a few compares
-    const fn sent(self) -> Outcome {
-        match self {
-            Self::Owned => Outcome::Forwarded,
-            Self::Reassembled => Outcome::ForwardedFragment,
-            Self::Diverted => Outcome::Diverted,
-            Self::Relayed => Outcome::Relayed,
-            Self::Answered => Outcome::DecapAnswered,
-        }
-    }
-
-    /// The outcome of a packet that could not be sent, given what was in its way.
-    #[inline(always)] // a few compares
-    const fn not_sent(self, obstacle: Outcome) -> Outcome {
-        match self {
-            // Bounds are there to be kept.
-            _ if matches!(obstacle, Outcome::LocalOverKey | Outcome::LocalOverPeer | Outcome::FragmentOverPeer) => {
-                obstacle
-            }
-            // Whatever is in the way of a fragment, the daemon finds another.
-            Self::Reassembled => Outcome::Fragment,
-            // What cannot be sent away is served here all the same.
-            Self::Diverted => Outcome::LocalNew,
-            Self::Answered => Outcome::DecapAsked,
-            Self::Owned | Self::Relayed => obstacle,
-        }
-    }
-
-    #[inline(always)] // a few compares
-    const fn tunnel_kind(self) -> geneve::Kind {
-        match self {
-            Self::Reassembled => geneve::Kind::Reassemble,
-            Self::Relayed => geneve::Kind::Relay,
-            Self::Answered => geneve::Kind::Answer,
-            Self::Owned | Self::Diverted => geneve::Kind::Data,
-        }
-    }
-}
-
-/// A packet for another node.
-pub(crate) struct Redirect {
-    node: NodeId,
-    why: Why,
-    /// The service that the packet is for; [`NO_SERVICE`] where that is not known or does not matter.
-    service: u8,
-}
-
-impl Redirect {
-    /// A question goes back with its answer.
-    #[inline(always)] // nothing
-    pub(crate) const fn answer(node: NodeId) -> Self {
-        Self { node, why: Why::Answered, service: NO_SERVICE }
-    }
-}
 
 /// Where the packet's way ends, and the XDP action if it was sent on.
 #[inline(always)] // the entry program itself
@@ -125,7 +49,7 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
     let Some(why) = Why::decode(u64::from(order >> WHY_SHIFT)) else {
         return (Outcome::EncapFailed, xdp_action::XDP_PASS);
     };
-    match forward(ctx, &ip, node, why, service) {
+    match forward::run(ctx, &ip, node, why, service) {
         Ok(action) => (why.sent(), action),
         Err(outcome) => {
             let outcome = why.not_sent(outcome);
@@ -136,9 +60,6 @@ pub(crate) fn run(ctx: &XdpContext) -> (Outcome, u32) {
         }
     }
 }
-
-/// Bits of a node id, above which a [`Why`] has its place.
-const WHY_SHIFT: u32 = NodeId::MAX.count_ones();
 
 /// Where no daemon lives, a peer's can finish the packet: it knows the owner, or asks for it.
 #[inline(always)] // rare
@@ -190,13 +111,6 @@ fn locate(ctx: &XdpContext, frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome>
     }
 }
 
-/// The service at an address and port.
-#[inline(always)] // one look-up
-pub(crate) fn service(vip: Address, port: u16) -> Option<Service> {
-    let found = maps::service(&ServiceKey { vip, port: port.to_be(), pad: 0 });
-    found.filter(|service| service.flags & SERVICE_SET != 0)
-}
-
 /// What is no whole UDP datagram matters only if it is for a service's address.
 #[inline(always)] // rare
 fn no_datagram(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
@@ -229,7 +143,7 @@ fn reassemble_elsewhere(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
     let slot = ip.datagram_slot(frame).ok_or(Outcome::Malformed)?;
     match NodeId::new(maps::reassembler(slot)) {
         Some(node) if node.number() != config.node => Ok(Redirect { node, why: Why::Reassembled, service: NO_SERVICE }),
-        _ => Err(Outcome::Fragment),
+        Some(_) | None => Err(Outcome::Fragment),
     }
 }
 
@@ -270,154 +184,4 @@ fn message(
     let slot = rendezvous::successor_slot(marks.request_key());
     let successor = if diverts { NodeId::new(maps::successor(slot)) } else { None };
     Ok(decide(kind, claimed, config.peers_up != 0, successor))
-}
-
-/// What the table says of a key.
-#[inline(always)] // a call
-fn found(config: &Config, key: u64, now: Tick) -> Found {
-    Found::owned_by(effective(key, u64::from(now.number())) as u16, config.node)
-}
-
-/// This node's own claim of a key, if it has one.
-#[inline(always)] // a call
-pub(crate) fn held(config: &Config, key: u64, kind: KeyKind, now: Tick) -> Option<Held> {
-    let claim = effective(key, u64::from(now.number()));
-    if claim as u16 != config.node {
-        return None;
-    }
-    Some(Held { kind, epoch: Epoch::new(claim >> EPOCH_SHIFT), ticks: (claim >> TICKS_SHIFT) as u16 })
-}
-
-/// Where [`effective`] puts the epoch and the ticks that are left, above the owner.
-const EPOCH_SHIFT: u32 = 16;
-const TICKS_SHIFT: u32 = 32;
-
-/// The claim of a key that counts: its owner, its epoch and the ticks that are left of it; or 0.
-///
-/// Global, so that the verifier walks the sixteen compares once, not after every path of the parse.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn effective(key: u64, now: u64) -> u64 {
-    let (Some(config), Some(marks)) = (maps::config(), maps::marks_ingress()) else { return 0 };
-    let Some((_, entry)) = table::find(&Claims(marks), config.bucket_mask, key) else { return 0 };
-    let now = Tick::new(now as u16);
-    if !claim::is_effective(entry, now, |id| maps::live_epochs(id, config)) {
-        return 0;
-    }
-    let (owner, epoch) = (u64::from(entry.owner()), u64::from(entry.epoch().number()));
-    owner | epoch << EPOCH_SHIFT | entry.remaining(now) << TICKS_SHIFT
-}
-
-/// Charges a packet that is about to be sent to the bounds on its transaction or source, and on its node.
-#[inline(always)] // part of the entry program
-fn within_bounds(
-    config: &Config,
-    (node, why): (u16, Why),
-    (frame, ip): (&Frame, &Ip),
-    length: usize,
-    now_ns: u64,
-) -> Result<(), Outcome> {
-    let spread = match why {
-        // The asker's own rate is bounded.
-        Why::Answered => return Ok(()),
-        Why::Owned | Why::Diverted => maps::marks_ingress().map_or(0, |marks| bound::spread_hash(&marks.hash())),
-        Why::Reassembled => {
-            let source = ip.source(frame).ok_or(Outcome::Malformed)?;
-            bound::spread_source(source.payer(), config.hash_key[0])
-        }
-        Why::Relayed => 0,
-    };
-    let order = u64::from(node) | why.code() << WHY_SHIFT;
-    match Over::decode(over(order, spread, length as u64, now_ns)) {
-        None => Ok(()),
-        Some(Over::Key) => Err(Outcome::LocalOverKey),
-        Some(Over::Peer) => Err(Outcome::LocalOverPeer),
-        Some(Over::Fragment) => Err(Outcome::FragmentOverPeer),
-    }
-}
-
-coded! {
-    /// A bound that a packet is over.
-    enum Over {
-        /// That on its transaction.
-        Key = 1,
-        /// That on its node.
-        Peer = 2,
-        /// That on its node or source, where it is a fragment to be reassembled.
-        Fragment = 3,
-    }
-}
-
-/// The code of the bound that a packet is over, with where it goes and why in `order`; 0: it is charged, and goes.
-///
-/// Global, so that the verifier walks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn over(order: u64, spread: u64, length: u64, now_ns: u64) -> u64 {
-    let (Some(config), Some(why)) = (maps::config(), Why::decode(order >> WHY_SHIFT)) else { return 0 };
-    let costs = &config.costs;
-    let node = order as u16 & NodeId::MAX;
-    let is_slow = matches!(why, Why::Reassembled | Why::Relayed);
-    let over_peer = if matches!(why, Why::Reassembled) { Over::Fragment.code() } else { Over::Peer.code() };
-    let (key_ns, source_ns, slow_ns) = (u64::from(costs.key_ns), costs.source(), u64::from(costs.slow_ns));
-    if matches!(why, Why::Reassembled) {
-        if source_ns != 0 && !maps::may_send_of(bound::source_cells(spread), now_ns, source_ns) {
-            return over_peer;
-        }
-    } else if !is_slow && key_ns != 0 && !maps::may_send_of(bound::key_cells(spread), now_ns, key_ns) {
-        return Over::Key.code();
-    }
-    if is_slow && slow_ns != 0 && !maps::may_send_slow(node, now_ns, slow_ns) {
-        return over_peer;
-    }
-    let packet_ns = costs.packet(length & 0xffff);
-    if packet_ns != 0 && !maps::may_send_to(node, now_ns, packet_ns) {
-        return over_peer;
-    }
-    0
-}
-
-/// Encapsulates the packet for another node and sends it.
-#[inline(always)] // part of the entry program
-fn forward(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -> Result<u32, Outcome> {
-    let config = maps::config().ok_or(Outcome::Unresolved)?;
-    let slot = maps::node(node).hop(node).ok_or(Outcome::Unresolved)?;
-    let peer = maps::peer(slot).ok_or(Outcome::Unresolved)?;
-    if service != NO_SERVICE && !peer.served.has(service) {
-        return Err(Outcome::LocalUnserved);
-    }
-    if peer.ifindex == 0 {
-        return Err(Outcome::Unresolved);
-    }
-    let frame = Frame::xdp(ctx.ctx);
-    let ip = match why {
-        // What came around the question is taken away. It is read once more: kept, it would be unset on all other ways.
-        Why::Answered => net::ip(&frame, ip.payload + geneve::TUNNEL, EtherType::IPV6).ok_or(Outcome::Malformed)?,
-        Why::Owned | Why::Reassembled | Why::Diverted | Why::Relayed => *ip,
-    };
-    let v4 = peer.address.is_v4();
-    let outer = geneve::TUNNEL + if v4 { OuterV4::LENGTH } else { OuterV6::LENGTH };
-    let length = usize::from(ip.length() as u16) + outer;
-    if length > peer.mtu as usize {
-        return Err(Outcome::TooBig);
-    }
-    let now_ns = maps::now_ns();
-    // Before the packet is read: a call takes all registers.
-    within_bounds(config, (node, why), (&frame, &ip), length, now_ns)?;
-    let inner = Inner::read(&frame, &ip).ok_or(Outcome::Malformed)?;
-    let epoch = config.tag_epoch;
-    let key = maps::tag_key(config, epoch);
-    let sender =
-        Sender { head: Head::new(config.node, why.tunnel_kind(), epoch, Time::at(now_ns)), vni: config.vni, key };
-    let sent = if v4 {
-        packet::encapsulate(ctx, ip.start, Headers::<OuterV4>::new(peer, &sender, &inner))
-    } else {
-        packet::encapsulate(ctx, ip.start, Headers::<OuterV6>::new(peer, &sender, &inner))
-    };
-    sent.map_err(|()| Outcome::EncapFailed)?;
-    if peer.ifindex == ctx.ingress_ifindex() as u32 {
-        return Ok(xdp_action::XDP_TX);
-    }
-    // SAFETY: the helper takes two numbers.
-    Ok(unsafe { bpf_redirect(peer.ifindex, 0) } as u32)
 }

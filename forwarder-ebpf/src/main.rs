@@ -11,8 +11,10 @@
 mod decap;
 mod egress;
 mod explain;
+mod forward;
 mod ingress;
 mod key;
+mod lookup;
 mod maps;
 mod packet;
 mod punt;

@@ -1,5 +1,5 @@
-//! `cargo xtask miri`: the unit tests of `forwarder-common` under Miri, which sees undefined behaviour in its few unsafe
-//! blocks. Programs in the kernel and the daemon share that code.
+//! `cargo xtask miri`: the unit tests of `forwarder-common` under Miri, which sees undefined behaviour in its few
+//! unsafe blocks. Programs in the kernel and the daemon share that code.
 //!
 //! Miri is part of some of rustup's nightlies. Where none has it, the verb fails and says so; CI counts it as skipped.
 

@@ -13,7 +13,7 @@ const KNOWN_CIRCLES: &[&str] = &[];
 /// Files with methods of a type that another file defines, and the type.
 const KNOWN_SCATTERED: &[(&str, &str)] = &[];
 
-const CRATES: [&str; 4] = ["forwarder-common", "forwarder-core", "forwarder", "tests"];
+const CRATES: [&str; 5] = ["forwarder-common", "forwarder-core", "forwarder", "forwarder-ebpf", "tests"];
 
 /// A source file without its comments and tests.
 struct Source {

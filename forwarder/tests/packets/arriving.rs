@@ -79,9 +79,9 @@ impl Setting {
         if differs(|setting| setting.daemon as u16) {
             bench.daemon(self.daemon == Daemon::Lives);
             match self.daemon {
-                Daemon::Lives | Daemon::Dead => bench.lives(),
-                Daemon::Over => bench.lived(3_000),
-                Daemon::Gone => bench.lived(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000),
+                Daemon::Lives | Daemon::Dead => bench.renew_lease(),
+                Daemon::Over => bench.end_lease(3_000),
+                Daemon::Gone => bench.end_lease(abi::LeaseWord::GRACE_NS / 1_000_000 + 3_000),
             }
         }
     }

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::Toolchain;
 use super::crates_io::Tool;
+use super::toolchain::Toolchain;
 use crate::pins;
 use crate::project::Project;
 
