@@ -25,6 +25,7 @@ mod peers;
 mod ranges;
 mod settings;
 mod shadowed;
+mod withdrawn;
 
 use std::net::IpAddr;
 
@@ -34,7 +35,7 @@ use forwarder_common::question::Held;
 use forwarder_common::rest::KeyKind;
 
 use self::asks::{Asks, Open, keys};
-use self::claims::{Claims, RESTORED_UNIX_US, Taken};
+use self::claims::{Claims, RESTORED_UNIX_US, Taken, Teller};
 use self::digests::Digests;
 use self::effects::Effects;
 use self::members::Members;
@@ -290,7 +291,7 @@ impl Node {
             self.send_digests(now);
         }
         if due(self.claims.sweep_at_us()) {
-            self.claims.sweep(now);
+            self.sweep(now);
         }
         if due(self.peers.due_us()) {
             self.peers.forget_epochs(now).into_iter().for_each(|peer| self.greet(peer));
@@ -436,6 +437,7 @@ impl Node {
         let Some(new) = self.peers.take_hello(peer, hello, incarnation, now)? else { return Ok(()) };
         self.claims.peer_up(peer, epochs);
         if new.is_first {
+            self.claims.set_complete(peer, None);
             self.outbox.begin(peer, if your_incarnation == incarnation { have } else { 0 }, now);
         }
         if new.is_changed {
@@ -453,6 +455,9 @@ impl Node {
         for claims in new.early {
             self.take_batch(peer, claims, now);
         }
+        if new.is_first {
+            self.complete(peer, now);
+        }
         Ok(())
     }
 
@@ -466,7 +471,7 @@ impl Node {
         for claim in &claims.claims {
             self.take_claim(peer, claim, true, now);
         }
-        self.got(peer, &claims);
+        self.got(peer, &claims, now);
     }
 
     fn take_snapshot(&mut self, peer: NodeId, claims: &wire::Claims, now: Now) {
@@ -476,23 +481,37 @@ impl Node {
             for claim in &claims.claims {
                 self.take_claim(peer, claim, false, now);
             }
-            self.got(peer, claims);
+            self.got(peer, claims, now);
         }
         if self.peers.get_mut(peer).is_some_and(|state| state.inbox.piece(was_complete)) {
             self.report(peer, 0);
         }
     }
 
-    fn got(&mut self, peer: NodeId, claims: &wire::Claims) {
-        if let Some(state) = self.peers.get_mut(peer) {
-            state.inbox.got(claims.first, claims.first.saturating_add(u64::from(claims.span)));
+    fn got(&mut self, peer: NodeId, claims: &wire::Claims, now: Now) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let was_complete = state.inbox.is_complete();
+        state.inbox.got(claims.first, claims.first.saturating_add(u64::from(claims.span)));
+        if !was_complete {
+            self.complete(peer, now);
         }
+    }
+
+    /// If a peer has said all that it claimed before its link: what only earlier incarnations of its daemon have said
+    /// gives way to others' claims. It has been withdrawn, or its kernel has lost it.
+    fn complete(&mut self, peer: NodeId, now: Now) {
+        let Some(state) = self.peers.get(peer).filter(|state| state.inbox.is_complete()) else { return };
+        self.claims.set_complete(peer, Some(state.generation()));
+        self.revive(peer, now);
     }
 
     /// Takes a claim of a peer; `is_fresh` if it came as soon as it was made.
     fn take_claim(&mut self, peer: NodeId, claim: &wire::Claim, is_fresh: bool, now: Now) {
-        let generation = self.peers.get(peer).map_or(0, Peer::generation);
-        match self.claims.take((peer, generation), claim, now, &mut self.effects) {
+        let sent = self.outbox.sent();
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        let (generation, linked_us) = (state.generation(), state.linked_us(now));
+        let mut teller = Teller { peer, generation, linked_us, is_fresh, sent, budget: &mut state.budget };
+        match self.claims.take(&mut teller, claim, now, &mut self.effects) {
             // Of a restored one nobody knows when it was made.
             Taken::New if is_fresh && claim.claimed_at_unix_us != RESTORED_UNIX_US => {
                 self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
@@ -501,10 +520,22 @@ impl Node {
                 self.charge_conflict(peer);
                 self.outbox.assert_to(peer, number, now);
             }
+            Taken::Logged => {
+                self.charge_conflict(peer);
+                self.push(now);
+            }
             Taken::Conflict => self.charge_conflict(peer),
             Taken::New | Taken::Done => {}
         }
         self.end_asks_for(claim.key, now);
+    }
+
+    fn sweep(&mut self, now: Now) {
+        let (peers, effects) = (&mut self.peers, &mut self.effects);
+        let may_win = |peer| peers.get_mut(peer).is_some_and(|state| state.budget.may_win(now));
+        if self.claims.sweep(may_win, now, effects) {
+            self.push(now);
+        }
     }
 
     fn charge_conflict(&mut self, peer: NodeId) {

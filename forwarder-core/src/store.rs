@@ -1,9 +1,9 @@
-//! Every claim this node knows, its own and its peers', and the rule that says which of two claims wins.
+//! Every claim this node knows, its own and its peers', one for each key.
 //!
-//! The rule is a minimum over (ineffective, claimed at, owner, epoch), so order and repetition of arrivals do not
-//! matter and all nodes come to the same owner. Bounded: when full, claims near their end make room. Made of many small
-//! tables, so that none ever grows for longer than a few microseconds; nothing depends on the order in which they are
-//! walked but who makes room.
+//! Of two nodes' claims of one key that which is held stays while it stands. Which of the two it is to be in the end
+//! their owners settle, see [`crate::node`]; a store only believes them. Bounded: when full, claims near their end make
+//! room. Made of many small tables, so that none ever grows for longer than a few microseconds; nothing depends on the
+//! order in which they are walked but who makes room.
 
 mod entry;
 mod held;
@@ -28,11 +28,11 @@ pub enum Merged {
     New,
     /// The owner held the key already, like this; the later of the versions counts.
     Known(Entry),
-    /// It won against this one and took its place.
+    /// It took the place of this one, which does not stand.
     Won(Entry),
-    /// The claim of this node won.
+    /// The claim of this node stands, and stays.
     Lost(NodeId),
-    /// The store is full, and this owner has its share.
+    /// The store is full: this owner has its share, or nobody else's claims may make room for it.
     Refused,
 }
 
@@ -48,6 +48,8 @@ pub struct Store {
     /// The table that is swept next.
     swept: usize,
     evicted: u64,
+    /// The node whose effective claims make room for nobody else's.
+    me: Option<NodeId>,
 }
 
 impl Store {
@@ -56,7 +58,7 @@ impl Store {
     pub fn new(capacity: usize, salt: u64) -> Self {
         let capacity = capacity.max(1);
         let tables = (0..capacity.div_ceil(TABLE_CLAIMS)).map(|_| HashTable::new()).collect();
-        Self { tables, owners: Owners::new(), len: 0, capacity, salt, swept: 0, evicted: 0 }
+        Self { tables, owners: Owners::new(), len: 0, capacity, salt, swept: 0, evicted: 0, me: None }
     }
 
     /// These epochs of an owner are live: the next walk removes its claims of others, so that none is there any more
@@ -68,6 +70,25 @@ impl Store {
     /// Whether an owner is up; none is until this is said.
     pub fn set_up(&mut self, owner: NodeId, is_up: bool) {
         self.owners.set_up(owner, is_up);
+    }
+
+    /// This is the node that the store is of: its effective claims make room for its own alone.
+    pub const fn set_me(&mut self, me: NodeId) {
+        self.me = Some(me);
+    }
+
+    /// The present incarnation of an owner's daemon has said all that it claims: what only an earlier one has said
+    /// gives way to others' claims. `None`: it may be yet to say it.
+    pub fn set_complete(&mut self, owner: NodeId, generation: Option<u8>) {
+        self.owners.set_complete(owner, generation);
+    }
+
+    /// Whether a claim stays where others claim its key: it is effective, and its owner's daemon has not left it out
+    /// since it has begun anew.
+    #[must_use]
+    pub fn stands(&self, entry: &Entry) -> bool {
+        let owner = entry.owner.number();
+        self.owners.is_effective(owner, entry.epoch) && !self.owners.is_left_out(owner, entry.version.generation)
     }
 
     /// The owners' live epochs by their ids, as far as they are known.
@@ -130,8 +151,25 @@ impl Store {
         self.change(key, |entry| Entry { version: Version { number, ..entry.version }, ..entry });
     }
 
-    /// Merges a claim: the earlier one wins, ties go to the lower node id, an ineffective one wins against none that is
-    /// effective.
+    /// Puts a claim in the place of `key`'s: what their owners have settled, or what is left of several. False, and
+    /// nothing is put in, if none is held.
+    pub fn replace(&mut self, key: u64, claim: Entry) -> bool {
+        self.change(key, |_| claim)
+    }
+
+    /// Takes `key`'s claim out.
+    pub fn remove(&mut self, key: u64) {
+        let hash = self.hash(key);
+        let at = self.table_of(hash);
+        let Some(table) = self.tables.get_mut(at) else { return };
+        if let Ok(found) = table.find_entry(hash, |held| held.key == key) {
+            let (held, _) = found.remove();
+            self.len -= 1;
+            self.owners.take_one(held.owner());
+        }
+    }
+
+    /// Merges a claim: one that is held stays if it stands or if neither does.
     ///
     /// Of two versions of one claim the later one counts, see [`Self::are_versions`] and [`Entry::after`].
     pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
@@ -140,11 +178,7 @@ impl Store {
             self.change(key, |held| held.after(claim));
             return Merged::Known(held);
         }
-        let rank = |entry: &Entry| {
-            let is_ineffective = !self.is_effective(entry.owner, entry.epoch);
-            (is_ineffective, entry.claimed_at_unix_us, entry.owner, entry.epoch.number())
-        };
-        if rank(&claim) >= rank(&held) {
+        if self.stands(&held) || !self.stands(&claim) {
             return Merged::Lost(held.owner);
         }
         self.change(key, |_| claim);
@@ -226,17 +260,23 @@ impl Store {
 
     /// Removes the claim nearest to its end in the first table from `at` on that has any. An owner that holds three
     /// quarters of the store makes room with its own, so that a peer that claims without end cannot displace the claims
-    /// of all others; false if it has none here.
+    /// of all others, and no other owner displaces what this node owns; false if nothing here may go.
     fn evict(&mut self, at: usize, owner: NodeId) -> bool {
         let is_full = self.held_by(owner) * 4 >= self.capacity * 3 && self.capacity >= 4;
         for step in 0..EVICTION_TABLES {
             let index = (at + step) % self.tables.len();
-            let Some(table) = self.tables.get_mut(index) else { continue };
-            let candidates = table.iter().filter(|claim| !is_full || claim.owner() == owner.number());
+            let Some(table) = self.tables.get(index) else { continue };
+            let may_go = |claim: &&Held| {
+                let is_own = self.me.is_some_and(|me| me != owner && me.number() == claim.owner());
+                let is_kept = is_own && self.owners.is_effective(claim.owner(), claim.epoch());
+                !is_kept && (!is_full || claim.owner() == owner.number())
+            };
+            let candidates = table.iter().filter(may_go);
             let Some(victim) = candidates.min_by_key(|claim| (claim.expires_us(), claim.key)).copied() else {
                 continue;
             };
             let hash = hash(victim.key, self.salt);
+            let Some(table) = self.tables.get_mut(index) else { continue };
             if let Ok(found) = table.find_entry(hash, |claim| claim.key == victim.key) {
                 found.remove();
                 self.len -= 1;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "cluster/arbitration.rs"]
+mod arbitration;
 #[path = "cluster/asks.rs"]
 mod asks;
 #[path = "cluster/epochs.rs"]

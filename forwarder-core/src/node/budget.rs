@@ -40,6 +40,11 @@ const NOTHINGS_A_SECOND: u64 = 300;
 const DATAGRAMS: u64 = 1000;
 /// Datagrams a second on top: news come in fifty at most, and all else in six.
 const DATAGRAMS_A_SECOND: u64 = 100;
+/// Claims of this node that a peer may take at once, by saying that it has claimed their keys first: more than two
+/// honest nodes claim of the same keys in a partition.
+const WINS: u64 = 1024;
+/// The same a second on top.
+const WINS_A_SECOND: u64 = 16;
 const SECOND_US: u64 = 1_000_000;
 
 /// The part of the loop that all questions of this node may take at each node, itself included: a tenth.
@@ -132,6 +137,7 @@ pub(super) struct Budget {
     changes: Bucket,
     nothings: Bucket,
     datagrams: Bucket,
+    wins: Bucket,
 }
 
 impl Budget {
@@ -141,6 +147,7 @@ impl Budget {
             changes: Bucket::new(CHANGES, CHANGES_A_SECOND, now),
             nothings: Bucket::new(NOTHINGS, NOTHINGS_A_SECOND, now),
             datagrams: Bucket::new(DATAGRAMS, DATAGRAMS_A_SECOND, now),
+            wins: Bucket::new(WINS, WINS_A_SECOND, now),
         }
     }
 
@@ -159,6 +166,12 @@ impl Budget {
     /// A claim of its was in conflict: that is known only afterwards.
     pub(super) const fn conflict(&mut self) {
         self.work.charge(CONFLICT_NS);
+    }
+
+    /// Takes from the budget that a claim of its counts instead of one of this node; false when that must stay. A new
+    /// link does not fill it up.
+    pub(super) fn may_win(&mut self, now: Now) -> bool {
+        self.wins.spend(1, now)
     }
 
     /// So many numbers of this node's log are sent to it again.

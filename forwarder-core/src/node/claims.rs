@@ -1,24 +1,38 @@
-//! Which claim counts: all claims with their merge rule, this node's own by number, and what the kernel is told of
-//! them.
+//! Which claim counts: all claims, this node's own by number, and what the kernel is told of them.
+//!
+//! Of two nodes that claim one key their owners settle which claim counts; all others believe the claim that they have
+//! heard of first until its owner withdraws it. An owner whose claim a peer must have known of keeps it, and says it
+//! again as made before all others. Else the two compare times, then ids. Whose claim is not before the other's
+//! withdraws it, but no more often for one peer than [`Budget::may_win`] says: a peer that says of all keys that it has
+//! claimed them first gets those few. The order that the owners compare only ever moves a claim forward, so of several
+//! owners the first never withdraws, and all others do once they have heard of it.
 //!
 //! A daemon that takes over the maps of an earlier one is given this host's claims first of all. When they were made
 //! the maps do not say, so they count as made before all others: had another's claim won against one, that one would be
 //! in the table.
 
+use std::collections::BTreeSet;
+
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
+use super::budget::Budget;
 use super::effects::Effects;
 use super::invites::Invites;
 use super::log::Log;
 use super::output::MapWrite;
 use super::settings::NodeSettings;
 use super::shadowed::Shadowed;
+use super::withdrawn::{Withdrawal, Withdrawn};
 use crate::now::Now;
 use crate::store::{Entry, LATEST_UNIX_US, Merged, Store, Version};
 use crate::wire::{self, LIFETIME_MS};
 
-/// When a restored claim was made, in microseconds of Unix time: before all others.
+/// When a restored claim was made, and one that this node keeps against a peer that must have known of it, in
+/// microseconds of Unix time: before all others.
 pub(super) const RESTORED_UNIX_US: u64 = 0;
+/// A claim that this node has made so long ago, in microseconds, is known to all that have been linked for as long: a
+/// fresh claim of the key was made later, whatever its time says.
+const KNOWN_US: u64 = 250_000;
 /// Most numbers in the log for each claim that the store may hold: beyond it the oldest claims are logged anew.
 const LOG_FACTOR: usize = 4;
 /// How often that is looked at, in claims.
@@ -91,8 +105,25 @@ pub(super) enum Taken {
     Lost(u64),
     /// It was in conflict with another node's, and won, or lost against a third one's.
     Conflict,
+    /// It was in conflict with one of this node, which has said something anew for the peers.
+    Logged,
     /// Anything else.
     Done,
+}
+
+/// Who says that it has claimed something.
+#[derive(Debug)]
+pub(super) struct Teller<'a> {
+    pub(super) peer: NodeId,
+    /// The incarnation of its daemon, in this node's count.
+    pub(super) generation: u8,
+    /// For how long it has been introduced on its link, in microseconds.
+    pub(super) linked_us: u64,
+    /// It says so as soon as it has claimed it.
+    pub(super) is_fresh: bool,
+    /// What this node has logged below this number was sent to it, or is on its way.
+    pub(super) sent: u64,
+    pub(super) budget: &'a mut Budget,
 }
 
 #[derive(Debug)]
@@ -103,6 +134,9 @@ pub(super) struct Claims {
     store: Store,
     log: Log,
     shadowed: Shadowed,
+    withdrawn: Withdrawn,
+    /// Claims of this node stay although those of peers are before them, because those have won too many.
+    is_owing: bool,
     invites: Invites,
     sweep_at_us: Option<u64>,
 }
@@ -113,9 +147,10 @@ impl Claims {
         let mut store = Store::new(capacity, seed);
         store.set_epochs(me, epochs);
         store.set_up(me, true);
-        let (log, shadowed) = (Log::default(), Shadowed::default());
+        store.set_me(me);
+        let (log, shadowed, withdrawn) = (Log::default(), Shadowed::default(), Withdrawn::default());
         let invites = Invites::new(capacity, seed);
-        Self { me, epochs, capacity, store, log, shadowed, invites, sweep_at_us: None }
+        Self { me, epochs, capacity, store, log, shadowed, withdrawn, is_owing: false, invites, sweep_at_us: None }
     }
 
     pub(super) const fn store(&self) -> &Store {
@@ -154,19 +189,32 @@ impl Claims {
         held.is_some_and(|held| self.store.is_effective(held.owner, held.epoch))
     }
 
-    /// Takes one claim of a peer, said by the incarnation of its daemon that is the `generation`th here; an ineffective
-    /// one is as good as none.
+    /// The incarnation of a peer's daemon, in this node's count, has said all that it claims; `None`: a link has
+    /// begun, on which it may be yet to do so.
+    pub(super) fn set_complete(&mut self, peer: NodeId, generation: Option<u8>) {
+        self.store.set_complete(peer, generation);
+    }
+
+    /// Takes one claim of a peer; an ineffective one is as good as none.
     pub(super) fn take(
         &mut self,
-        (peer, generation): (NodeId, u8),
+        teller: &mut Teller<'_>,
         claim: &wire::Claim,
         now: Now,
         effects: &mut Effects,
     ) -> Taken {
         let wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number } = *claim;
+        let peer = teller.peer;
         effects.counters.claims_received += 1;
+        let version = Version { generation: teller.generation, number };
+        if remaining_ms == 0 {
+            return self.take_withdrawal(peer, key, version, now, effects);
+        }
         if !self.store.is_effective(peer, epoch) {
             effects.counters.claims_void += 1;
+            return Taken::Done;
+        }
+        if self.withdrawn.covers(peer, key, version) {
             return Taken::Done;
         }
         effects.counters.claims_from_the_future += u64::from(claimed_at_unix_us > now.unix_us);
@@ -174,12 +222,15 @@ impl Claims {
             owner: peer,
             epoch,
             kind,
-            // As its owner says, whatever this host's clock: all nodes must compare the same numbers.
+            // As its owner says, whatever this host's clock: both owners must compare the same numbers.
             claimed_at_unix_us: claimed_at_unix_us.min(LATEST_UNIX_US),
             expires_us: now.monotonic_us.saturating_add(u64::from(remaining_ms) * 1000),
             told_us: 0,
-            version: Version { generation, number },
+            version,
         };
+        if let Some(own) = self.own(key, now) {
+            return self.arbitrate(key, own, entry, teller, now, effects);
+        }
         match self.merge(key, entry, now) {
             Merged::New => {
                 self.write(key, now, effects);
@@ -192,20 +243,90 @@ impl Claims {
                     self.write(key, now, effects);
                 }
             }
-            Merged::Won(loser) => {
-                effects.counters.conflicts_lost += u64::from(loser.owner == self.me);
+            Merged::Won(_) => {
                 self.write(key, now, effects);
                 return Taken::Conflict;
-            }
-            Merged::Lost(winner) if winner == self.me => {
-                effects.counters.conflicts_won += 1;
-                let held = self.store.live(key, now.monotonic_us);
-                return held.map_or(Taken::Done, |held| Taken::Lost(held.version.number));
             }
             Merged::Lost(_) => return Taken::Conflict,
             Merged::Refused => effects.counters.claims_refused += 1,
         }
         Taken::Done
+    }
+
+    /// A peer claims what this node has claimed: one of the two claims counts from now on.
+    fn arbitrate(
+        &mut self,
+        key: u64,
+        own: Entry,
+        theirs: Entry,
+        teller: &mut Teller<'_>,
+        now: Now,
+        effects: &mut Effects,
+    ) -> Taken {
+        let is_asserted = own.claimed_at_unix_us == RESTORED_UNIX_US;
+        let is_known = !is_asserted
+            && teller.is_fresh
+            && teller.linked_us >= KNOWN_US
+            && now.unix_us.saturating_sub(own.claimed_at_unix_us) >= KNOWN_US
+            && own.version.number < teller.sent;
+        let is_before = theirs.is_before(&own);
+        if !is_known && is_before && teller.budget.may_win(now) {
+            self.withdraw(key, own, theirs, now, effects);
+            return Taken::Logged;
+        }
+        effects.counters.conflicts_won += 1;
+        self.shadow(self.me, key, theirs);
+        let asserted = Entry { claimed_at_unix_us: RESTORED_UNIX_US, ..own };
+        // Another that was made before all others, by its owner's word, may be before this one all the same.
+        self.is_owing |= is_before && !is_known || theirs.is_before(&asserted);
+        if is_asserted && is_before {
+            // It would say the same again, and so without end.
+            return Taken::Conflict;
+        }
+        if is_asserted || !(is_known || is_before) {
+            return Taken::Lost(own.version.number);
+        }
+        effects.counters.conflicts_asserted += 1;
+        self.store.replace(key, asserted);
+        self.log_again(key, now);
+        Taken::Logged
+    }
+
+    /// A peer's claim counts, and this node's does not any more: the peers are told so.
+    fn withdraw(&mut self, key: u64, own: Entry, theirs: Entry, now: Now, effects: &mut Effects) {
+        effects.counters.conflicts_lost += 1;
+        let known = self.shadowed.remove(key, theirs.owner).filter(|known| self.store.are_versions(known, &theirs));
+        let theirs = known.map_or(theirs, |known| known.after(theirs));
+        self.store.replace(key, theirs);
+        self.shadow(theirs.owner, key, own);
+        self.shadowed.set_winner(key, theirs.owner);
+        let Entry { epoch, kind, expires_us: until_us, .. } = own;
+        let number = self.log.append(key, until_us);
+        self.withdrawn.put(key, Withdrawal { number, epoch, kind, until_us });
+        self.log_anew(now);
+        self.write(key, now, effects);
+    }
+
+    /// A peer has withdrawn its claim of a key: the best one that has lost against it counts.
+    fn take_withdrawal(&mut self, peer: NodeId, key: u64, version: Version, now: Now, effects: &mut Effects) -> Taken {
+        effects.counters.claims_withdrawn += 1;
+        self.withdrawn.hear(peer, key, version, now.monotonic_us);
+        let is_later = |entry: &Entry| version.order(entry.version).is_gt();
+        if self.shadowed.get(key, peer).is_some_and(is_later) {
+            self.shadowed.remove(key, peer);
+        }
+        let held = self.store.live(key, now.monotonic_us).filter(|held| held.owner == peer && is_later(held));
+        let Some(Entry { epoch, .. }) = held else { return Taken::Done };
+        self.store.remove(key);
+        match self.promote(key, now, effects) {
+            Some(true) => Taken::Logged,
+            Some(false) => Taken::Conflict,
+            None => {
+                // The kernel goes by it for a tick or two, until that whose claim counts is heard.
+                effects.write(MapWrite::Claim { key, owner: peer, epoch, remaining_ms: 1 });
+                Taken::Done
+            }
+        }
     }
 
     /// Takes a claim of this host that the maps had at the start of this daemon.
@@ -222,25 +343,31 @@ impl Claims {
         }
         effects.counters.claims_local += 1;
         let expires_us = now.monotonic_us.saturating_add(remaining_ms * 1000);
+        // It stays as old as it is, also if it was said to be made before all others, or was withdrawn.
+        let known = self.own(key, now).or_else(|| self.shadowed.get(key, self.me).copied());
+        let oldest_us = known.filter(|known| self.is_own(known)).map_or(u64::MAX, |known| known.claimed_at_unix_us);
         let entry = Entry {
             owner: self.me,
             epoch,
             kind,
-            claimed_at_unix_us: claimed_at_unix_us.min(now.unix_us).min(LATEST_UNIX_US),
+            claimed_at_unix_us: claimed_at_unix_us.min(now.unix_us).min(oldest_us).min(LATEST_UNIX_US),
             expires_us,
             told_us: 0,
             // Whatever becomes of it: under a number of which nothing is in the store the peers are sent nothing.
             version: Version { generation: 0, number: self.log.append(key, expires_us) },
         };
         match self.merge(key, entry, now) {
-            Merged::New | Merged::Known(_) => {}
-            // Of an epoch that is over.
-            Merged::Won(loser) if loser.owner == self.me => {}
-            Merged::Won(_) => {
-                // The peer's claim may have been written over this one before its event was read.
-                effects.counters.conflicts_won += 1;
-                self.write(key, now, effects);
+            Merged::New | Merged::Known(_) => self.withdrawn.remove(key),
+            Merged::Won(before) => {
+                self.withdrawn.remove(key);
+                // Not of an epoch that is over.
+                if before.owner != self.me {
+                    // The peer's claim may have been written over this one before its event was read.
+                    effects.counters.conflicts_won += 1;
+                    self.write(key, now, effects);
+                }
             }
+            // A peer's was heard of before this one was made: events are read before messages.
             Merged::Lost(_) => {
                 effects.counters.conflicts_lost += 1;
                 self.write(key, now, effects);
@@ -307,25 +434,55 @@ impl Claims {
         self.store.live(key, now.monotonic_us).filter(|held| self.is_own(held))
     }
 
-    /// The claims of `winner` may be ineffective now: what has lost against them is merged once more. Whether any of
-    /// this node's was logged for the peers.
+    /// Claims of `winner` may not stand any more: what has lost against those counts instead. Whether any of this
+    /// node's was logged for the peers.
     pub(super) fn revive(&mut self, winner: NodeId, now: Now, effects: &mut Effects) -> bool {
         let mut is_logged = false;
-        for (key, claim) in self.shadowed.take(winner) {
-            if claim.expires_us <= now.monotonic_us || !self.store.is_effective(claim.owner, claim.epoch) {
-                continue;
+        for key in self.shadowed.won_by(winner) {
+            match self.store.live(key, now.monotonic_us) {
+                Some(held) if self.store.stands(&held) => self.shadowed.set_winner(key, held.owner),
+                _ => is_logged |= self.promote(key, now, effects) == Some(true),
             }
-            // What was heard of it since is the later version.
-            let held = self.store.live(key, now.monotonic_us).filter(|held| self.store.are_versions(held, &claim));
-            let Entry { claimed_at_unix_us, .. } = claim;
-            let claim = held.map_or(claim, |held| Entry { claimed_at_unix_us, ..held });
-            if !matches!(self.merge(key, claim, now), Merged::New | Merged::Won(_)) {
-                continue;
-            }
-            self.write(key, now, effects);
-            if claim.owner == self.me {
-                self.log_again(key, now);
+        }
+        is_logged
+    }
+
+    /// Nobody's claim of a key stands: of those that have lost one counts now, and one of a peer before that of this
+    /// node, which is withdrawn. Whether it is one of this node, logged for the peers; `None`: there is none.
+    fn promote(&mut self, key: u64, now: Now, effects: &mut Effects) -> Option<bool> {
+        let counts = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.stands(claim);
+        let order = |claim: &&Entry| (claim.owner == self.me, claim.claimed_at_unix_us, claim.owner);
+        let best = self.shadowed.of_key(key).filter(counts).min_by_key(order).copied()?;
+        self.shadowed.remove(key, best.owner);
+        self.shadowed.set_winner(key, best.owner);
+        if !self.store.replace(key, best) && self.store.merge(key, best, now.monotonic_us) == Merged::Refused {
+            effects.counters.claims_refused += 1;
+            return None;
+        }
+        self.write(key, now, effects);
+        let is_own = best.owner == self.me;
+        if is_own {
+            self.withdrawn.remove(key);
+            self.log_again(key, now);
+        }
+        Some(is_own)
+    }
+
+    /// Withdraws what peers have claimed before, as far as those may win by now. Whether anything was logged.
+    fn settle(&mut self, mut may_win: impl FnMut(NodeId) -> bool, now: Now, effects: &mut Effects) -> bool {
+        let (mut is_logged, mut refused) = (false, BTreeSet::new());
+        self.is_owing = false;
+        for key in self.shadowed.won_by(self.me) {
+            let Some(own) = self.own(key, now) else { continue };
+            let counts = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.stands(claim);
+            let first = self.shadowed.of_key(key).filter(counts).find(|claim| claim.is_before(&own)).copied();
+            let Some(theirs) = first else { continue };
+            if !refused.contains(&theirs.owner) && may_win(theirs.owner) {
+                self.withdraw(key, own, theirs, now, effects);
                 is_logged = true;
+            } else {
+                self.is_owing = true;
+                refused.insert(theirs.owner);
             }
         }
         is_logged
@@ -344,7 +501,16 @@ impl Claims {
 
     /// The claim of a number as it travels, if it still counts under that one.
     pub(super) fn numbered(&self, number: u64, now: Now) -> Option<wire::Claim> {
-        self.own_of(self.log.key(number)?, now).filter(|claim| claim.number == number)
+        let key = self.log.key(number)?;
+        let claim = self.own_of(key, now).filter(|claim| claim.number == number);
+        claim.or_else(|| self.withdrawal(key, now).filter(|claim| claim.number == number))
+    }
+
+    /// This node's withdrawal of a key as it travels.
+    fn withdrawal(&self, key: u64, now: Now) -> Option<wire::Claim> {
+        let known = self.withdrawn.get(key).filter(|known| known.until_us > now.monotonic_us)?;
+        let Withdrawal { number, epoch, kind, .. } = known;
+        Some(wire::Claim { key, claimed_at_unix_us: 0, remaining_ms: 0, epoch, kind, number })
     }
 
     /// The claim of a key as it travels, if it is this node's.
@@ -360,33 +526,47 @@ impl Claims {
         self.sweep_at_us
     }
 
-    /// Frees a part of what has ended or is stale.
-    pub(super) fn sweep(&mut self, now: Now) {
+    /// Frees a part of what has ended or is stale; whether anything was logged for the peers. `may_win` takes from what
+    /// a peer may win.
+    pub(super) fn sweep(&mut self, may_win: impl FnMut(NodeId) -> bool, now: Now, effects: &mut Effects) -> bool {
         let is_done = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
         self.log.trim(now.monotonic_us);
         self.invites.sweep(now.monotonic_us, SWEEP_CLAIMS);
-        self.shadowed.trim(now.monotonic_us, |owner, epoch| self.store.is_stale(owner, epoch));
+        let mut is_logged = false;
+        if is_done {
+            self.shadowed.trim(now.monotonic_us, |owner, epoch| self.store.is_stale(owner, epoch));
+            self.withdrawn.trim(now.monotonic_us);
+            is_logged = self.is_owing && self.settle(may_win, now, effects);
+        }
         let pause = if is_done { SWEEP_US } else { SWEEP_STEP_US };
         let again = now.monotonic_us.saturating_add(pause);
         self.sweep_at_us = if self.store.is_empty() { None } else { Some(again) };
+        is_logged
     }
 
-    /// Merges a claim, and keeps the one that lost unless it is ineffective already.
+    /// Merges a claim, and keeps it for later if it lost.
     fn merge(&mut self, key: u64, claim: Entry, now: Now) -> Merged {
         if self.sweep_at_us.is_none() {
             self.sweep_at_us = Some(now.monotonic_us.saturating_add(SWEEP_US));
         }
         let merged = self.store.merge(key, claim, now.monotonic_us);
-        let (winner, loser) = match merged {
-            Merged::Won(loser) => (claim.owner, loser),
-            Merged::Lost(winner) => (winner, claim),
-            Merged::New | Merged::Known(_) | Merged::Refused => return merged,
-        };
-        let counts = loser.expires_us > now.monotonic_us && self.store.is_effective(loser.owner, loser.epoch);
-        if winner != loser.owner && counts {
-            self.shadowed.keep(winner, key, loser, |known| self.store.are_versions(known, &loser));
+        match merged {
+            Merged::Lost(winner) if winner != claim.owner && self.store.stands(&claim) => {
+                self.shadow(winner, key, claim);
+            }
+            Merged::New | Merged::Won(_) => {
+                self.shadowed.remove(key, claim.owner);
+                self.shadowed.set_winner(key, claim.owner);
+                self.is_owing |= claim.owner == self.me && self.shadowed.of_key(key).next().is_some();
+            }
+            Merged::Lost(_) | Merged::Known(_) | Merged::Refused => {}
         }
         merged
+    }
+
+    /// Keeps a claim that has lost against one of `winner`.
+    fn shadow(&mut self, winner: NodeId, key: u64, claim: Entry) {
+        self.shadowed.keep(winner, key, claim, |known| self.store.are_versions(known, &claim));
     }
 
     /// Logs the oldest claims anew where the log grows too long.
@@ -396,6 +576,11 @@ impl Claims {
                 let held = self.own(key, now);
                 if held.is_some_and(|held| held.version.number == number) {
                     self.log_again(key, now);
+                }
+                let withdrawn = self.withdrawn.get(key).filter(|known| known.number == number);
+                if let Some(known) = withdrawn.filter(|known| known.until_us > now.monotonic_us) {
+                    let number = self.log.append(key, known.until_us);
+                    self.withdrawn.put(key, Withdrawal { number, ..known });
                 }
             }
         }

@@ -21,10 +21,15 @@ pub struct CoreCounters {
     pub snapshots_sent: u64,
     /// Messages of snapshots received.
     pub snapshots_received: u64,
-    /// Claims of this node that lost against a peer's earlier one.
+    /// Claims of this node that lost against a peer's, and were withdrawn.
     pub conflicts_lost: u64,
     /// Claims of peers that lost against one of this node.
     pub conflicts_won: u64,
+    /// Of those, claims of keys that the peer must have known to be this node's, or that came when it had won as many
+    /// as it may: this node has said its claim again, as made before all others.
+    pub conflicts_asserted: u64,
+    /// Claims that peers have withdrawn.
+    pub claims_withdrawn: u64,
     /// Claims that were left to the digest because too many waited to be sent.
     pub claims_dropped: u64,
     /// Claims that made room for others before their end.

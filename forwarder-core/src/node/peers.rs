@@ -54,6 +54,8 @@ pub(super) struct Peer {
     generation: u8,
     /// The present link has brought its hello.
     is_introduced: bool,
+    /// When, in microseconds of the monotonic clock.
+    introduced_us: u64,
     /// The map says that the peer is up.
     is_up: bool,
     /// All epochs of it of which this node may still hold claims.
@@ -246,6 +248,7 @@ impl Peer {
             greeting: 0,
             generation: 0,
             is_introduced: false,
+            introduced_us: 0,
             is_up: false,
             seen: Epochs::EMPTY,
             forget_at_us: None,
@@ -262,6 +265,11 @@ impl Peer {
 
     pub(super) const fn is_introduced(&self) -> bool {
         self.is_introduced
+    }
+
+    /// For how long it has been introduced on its link, in microseconds.
+    pub(super) const fn linked_us(&self, now: Now) -> u64 {
+        if self.is_introduced { now.monotonic_us.saturating_sub(self.introduced_us) } else { 0 }
     }
 
     /// Which incarnation of its daemon this is, in this node's count, modulo 256.
@@ -338,6 +346,7 @@ impl Peer {
         self.holds = Epochs::from_bits(held);
         if is_first {
             self.inbox.begin(hello.incarnation, hello.next);
+            self.introduced_us = now.monotonic_us;
         }
         (self.hello, self.is_introduced, self.is_up) = (Some(hello), true, true);
         Ok(Some(Introduction { is_first, is_changed, early: self.inbox.take_early() }))

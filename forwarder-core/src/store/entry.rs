@@ -23,7 +23,7 @@ pub struct Version {
 
 impl Version {
     /// Of this version, which arrives, and one that is `held`: which was said later.
-    fn order(self, held: Self) -> Ordering {
+    pub(crate) fn order(self, held: Self) -> Ordering {
         if self.generation != held.generation { Ordering::Greater } else { self.number.cmp(&held.number) }
     }
 }
@@ -50,15 +50,20 @@ pub struct Entry {
 
 impl Entry {
     /// What is known of a claim after another version of it has arrived: the later one counts (last writer wins), of
-    /// two copies of one version that which lets it last longer. The time of the claim is the earliest that was ever
-    /// said.
+    /// two copies of one version that which lets it last longer. The time belongs to the version: an owner moves it
+    /// when it says that its claim was made before all others.
     #[must_use]
     pub fn after(self, arrives: Self) -> Self {
-        let claimed_at_unix_us = arrives.claimed_at_unix_us.min(self.claimed_at_unix_us);
         match arrives.version.order(self.version) {
-            Ordering::Greater => Self { claimed_at_unix_us, told_us: self.told_us, ..arrives },
-            Ordering::Equal => Self { claimed_at_unix_us, expires_us: arrives.expires_us.max(self.expires_us), ..self },
-            Ordering::Less => Self { claimed_at_unix_us, ..self },
+            Ordering::Greater => Self { told_us: self.told_us, ..arrives },
+            Ordering::Equal => Self { expires_us: arrives.expires_us.max(self.expires_us), ..self },
+            Ordering::Less => self,
         }
+    }
+
+    /// Which of two claims that stand was made first: the earlier one by its owner's word, then that of the lower id.
+    #[must_use]
+    pub fn is_before(&self, other: &Self) -> bool {
+        (self.claimed_at_unix_us, self.owner) < (other.claimed_at_unix_us, other.owner)
     }
 }

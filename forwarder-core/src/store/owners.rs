@@ -8,6 +8,8 @@ pub(super) struct Owners {
     /// Live epochs, as far as they are known.
     epochs: Vec<Option<Epochs>>,
     up: Vec<bool>,
+    /// The incarnation that has said all that it claims, in this node's count; `None`: not yet.
+    complete: Vec<Option<u8>>,
     /// Claims in the store.
     held: Vec<u32>,
 }
@@ -15,7 +17,7 @@ pub(super) struct Owners {
 impl Owners {
     pub(super) fn new() -> Self {
         let ids = usize::from(NodeId::MAX) + 1;
-        Self { epochs: vec![None; ids], up: vec![false; ids], held: vec![0; ids] }
+        Self { epochs: vec![None; ids], up: vec![false; ids], complete: vec![None; ids], held: vec![0; ids] }
     }
 
     pub(super) fn set_epochs(&mut self, owner: NodeId, epochs: Epochs) {
@@ -28,6 +30,17 @@ impl Owners {
         if let Some(up) = self.up.get_mut(usize::from(owner.number())) {
             *up = is_up;
         }
+    }
+
+    pub(super) fn set_complete(&mut self, owner: NodeId, generation: Option<u8>) {
+        if let Some(complete) = self.complete.get_mut(usize::from(owner.number())) {
+            *complete = generation;
+        }
+    }
+
+    /// Whether another incarnation has said all that it claims since the one of that `generation` spoke.
+    pub(super) fn is_left_out(&self, owner: u16, generation: u8) -> bool {
+        self.complete.get(usize::from(owner)).copied().flatten().is_some_and(|complete| complete != generation)
     }
 
     pub(super) fn epochs(&self) -> &[Option<Epochs>] {

@@ -26,7 +26,7 @@ pub struct Claim {
     pub key: u64,
     /// When it was claimed, in microseconds of the owner's Unix time.
     pub claimed_at_unix_us: u64,
-    /// Remaining lifetime in milliseconds, 1..=[`LIFETIME_MS`].
+    /// Remaining lifetime in milliseconds, at most [`LIFETIME_MS`]; 0: its owner has withdrawn it.
     pub remaining_ms: u32,
     /// The epoch in which it was made.
     pub epoch: Epoch,
@@ -63,7 +63,7 @@ impl Claim {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let (key, claimed_at_unix_us) = (reader.u64()?, reader.u64()?);
         let remaining_ms = reader.u32()?;
-        if remaining_ms == 0 || u64::from(remaining_ms) > LIFETIME_MS {
+        if u64::from(remaining_ms) > LIFETIME_MS {
             return Err(WireError::Lifetime(remaining_ms));
         }
         let attributes = reader.u8()?;

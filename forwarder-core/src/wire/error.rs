@@ -21,7 +21,7 @@ pub enum WireError {
     Node(u16),
     /// An address family that is neither 4 nor 6.
     Family(u8),
-    /// A remaining lifetime of zero or beyond [`super::LIFETIME_MS`].
+    /// A remaining lifetime beyond [`super::LIFETIME_MS`].
     Lifetime(u32),
     /// A flag that this version does not know.
     Flags(u8),
