@@ -53,15 +53,17 @@ pub struct Agreement {
     pub keys: usize,
     /// Keys that more than one living owner claims.
     pub contested: usize,
-    /// Keys that were won by a claim that is ineffective or over since, or of which two owners have forgotten that they
-    /// claimed them: the others' claims, or those, come back with their proxies' next messages only. Not compared.
+    /// Keys that may have been won by a claim that is ineffective or over since, or of which two owners have forgotten
+    /// that they claimed them: the others' claims, or those, may come back with their proxies' next messages only. If
+    /// one owner is left, or goes by its own claim alone, that is not compared.
     pub overtaken: usize,
     /// Keys that more than one living owner claims, of which one has forgotten it by its daemon's restart, because its
     /// kernel had another's claim then. All nodes are compared with each other.
     pub forgotten: usize,
     /// Claims that a node does not have.
     pub missing: usize,
-    /// Claims of which a node holds another owner than the merge rule gives.
+    /// Claims of which a node holds another owner than those that claim the key have settled on, or that they have not
+    /// settled.
     pub wrong: usize,
     /// Claims that a node's kernel places elsewhere than its core does.
     pub kernel_differs: usize,
@@ -162,21 +164,32 @@ impl Reference {
                 said.end_us > at_us + MARGIN_US && host.is_powered && host.kernel.epoch() == said.epoch
             };
             let living: Vec<Said> = all.iter().filter(lives).copied().collect();
-            let first = living.iter().min_by_key(|said| (said.claimed_at_unix_us, said.host)).copied();
-            let is_overtaken = first.is_some_and(|first| overtaken(hosts, first, all, at_us));
-            agreement.keys += usize::from(first.is_some());
+            let is_overtaken = !living.is_empty() && overtaken(hosts, all, at_us);
+            agreement.keys += usize::from(!living.is_empty());
             agreement.contested += usize::from(living.len() > 1);
             agreement.overtaken += usize::from(is_overtaken);
-            if is_overtaken {
-                continue;
-            }
-            if living.len() > 1 && living.iter().any(|said| is_forgotten(hosts, said)) {
-                agreement.forgotten += 1;
-                agreement.look_among(hosts, *key, all, at_us);
+            let is_forgotten = living.len() > 1 && living.iter().any(|said| is_forgotten(hosts, said));
+            agreement.forgotten += usize::from(is_forgotten && !is_overtaken);
+            // Which of several it is they settle among themselves; that must be one.
+            let holds = |said: &&Said| living.len() == 1 || holds_itself(hosts, said, *key, at_us);
+            let mut holders = living.iter().filter(holds);
+            let owner = match (holders.next(), holders.next()) {
+                (_, Some(_)) | (None, None) if is_forgotten || is_overtaken => {
+                    agreement.look_among(hosts, *key, all, at_us);
+                    continue;
+                }
+                (owner, None) if owner.is_some() || living.is_empty() => owner.copied(),
+                _ => {
+                    agreement.wrong += 1;
+                    agreement.example("not settled", || format!("{key:016x}: {living:?} of {all:?}"));
+                    continue;
+                }
+            };
+            if is_overtaken && living.len() == 1 {
                 continue;
             }
             for host in hosts.iter().filter(|host| host.daemon.is_some()) {
-                agreement.look(hosts, host, *key, first, all, at_us);
+                agreement.look(hosts, host, *key, owner, all, at_us);
             }
         }
         agreement
@@ -286,17 +299,24 @@ fn is_forgotten(hosts: &[Host], said: &Said) -> bool {
     said.incarnation != hosts[said.host].incarnation
 }
 
-/// Whether the key was won by a claim that is ineffective now or that its owner has ended since, or claimed by two
-/// owners that have forgotten it.
-fn overtaken(hosts: &[Host], first: Said, all: &[Said], at_us: u64) -> bool {
+/// Whether the key may have been won by a claim that is ineffective now or that its owner has ended since, or was
+/// claimed by two owners that have forgotten it.
+fn overtaken(hosts: &[Host], all: &[Said], at_us: u64) -> bool {
     let is_gone = |said: &Said| {
         let host = &hosts[said.host];
         !host.is_powered || host.kernel.epoch() != said.epoch || said.end_us <= at_us + MARGIN_US
     };
     let forgotten = all.iter().filter(|said| is_forgotten(hosts, said)).count();
-    let order = |said: &Said| (said.claimed_at_unix_us, said.host);
-    let earlier = |said: &&Said| order(said) < order(&first) || forgotten > 0;
-    all.iter().filter(earlier).any(is_gone) || all.len() > 1 && forgotten > 1
+    all.len() > 1 && (all.iter().any(is_gone) || forgotten > 1)
+}
+
+/// Whether the host that has said so goes by its own claim.
+fn holds_itself(hosts: &[Host], said: &Said, key: u64, at_us: u64) -> bool {
+    let host = &hosts[said.host];
+    match belief(host, key, at_us) {
+        Some((owner, _)) => owner == said.host,
+        None => matches!(host.kernel.owner(key, host.now(at_us)), Found::Own),
+    }
 }
 
 /// Whom a node's core holds to be a key's owner, and until when in virtual time.
