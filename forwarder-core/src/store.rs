@@ -1,6 +1,6 @@
 //! Every claim this node knows, its own and its peers', one for each key.
 //!
-//! Of two nodes' claims of one key that which is held stays while it stands. Which of the two it is to be in the end
+//! Of two nodes' claims of one key that which is held stays while it counts. Which of the two it is to be in the end
 //! their owners settle, see [`crate::node`]; a store only believes them. Bounded: when full, claims near their end make
 //! room. Made of many small tables, so that none ever grows for longer than a few microseconds; nothing depends on the
 //! order in which they are walked but who makes room.
@@ -28,9 +28,9 @@ pub enum Merged {
     New,
     /// The owner held the key already, like this; the later of the versions counts.
     Known(Entry),
-    /// It took the place of this one, which does not stand.
+    /// It took the place of this one, which does not count.
     Won(Entry),
-    /// The claim of this node stands, and stays.
+    /// The claim of this node counts, and stays.
     Lost(NodeId),
     /// The store is full: this owner has its share, or nobody else's claims may make room for it.
     Refused,
@@ -86,7 +86,7 @@ impl Store {
     /// Whether a claim stays where others claim its key: it is effective, and its owner's daemon has not left it out
     /// since it has begun anew.
     #[must_use]
-    pub fn stands(&self, entry: &Entry) -> bool {
+    pub fn counts(&self, entry: &Entry) -> bool {
         let owner = entry.owner.number();
         self.owners.is_effective(owner, entry.epoch) && !self.owners.is_left_out(owner, entry.version.generation)
     }
@@ -169,7 +169,7 @@ impl Store {
         }
     }
 
-    /// Merges a claim: one that is held stays if it stands or if neither does.
+    /// Merges a claim: one that is held stays if it counts or if neither does.
     ///
     /// Of two versions of one claim the later one counts, see [`Self::are_versions`] and [`Entry::after`].
     pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
@@ -178,7 +178,7 @@ impl Store {
             self.change(key, |held| held.after(claim));
             return Merged::Known(held);
         }
-        if self.stands(&held) || !self.stands(&claim) {
+        if self.counts(&held) || !self.counts(&claim) {
             return Merged::Lost(held.owner);
         }
         self.change(key, |_| claim);

@@ -434,25 +434,25 @@ impl Claims {
         self.store.live(key, now.monotonic_us).filter(|held| self.is_own(held))
     }
 
-    /// Claims of `winner` may not stand any more: what has lost against those counts instead. Whether any of this
+    /// Claims of `winner` may not count any more: what has lost against those counts instead. Whether any of this
     /// node's was logged for the peers.
     pub(super) fn revive(&mut self, winner: NodeId, now: Now, effects: &mut Effects) -> bool {
         let mut is_logged = false;
         for key in self.shadowed.won_by(winner) {
             match self.store.live(key, now.monotonic_us) {
-                Some(held) if self.store.stands(&held) => self.shadowed.set_winner(key, held.owner),
+                Some(held) if self.store.counts(&held) => self.shadowed.set_winner(key, held.owner),
                 _ => is_logged |= self.promote(key, now, effects) == Some(true),
             }
         }
         is_logged
     }
 
-    /// Nobody's claim of a key stands: of those that have lost one counts now, and one of a peer before that of this
-    /// node, which is withdrawn. Whether it is one of this node, logged for the peers; `None`: there is none.
+    /// No claim of a key that is held counts: of those that have lost one does now, and one of a peer before that of
+    /// this node, which is withdrawn. Whether it is one of this node, logged for the peers; `None`: there is none.
     fn promote(&mut self, key: u64, now: Now, effects: &mut Effects) -> Option<bool> {
-        let counts = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.stands(claim);
+        let is_left = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.counts(claim);
         let order = |claim: &&Entry| (claim.owner == self.me, claim.claimed_at_unix_us, claim.owner);
-        let best = self.shadowed.of_key(key).filter(counts).min_by_key(order).copied()?;
+        let best = self.shadowed.of_key(key).filter(is_left).min_by_key(order).copied()?;
         self.shadowed.remove(key, best.owner);
         self.shadowed.set_winner(key, best.owner);
         if !self.store.replace(key, best) && self.store.merge(key, best, now.monotonic_us) == Merged::Refused {
@@ -474,8 +474,8 @@ impl Claims {
         self.is_owing = false;
         for key in self.shadowed.won_by(self.me) {
             let Some(own) = self.own(key, now) else { continue };
-            let counts = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.stands(claim);
-            let first = self.shadowed.of_key(key).filter(counts).find(|claim| claim.is_before(&own)).copied();
+            let is_left = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.counts(claim);
+            let first = self.shadowed.of_key(key).filter(is_left).find(|claim| claim.is_before(&own)).copied();
             let Some(theirs) = first else { continue };
             if !refused.contains(&theirs.owner) && may_win(theirs.owner) {
                 self.withdraw(key, own, theirs, now, effects);
@@ -551,7 +551,7 @@ impl Claims {
         }
         let merged = self.store.merge(key, claim, now.monotonic_us);
         match merged {
-            Merged::Lost(winner) if winner != claim.owner && self.store.stands(&claim) => {
+            Merged::Lost(winner) if winner != claim.owner && self.store.counts(&claim) => {
                 self.shadow(winner, key, claim);
             }
             Merged::New | Merged::Won(_) => {

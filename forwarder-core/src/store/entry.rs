@@ -61,7 +61,7 @@ impl Entry {
         }
     }
 
-    /// Which of two claims that stand was made first: the earlier one by its owner's word, then that of the lower id.
+    /// Which of two claims was made first: the earlier one by its owner's word, then that of the lower id.
     #[must_use]
     pub fn is_before(&self, other: &Self) -> bool {
         (self.claimed_at_unix_us, self.owner) < (other.claimed_at_unix_us, other.owner)

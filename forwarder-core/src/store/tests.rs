@@ -73,9 +73,9 @@ fn incarnations() -> impl Strategy<Value = Vec<(u64, Vec<u64>, Vec<usize>)>> {
 
 proptest! {
     #[test]
-    fn the_first_owner_whose_claim_stands_keeps_the_key_whatever_the_times(claims in claims()) {
+    fn the_first_owner_whose_claim_counts_keeps_the_key_whatever_the_times(claims in claims()) {
         let store = store(8, 1);
-        let first = claims.iter().find(|claim| store.stands(claim)).or(claims.first()).unwrap();
+        let first = claims.iter().find(|claim| store.counts(claim)).or(claims.first()).unwrap();
         prop_assert_eq!(merged(&claims).unwrap().owner, first.owner);
     }
 
@@ -166,7 +166,7 @@ fn what_only_an_earlier_incarnation_has_said_gives_way_once_the_present_one_has_
     store.set_complete(node(1), Some(5));
     assert_eq!(store.merge(1, entry(2, 0, 9), 0), Merged::Lost(node(1)), "it is the present one");
     store.set_complete(node(1), Some(6));
-    assert!(!store.stands(&said(5)) && store.stands(&said(6)));
+    assert!(!store.counts(&said(5)) && store.counts(&said(6)));
     assert_eq!(store.merge(1, entry(2, 0, 9), 0), Merged::Won(said(5)));
 }
 

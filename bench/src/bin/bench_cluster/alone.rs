@@ -209,7 +209,7 @@ fn worst() -> [Row; 7] {
         ),
         ("a new claim, of 49", 49, Box::new(|round| batch(round, |index| 1 << 60 | index as u64, 1))),
         ("a claim in conflict that loses, of 49", 49, Box::new(|round| batch(round, own_key, u64::MAX))),
-        ("a claim in conflict that wins, of 49", 49, Box::new(|round| batch(round, own_key, 1))),
+        ("a claim in conflict that is dated back, of 49", 49, Box::new(|round| batch(round, own_key, 1))),
         ("an ask that is answered, of 47", 47, Box::new(move |round| Message::Ask(asks(round).collect()))),
         (
             "an answer to nothing, of 17",
