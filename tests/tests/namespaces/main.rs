@@ -18,6 +18,7 @@ mod fast_replies;
 mod flood;
 mod foreign_peer;
 mod forged_icmp;
+mod forgery;
 mod forms;
 mod fragments;
 mod full_size;
