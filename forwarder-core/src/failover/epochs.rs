@@ -42,7 +42,7 @@ pub(super) struct Book {
 
 impl Book {
     /// Goes on with what the maps of an earlier daemon say. A service that has the epoch of one with which it does not
-    /// share, since it is new in the configuration, gets one of its own.
+    /// share, since it is new in the configuration, gets one of its own, or that of the one with which it does.
     pub(super) fn resume(given: Given) -> Self {
         let latest = rested(given.live());
         let mut book = Self::new(given, latest);
@@ -50,7 +50,11 @@ impl Book {
             let Some(epoch) = book.given.services.get(service).copied() else { continue };
             let mut before = book.given.services.iter().take(service).enumerate();
             if before.any(|(other, taken)| *taken == epoch && other % SHARES != service % SHARES) {
-                book.set_share(service % SHARES);
+                let shared = service.checked_sub(SHARES).and_then(|first| book.given.services.get(first)).copied();
+                let epoch = shared.unwrap_or_else(|| book.next());
+                if let Some(own) = book.given.services.get_mut(service) {
+                    *own = epoch;
+                }
             }
         }
         book
@@ -242,8 +246,9 @@ mod tests {
     #[test]
     fn a_service_that_is_new_over_the_maps_of_an_earlier_daemon_gets_an_epoch_of_its_own() {
         // The maps have for a new one what another has; those beyond the seventh share with it.
-        let table: [(&[u64], &[u8]); 5] = [
+        let table: [(&[u64], &[u8]); 6] = [
             (&[4, 4], &[4, 5]),
+            (&[5, 1, 2, 3, 4, 6, 7, 1], &[5, 1, 2, 3, 4, 6, 7, 5]),
             (&[4, 9, 4, 4], &[4, 9, 10, 11]),
             (&[15, 15], &[15, 0]),
             (&[0, 1, 2, 3, 4, 5, 6, 0], &[0, 1, 2, 3, 4, 5, 6, 0]),
