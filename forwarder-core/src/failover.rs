@@ -34,7 +34,7 @@ use self::{
     paths::Paths,
     peers::Peers,
     stall::Stall,
-    timers::{JOIN_US, LEASE_RENEWAL_US, LEASE_US, LINGER_US, REJOIN_US, STALL_US},
+    timers::{FRESH_US, JOIN_US, LEASE_RENEWAL_US, LEASE_US, LINGER_US, REJOIN_US, STALL_US},
 };
 pub use self::{
     epochs::{Given, SHARES},
@@ -284,6 +284,8 @@ pub struct Failover {
     renewed_us: Option<u64>,
     stall: Option<Stall>,
     told: Told,
+    /// Until then the peers' word on epochs from before the start counts, in microseconds of the monotonic clock.
+    fresh_until_us: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -327,6 +329,7 @@ impl Failover {
                 reassemblers: Vec::new(),
                 successors: Vec::new(),
             },
+            fresh_until_us: now_us.saturating_add(FRESH_US),
             outputs: VecDeque::new(),
         };
         machine.outputs.push_back(Output::Epochs(machine.book.given().clone()));
@@ -400,8 +403,10 @@ impl Failover {
     }
 
     /// A peer may hold claims of this node under these epochs, from this or an earlier incarnation of its daemon.
-    pub fn handle_seen(&mut self, seen: Epochs) {
-        if self.book.take(seen) {
+    ///
+    /// Those that are in use are given up for that only for [`timers::FRESH_US`] after the start.
+    pub fn handle_seen(&mut self, seen: Epochs, now_us: u64) {
+        if now_us < self.fresh_until_us && self.book.take(seen) {
             self.outputs.push_back(Output::Note(Note::EpochTaken));
             self.outputs.push_back(Output::Epochs(self.book.given().clone()));
         }

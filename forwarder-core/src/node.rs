@@ -514,7 +514,11 @@ impl Node {
         match self.claims.take(&mut teller, claim, now, &mut self.effects) {
             // Of a restored one nobody knows when it was made.
             Taken::New if is_fresh && claim.claimed_at_unix_us != RESTORED_UNIX_US => {
-                self.ages.record(now.unix_us.saturating_sub(claim.claimed_at_unix_us));
+                let age_us = now.unix_us.saturating_sub(claim.claimed_at_unix_us);
+                // A peer that lies about its clock does not hide how old the others' claims are.
+                if age_us <= LIFETIME_MS * 1000 {
+                    self.ages.record(age_us);
+                }
             }
             Taken::Lost(number) => {
                 self.charge_conflict(peer);

@@ -298,7 +298,7 @@ impl Daemon {
     /// Does what failover, slow path and core have decided; each may give the others something to do.
     async fn turn(&mut self) -> Result<()> {
         self.take_answers();
-        self.failover.handle_seen(self.node.held_epochs());
+        self.failover.handle_seen(self.node.held_epochs(), now().monotonic_us);
         // However much else there is to do: without it the programs take this daemon for dead.
         self.failover.handle_turn(|| self.node.is_synchronised(), now().monotonic_us);
         self.carry_out_failover()?;

@@ -1,5 +1,5 @@
 use super::{
-    timers::{AWAY_US, LEASE_RENEWAL_US, LINK_IDLE_US, PATH_US, STALL_NOTICE_US},
+    timers::{AWAY_US, FRESH_US, LEASE_RENEWAL_US, LINK_IDLE_US, PATH_US, STALL_NOTICE_US},
     *,
 };
 
@@ -607,15 +607,19 @@ fn the_restart_of_one_proxy_changes_the_epoch_of_its_service() {
 fn a_fresh_node_gives_up_epochs_that_its_peers_know_from_before() {
     let mut world = World::new(vec![Proxy::new(None, BTreeSet::new())], inherited(&[], false));
     world.told.clear();
-    world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
+    world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6), world.now_us);
     world.take();
     assert_eq!(
         (world.words().as_str(), world.machine.epochs().services.as_slice()),
         ("epoch", [Epoch::new(7)].as_slice())
     );
-    world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6));
+    world.machine.handle_seen(Epochs::from_bits(1 << 5 | 1 << 6), world.now_us);
     world.take();
     assert_eq!(world.words(), "");
+    // A peer that says so of every epoch, again and again, ends no claim of a node that has long been there.
+    world.machine.handle_seen(Epochs::from_bits(u16::MAX), world.now_us + FRESH_US);
+    world.take();
+    assert_eq!((world.words().as_str(), world.machine.epochs().services.as_slice()), ("", [Epoch::new(7)].as_slice()));
 }
 
 #[test]

@@ -50,6 +50,9 @@ pub const UNSEEN_US: u64 = 1_000_000;
 
 /// How long a starting node waits for what its peers know: then it is alone, or they are too slow.
 pub const JOIN_US: u64 = 5_000_000;
+/// How long after its start a node without maps gives up the epochs of which its peers say that they know them from
+/// before. A peer that says so later is believed no more: it would end the claims that this node has made since.
+pub const FRESH_US: u64 = 60_000_000;
 /// How long a daemon that is told to end still tells its peers of claims: what the proxy has just got, it answers by
 /// then.
 pub const LINGER_US: u64 = 200_000;
@@ -75,6 +78,8 @@ const _: () = {
     assert!(PATH_US > 3 * GRACE_PROBE_US);
     // An answer does not keep a peer up for longer than the end of its host is to be missed.
     assert!(PATH_US < LINK_IDLE_US);
+    // By then the peers have linked that could.
+    assert!(FRESH_US >= 2 * JOIN_US);
     // The programs' answers outlast a restart.
     assert!(AWAY_US > REJOIN_US);
     // Of two that fall silent, the later one hears that the earlier one has gone before it may go itself: what is said

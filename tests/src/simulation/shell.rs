@@ -390,7 +390,7 @@ fn carry_out_slow(world: &mut World, proxies: &mut Proxies, host: usize, now: No
 /// Does what failover, slow path and core have decided; each may give the others something to do.
 fn turn(world: &mut World, links: &mut Links, proxies: &mut Proxies, host: usize, now: Now) {
     let Some(daemon) = &mut world.hosts[host].daemon else { return };
-    daemon.failover.handle_seen(daemon.node.held_epochs());
+    daemon.failover.handle_seen(daemon.node.held_epochs(), now.monotonic_us);
     daemon.failover.handle_turn(|| daemon.node.is_synchronised(), now.monotonic_us);
     carry_out_failover(world, host, now);
     carry_out_slow(world, proxies, host, now);
