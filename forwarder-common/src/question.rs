@@ -70,6 +70,14 @@ pub struct Held {
     pub ticks: u16,
 }
 
+/// The claim that a question with these keys is answered with, where `own` gives this node's effective claim of a key:
+/// that of the reply key before that of the request key. 0 is no key.
+#[inline(always)] // two calls
+pub fn held(request_key: u64, reply_key: u64, own: impl Fn(u64, KeyKind) -> Option<Held>) -> Option<Held> {
+    let of = |key, kind| if key == 0 { None } else { own(key, kind) };
+    of(reply_key, KeyKind::Reply).or_else(|| of(request_key, KeyKind::Request))
+}
+
 /// What the programs of a node say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -117,6 +125,22 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::{geneve::Inner, ids::EtherType, net};
+
+    #[test]
+    fn a_question_is_answered_with_the_reply_keys_claim_first_and_key_0_is_none() {
+        let claim = |kind, ticks| Some(Held { kind, epoch: Epoch::new(3), ticks });
+        let own = |key, kind| if key == 9 { None } else { claim(kind, key as u16) };
+        for (request, reply, expected) in [
+            (1, 2, claim(KeyKind::Reply, 2)),
+            (1, 9, claim(KeyKind::Request, 1)),
+            (1, 0, claim(KeyKind::Request, 1)),
+            (0, 2, claim(KeyKind::Reply, 2)),
+            (9, 9, None),
+            (0, 0, None),
+        ] {
+            assert_eq!(held(request, reply, own), expected, "{request} {reply}");
+        }
+    }
 
     #[test]
     fn a_question_is_an_ip_packet_whose_keys_and_ticket_the_tag_covers() {

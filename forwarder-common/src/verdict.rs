@@ -107,9 +107,28 @@ pub const fn decide(kind: Kind, found: Found, peer_up: bool, successor: Option<N
     }
 }
 
+/// Where nobody is left to be asked about a message that ended in [`Verdict::Ask`]: the owner of its request key, as
+/// `owner` has it, is the best that is known if only the branch was unknown; else nothing is.
+#[inline(always)] // a compare
+pub fn without_answer(asked: Outcome, owner: impl FnOnce() -> Found) -> Found {
+    if matches!(asked, Outcome::UnknownBranch) { owner() } else { Found::Nothing }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_an_answer_the_request_keys_owner_has_to_do_where_the_branch_alone_is_unknown() {
+        for (asked, expected) in [
+            (Outcome::UnknownBranch, Found::Own),
+            (Outcome::UnknownResponse, Found::Nothing),
+            (Outcome::UnknownAck, Found::Nothing),
+            (Outcome::UnknownCancel, Found::Nothing),
+        ] {
+            assert_eq!(without_answer(asked, || Found::Own), expected, "{asked:?}");
+        }
+    }
 
     #[test]
     fn a_response_is_found_by_its_branch_and_by_nothing_else_for_sure() {

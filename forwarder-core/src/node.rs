@@ -29,10 +29,11 @@ mod withdrawn;
 
 use std::net::IpAddr;
 
-use forwarder_common::abi::{self, Served};
+use forwarder_common::abi::{self, ClaimEvent, EVENT_KEPT, EVENT_NEW, Served};
 use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
+use forwarder_common::lifetime::Sign;
 use forwarder_common::question::Held;
-use forwarder_common::rest::KeyKind;
+use forwarder_common::rest::{Class, KeyKind};
 
 use self::asks::{Asks, Open, keys};
 use self::claims::{Claims, RESTORED_UNIX_US, Taken, Teller};
@@ -181,6 +182,40 @@ impl Node {
         if self.claims.log().next() != before {
             self.push(now);
         }
+    }
+
+    /// Takes what the egress program has told of a message of this host's proxy, or what the daemon has claimed in its
+    /// place: the claim, if that is new or lasts longer now, and what the message says of its INVITE.
+    ///
+    /// The event's epoch must be a live one; an earlier one is ignored with its claim. As for order, see
+    /// [`Self::handle_local`].
+    pub fn handle_event(&mut self, event: &ClaimEvent, now: Now) {
+        let ClaimEvent { key, other, at_ns, ticks, epoch, flags, kind, class, sign, .. } = *event;
+        let age_us = now.monotonic_us.saturating_sub(at_ns / 1000);
+        // The event may be old: the ring buffer outlives daemons.
+        let remaining_ms = Tick::milliseconds(ticks).saturating_sub(age_us / 1000);
+        if flags != EVENT_KEPT {
+            let claimed_at_unix_us = now.unix_us.saturating_sub(age_us);
+            let epoch = Epoch::new(epoch.into());
+            self.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind }, now);
+        }
+        let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding);
+        if KeyKind::decode(kind.into()) == Some(KeyKind::Reply) {
+            if is_proceeding {
+                self.handle_invite(other, InviteSign::SentOn { reply: key }, now);
+            }
+            return;
+        }
+        if flags == EVENT_NEW && is_proceeding {
+            self.handle_invite(key, InviteSign::Begun, now);
+        }
+        let sign = match Sign::decode(sign.into()) {
+            Some(Sign::Provisional) => InviteSign::Provisional { server: other },
+            Some(Sign::Final) => InviteSign::Final { server: other, remaining_ms },
+            Some(Sign::Ack) => InviteSign::Acknowledged { branch: other, remaining_ms },
+            Some(Sign::Nothing | Sign::Invite) | None => return,
+        };
+        self.handle_invite(key, sign, now);
     }
 
     /// Asks who owns `reply_key` or `request_key`; 0 as reply key means none. Give one for replies only: nobody claims

@@ -12,7 +12,6 @@ use forwarder_common::{
     net::{self, Ip, Udp},
     outcome::Outcome,
     question::{self, Answer},
-    rest::KeyKind,
 };
 
 use crate::{
@@ -174,8 +173,7 @@ fn answer(frame: &Frame, peer: &Peer, inside: &Ip, inner: &Inner, head: Head, co
     let now = Tick::at(now_ns);
     let (request_key, reply_key) = question::keys(inner.source);
     let held = match head.kind {
-        Kind::Ask => lookup::held(config, reply_key, KeyKind::Reply, now)
-            .or_else(|| lookup::held(config, request_key, KeyKind::Request, now)),
+        Kind::Ask => question::held(request_key, reply_key, |key, kind| lookup::held(config, key, kind, now)),
         Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Probe | Kind::Answer => None,
     };
     let answer = Answer { held, epochs: config.epochs(), has_daemon: maps::lease().has_daemon(now_ns) };

@@ -10,7 +10,7 @@ use forwarder_common::{
     outcome::{Action, Hook, Outcome, Punt},
     rendezvous,
     sip::fast,
-    verdict::{Found, Kind, Verdict, decide, look_up},
+    verdict::{Found, Kind, Verdict, decide, look_up, without_answer},
 };
 
 use crate::{
@@ -74,9 +74,8 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
     let now_ns = maps::now_ns();
     if !maps::lease().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
-        let is_known = matches!(outcome, Outcome::UnknownBranch);
-        let request_key = maps::marks_ingress()?.request_key();
-        let owner = if is_known { found(maps::config()?, request_key, Tick::at(now_ns)) } else { Found::Nothing };
+        let (config, request_key) = (maps::config()?, maps::marks_ingress()?.request_key());
+        let owner = without_answer(outcome, || found(config, request_key, Tick::at(now_ns)));
         let Found::Peer(node) = owner else { return None };
         return Some(Redirect { node, why: Why::Owned, service: NO_SERVICE });
     }

@@ -1,9 +1,6 @@
 //! What the table says of a message, as ingress in the kernel sees it too.
 
-use forwarder_common::{
-    outcome::Outcome,
-    verdict::{Verdict, decide, look_up},
-};
+use forwarder_common::verdict::{self, Found, Verdict, decide, look_up};
 
 use super::{interface::View, packet::Message};
 
@@ -16,11 +13,10 @@ pub(super) fn verdict(message: &Message, view: &dyn View) -> Verdict {
 /// The verdict where nobody is left to be asked: if nobody has sent a response's branch, the owner of its transaction
 /// is the best that is known.
 pub(super) fn without_answer(message: &Message, view: &dyn View) -> Verdict {
-    match verdict(message, view) {
-        Verdict::Ask(Outcome::UnknownBranch) => {
-            let found = look_up(None, || message.keys.request, |key| view.owner(key));
-            decide(message.kind, found, view.peer_up(), None)
-        }
-        verdict @ (Verdict::Local(_) | Verdict::ToOwner(_) | Verdict::Divert(_) | Verdict::Ask(_)) => verdict,
+    let verdict = verdict(message, view);
+    let Verdict::Ask(asked) = verdict else { return verdict };
+    match verdict::without_answer(asked, || view.owner(message.keys.request)) {
+        Found::Nothing => verdict,
+        found @ (Found::Own | Found::Peer(_) | Found::OtherBranch) => decide(message.kind, found, view.peer_up(), None),
     }
 }

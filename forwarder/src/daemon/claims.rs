@@ -3,12 +3,10 @@
 
 use aya::maps::{MapData, RingBuf};
 use forwarder_common::{
-    abi::{ClaimEvent, EVENT_KEPT, EVENT_NEW},
-    ids::{Epoch, Epochs, Tick},
-    lifetime::Sign,
-    rest::{Class, KeyKind},
+    abi::ClaimEvent,
+    ids::{Epoch, Epochs},
 };
-use forwarder_core::node::{InviteSign, LocalClaim, Node, Now};
+use forwarder_core::node::{LocalClaim, Node};
 
 use super::clock::now;
 use crate::dataplane::{Dataplane, OwnClaim};
@@ -46,37 +44,7 @@ pub(super) fn take_claims(events: &mut RingBuf<MapData>, node: &mut Node, epochs
             // Of an earlier run of the proxy.
             continue;
         }
-        take_claim(&event, node, now);
+        node.handle_event(&event, now);
     }
     false
-}
-
-/// Gives the core what a message of the local proxy has made of one key, by the program's word or the daemon's own.
-pub(super) fn take_claim(event: &ClaimEvent, node: &mut Node, now: Now) {
-    let ClaimEvent { key, other, at_ns, ticks, epoch, flags, kind, class, sign, .. } = *event;
-    let age_us = (now.monotonic_us).saturating_sub(at_ns / 1000);
-    // The event may be old: the ring buffer outlives daemons.
-    let remaining_ms = Tick::milliseconds(ticks).saturating_sub(age_us / 1000);
-    if flags != EVENT_KEPT {
-        let claimed_at_unix_us = now.unix_us.saturating_sub(age_us);
-        let epoch = Epoch::new(epoch.into());
-        node.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind }, now);
-    }
-    let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding);
-    if u64::from(kind) == KeyKind::Reply.code() {
-        if is_proceeding {
-            node.handle_invite(other, InviteSign::SentOn { reply: key }, now);
-        }
-        return;
-    }
-    if flags == EVENT_NEW && is_proceeding {
-        node.handle_invite(key, InviteSign::Begun, now);
-    }
-    let sign = match Sign::decode(sign.into()) {
-        Some(Sign::Provisional) => InviteSign::Provisional { server: other },
-        Some(Sign::Final) => InviteSign::Final { server: other, remaining_ms },
-        Some(Sign::Ack) => InviteSign::Acknowledged { branch: other, remaining_ms },
-        Some(Sign::Nothing | Sign::Invite) | None => return,
-    };
-    node.handle_invite(key, sign, now);
 }

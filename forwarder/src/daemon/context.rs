@@ -2,8 +2,7 @@
 
 use forwarder_common::{
     ids::{Epochs, NodeId, Tick},
-    question::{Answer, Held},
-    rest::KeyKind,
+    question::{self, Answer, Held},
     verdict::Found,
 };
 use forwarder_core::{
@@ -53,9 +52,8 @@ impl Context<'_> {
     /// What this node's programs would answer.
     pub(super) fn answer(&self, question: &Question) -> Answer {
         let (view, now) = (self.claim_view(), Tick::at(dataplane::monotonic_ns()));
-        let keys = [(KeyKind::Reply, question.reply_key), (KeyKind::Request, question.request_key)];
-        let held = keys.into_iter().filter(|(_, key)| view.owner(*key) == Found::Own).find_map(|(kind, key)| {
-            let entry = self.dataplane.claim(key)?;
+        let held = question::held(question.request_key, question.reply_key, |key, kind| {
+            let entry = self.dataplane.claim(key).filter(|_| view.owner(key) == Found::Own)?;
             Some(Held { kind, epoch: entry.epoch(), ticks: entry.remaining(now) as u16 })
         });
         Answer { held, epochs: self.dataplane.epochs(), has_daemon: true }

@@ -9,7 +9,7 @@ use forwarder_common::{
     verdict::Kind,
 };
 
-use super::{claims::take_claim, context::Context};
+use super::context::Context;
 
 /// Claims what the messages in a frame say that this host has sent, in segments of `segment` bytes if that is not 0.
 pub(super) fn claim(hash_key: [u64; 2], frame: &[u8], segment: u32, context: &mut Context<'_>) {
@@ -44,7 +44,7 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
         for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
             let other = lifetime.tied_to(kind, keys.request, branch);
             if let Some(event) = context.dataplane.claim_own((key, other), kind, lifetime, &from) {
-                take_claim(&event, context.node, context.now);
+                context.node.handle_event(&event, context.now);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A loaded, configured dataplane that nothing is attached to, and what a test asks of it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use forwarder::{
@@ -326,8 +326,10 @@ impl Bench {
 
     /// The lease of the last daemon ended so many milliseconds ago.
     pub(crate) fn end_lease(&mut self, ago_ms: u64) {
-        // The machine may not be up for that long.
-        self.set_lease(|lease| lease.until_us = (monotonic_ns() / 1000).saturating_sub(ago_ms * 1000));
+        // A guest may not be up for that long, and then there was no such time.
+        let is_up_ms = || monotonic_ns() / 1_000_000;
+        std::thread::sleep(Duration::from_millis((ago_ms + 1).saturating_sub(is_up_ms())));
+        self.set_lease(|lease| lease.until_us = (is_up_ms() - ago_ms) * 1000);
     }
 
     fn set_lease(&mut self, change: impl FnOnce(&mut Lease)) {

@@ -3,21 +3,20 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::{DATAGRAM_SLOTS, LeaseWord},
+    abi::{ClaimEvent, DATAGRAM_SLOTS, EVENT_KEPT, EVENT_NEW, LeaseWord},
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Seen,
-    lifetime::{Lifetime, Sign},
-    outcome::Outcome,
-    question::{Answer, Held},
+    lifetime::Lifetime,
+    question::{self, Answer, Held},
     rendezvous,
-    rest::{Class, KeyKind},
+    rest::KeyKind,
     table::{self, Buckets, Entry, Place, SLOTS},
-    verdict::{Found, Kind, Verdict, decide, look_up},
+    verdict::{Found, Kind, Verdict, decide, look_up, without_answer},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
-    node::{InviteSign, LocalClaim, Now},
+    node::{LocalClaim, Now},
 };
 
 /// What a daemon asks a peer's programs through the tunnel; both keys are 0 where it asks only whether they are there.
@@ -51,14 +50,17 @@ pub(super) enum Punt {
 /// What the egress program says of a claim that it made or changed, or of a message of the claim's transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told {
+    /// As it lies in the ring buffer.
+    pub(super) event: ClaimEvent,
+    /// The claim as the owner's daemon has it to be.
     pub(super) claim: LocalClaim,
-    pub(super) epoch: Epoch,
+}
+
+impl Told {
     /// The claim is as it was.
-    pub(super) is_kept: bool,
-    /// The claim is the first one of an INVITE.
-    pub(super) begins: bool,
-    /// What is said of the INVITE with that request key.
-    pub(super) sign: Option<(u64, InviteSign)>,
+    pub(super) const fn is_kept(&self) -> bool {
+        self.event.flags == EVENT_KEPT
+    }
 }
 
 /// A key as the egress program claims it.
@@ -214,9 +216,12 @@ impl Kernel {
         if self.lease.knows_peers(now_ns) {
             return self.successor(slot).map_or(Punt::Pass, Punt::Relay);
         }
-        match (verdict, self.owner(request_key, now)) {
-            (Verdict::Ask(Outcome::UnknownBranch), Found::Peer(owner)) => Punt::ToOwner(owner),
-            _ => Punt::Pass,
+        match verdict {
+            Verdict::Ask(outcome) => match without_answer(outcome, || self.owner(request_key, now)) {
+                Found::Peer(owner) => Punt::ToOwner(owner),
+                Found::Nothing | Found::Own | Found::OtherBranch => Punt::Pass,
+            },
+            Verdict::Local(_) | Verdict::ToOwner(_) | Verdict::Divert(_) => Punt::Pass,
         }
     }
 
@@ -236,9 +241,7 @@ impl Kernel {
 
     /// What the programs answer to a question of a peer.
     pub(super) fn answer(&self, question: &Question, now: Now) -> Answer {
-        let keys = [(KeyKind::Reply, question.reply_key), (KeyKind::Request, question.request_key)];
-        let mut asked = keys.into_iter().filter(|(_, key)| *key != 0);
-        let held = asked.find_map(|(kind, key)| {
+        let held = question::held(question.request_key, question.reply_key, |key, kind| {
             let entry = self.entry(key).filter(|_| self.owner(key, now) == Found::Own)?;
             Some(Held { kind, epoch: entry.epoch(), ticks: entry.remaining(tick(now)) as u16 })
         });
@@ -277,8 +280,7 @@ impl Kernel {
     pub(super) fn verdict(&self, kind: Kind, request_key: u64, reply_key: u64, now: Now) -> Verdict {
         let has_reply_key = Seen::Arriving.has_reply_key(kind == Kind::Response);
         let found = look_up(has_reply_key.then_some(reply_key), || request_key, |key| self.owner(key, now));
-        let begins = kind == Kind::Request && found == Found::Nothing;
-        let diverts = begins && self.lease.diverts(now.monotonic_us * 1000);
+        let diverts = self.lease.diverts(now.monotonic_us * 1000);
         let successor = if diverts { self.successor(rendezvous::successor_slot(request_key)) } else { None };
         decide(kind, found, self.peer_up(), successor)
     }
@@ -293,29 +295,33 @@ impl Kernel {
         let sender = self.epoch();
         let is_kept = decision == Decision::Tell;
         let epoch = if is_kept { sender } else { Epoch::new(claim::epoch(effective, sender.number()).into()) };
-        match decision {
-            Decision::New | Decision::Refresh => {
-                let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
-                if let Some(place) = self.put(key, entry, tick) {
-                    self.keys[place.bucket as usize][place.slot as usize] = key;
-                }
-            }
-            Decision::Tell => {}
+        let flags = match decision {
+            Decision::New => EVENT_NEW,
+            Decision::Refresh => 0,
+            Decision::Tell => EVENT_KEPT,
             Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
-        }
-        let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: 0 };
-        let other = lifetime.tied_to(kind, request_key, branch);
-        let sign = match (kind, lifetime.sign) {
-            (KeyKind::Reply, Sign::Invite) => Some((other, InviteSign::SentOn { reply: key })),
-            (KeyKind::Reply, _) | (_, Sign::Nothing | Sign::Invite) => None,
-            (_, Sign::Provisional) => Some((key, InviteSign::Provisional { server: other })),
-            (_, Sign::Final) => Some((key, InviteSign::Final { server: other, remaining_ms })),
-            (_, Sign::Ack) => Some((key, InviteSign::Acknowledged { branch: other, remaining_ms })),
         };
-        let is_proceeding = lifetime.class == Class::Proceeding;
-        let begins = kind == KeyKind::Request && decision == Decision::New && is_proceeding;
-        Some(Told { claim, epoch, is_kept, begins, sign })
+        if !is_kept {
+            let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
+            if let Some(place) = self.put(key, entry, tick) {
+                self.keys[place.bucket as usize][place.slot as usize] = key;
+            }
+        }
+        let event = ClaimEvent {
+            key,
+            other: lifetime.tied_to(kind, request_key, branch),
+            at_ns: now.monotonic_us * 1000,
+            ticks: lifetime.ticks,
+            epoch: epoch.number(),
+            flags,
+            service: 0,
+            kind: kind.code() as u8,
+            class: lifetime.class.code() as u8,
+            sign: lifetime.sign.code() as u8,
+        };
+        let remaining_ms = Tick::milliseconds(lifetime.ticks);
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: event.kind };
+        Some(Told { event, claim })
     }
 
     /// The end of a claim of this node is another one; false where the programs have made it longer meanwhile.

@@ -226,7 +226,7 @@ impl Proxies {
             for (key, kind) in keys.into_iter().flatten().filter(|(_, kind)| is_request || *kind == KeyKind::Request) {
                 let claimed = Claimed { key, kind, request_key, branch };
                 if let Some(told) = owner.kernel.claim(claimed, lifetime, now) {
-                    if !told.is_kept {
+                    if !told.is_kept() {
                         world.reference.take(owner.node, told, world.now_us);
                     }
                     owner.claims.push_back((world.now_us, told));

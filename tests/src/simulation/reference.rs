@@ -93,7 +93,7 @@ impl Agreement {
 impl Reference {
     /// Takes what a host's egress program said.
     pub(super) fn take(&mut self, node: NodeId, told: Told, at_us: u64) {
-        let (Told { claim, epoch, .. }, index) = (told, host_of(node));
+        let (claim, epoch, index) = (told.claim, told.claim.epoch, host_of(node));
         let end_us = at_us + claim.remaining_ms * 1000;
         let all = self.0.entry(claim.key).or_default();
         let known = all.iter_mut().find(|said| said.host == index && said.epoch == epoch && said.end_us > at_us);
@@ -125,7 +125,7 @@ impl Reference {
 
     /// A host's daemon has read what the egress program said. To one that did not know of the claim it is a new one.
     pub(super) fn read(&mut self, node: NodeId, incarnation: u32, told: Told) {
-        let (Told { claim, epoch, .. }, index) = (told, host_of(node));
+        let (claim, epoch, index) = (told.claim, told.claim.epoch, host_of(node));
         let all = self.0.get_mut(&claim.key).into_iter().flatten();
         let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { return };
         if said.incarnation != incarnation {
@@ -141,7 +141,7 @@ impl Reference {
             let Some(said) = all.rev().find(|said| said.host == index && said.epoch == epoch) else { continue };
             (said.claimed_at_unix_us, said.incarnation) = (0, host.incarnation);
             // Else the ring buffer has the last word.
-            if !host.claims.iter().any(|(_, told)| told.claim.key == claim.key && !told.is_kept) {
+            if !host.claims.iter().any(|(_, told)| told.claim.key == claim.key && !told.is_kept()) {
                 said.end_us = at_us + claim.remaining_ms * 1000;
                 said.longest_us = said.longest_us.max(said.end_us);
             }

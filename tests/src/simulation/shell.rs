@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use forwarder_common::{clock::Time, ids::NodeId};
 use forwarder_core::{
     failover,
-    node::{self, InviteSign, LocalClaim, MapWrite, Now, State},
+    node::{self, MapWrite, Now, State},
     slowpath::Action,
 };
 
 use super::{
     event::{Event, Way},
     host::{ClaimView, Daemon, Host, KernelAnswer, LinkEvent, Order, address, host_at},
-    kernel::{Question, Told},
+    kernel::Question,
     links::{self, Links},
     proxy::Proxies,
     traffic::Message,
@@ -188,22 +188,14 @@ fn take_answer(world: &mut World, host: usize, answer: KernelAnswer, now: Now) {
 fn take_claims(world: &mut World, host: usize, now: Now) {
     let owner = &mut world.hosts[host];
     let Some(daemon) = &mut owner.daemon else { return };
-    for (at_us, told) in std::mem::take(&mut owner.claims) {
-        let Told { claim, epoch, is_kept, begins, sign } = told;
-        if epoch != owner.kernel.epoch() {
+    for (_, told) in std::mem::take(&mut owner.claims) {
+        if told.claim.epoch != owner.kernel.epoch() {
             // Of an earlier run of the proxy.
             continue;
         }
-        let remaining_ms = claim.remaining_ms.saturating_sub((world.now_us - at_us) / 1000);
-        if !is_kept {
-            daemon.node.handle_local(LocalClaim { remaining_ms, ..claim }, now);
+        daemon.node.handle_event(&told.event, now);
+        if !told.is_kept() {
             world.reference.read(owner.node, owner.incarnation, told);
-        }
-        if begins {
-            daemon.node.handle_invite(claim.key, InviteSign::Begun, now);
-        }
-        if let Some((request_key, sign)) = sign {
-            daemon.node.handle_invite(request_key, sign, now);
         }
     }
 }
