@@ -64,7 +64,7 @@ pub const fn epoch(effective: Option<Entry>, sender: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{abi::Lifetimes, ids::Epoch, lifetime, sip::fast::kind};
+    use crate::{abi::Lifetimes, ids::Epoch, lifetime, sip::Kind};
 
     const ME: u16 = 1;
     const PEER: u16 = 2;
@@ -107,12 +107,12 @@ mod tests {
         let lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
         let of = |message, invite, status, drains| lifetime::of(message, invite, status, &lifetimes, 0, drains);
         let messages = [
-            of(kind::REQUEST, true, 0, false),    // INVITE
-            of(kind::RESPONSE, true, 180, false), // it rings
-            of(kind::RESPONSE, true, 200, false), // its end
-            of(kind::CANCEL, false, 0, false),
-            of(kind::ACK, false, 0, false),
-            of(kind::REQUEST, false, 0, true), // anything else, while the node drains
+            of(Kind::Request, true, 0, false),    // INVITE
+            of(Kind::Response, true, 180, false), // it rings
+            of(Kind::Response, true, 200, false), // its end
+            of(Kind::Cancel, false, 0, false),
+            of(Kind::Ack, false, 0, false),
+            of(Kind::Request, false, 0, true), // anything else, while the node drains
         ];
         let new = [New, New, New, NoClaim, NoClaim, New];
         for (found, expected) in [

@@ -3,8 +3,7 @@
 use crate::{
     abi::{AFFINITY_CALL, SERVICE_SET, Service},
     hash,
-    sip::full::Message,
-    verdict::Kind,
+    sip::{Kind, full::Message},
 };
 
 /// The keys of a message where it is seen.

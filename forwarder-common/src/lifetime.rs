@@ -5,7 +5,7 @@ use crate::{
     coded,
     ids::Tick,
     rest::{Class, KeyKind},
-    sip::fast::kind,
+    sip::Kind,
 };
 
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
@@ -120,30 +120,33 @@ impl Lifetime {
     }
 }
 
-/// What a message of `message_kind` that the owner sends does. `call_ticks` is 0 without affinity `call`.
+/// What a message of this kind that the owner sends does. `call_ticks` is 0 without affinity `call`.
 ///
 /// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands.
 #[inline(always)] // part of the egress program
 #[must_use]
 pub const fn of(
-    message_kind: u16,
+    kind: Kind,
     invite: bool,
     status: u16,
     lifetimes: &Lifetimes,
     call_ticks: u16,
     drains: bool,
 ) -> Lifetime {
-    let (ticks, sign, class) = match message_kind {
-        kind::ACK => (lifetimes.failed, Sign::Ack, Class::Short),
-        kind::CANCEL => (lifetimes.failed, Sign::Nothing, Class::Short),
-        kind::RESPONSE if invite && status >= 300 => (lifetimes.failed, Sign::Final, Class::Short),
-        kind::RESPONSE if invite && status >= 200 => (lifetimes.ended, Sign::Final, Class::Short),
-        kind::RESPONSE if invite => (lifetimes.proceeding, Sign::Provisional, Class::Proceeding),
-        _ if invite => (lifetimes.proceeding, Sign::Invite, Class::Proceeding),
-        _ => (lifetimes.ended, Sign::Nothing, Class::Short),
+    let (ticks, sign, class) = match kind {
+        Kind::Ack => (lifetimes.failed, Sign::Ack, Class::Short),
+        Kind::Cancel => (lifetimes.failed, Sign::Nothing, Class::Short),
+        Kind::Response if invite && status >= 300 => (lifetimes.failed, Sign::Final, Class::Short),
+        Kind::Response if invite && status >= 200 => (lifetimes.ended, Sign::Final, Class::Short),
+        Kind::Response if invite => (lifetimes.proceeding, Sign::Provisional, Class::Proceeding),
+        Kind::Request if invite => (lifetimes.proceeding, Sign::Invite, Class::Proceeding),
+        Kind::Request | Kind::Response => (lifetimes.ended, Sign::Nothing, Class::Short),
     };
-    let claims = message_kind != kind::ACK && message_kind != kind::CANCEL;
-    let extends = message_kind != kind::ACK && (!drains || invite || message_kind == kind::CANCEL);
+    let (claims, extends) = match kind {
+        Kind::Ack => (false, false),
+        Kind::Cancel => (false, true),
+        Kind::Request | Kind::Response => (true, !drains || invite),
+    };
     if call_ticks != 0 {
         return Lifetime { ticks: call_ticks, sign: Sign::Nothing, claims, extends, class: Class::Call };
     }
@@ -156,8 +159,8 @@ mod tests {
 
     const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
 
-    fn after(message_kind: u16, invite: bool, status: u16) -> (u16, Sign, bool) {
-        let lifetime = of(message_kind, invite, status, &TICKS, 0, false);
+    fn after(kind: Kind, invite: bool, status: u16) -> (u16, Sign, bool) {
+        let lifetime = of(kind, invite, status, &TICKS, 0, false);
         assert_eq!(Lifetime::unpack(lifetime.pack()), lifetime);
         assert_eq!(matches!(lifetime.class, Class::Proceeding), lifetime.ticks == TICKS.proceeding, "{lifetime:?}");
         (lifetime.ticks, lifetime.sign, lifetime.claims)
@@ -165,16 +168,16 @@ mod tests {
 
     #[test]
     fn each_kind_of_message_has_its_lifetime() {
-        assert_eq!(after(kind::REQUEST, true, 0), (57, Sign::Invite, true));
-        assert_eq!(after(kind::RESPONSE, true, 100), (57, Sign::Provisional, true));
-        assert_eq!(after(kind::RESPONSE, true, 183), (57, Sign::Provisional, true));
-        assert_eq!(after(kind::RESPONSE, true, 200), (11, Sign::Final, true));
-        assert_eq!(after(kind::RESPONSE, true, 486), (18, Sign::Final, true));
-        assert_eq!(after(kind::RESPONSE, false, 200), (11, Sign::Nothing, true));
-        assert_eq!(after(kind::REQUEST, false, 0), (11, Sign::Nothing, true));
-        assert_eq!(after(kind::CANCEL, false, 0), (18, Sign::Nothing, false));
-        assert_eq!(after(kind::ACK, false, 0), (18, Sign::Ack, false));
-        let call = of(kind::RESPONSE, true, 200, &TICKS, 1700, false);
+        assert_eq!(after(Kind::Request, true, 0), (57, Sign::Invite, true));
+        assert_eq!(after(Kind::Response, true, 100), (57, Sign::Provisional, true));
+        assert_eq!(after(Kind::Response, true, 183), (57, Sign::Provisional, true));
+        assert_eq!(after(Kind::Response, true, 200), (11, Sign::Final, true));
+        assert_eq!(after(Kind::Response, true, 486), (18, Sign::Final, true));
+        assert_eq!(after(Kind::Response, false, 200), (11, Sign::Nothing, true));
+        assert_eq!(after(Kind::Request, false, 0), (11, Sign::Nothing, true));
+        assert_eq!(after(Kind::Cancel, false, 0), (18, Sign::Nothing, false));
+        assert_eq!(after(Kind::Ack, false, 0), (18, Sign::Ack, false));
+        let call = of(Kind::Response, true, 200, &TICKS, 1700, false);
         let expected = Lifetime { ticks: 1700, sign: Sign::Nothing, claims: true, extends: true, class: Class::Call };
         assert_eq!(call, expected);
     }
@@ -194,45 +197,44 @@ mod tests {
 
     #[test]
     fn a_draining_node_lets_all_end_but_its_invites() {
-        let extends = |message_kind, invite, status| {
-            let lifetime = of(message_kind, invite, status, &TICKS, 0, true);
+        let extends = |kind, invite, status| {
+            let lifetime = of(kind, invite, status, &TICKS, 0, true);
             (lifetime.claims, lifetime.extends)
         };
-        assert_eq!(extends(kind::REQUEST, true, 0), (true, true));
-        assert_eq!(extends(kind::RESPONSE, true, 183), (true, true));
-        assert_eq!(extends(kind::CANCEL, false, 0), (false, true));
-        assert_eq!(extends(kind::ACK, false, 0), (false, false));
-        assert_eq!(extends(kind::REQUEST, false, 0), (true, false));
-        assert_eq!(extends(kind::RESPONSE, false, 200), (true, false));
-        let ended = of(kind::RESPONSE, false, 200, &TICKS, 0, true);
+        assert_eq!(extends(Kind::Request, true, 0), (true, true));
+        assert_eq!(extends(Kind::Response, true, 183), (true, true));
+        assert_eq!(extends(Kind::Cancel, false, 0), (false, true));
+        assert_eq!(extends(Kind::Ack, false, 0), (false, false));
+        assert_eq!(extends(Kind::Request, false, 0), (true, false));
+        assert_eq!(extends(Kind::Response, false, 200), (true, false));
+        let ended = of(Kind::Response, false, 200, &TICKS, 0, true);
         assert!(!ended.extends(1), "what has little left gains nothing");
     }
 
     #[test]
     fn a_claim_is_written_anew_only_when_it_gains_and_no_message_makes_one_shorter() {
-        let proceeding = of(kind::RESPONSE, true, 183, &TICKS, 0, false);
+        let proceeding = of(Kind::Response, true, 183, &TICKS, 0, false);
         assert_eq!([57, 54, 53, 100].map(|left| proceeding.extends(left)), [false, false, true, false]);
-        let refused = of(kind::RESPONSE, true, 486, &TICKS, 0, false);
+        let refused = of(Kind::Response, true, 486, &TICKS, 0, false);
         assert_eq!([57, 18, 16].map(|left| refused.extends(left)), [false, false, true]);
-        let ack = of(kind::ACK, false, 0, &TICKS, 0, false);
+        let ack = of(Kind::Ack, false, 0, &TICKS, 0, false);
         assert!(![1, 18, 57].iter().any(|left| ack.extends(*left)));
     }
 
     #[test]
     fn the_daemon_hears_who_waits_for_a_final_reply_and_who_has_sent_one_too_early_for_the_claim() {
-        let tells = |message_kind, invite, status| {
-            [1, 18, 19, 57].map(|left| of(message_kind, invite, status, &TICKS, 0, false).tells(left))
-        };
-        assert_eq!(tells(kind::RESPONSE, true, 100), [true; 4]);
-        assert_eq!(tells(kind::RESPONSE, true, 486), [false, false, true, true]);
-        assert_eq!(tells(kind::ACK, false, 0), [false, false, true, true]);
-        for (message_kind, invite, status) in [
-            (kind::REQUEST, true, 0),
-            (kind::REQUEST, false, 0),
-            (kind::RESPONSE, false, 200),
-            (kind::CANCEL, false, 0),
+        let tells =
+            |kind, invite, status| [1, 18, 19, 57].map(|left| of(kind, invite, status, &TICKS, 0, false).tells(left));
+        assert_eq!(tells(Kind::Response, true, 100), [true; 4]);
+        assert_eq!(tells(Kind::Response, true, 486), [false, false, true, true]);
+        assert_eq!(tells(Kind::Ack, false, 0), [false, false, true, true]);
+        for (kind, invite, status) in [
+            (Kind::Request, true, 0),
+            (Kind::Request, false, 0),
+            (Kind::Response, false, 200),
+            (Kind::Cancel, false, 0),
         ] {
-            assert_eq!(tells(message_kind, invite, status), [false; 4]);
+            assert_eq!(tells(kind, invite, status), [false; 4]);
         }
     }
 }

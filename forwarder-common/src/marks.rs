@@ -12,6 +12,7 @@ use core::{
 use crate::{
     abi::Explained,
     hash::{SipHash, padded},
+    sip::Kind,
 };
 
 /// Offsets into the frame, 0 while unset, and what was read there.
@@ -28,7 +29,7 @@ pub struct Marks {
     call_id: Cell<u16>,
     cseq: Cell<u16>,
     via: Cell<u16>,
-    kind: Cell<u16>,
+    kind_code: Cell<u16>,
     status: Cell<u16>,
     invite: Cell<u16>,
     call_id_length: Cell<u16>,
@@ -84,8 +85,8 @@ fields! {
     cseq, set_cseq: u16;
     /// Just after the name of the first Via header.
     via, set_via: u16;
-    /// Kind of message as in [`Explained::kind`].
-    kind, set_kind: u16;
+    /// Code of the [`Kind`] of message; 0: not known yet.
+    kind_code, set_kind_code: u16;
     /// Status code of a response.
     status, set_status: u16;
     /// 1 if the transaction is an INVITE's (request line of a request, CSeq of a response).
@@ -109,6 +110,19 @@ fields! {
 }
 
 impl Marks {
+    /// Kind of message; `None`: not known yet.
+    #[inline(always)] // a few compares
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::decode(u64::from(self.kind_code()))
+    }
+
+    /// The kind is known.
+    #[inline(always)] // a store
+    pub fn set_kind(&self, kind: Kind) {
+        self.set_kind_code(kind.code() as u16);
+    }
+
     /// The request key `L`. It is made only here: most replies are found by `X`, and never need it.
     #[inline(always)] // few places
     #[must_use]
@@ -151,7 +165,7 @@ impl Marks {
             cseq: self.number(),
             call_id: [self.id(), self.call_id_length()],
             branch: [self.branch(), self.branch_length()],
-            kind: self.kind(),
+            kind: self.kind_code(),
             status: self.status(),
             pad: 0,
         }
@@ -173,7 +187,7 @@ mod tests {
         let mut marks = Marks::default();
         // SAFETY: size and alignment were compared, and any bytes are a value of each field.
         unsafe { write_volatile((&raw mut marks).cast::<Words>(), [u64::MAX; WORDS]) };
-        assert_eq!((marks.kind(), marks.number(), marks.reply_key()), (u16::MAX, u32::MAX, u64::MAX));
+        assert_eq!((marks.kind_code(), marks.number(), marks.reply_key()), (u16::MAX, u32::MAX, u64::MAX));
         marks.begin(42, 77);
         assert_eq!((marks.start(), marks.end()), (42, 77));
         marks.set_start(0);
@@ -183,10 +197,10 @@ mod tests {
 
     #[test]
     fn every_byte_lies_in_a_named_field() {
-        let Marks { slot, start, end, first, call_id, cseq, via, kind, status, invite, .. } = &Marks::default();
+        let Marks { slot, start, end, first, call_id, cseq, via, kind_code, status, invite, .. } = &Marks::default();
         let Marks { call_id_length, branch, branch_length, id, reason, pad, .. } = &Marks::default();
         let Marks { number, pad2, hash, reply_key, .. } = &Marks::default();
-        let small = [slot, start, end, first, call_id, cseq, via, kind, status, invite].map(size_of_val);
+        let small = [slot, start, end, first, call_id, cseq, via, kind_code, status, invite].map(size_of_val);
         let more = [call_id_length, branch, branch_length, id, reason, pad].map(size_of_val);
         let large = [number, pad2].map(size_of_val).iter().sum::<usize>() + size_of_val(hash) + size_of_val(reply_key);
         assert_eq!(small.iter().chain(&more).sum::<usize>() + large, size_of::<Marks>());

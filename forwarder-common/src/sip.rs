@@ -2,4 +2,7 @@
 
 pub mod fast;
 pub mod full;
+mod kind;
 mod swar;
+
+pub use kind::Kind;

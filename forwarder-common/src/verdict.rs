@@ -4,21 +4,9 @@ use crate::{
     claim,
     ids::{Epochs, NodeId, Tick},
     outcome::Outcome,
+    sip::Kind,
     table::Entry,
 };
-
-/// What kind of SIP message, as far as the verdict cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A request that can start a transaction: any but ACK and CANCEL.
-    Request,
-    /// An ACK.
-    Ack,
-    /// A CANCEL.
-    Cancel,
-    /// A response.
-    Response,
-}
 
 /// What the claim table says of a message's key: an ineffective claim is [`Found::Nothing`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

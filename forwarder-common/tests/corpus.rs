@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Expected, corpus};
-use forwarder_common::{sip::full, verdict::Kind};
+use forwarder_common::sip::{Kind, full};
 
 #[test]
 fn the_full_reader_reads_every_corpus_message_as_expected() {

@@ -2,9 +2,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
-use forwarder_common::{
-    sip::full::{Message, Unkeyable, read},
-    verdict::Kind,
+use forwarder_common::sip::{
+    Kind,
+    full::{Message, Unkeyable, read},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 

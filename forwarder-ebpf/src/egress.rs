@@ -16,7 +16,7 @@ use forwarder_common::{
     outcome::Outcome,
     reader::Reader as _,
     rest::{KeyKind, Rest},
-    sip::fast::{self, NoKey},
+    sip::{Kind, fast::NoKey},
     table::{self, Buckets as _, Entry, Place},
 };
 
@@ -188,17 +188,18 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>) -> Result<&'s
 /// Claims the keys of a message.
 #[inline(always)] // part of the entry program
 fn messages(marks: &Marks, from: Service, config: &Config) -> Result<Outcome, Outcome> {
-    let kind = marks.kind();
+    // A message with a key has a kind.
+    let kind = marks.kind().ok_or(Outcome::EgressOther)?;
     let (invite, drains) = (marks.invite() != 0, maps::lease().drains());
     let call_ticks = Affinity::of(Some(&from)).call_ticks();
     let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
     let (lifetime, sender) = (lifetime.pack(), u64::from(from.epoch) | u64::from(from.index) << 8);
     let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
-    if kind == fast::kind::ACK {
+    if kind == Kind::Ack {
         // Whosever the transaction is: the ACK of a 2xx goes through any node.
         return Ok(Outcome::EgressNoClaim);
     }
-    if Seen::leaving(Some(&from)).has_reply_key(kind == fast::kind::RESPONSE) && marks.reply_key() != 0 {
+    if Seen::leaving(Some(&from)).has_reply_key(kind == Kind::Response) && marks.reply_key() != 0 {
         return Ok(of_two(outcome, claim_key(marks.reply_key(), lifetime, sender, KeyKind::Reply)));
     }
     Ok(outcome)

@@ -9,8 +9,8 @@ use forwarder_common::{
     net::{self, Ip, Udp},
     outcome::{Action, Hook, Outcome, Punt},
     rendezvous,
-    sip::fast,
-    verdict::{Found, Kind, Verdict, decide, look_up, without_answer},
+    sip::Kind,
+    verdict::{Found, Verdict, decide, look_up, without_answer},
 };
 
 use crate::{
@@ -170,12 +170,8 @@ fn message(
     }
     let now_ns = maps::now_ns();
     let now = Tick::at(now_ns);
-    let kind = match marks.kind() {
-        fast::kind::ACK => Kind::Ack,
-        fast::kind::CANCEL => Kind::Cancel,
-        fast::kind::RESPONSE => Kind::Response,
-        _ => Kind::Request,
-    };
+    // A message with a key has a kind.
+    let kind = marks.kind().ok_or(Outcome::Malformed)?;
     let has_reply_key = Seen::Arriving.has_reply_key(matches!(kind, Kind::Response)) && marks.reply_key() != 0;
     let reply_key = if has_reply_key { Some(marks.reply_key()) } else { None };
     let claimed = look_up(reply_key, || marks.request_key(), |key| found(config, key, now));

@@ -6,7 +6,10 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use forwarder_common::{
     keys::{Affinity, Seen},
     marks::Marks,
-    sip::fast::{self, NoKey},
+    sip::{
+        Kind,
+        fast::{self, NoKey},
+    },
 };
 
 use crate::{maps, packet::Frame};
@@ -114,8 +117,8 @@ fn try_key(frame: Frame, marks: &Marks, flags: u64, chunk: impl Fn(u64) -> u64) 
     fast::cseq(&frame, marks)?;
     let hash = fast::hash(&frame, marks, config.hash_key, flags & AFFINITY_CALL != 0)?;
     let kind = marks.kind();
-    let of_this_kind = if kind == fast::kind::RESPONSE { X_OF_REPLY } else { X_OF_REQUEST };
-    let of_invite = kind == fast::kind::ACK || (kind == fast::kind::RESPONSE && marks.invite() != 0);
+    let of_this_kind = if kind == Some(Kind::Response) { X_OF_REPLY } else { X_OF_REQUEST };
+    let of_invite = kind == Some(Kind::Ack) || (kind == Some(Kind::Response) && marks.invite() != 0);
     if flags & of_this_kind != 0 || (flags & BRANCH_OF_INVITE != 0 && of_invite) {
         let read = fast::reply_key(&frame, marks, hash);
         // Without a branch such a message still has its request key.

@@ -31,6 +31,7 @@ use forwarder_common::{
     lifetime,
     outcome::Outcome,
     rest::{KeyKind, Rest},
+    sip::Kind,
     table,
 };
 use forwarder_core::failover::{Given, Inherited, Lease};
@@ -378,18 +379,10 @@ impl Dataplane {
     }
 
     /// The lifetime that a message of the local proxy gives to its claims.
-    ///
-    /// `message_kind` is one of [`forwarder_common::sip::fast::kind`].
     #[must_use]
-    pub fn lifetime(
-        &self,
-        message_kind: u16,
-        invite: bool,
-        status: Option<u16>,
-        affinity: Affinity,
-    ) -> lifetime::Lifetime {
+    pub fn lifetime(&self, kind: Kind, invite: bool, status: Option<u16>, affinity: Affinity) -> lifetime::Lifetime {
         lifetime::of(
-            message_kind,
+            kind,
             invite,
             status.unwrap_or_default(),
             &self.config.lifetimes,

@@ -29,7 +29,7 @@ mod questions;
 mod random;
 
 use bench::{Bench, PASS, TX, V4, V6};
-use forwarder_common::{abi, ids::Epoch, verdict::Kind};
+use forwarder_common::{abi, ids::Epoch, sip::Kind};
 use frames::{Frame, Sip};
 
 const ME: u16 = 1;

@@ -5,7 +5,6 @@
 //! [`Marks::hide`]; see there why.
 
 mod cseq;
-pub mod kind;
 mod no_key;
 mod value;
 mod via;
@@ -13,6 +12,7 @@ mod via;
 pub use cseq::cseq;
 pub use no_key::NoKey;
 
+use super::Kind;
 use super::swar::{HIGH, ZEROS, below, decimal, hit, index, low, maybe, not_digit, text};
 use crate::{
     hash::{SipHash, padded},
@@ -75,18 +75,18 @@ pub fn start_line<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
         if index(not_digit(status) | 1 << 63) != 3 {
             return Err(NoKey::NotSip);
         }
-        m.set_kind(kind::RESPONSE);
+        m.set_kind(Kind::Response);
         m.set_status(decimal(status.wrapping_sub(ZEROS) << 40) as u16);
         return Ok(());
     }
     let invite = w & LOW56 == INVITE;
     m.set_invite(u16::from(invite));
     m.set_kind(if w & LOW32 == ACK {
-        kind::ACK
+        Kind::Ack
     } else if w & LOW56 == CANCEL {
-        kind::CANCEL
+        Kind::Cancel
     } else {
-        kind::REQUEST
+        Kind::Request
     });
     Ok(())
 }

@@ -11,7 +11,7 @@ mod via;
 pub use unkeyable::Unkeyable;
 
 use self::text::{is, split_at_byte, word};
-use crate::verdict::Kind;
+use crate::sip::Kind;
 
 /// What makes the keys of a message, and what the verdict needs of it. All slices lie in the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

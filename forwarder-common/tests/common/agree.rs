@@ -6,10 +6,10 @@ use forwarder_common::{
     hash,
     marks::Marks,
     sip::{
+        Kind,
         fast::{self, NoKey},
         full,
     },
-    verdict::Kind,
 };
 
 const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
@@ -52,13 +52,7 @@ struct Answer<'a> {
 
 fn from_marks<'a>(frame: &'a [u8], marks: &Marks) -> Answer<'a> {
     let text = |at: u16, length: u16| &frame[usize::from(at)..usize::from(at) + usize::from(length)];
-    let kind = match marks.kind() {
-        fast::kind::REQUEST => Kind::Request,
-        fast::kind::ACK => Kind::Ack,
-        fast::kind::CANCEL => Kind::Cancel,
-        fast::kind::RESPONSE => Kind::Response,
-        other => panic!("kind {other}"),
-    };
+    let Some(kind) = marks.kind() else { panic!("no kind") };
     Answer {
         kind,
         status: marks.status(),

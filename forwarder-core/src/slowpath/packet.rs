@@ -9,8 +9,10 @@ use forwarder_common::{
     keys::{Keys, Seen},
     net::{self, Ip},
     reader::Reader as _,
-    sip::full::{self, Unkeyable},
-    verdict::Kind,
+    sip::{
+        Kind,
+        full::{self, Unkeyable},
+    },
 };
 
 /// One IP packet, without what surrounded it.

@@ -14,10 +14,14 @@ extern crate self as forwarder_common;
 
 #[path = "../decap.rs"]
 mod decap;
+#[path = "../forward.rs"]
+mod forward;
 #[path = "../ingress.rs"]
 mod ingress;
 #[path = "../key.rs"]
 mod key;
+#[path = "../lookup.rs"]
+mod lookup;
 #[path = "../maps.rs"]
 mod maps;
 #[path = "../packet.rs"]

@@ -5,8 +5,7 @@ use forwarder_common::{
     keys::{Affinity, Keys, Seen},
     net::{self, Ip},
     rest::KeyKind,
-    sip::{fast::kind, full},
-    verdict::Kind,
+    sip::{Kind, full},
 };
 
 use super::context::Context;
@@ -35,7 +34,7 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
     let size = if segment == 0 { text.len().max(1) } else { segment as usize };
     for message in text.chunks(size) {
         let Ok(message) = full::read(message) else { continue };
-        let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
+        let (kind, is_invite) = (message.kind, message.method == b"INVITE");
         let lifetime = context.dataplane.lifetime(kind, is_invite, message.status, affinity);
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
         let branch = message.branch.filter(|branch| !branch.is_empty());
@@ -55,13 +54,4 @@ fn payload(frame: &[u8], ip: Ip) -> Option<(usize, usize)> {
     let udp = if ip.fragment { ip.first_fragment(&frame)? } else { ip.udp(&frame).map(|_| ip.payload)? };
     let length = Ip { payload: udp, ..ip }.ports(&frame)?.length;
     Some((udp + net::UDP, (udp + length).min(ip.end).min(frame.len())))
-}
-
-const fn number(message: Kind) -> u16 {
-    match message {
-        Kind::Request => kind::REQUEST,
-        Kind::Ack => kind::ACK,
-        Kind::Cancel => kind::CANCEL,
-        Kind::Response => kind::RESPONSE,
-    }
 }

@@ -9,8 +9,7 @@ use std::{
 use forwarder_common::{
     abi::Address,
     net::{self, Ip},
-    sip::full,
-    verdict::Kind,
+    sip::{Kind, full},
 };
 
 /// Addresses and ports that are remembered; the one that was seen longest ago goes.

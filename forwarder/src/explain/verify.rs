@@ -6,8 +6,7 @@ use forwarder_common::{
     abi::{EXPLAINED_KEY, EXPLAINED_OUTCOME, Explained},
     hash,
     outcome::Outcome,
-    sip::{fast::kind, full::Message},
-    verdict::Kind,
+    sip::full::Message,
 };
 
 /// What the fast path said.
@@ -79,12 +78,7 @@ impl Answer {
         let branch = message.branch.unwrap_or_default();
         let (request_key, reply_key) = hash::keys(hash_key, message.call_id, message.cseq, branch);
         Self {
-            kind: match message.kind {
-                Kind::Request => kind::REQUEST,
-                Kind::Ack => kind::ACK,
-                Kind::Cancel => kind::CANCEL,
-                Kind::Response => kind::RESPONSE,
-            },
+            kind: message.kind.code() as u16,
             status: message.status.unwrap_or_default(),
             call_id: message.call_id.escape_ascii().to_string(),
             cseq: message.cseq,
@@ -98,6 +92,8 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use forwarder_common::sip::{fast, full};
+
+    use forwarder_common::sip::Kind;
 
     use super::*;
 
@@ -126,7 +122,7 @@ mod tests {
             Explained { cseq: 8, ..right },
             Explained { call_id: [right.call_id[0] + 1, right.call_id[1]], ..right },
             Explained { branch: [60_000, 60_000], ..right },
-            Explained { kind: kind::REQUEST, ..right },
+            Explained { kind: Kind::Request.code() as u16, ..right },
             Explained { status: 200, ..right },
             Explained { result: 0, ..right },
             Explained { result: EXPLAINED_OUTCOME | 255, ..right },

@@ -19,7 +19,7 @@ use forwarder_common::{
     outcome::Outcome,
     question::{self, Answer},
     rest::KeyKind,
-    sip::fast::kind,
+    sip,
     table::Entry,
 };
 
@@ -261,10 +261,10 @@ impl Bench {
     }
 
     /// The daemon claims a key for a message of this kind that egress could not read; whether peers must hear of it.
-    pub(crate) fn claims_own(&self, key: u64, message_kind: u16, status: Option<u16>) -> bool {
+    pub(crate) fn claims_own(&self, key: u64, kind: sip::Kind, status: Option<u16>) -> bool {
         let service = self.dataplane.sender(address(vip(V4)), 5060).unwrap();
         let affinity = Affinity::of(Some(&service));
-        let lifetime = self.dataplane.lifetime(message_kind, message_kind != kind::CANCEL, status, affinity);
+        let lifetime = self.dataplane.lifetime(kind, kind != sip::Kind::Cancel, status, affinity);
         self.dataplane.claim_own((key, 0), KeyKind::Request, lifetime, &service).is_some()
     }
 

@@ -6,7 +6,7 @@ use forwarder_common::{
     ids::{Epoch, Epochs},
     lifetime::Sign,
     outcome::Outcome,
-    sip::fast::kind,
+    sip::Kind,
 };
 
 use super::{
@@ -208,17 +208,17 @@ fn the_daemon_claims_for_a_message_as_egress_would() {
     bench.claim_in(ME, key(2), Epoch::new(3));
     bench.claim_in(PEER, key(3), Epoch::new(3));
     for nothing in [1, 2, 3] {
-        assert!(!bench.claims_own(key(nothing), kind::CANCEL, None), "{nothing}");
-        assert!(bench.claims_own(key(nothing), kind::REQUEST, None), "{nothing}");
+        assert!(!bench.claims_own(key(nothing), Kind::Cancel, None), "{nothing}");
+        assert!(bench.claims_own(key(nothing), Kind::Request, None), "{nothing}");
         assert_eq!((bench.owner(key(nothing)), bench.remaining(key(nothing))), (ME, bench.lifetimes().proceeding));
     }
     bench.claim(PEER, key(4));
-    assert!(!bench.claims_own(key(4), kind::REQUEST, None));
+    assert!(!bench.claims_own(key(4), Kind::Request, None));
     assert_eq!(bench.owner(key(4)), PEER);
     bench.claim_for(ME, key(5), 1000);
-    assert!(bench.claims_own(key(5), kind::CANCEL, None), "a claim that counts lasts longer");
+    assert!(bench.claims_own(key(5), Kind::Cancel, None), "a claim that counts lasts longer");
     assert_eq!(bench.remaining(key(5)), bench.lifetimes().failed);
-    assert!(!bench.claims_own(key(5), kind::CANCEL, None), "and nothing has changed");
+    assert!(!bench.claims_own(key(5), Kind::Cancel, None), "and nothing has changed");
 }
 
 #[test]

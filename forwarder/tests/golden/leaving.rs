@@ -16,11 +16,11 @@ use forwarder_common::{
     outcome::Outcome,
     rest::{Class, KeyKind, Rest},
     sip::{
+        Kind,
         fast::{self, NoKey},
         full::{self, Message},
     },
     table::Entry,
-    verdict::Kind,
 };
 
 use super::{
@@ -211,7 +211,7 @@ impl<'a> Payload<'a> {
         fast::cseq(r, &m)?;
         let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
         let read = fast::reply_key(r, &m, hash);
-        let is_response = m.kind() == fast::kind::RESPONSE;
+        let is_response = m.kind() == Some(Kind::Response);
         if self.from.seen().has_reply_key(is_response) { read.map(|()| m.reply_key()) } else { Ok(m.reply_key()) }
     }
 }
@@ -263,7 +263,7 @@ impl Account {
         now: Tick,
     ) -> Self {
         let affinity = from.affinity(setting);
-        let (kind, is_invite) = (number(message.kind), message.method == b"INVITE");
+        let (kind, is_invite) = (message.kind, message.method == b"INVITE");
         let status = message.status.unwrap_or_default();
         let lifetimes = lifetime::of_timers(500, 180_000);
         let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
@@ -312,15 +312,6 @@ impl Account {
 
 /// The entries of the keys that a message has.
 type Table = BTreeMap<u64, Entry>;
-
-const fn number(kind: Kind) -> u16 {
-    match kind {
-        Kind::Request => fast::kind::REQUEST,
-        Kind::Ack => fast::kind::ACK,
-        Kind::Cancel => fast::kind::CANCEL,
-        Kind::Response => fast::kind::RESPONSE,
-    }
-}
 
 /// Puts into the table, for a key, nothing or a claim of one of the kinds that a message may find.
 fn prepare(bench: &Bench, below: &mut impl FnMut(usize) -> usize, key: u64) {

@@ -10,6 +10,7 @@ use forwarder_common::{
     net::{self, Ip},
     outcome::{Action, Hook, Outcome, Punt},
     sip::{
+        Kind,
         fast::{self, NoKey},
         full,
     },
@@ -352,7 +353,7 @@ fn fast(frame: &[u8], start: usize, end: usize, is_call: bool) -> Result<(), NoK
     }
     fast::cseq(r, &m)?;
     let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
-    if Seen::Arriving.has_reply_key(m.kind() == fast::kind::RESPONSE) { fast::reply_key(r, &m, hash) } else { Ok(()) }
+    if Seen::Arriving.has_reply_key(m.kind() == Some(Kind::Response)) { fast::reply_key(r, &m, hash) } else { Ok(()) }
 }
 
 /// Puts into the table, for a key, nothing or a claim of one of the kinds that a message may find; what counts of it.

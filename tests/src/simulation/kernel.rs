@@ -11,8 +11,9 @@ use forwarder_common::{
     question::{self, Answer, Held},
     rendezvous,
     rest::KeyKind,
+    sip::Kind,
     table::{self, Buckets, Entry, Place, SLOTS},
-    verdict::{Found, Kind, Verdict, decide, look_up, without_answer},
+    verdict::{Found, Verdict, decide, look_up, without_answer},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},

@@ -6,7 +6,7 @@ use forwarder::{
     config::{DEFAULT_FAILURES, DEFAULT_PROBE_MS},
     daemon::LOOK_PAUSE,
 };
-use forwarder_common::{abi, lifetime, net, outcome::Outcome, rest::KeyKind, sip::fast::kind, verdict::Verdict};
+use forwarder_common::{abi, lifetime, net, outcome::Outcome, rest::KeyKind, sip::Kind, verdict::Verdict};
 use forwarder_core::failover::Evidence;
 
 use super::{
@@ -219,9 +219,9 @@ impl Proxies {
         for (message_kind, invite, status) in step.emits() {
             let drains = owner.kernel.drains();
             let lifetime = lifetime::of(*message_kind, *invite, *status, &world.lifetimes, 0, drains);
-            let is_request = !matches!(*message_kind, kind::RESPONSE | kind::ACK);
+            let is_request = !matches!(*message_kind, Kind::Response | Kind::Ack);
             // Of the one branch that the client has sent, or of the one that the proxy has.
-            let branch = if *message_kind == kind::RESPONSE { !request_key } else { reply_key.unwrap_or_default() };
+            let branch = if *message_kind == Kind::Response { !request_key } else { reply_key.unwrap_or_default() };
             let keys = [Some((request_key, KeyKind::Request)), reply_key.map(|key| (key, KeyKind::Reply))];
             for (key, kind) in keys.into_iter().flatten().filter(|(_, kind)| is_request || *kind == KeyKind::Request) {
                 let claimed = Claimed { key, kind, request_key, branch };

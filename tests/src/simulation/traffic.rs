@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use fastrand::Rng;
-use forwarder_common::{hash, sip::fast::kind, verdict::Kind};
+use forwarder_common::{hash, sip::Kind};
 
 /// The shared address and port that all packets are sent to.
 pub(super) const VIP: [u8; 4] = [192, 0, 2, 10];
@@ -149,17 +149,17 @@ impl Step {
     }
 
     /// What a proxy that takes the message sends: kind, whether the method is INVITE, status.
-    pub(super) const fn emits(self) -> &'static [(u16, bool, u16)] {
+    pub(super) const fn emits(self) -> &'static [(Kind, bool, u16)] {
         match self {
-            Self::Invite | Self::InviteAgain => &[(kind::RESPONSE, true, 100), (kind::REQUEST, true, 0)],
-            Self::Ringing => &[(kind::RESPONSE, true, 180)],
-            Self::Answer => &[(kind::RESPONSE, true, 200)],
-            Self::Busy => &[(kind::ACK, true, 0), (kind::RESPONSE, true, 486)],
-            Self::Terminated => &[(kind::ACK, true, 0), (kind::RESPONSE, true, 487)],
-            Self::Cancel => &[(kind::RESPONSE, false, 200), (kind::CANCEL, true, 0)],
-            Self::Request | Self::RequestAgain => &[(kind::REQUEST, false, 0)],
-            Self::Reply => &[(kind::RESPONSE, false, 200)],
-            Self::AnswerAck => &[(kind::ACK, true, 0)],
+            Self::Invite | Self::InviteAgain => &[(Kind::Response, true, 100), (Kind::Request, true, 0)],
+            Self::Ringing => &[(Kind::Response, true, 180)],
+            Self::Answer => &[(Kind::Response, true, 200)],
+            Self::Busy => &[(Kind::Ack, true, 0), (Kind::Response, true, 486)],
+            Self::Terminated => &[(Kind::Ack, true, 0), (Kind::Response, true, 487)],
+            Self::Cancel => &[(Kind::Response, false, 200), (Kind::Cancel, true, 0)],
+            Self::Request | Self::RequestAgain => &[(Kind::Request, false, 0)],
+            Self::Reply => &[(Kind::Response, false, 200)],
+            Self::AnswerAck => &[(Kind::Ack, true, 0)],
             Self::Trying | Self::CancelDone | Self::RefusalAck => &[],
         }
     }

@@ -1,8 +1,10 @@
 //! The CSeq: its number, and of a response also its method (RFC 3261 §20.16).
 
 use super::{
-    super::swar::{ZEROS, decimal, index, low, not_digit, text},
-    kind,
+    super::{
+        Kind,
+        swar::{ZEROS, decimal, index, low, not_digit, text},
+    },
     no_key::NoKey,
     value::value,
 };
@@ -20,7 +22,7 @@ pub fn cseq<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
     if m.call_id() == 0 || m.cseq() == 0 || m.via() == 0 {
         return Err(NoKey::Incomplete);
     }
-    if m.kind() != kind::RESPONSE && !request_line_ends(r, m) {
+    if m.kind() != Some(Kind::Response) && !request_line_ends(r, m) {
         return Err(NoKey::Form);
     }
     let name_end = m.cseq() as usize;
@@ -56,7 +58,7 @@ pub fn cseq<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
         return Err(NoKey::Form);
     }
     m.set_number(number as u32);
-    if m.kind() == kind::RESPONSE {
+    if m.kind() == Some(Kind::Response) {
         response_method(m, after)?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, fmt::Write as _, net::SocketAddr};
 
 use anyhow::{Result, anyhow};
-use forwarder_common::{sip::full, verdict::Kind};
+use forwarder_common::sip::{Kind, full};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 /// Probes whose answers still count: a slow answer is one.
