@@ -14,7 +14,7 @@ use forwarder::{
     dataplane::{Dataplane, Interface, Settings},
     identity::Secrets,
 };
-use forwarder_common::abi::{self, EVENT_BYTES};
+use forwarder_common::abi::{self, ClaimEvent, EVENT_BYTES};
 
 use crate::{
     bed::{Bed, RECEIVER, SENDER, Work, datagrams, ip, pour},
@@ -191,15 +191,17 @@ pub(crate) fn scale(binary: &Path, cpus: [usize; 2], claims: u32, seconds: u32) 
     Ok(values)
 }
 
-/// Seconds of 100,000 claims each that the ring buffer has room for: an event has 24 bytes and a head of 8.
-const ROOM_S: f64 = EVENT_BYTES as f64 / 32.0 / 100_000.0;
+/// Bytes of an event in the ring buffer, with the kernel's head of eight.
+const RECORD: usize = size_of::<ClaimEvent>() + 8;
+/// Seconds of 100,000 claims each that the ring buffer has room for.
+const ROOM_S: f64 = EVENT_BYTES as f64 / RECORD as f64 / 100_000.0;
 
 /// Events that wait, taken at once.
 fn drain(node: &Node, proxy: &mut Proxy<'_>, add: &mut impl FnMut(&str, f64, &str)) -> Result<()> {
     const CALLS: u32 = 50_000;
     node.hold(true);
     proxy.invite(CALLS)?;
-    let (events, cpu) = (node.waiting() / 32, node.cpu_ns()?);
+    let (events, cpu) = (node.waiting() / RECORD as u64, node.cpu_ns()?);
     node.hold(false);
     let took = wait("the daemon has taken all events", || Ok(node.waiting() == 0))?;
     // What it does with the last ones.
