@@ -12,6 +12,8 @@ mod via;
 pub use cseq::cseq;
 pub use no_key::NoKey;
 
+use core::ops::Range;
+
 use super::Kind;
 use super::swar::{HIGH, ZEROS, below, decimal, hit, index, low, maybe, not_digit, text};
 use crate::{
@@ -270,21 +272,35 @@ pub fn reply_key<R: Reader>(r: &R, m: &Marks, mut hash: SipHash) -> Result<(), N
 /// # Errors
 /// Why the fast path has no key.
 pub fn read(payload: &[u8], hash_key: [u64; 2], affinity_call: bool) -> Result<Marks, NoKey> {
-    let (r, m) = (&payload, Marks::default());
-    if payload.len() > usize::from(u16::MAX) {
-        return Err(NoKey::Bounds);
-    }
-    m.begin(0, payload.len());
-    start_line(r, &m)?;
-    scan(r, &m)?;
-    cseq(r, &m)?;
-    let hash = hash(r, &m, hash_key, affinity_call)?;
-    reply_key(r, &m, hash)?;
+    let m = Marks::default();
+    let hash = read_in(payload, 0..payload.len(), &m, hash_key, affinity_call)?;
+    reply_key(&payload, &m, hash)?;
     Ok(m)
 }
 
-fn scan(r: &&[u8], m: &Marks) -> Result<(), NoKey> {
-    let mut off = 0;
+/// Reads the payload in a frame on the host, as the kernel does, up to what both keys begin with. Offsets in `m` are
+/// into the frame.
+///
+/// # Errors
+/// Why the fast path has no key.
+pub fn read_in(
+    frame: &[u8],
+    payload: Range<usize>,
+    m: &Marks,
+    hash_key: [u64; 2],
+    affinity_call: bool,
+) -> Result<SipHash, NoKey> {
+    if payload.end > usize::from(u16::MAX) {
+        return Err(NoKey::Bounds);
+    }
+    m.begin(payload.start, payload.end);
+    start_line(&frame, m)?;
+    scan(&frame, m, payload.start)?;
+    cseq(&frame, m)?;
+    hash(&frame, m, hash_key, affinity_call)
+}
+
+fn scan(r: &&[u8], m: &Marks, mut off: usize) -> Result<(), NoKey> {
     for _ in 0..CHUNK * CHUNKS {
         match step(r, m, off)? {
             Some(next) => off = next,

@@ -81,16 +81,7 @@ fn from_message(message: full::Message<'_>, affinity_call: bool) -> Answer<'_> {
 
 fn read_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> Result<Marks, NoKey> {
     let marks = Marks::default();
-    let m = &marks;
-    m.begin(payload.start, payload.end);
-    fast::start_line(&frame, m)?;
-    let mut next = Some(payload.start);
-    for _ in 0..fast::CHUNK * fast::CHUNKS {
-        let Some(off) = next else { break };
-        next = fast::step(&frame, m, off)?;
-    }
-    fast::cseq(&frame, m)?;
-    let hash = fast::hash(&frame, m, KEY, affinity_call)?;
-    fast::reply_key(&frame, m, hash)?;
+    let hash = fast::read_in(frame, payload, &marks, KEY, affinity_call)?;
+    fast::reply_key(&frame, &marks, hash)?;
     Ok(marks)
 }

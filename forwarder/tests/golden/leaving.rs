@@ -198,18 +198,7 @@ impl<'a> Payload<'a> {
     /// What the branch gives, where that is read; 0 where it cannot be.
     fn fast(&self, is_call: bool) -> Result<u64, NoKey> {
         let (r, m) = (&self.frame, Marks::default());
-        m.begin(self.start, self.end);
-        fast::start_line(r, &m)?;
-        let mut next = Some(self.start);
-        for _ in 0..fast::CHUNK * fast::CHUNKS {
-            let Some(off) = next else { break };
-            next = fast::step(r, &m, off)?;
-        }
-        if next.is_some() {
-            return Err(NoKey::Bounds);
-        }
-        fast::cseq(r, &m)?;
-        let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
+        let hash = fast::read_in(self.frame, self.start..self.end, &m, HASH_KEY, is_call)?;
         let read = fast::reply_key(r, &m, hash);
         let is_response = m.kind() == Some(Kind::Response);
         if self.from.seen().has_reply_key(is_response) { read.map(|()| m.reply_key()) } else { Ok(m.reply_key()) }

@@ -341,18 +341,7 @@ fn payload(frame: &[u8], ip: &Ip) -> Option<(usize, usize)> {
 /// Whether the fast reader has the keys that are wanted of what arrives.
 fn fast(frame: &[u8], start: usize, end: usize, is_call: bool) -> Result<(), NoKey> {
     let (r, m) = (&frame, Marks::default());
-    m.begin(start, end);
-    fast::start_line(r, &m)?;
-    let mut next = Some(start);
-    for _ in 0..fast::CHUNK * fast::CHUNKS {
-        let Some(off) = next else { break };
-        next = fast::step(r, &m, off)?;
-    }
-    if next.is_some() {
-        return Err(NoKey::Bounds);
-    }
-    fast::cseq(r, &m)?;
-    let hash = fast::hash(r, &m, HASH_KEY, is_call)?;
+    let hash = fast::read_in(frame, start..end, &m, HASH_KEY, is_call)?;
     if Seen::Arriving.has_reply_key(m.kind() == Some(Kind::Response)) { fast::reply_key(r, &m, hash) } else { Ok(()) }
 }
 
