@@ -4,11 +4,12 @@
 //! against it. They may punt; an answer that differs is a defect of the forwarder, and the command fails.
 
 mod capture;
-mod frame;
+mod datagram;
 mod line;
+mod link;
 mod verify;
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, io::Write, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use forwarder_common::{
@@ -19,14 +20,14 @@ use pcap_parser::Linktype;
 
 use crate::dataplane::Explainer;
 use capture::Packet;
-use frame::Found;
+use datagram::{Around, Datagram, Found, Opener};
 use line::Line;
 use verify::Said;
 
 /// What to explain, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A pcap or pcapng file of Ethernet frames.
+    /// A pcap or pcapng file, of any link type that carries IP on edges.
     pub file: PathBuf,
     /// One JSON object per datagram instead of text.
     pub json: bool,
@@ -74,14 +75,15 @@ pub fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<()> {
 /// The same, asking `kernel`.
 ///
 /// # Errors
-/// Fails, after having printed what was readable, if the file is damaged or no Ethernet capture, or if the fast path or
-/// the kernel answers other than the full reader; at once if `out` cannot be written or the program cannot be run.
+/// Fails, after having printed what was readable, if the file is damaged, if it has frames that are not read and no
+/// datagram at all, or if the fast path or the kernel answers other than the full reader; at once if `out` cannot be
+/// written or the program cannot be run.
 pub fn run_with<'a>(
     options: &'a Options,
     kernel: Option<&'a mut (dyn Kernel + 'a)>,
     out: &'a mut (dyn Write + 'a),
 ) -> anyhow::Result<()> {
-    let mut explain = Explain { options, kernel, out, counts: Counts::default() };
+    let mut explain = Explain { options, kernel, out, opener: Opener::new(), counts: Counts::default() };
     if !options.json {
         writeln!(explain.out, "{}", line::HEAD).context("write the explanation")?;
     }
@@ -98,28 +100,30 @@ struct Explain<'a> {
     options: &'a Options,
     kernel: Option<&'a mut (dyn Kernel + 'a)>,
     out: &'a mut (dyn Write + 'a),
+    opener: Opener,
     counts: Counts,
 }
 
 impl Explain<'_> {
     fn packet(&mut self, packet: &Packet<'_>) -> anyhow::Result<()> {
-        if packet.link != Linktype::ETHERNET {
-            *self.counts.foreign_links.entry(packet.link.0).or_default() += 1;
-            return Ok(());
-        }
-        let line = match frame::locate(packet.bytes, packet.snapped) {
-            Found::Other => return Ok(()),
-            Found::Unreadable(why) => {
-                self.counts.datagrams += 1;
-                let line = Line::unreadable(packet.frame, why);
-                self.with_kernel(line, packet, None)?
+        let line = match self.opener.open(packet) {
+            Found::Other(name) => {
+                *self.counts.others.entry(name).or_default() += 1;
+                return Ok(());
             }
-            Found::Datagram(place) => {
-                let payload = packet.bytes.get(place).unwrap_or_default();
-                let message = full::read(payload);
-                let fast_path = self.fast_path(packet.frame, payload, message.as_ref().ok());
-                let line = Line::read(packet.frame, message, self.options.hash_key, fast_path);
-                self.with_kernel(line, packet, message.as_ref().ok())?
+            Found::Unreadable(why, around) => {
+                *if why.starts_with("not read") { &mut self.counts.unread } else { &mut self.counts.datagrams } += 1;
+                let line = Line::unreadable(packet.frame, &why).around(&around);
+                self.with_kernel(line, packet, None, Some(packet.bytes))?
+            }
+            Found::Datagram(Datagram { payload, around, packet: bare }) => {
+                let message = full::read(&payload);
+                let fast_path = self.fast_path(packet.frame, &payload, &around, message.as_ref().ok());
+                let line = Line::read(packet.frame, message, self.options.hash_key, fast_path).around(&around);
+                let is_frame = packet.link == Linktype::ETHERNET && !around.is_tunnelled;
+                let made = if is_frame { None } else { bare.map(datagram::frame) };
+                let frame = if is_frame { Some(packet.bytes) } else { made.as_deref() };
+                self.with_kernel(line, packet, message.as_ref().ok(), frame)?
             }
         };
         if self.options.json {
@@ -130,7 +134,14 @@ impl Explain<'_> {
         }
     }
 
-    fn fast_path(&mut self, frame: u64, payload: &[u8], message: Option<&full::Message<'_>>) -> String {
+    /// What the fast path says of the payload; of a frame whose payload it does not come to, why.
+    fn fast_path(
+        &mut self,
+        frame: u64,
+        payload: &[u8],
+        around: &Around,
+        message: Option<&full::Message<'_>>,
+    ) -> String {
         self.counts.datagrams += 1;
         self.counts.keyable += u64::from(message.is_some());
         let hash_key = self.options.hash_key;
@@ -140,12 +151,13 @@ impl Explain<'_> {
         };
         self.counts.note(frame, &said);
         match said {
+            Said::Differs(_) => said.to_string(),
+            Said::Agrees | Said::Punts(_) if let Some(outcome) = around.outcome => outcome.name().to_owned(),
             Said::Agrees => {
                 self.counts.fast += 1;
                 "key".to_owned()
             }
             Said::Punts(outcome) => outcome.to_owned(),
-            Said::Differs(_) => said.to_string(),
         }
     }
 
@@ -154,17 +166,18 @@ impl Explain<'_> {
         line: Line,
         packet: &Packet<'_>,
         message: Option<&full::Message<'_>>,
+        frame: Option<&[u8]>,
     ) -> anyhow::Result<Line> {
         let Some(kernel) = self.kernel.as_deref_mut() else { return Ok(line) };
         if packet.snapped {
             return Ok(line.with_kernel("not asked: snapped".to_owned()));
         }
-        if packet.bytes.len() > kernel.longest() {
+        let Some(frame) = frame else { return Ok(line.with_kernel("not asked: it came in fragments".to_owned())) };
+        if frame.len() > kernel.longest() {
             return Ok(line.with_kernel(format!("not asked: longer than {} bytes", kernel.longest())));
         }
-        let found =
-            kernel.explain(packet.bytes).with_context(|| format!("ask the kernel about frame {}", packet.frame))?;
-        let said = verify::compare(&found, packet.bytes, message, self.options.hash_key);
+        let found = kernel.explain(frame).with_context(|| format!("ask the kernel about frame {}", packet.frame))?;
+        let said = verify::compare(&found, frame, message, self.options.hash_key);
         self.counts.note(packet.frame, &said);
         Ok(line.with_kernel(said.to_string()))
     }
@@ -179,8 +192,10 @@ struct Counts {
     /// Frames about which the readers differ, and the first of them.
     differing: u64,
     first_differing: Option<u64>,
-    /// Packets by link type that is not Ethernet.
-    foreign_links: BTreeMap<i32, u64>,
+    /// Frames that are not read.
+    unread: u64,
+    /// Frames without UDP, by protocol.
+    others: BTreeMap<String, u64>,
 }
 
 impl Counts {
@@ -192,8 +207,16 @@ impl Counts {
     }
 
     fn summary(&self) -> String {
-        let Self { datagrams, keyable, fast, .. } = self;
-        format!("{datagrams} UDP datagrams, {keyable} with a key, {fast} of them by the fast path")
+        let Self { datagrams, keyable, fast, unread, others, .. } = self;
+        let mut summary = format!("{datagrams} UDP datagrams, {keyable} with a key, {fast} of them by the fast path");
+        if *unread != 0 {
+            let _ = write!(summary, "; {unread} frames not read");
+        }
+        if !others.is_empty() {
+            let names: Vec<_> = others.iter().map(|(name, number)| format!("{number} {name}")).collect();
+            let _ = write!(summary, "; not UDP: {}", names.join(", "));
+        }
+        summary
     }
 
     fn check(&self, file: &std::path::Path) -> anyhow::Result<()> {
@@ -204,10 +227,11 @@ impl Counts {
                 "explain {name}: {number} answers of the fast path are wrong, first at frame {frame}; hint: report it"
             );
         }
-        if let Some((link, number)) = self.foreign_links.iter().next() {
-            let link = capture::link_name(Linktype(*link));
+        if self.datagrams == 0 && self.unread != 0 {
+            let number = self.unread;
             bail!(
-                "explain {name}: {number} packets are {link}, not Ethernet; hint: capture on one interface, `-i eth0`"
+                "explain {name}: {number} frames are not read, and no UDP datagram was found; hint: capture with \
+                 `tcpdump -i eth0 -w FILE` on the edge"
             );
         }
         Ok(())

@@ -16,10 +16,14 @@ use forwarder::explain::{Kernel, Options, run, run_with};
 use forwarder::foreign::Harmless;
 use forwarder_common::{
     abi::{EXPLAINED_OUTCOME, Explained},
+    clock::Time,
+    geneve::{self, Head, Inner, Kind, Sender},
     hash, net,
     outcome::Outcome,
+    question,
     sip::fast,
 };
+use forwarder_core::fragments::split;
 use serde_json::{Value, json};
 
 const HASH_KEY: [u64; 2] = [0x0102_0304, 0x0506_0708];
@@ -166,17 +170,204 @@ fn a_block_that_says_it_is_shorter_than_any_is_damaged() {
 }
 
 #[test]
-fn other_links_than_ethernet_are_refused_by_name() {
-    for (link, name) in
-        [(113, "Linux cooked"), (276, "Linux cooked"), (101, "raw IP"), (0, "BSD loopback"), (147, "type 147")]
-    {
+fn every_link_type_of_an_edge_is_read() {
+    let ip = &frame(BYE, V4)[14..];
+    let cooked = [&[0; 14][..], &[8, 0]].concat();
+    let cooked2 = [&[8, 0][..], &[0; 18]].concat();
+    let links: [(u16, &[u8], &str); 7] = [
+        (113, &cooked, "Linux cooked"),
+        (276, &cooked2, "Linux cooked"),
+        (101, &[], "raw IP"),
+        (228, &[], "raw IP"),
+        (12, &[], "raw IP"),
+        (0, &[2, 0, 0, 0], "BSD loopback"),
+        (108, &[0, 0, 0, 2], "BSD loopback"),
+    ];
+    for (link, before, name) in links {
         for format in [Format::Pcap, Format::Pcapng] {
             let mut file = head(format, link);
-            record(format, &frame(BYE, V4), 200, &mut file);
-            let (lines, error) = broken(&file);
-            assert!(lines.is_empty() && error.contains(name) && error.contains("not Ethernet"), "{error}");
+            let bytes = [before, ip].concat();
+            record(format, &bytes, bytes.len(), &mut file);
+            let [line] = explained(&file).try_into().unwrap();
+            assert_eq!((&line["call_id"], &line["fast_path"]), (&json!("a@b"), &json!("key")), "{link}");
+            assert_eq!((&line["around"], &line["passes_unread"]), (&json!([name]), &Value::Null), "{link}");
         }
     }
+}
+
+/// An Ethernet frame whose type and packet stand behind `between`.
+fn layered(between: &[u8], layers: Layers) -> Vec<u8> {
+    let plain = frame(BYE, layers);
+    [&plain[..12], between, &plain[14..]].concat()
+}
+
+#[test]
+fn what_the_programs_pass_unread_is_keyed_and_said_so() {
+    let frames = [
+        layered(&[0x81, 0, 0, 1, 0x81, 0, 0, 2, 0x81, 0, 0, 3, 8, 0], V4),
+        layered(&[0x91, 0, 0, 5, 8, 0], V4),
+        layered(&[0x88, 0x47, 0, 1, 1, 64], V6),
+        layered(&[0x88, 0x64, 0x11, 0, 0, 1, 1, 0, 0, 0x57], V6),
+        frame(BYE, Layers { tags: 2, ..V4 }),
+    ];
+    let lines = explained(&capture::capture(Format::Pcap, &frames));
+    let around = [json!(["VLAN", "VLAN", "VLAN"]), json!(["VLAN"]), json!(["MPLS"]), json!(["PPPoE"])];
+    for (line, around) in lines.iter().zip(around) {
+        assert_eq!((&line["call_id"], &line["fast_path"]), (&json!("a@b"), &json!("not_service")), "{line}");
+        assert_eq!((&line["around"], &line["passes_unread"]), (&around, &json!(true)), "{line}");
+    }
+    assert_eq!((&lines[4]["fast_path"], &lines[4]["around"]), (&json!("key"), &Value::Null));
+}
+
+#[test]
+fn a_datagram_behind_ipv6_extension_headers_or_in_an_authentication_header_is_keyed() {
+    let udp = &frame(BYE, V6)[14 + 40..];
+    let options = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let routing = |next: u8| [next, 0, 0, 0, 0, 0, 0, 0];
+    let atomic = |next: u8| [next, 0, 0, 0, 0, 0, 0, 9];
+    let authentication = |next: u8| [&[next, 4][..], &[0; 22]].concat();
+    let chains: [(u8, Vec<u8>); 6] = [
+        (0, options(17).to_vec()),
+        (43, routing(17).to_vec()),
+        (60, options(17).to_vec()),
+        (44, atomic(17).to_vec()),
+        (60, [options(44), atomic(17)].concat()),
+        (51, authentication(17)),
+    ];
+    for (next, chain) in chains {
+        let mut packet = frame(BYE, V6)[..14 + 40].to_vec();
+        packet[14 + 6] = next;
+        packet[14 + 4..14 + 6].copy_from_slice(&u16::try_from(chain.len() + udp.len()).unwrap().to_be_bytes());
+        packet.extend(chain.iter().chain(udp));
+        let [line] = explained(&capture::capture(Format::Pcap, &[packet])).try_into().unwrap();
+        assert_eq!((&line["call_id"], &line["around"]), (&json!("a@b"), &json!(["extension headers"])), "{next}");
+        assert_ne!(line["fast_path"], "key", "{next}");
+    }
+}
+
+#[test]
+fn fragments_are_joined_in_any_order_and_between_others() {
+    let padding = "p".repeat(3000);
+    let long = format!("BYE sip:b@h SIP/2.0\r\nX: {padding}\r\ni: long@b\r\nCSeq: 7 BYE\r\n\r\n");
+    for layers in [V4, V6] {
+        let whole = frame(long.as_bytes(), layers);
+        let mut parts: Vec<_> = split(&whole[14..], 1400).unwrap();
+        assert_eq!(parts.len(), 3);
+        parts.reverse();
+        let ethernet = |part: &Vec<u8>| [&whole[..14], part].concat();
+        let frames = [ethernet(&parts[0]), frame(BYE, layers), ethernet(&parts[1]), ethernet(&parts[2])];
+        let lines = explained(&capture::capture(Format::Pcapng, &frames));
+        assert_eq!(
+            (&lines[0]["why"], &lines[1]["call_id"], &lines[2]["why"]),
+            (&json!("fragment"), &json!("a@b"), &json!("fragment"))
+        );
+        assert_eq!((&lines[3]["call_id"], &lines[3]["around"]), (&json!("long@b"), &json!(["fragments"])));
+        assert_eq!(lines[3]["fast_path"], "fragment");
+    }
+}
+
+/// A frame with a packet of this cluster's tunnel from node 7.
+fn tunnelled(kind: Kind, packet: &[u8]) -> Vec<u8> {
+    let ip = net::packet(&packet).unwrap();
+    let inner = Inner::read(&packet, &ip).unwrap();
+    let sender = Sender { head: Head::new(7, kind, 0, Time(0)), vni: 5, key: [1, 2] };
+    let header: Vec<u8> = geneve::header(&sender, &inner).iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut outer = frame(&[header.as_slice(), packet].concat(), V6);
+    outer[14 + 40 + 2..14 + 40 + 4].copy_from_slice(&geneve::PORT.to_be_bytes());
+    outer
+}
+
+#[test]
+fn what_is_inside_the_tunnel_is_explained_with_who_sent_it() {
+    let long = [b"BYE sip:b@h SIP/2.0\r\ni: long@b\r\nCSeq: 7 BYE\r\nX: ".as_slice(), &[b'x'; 2000]].concat();
+    let long = frame(&long, V4);
+    let parts: Vec<_> = split(&long[14..], 1400).unwrap();
+    let question = question::packet(1, 2, 3);
+    let frames = [
+        tunnelled(Kind::Data, &frame(BYE, V4)[14..]),
+        tunnelled(Kind::Relay, &frame(BYE, V6)[14..]),
+        tunnelled(Kind::Reassemble, &parts[0]),
+        tunnelled(Kind::Reassemble, &parts[1]),
+        tunnelled(Kind::Ask, &question),
+        tunnelled(Kind::Answer, &question),
+    ];
+    let lines = explained(&capture::capture(Format::Pcap, &frames));
+    let read: Vec<_> = lines.iter().map(|line| (&line["call_id"], &line["why"], &line["around"])).collect();
+    let (node, null) = (|what: &str| json!([format!("Geneve of node 7, {what}")]), Value::Null);
+    assert_eq!(
+        read,
+        [
+            (&json!("a@b"), &null, &node("to the owner")),
+            (&json!("a@b"), &null, &node("relayed")),
+            (&null, &json!("fragment"), &node("to reassemble")),
+            (&json!("long@b"), &null, &json!(["Geneve of node 7, to reassemble", "fragments"])),
+            (&null, &json!("question"), &node("asks for a claim")),
+            (&null, &json!("answer"), &node("answers")),
+        ]
+    );
+}
+
+#[test]
+fn another_networks_geneve_is_looked_into_as_well_but_not_for_ever() {
+    let geneve = |inside: &[u8]| {
+        let mut outer = frame(&[&[0, 0, 0x65, 0x58, 0, 0, 9, 0][..], inside].concat(), V4);
+        outer[14 + 20 + 2..14 + 20 + 4].copy_from_slice(&geneve::PORT.to_be_bytes());
+        outer
+    };
+    let once = geneve(&frame(BYE, Layers { tags: 1, ..V6 }));
+    let often = geneve(&geneve(&geneve(&geneve(&frame(BYE, V4)))));
+    let lines = explained(&capture::capture(Format::Pcap, &[once, often]));
+    assert_eq!((&lines[0]["call_id"], &lines[0]["around"]), (&json!("a@b"), &json!(["Geneve", "VLAN"])));
+    assert_eq!((&lines[1]["keyable"], &lines[1]["around"]), (&json!(false), &json!(["Geneve", "Geneve", "Geneve"])));
+}
+
+#[test]
+fn a_frame_that_is_not_read_is_said_and_alone_it_is_an_error() {
+    let unknown = layered(&[0x89, 0x4f], V4);
+    let lines = explained(&capture::capture(Format::Pcap, &[frame(BYE, V4), unknown.clone()]));
+    assert_eq!(
+        lines[1],
+        json!({
+            "frame": 2, "keyable": false, "why": "not read: Ethernet type 0x894f", "passes_unread": true
+        })
+    );
+    for (file, why) in [
+        (capture::capture(Format::Pcap, &[unknown]), "not read: Ethernet type 0x894f"),
+        (
+            [head(Format::Pcapng, 147), {
+                let mut packet = Vec::new();
+                record(Format::Pcapng, &frame(BYE, V4), 200, &mut packet);
+                packet
+            }]
+            .concat(),
+            "not read: link type 147",
+        ),
+    ] {
+        let (lines, error) = broken(&file);
+        assert_eq!(lines[0]["why"], why);
+        assert!(error.contains("1 frames are not read, and no UDP datagram was found"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_udp_is_counted_by_its_name() {
+    let mut tcp = frame(BYE, V4);
+    tcp[14 + 9] = 6;
+    let mut esp = frame(BYE, V6);
+    esp[14 + 6] = 50;
+    let mut esp_fragment = frame(BYE, V4);
+    (esp_fragment[14 + 6], esp_fragment[14 + 9]) = (0x20, 50);
+    let arp = [&[0xff; 12][..], &[8, 6], &[0; 28]].concat();
+    let file = saved(&capture::capture(
+        Format::Pcap,
+        &[tcp.clone(), tcp, esp, esp_fragment, arp, layered(&[0x89, 0x4f], V4), frame(BYE, V4)],
+    ));
+    let mut out = Vec::new();
+    run(&options(&file, false), &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let last =
+        "1 UDP datagrams, 1 with a key, 1 of them by the fast path; 1 frames not read; not UDP: 1 ARP, 2 ESP, 2 TCP";
+    assert_eq!(text.lines().last(), Some(last), "{text}");
 }
 
 #[test]

@@ -152,14 +152,3 @@ impl Links {
 
 /// The link type of an interface that the file does not describe.
 pub(super) const UNKNOWN: Linktype = Linktype(-1);
-
-/// What a link type is called, for messages.
-pub(super) fn link_name(link: Linktype) -> String {
-    match link {
-        UNKNOWN => "of an interface that the file does not describe".to_owned(),
-        Linktype::LINUX_SLL | Linktype::LINUX_SLL2 => "Linux cooked (captured on the interface `any`)".to_owned(),
-        Linktype::NULL | Linktype::LOOP => "BSD loopback".to_owned(),
-        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => "raw IP".to_owned(),
-        Linktype(number) => format!("of link type {number}"),
-    }
-}

@@ -2,9 +2,14 @@
 
 use std::fmt;
 
-use forwarder_common::{hash, sip::full, sip::full::Message};
+use forwarder_common::{
+    hash,
+    outcome::Outcome,
+    sip::full::{self, Message},
+};
 use serde::Serialize;
 
+use super::datagram::Around;
 use crate::foreign::escaped;
 
 /// What is known of one datagram; the field names are an interface that stays.
@@ -19,6 +24,12 @@ pub(super) struct Line {
     fast_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<String>,
+    /// What the datagram is in, from outside in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    around: Vec<String>,
+    /// The kernel programs do not look into such a frame: it passes as without them.
+    #[serde(skip_serializing_if = "is_false")]
+    passes_unread: bool,
 }
 
 #[derive(Serialize)]
@@ -54,7 +65,7 @@ impl Line {
         match read {
             Ok(message) => {
                 let keys = Read::Keys(Keys::new(&message, hash_key));
-                Self { frame, keyable: true, read: keys, fast_path: Some(fast_path), kernel: None }
+                Self { keyable: true, read: keys, fast_path: Some(fast_path), ..Self::unreadable(frame, "") }
             }
             Err(reason) => Self::unreadable(frame, reason.reason()),
         }
@@ -62,7 +73,20 @@ impl Line {
 
     /// A datagram without a key: why.
     pub(super) fn unreadable(frame: u64, why: &str) -> Self {
-        Self { frame, keyable: false, read: Read::Not { why: why.to_owned() }, fast_path: None, kernel: None }
+        Self {
+            frame,
+            keyable: false,
+            read: Read::Not { why: why.to_owned() },
+            fast_path: None,
+            kernel: None,
+            around: Vec::new(),
+            passes_unread: false,
+        }
+    }
+
+    /// The same with what the datagram is in.
+    pub(super) fn around(self, around: &Around) -> Self {
+        Self { around: around.names.clone(), passes_unread: around.outcome == Some(Outcome::NotService), ..self }
     }
 
     /// The same with what the kernel says.
@@ -116,8 +140,19 @@ impl fmt::Display for Line {
                 write!(f, "  {}  {}", escaped(&keys.call_id), dash(&escaped(&keys.branch)))?;
             }
         }
+        if !self.around.is_empty() {
+            write!(f, "  in {}", self.around.join(", "))?;
+        }
+        if self.passes_unread {
+            f.write_str("  (the programs pass it unread)")?;
+        }
         self.kernel.as_ref().map_or(Ok(()), |kernel| write!(f, "  kernel {kernel}"))
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn dash(text: &str) -> &str {
