@@ -215,6 +215,14 @@ impl Dataplane {
         attach::standing(&mut self.ebpf, interface, ifindex, attached, self.pins.as_ref())
     }
 
+    /// What sees packets that leave an interface before the egress program does, and may hide them from it.
+    ///
+    /// # Errors
+    /// The kernel refuses to say.
+    pub fn in_front(&mut self, interface: &str, ifindex: u32, attached: &Attached) -> Result<Vec<String>> {
+        attach::in_front(&mut self.ebpf, interface, ifindex, attached)
+    }
+
     /// The start has succeeded: what is pinned stays when this is dropped.
     pub fn keep(&mut self) {
         if let Some(pins) = &mut self.pins {

@@ -12,6 +12,8 @@ mod frames;
 mod hostile;
 #[path = "attach/injection.rs"]
 mod injection;
+#[path = "attach/others.rs"]
+mod others;
 #[path = "attach/wire.rs"]
 mod wire;
 

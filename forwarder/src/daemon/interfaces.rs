@@ -25,6 +25,8 @@ struct Entry {
     attached: Option<(Interface, Attached)>,
     /// Why it is not attached, as it was logged.
     reason: Option<String>,
+    /// What hides packets from the egress program, as it was logged.
+    hidden: Option<String>,
     /// Looks until the next try, and how many there were between the last two.
     wait: (u32, u32),
     /// The operator has taken the programs off.
@@ -53,7 +55,14 @@ impl Interfaces {
         let mut entries = Vec::new();
         for name in names {
             let attached = Some(attach(name, mode, dataplane)?);
-            entries.push(Entry { name: name.clone(), attached, reason: None, wait: (0, 0), is_off: false });
+            entries.push(Entry {
+                name: name.clone(),
+                attached,
+                reason: None,
+                hidden: None,
+                wait: (0, 0),
+                is_off: false,
+            });
         }
         Ok(Self { mode, entries })
     }
@@ -64,7 +73,10 @@ impl Interfaces {
         let mut changed = false;
         for entry in &mut self.entries {
             let outcome = match entry.look(dataplane) {
-                Look::Well => continue,
+                Look::Well => {
+                    entry.look_in_front(dataplane);
+                    continue;
+                }
                 Look::Missing if entry.waits() => continue,
                 Look::Missing => attach(&entry.name, self.mode, dataplane).map_err(|error| format!("{error:#}")),
                 Look::Leave(reason) => Err(reason),
@@ -105,9 +117,13 @@ impl Interfaces {
         self.entries.iter().map(report).collect()
     }
 
-    /// For `status`: those that are not attached, and why.
+    /// For `status`: those that are not attached, and why, and those whose egress program others come before.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
-        self.entries.iter().filter_map(|entry| Some(format!("interface {}: {}", entry.name, entry.reason.as_ref()?)))
+        let warning = |entry: &Entry| {
+            let what = entry.reason.as_ref().or(entry.hidden.as_ref())?;
+            Some(format!("interface {}: {what}", entry.name))
+        };
+        self.entries.iter().filter_map(warning)
     }
 }
 
@@ -143,6 +159,31 @@ impl Entry {
                         .to_owned(),
                 )
             }
+        }
+    }
+
+    /// Looks whether others see what leaves before the egress program does. They are let be: two that push each other
+    /// aside would help nobody.
+    fn look_in_front(&mut self, dataplane: &mut Dataplane) {
+        let Some((interface, how)) = &self.attached else { return };
+        let hidden = match dataplane.in_front(&self.name, interface.ifindex, how) {
+            Ok(others) if others.is_empty() => None,
+            Ok(others) => Some(format!(
+                "{} at egress comes before the forwarder's program and may hide messages from it, which then make no \
+                 claim; hint: attach it after the forwarder, or restart this daemon",
+                others.join(", ")
+            )),
+            Err(error) => {
+                log::debug!("interface {}: {error:#}", self.name);
+                return;
+            }
+        };
+        if self.hidden != hidden {
+            match &hidden {
+                Some(what) => log::warn!("interface {}: {what}", self.name),
+                None => log::info!("interface {}: nothing comes before the egress program any more", self.name),
+            }
+            self.hidden = hidden;
         }
     }
 

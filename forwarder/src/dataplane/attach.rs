@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Ebpf,
     programs::{
-        Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode,
+        LinkOrder, Program, ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TcAttachType, Xdp,
+        XdpMode as AyaMode,
         links::{FdLink, PinnedLink},
-        tc,
+        tc::{self, NlOptions, TcAttachOptions},
         xdp::XdpLink,
     },
 };
@@ -68,7 +69,7 @@ pub(super) fn standing(
     let egress = egress.info()?.id();
     let is_there = match attached.egress {
         "tcx" => is_held(&pins.link(interface, "egress"), egress),
-        _ => egress_filters(ifindex)?.contains(&egress),
+        _ => egress_filters(ifindex)?.iter().any(|filter| filter.program == Some(egress)),
     };
     Ok(if is_there { Standing::Attached } else { Standing::TakenOff("egress program") })
 }
@@ -191,28 +192,35 @@ fn attach_egress(program: &mut SchedClassifier, interface: &str, pins: Option<&m
     }
     let pin = pins.as_ref().map(|pins| pins.link(interface, "egress"));
     if let Some(pin) = pin.as_ref().filter(|pin| pin.exists()) {
-        let replaced = PinnedLink::from_pin(pin)
-            .map_err(anyhow::Error::from)
-            .and_then(|old| Ok(FdLink::from(old).try_into()?))
-            .and_then(|link| Ok(program.attach_to_link(link)?));
-        match replaced {
-            Ok(id) => {
-                drop(program.take_link(id)?);
-                return Ok("tcx");
-            }
-            Err(error) => {
-                log::info!("{}: {error:#}; attaching anew", pin.display());
-                std::fs::remove_file(pin).with_context(|| format!("remove {}", pin.display()))?;
-            }
+        match take_over_egress(program, interface, pin) {
+            Ok(()) => return Ok("tcx"),
+            Err(error) => log::info!("{}: {error:#}; attaching anew", pin.display()),
         }
     }
-    let id = program.attach(interface, TcAttachType::Egress)?;
+    // Before all others: one that lets a packet go hides it from those behind it.
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(interface, TcAttachType::Egress, first)?;
     if let (Some(pin), Some(pins)) = (pin, pins) {
+        // What an earlier daemon has there goes after the new one has come.
+        if pin.exists() {
+            std::fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
+        }
         let link: FdLink = program.take_link(id)?.try_into().context("take the TC link")?;
         link.pin(&pin).with_context(|| format!("pin the TC link at {}", pin.display()))?;
         pins.made(pin);
     }
     Ok("tcx")
+}
+
+/// Puts the program into the link of an earlier daemon, without a gap; such a link keeps its place among others.
+fn take_over_egress(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Result<()> {
+    let held = Link::open(pin).and_then(|link| link.held())?;
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Egress)?;
+    ensure!(programs.first().is_none_or(|first| first.id() == held.program), "other programs have come before it");
+    let link = FdLink::from(PinnedLink::from_pin(pin)?).try_into()?;
+    let id = program.attach_to_link(link)?;
+    drop(program.take_link(id)?);
+    Ok(())
 }
 
 /// Before Linux 6.6 a filter of the clsact qdisc, which outlives the daemon by itself and cannot be pinned.
@@ -224,7 +232,9 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, pins: Option<&m
     }
     // A filter of an earlier daemon; the new one is in place a moment later.
     let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, EGRESS);
-    let id = program.attach(interface, TcAttachType::Egress)?;
+    // The number that comes first; of one number the newest does (`cls_bpf_change` of linux/net/sched/cls_bpf.c).
+    let first = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
+    let id = program.attach_with_options(interface, TcAttachType::Egress, first)?;
     let link = program.take_link(id)?;
     match pins {
         Some(pins) => {
@@ -234,4 +244,19 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, pins: Option<&m
         None => drop(link),
     }
     Ok("clsact")
+}
+
+/// What sees packets that leave an interface before our egress program does: each may hide them from it.
+pub(super) fn in_front(ebpf: &mut Ebpf, interface: &str, ifindex: u32, attached: &Attached) -> Result<Vec<String>> {
+    let egress: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    let ours = egress.info()?.id();
+    if attached.egress == "tcx" {
+        let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Egress)?;
+        let name = |program: &ProgramInfo| {
+            format!("program {} ({})", program.id(), program.name_as_str().unwrap_or("without a name"))
+        };
+        return Ok(programs.iter().take_while(|program| program.id() != ours).map(name).collect());
+    }
+    let filters = egress_filters(ifindex)?;
+    Ok(filters.iter().take_while(|filter| filter.program != Some(ours)).map(ToString::to_string).collect())
 }

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::CString,
-    io,
+    fmt, io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -149,11 +149,30 @@ pub(super) fn xdp_program(ifindex: u32) -> Result<Option<u32>> {
     }))
 }
 
-/// The numbers of the programs that are filters of an interface's clsact qdisc, at its egress.
+/// A filter of a qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Filter {
+    /// What it is, such as `bpf` or `flower`.
+    kind: String,
+    /// The number that says when it comes.
+    priority: u16,
+    /// The number of its program, if it is one.
+    pub(super) program: Option<u32>,
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, priority, program } = self;
+        write!(f, "{kind} filter of preference {priority}")?;
+        program.map_or(Ok(()), |program| write!(f, " (program {program})"))
+    }
+}
+
+/// The filters of an interface's clsact qdisc at its egress, in the order in which they see a packet.
 ///
 /// # Errors
 /// The kernel refuses to say.
-pub(super) fn egress_filters(ifindex: u32) -> Result<Vec<u32>> {
+pub(super) fn egress_filters(ifindex: u32) -> Result<Vec<Filter>> {
     let mut wanted = TcMessage::default();
     (wanted.header.index, wanted.header.parent) =
         (ifindex.cast_signed(), TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS });
@@ -164,15 +183,27 @@ pub(super) fn egress_filters(ifindex: u32) -> Result<Vec<u32>> {
         Err(error) if is_gone(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error).context("ask for an interface's filters"),
     };
-    let mut programs = Vec::new();
-    for message in &answer {
-        let RouteNetlinkMessage::NewTrafficFilter(filter) = message else { continue };
-        for attribute in &filter.attributes {
-            let TcAttribute::Options(options) = attribute else { continue };
-            programs.extend(options.iter().filter_map(program_of_filter));
+    let filters = answer.iter().filter_map(|message| {
+        let RouteNetlinkMessage::NewTrafficFilter(filter) = message else { return None };
+        // Each preference is told of without a number, and then its filters, each with its own.
+        (filter.header.handle != TcHandle::UNSPEC).then(|| Filter::of(filter))
+    });
+    Ok(filters.collect())
+}
+
+impl Filter {
+    fn of(message: &TcMessage) -> Self {
+        let mut filter = Self { kind: String::new(), priority: (message.header.info >> 16) as u16, program: None };
+        for attribute in &message.attributes {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "there are new ones with each kernel")]
+            match attribute {
+                TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
+                TcAttribute::Options(options) => filter.program = options.iter().find_map(program_of_filter),
+                _ => {}
+            }
         }
+        filter
     }
-    Ok(programs)
 }
 
 fn program_of_filter(option: &TcOption) -> Option<u32> {
