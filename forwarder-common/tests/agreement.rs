@@ -2,20 +2,13 @@
 
 #![expect(clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "common/agree.rs"]
-mod agree;
-#[path = "common/corpus.rs"]
-mod common;
-#[path = "common/mutate.rs"]
-mod mutate;
-#[path = "common/random.rs"]
-mod random;
-
-use agree::{agree, agree_in};
-use common::corpus;
 use forwarder_common::sip::fast::{self, NoKey};
-use mutate::{ANSWER, INVITE, mutate, token};
-use random::Random;
+use test_support::{
+    agree::{agree, agree_in},
+    corpus::corpus,
+    mutate::{ANSWER, INVITE, mutate, token},
+    random::Random,
+};
 
 const MUTATIONS: usize = if cfg!(debug_assertions) { 200_000 } else { 1_000_000 };
 

@@ -2,11 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-#[path = "common/corpus.rs"]
-mod common;
-
-use common::{Expected, corpus};
 use forwarder_common::sip::{Kind, full};
+use test_support::corpus::{Expected, corpus};
 
 #[test]
 fn the_full_reader_reads_every_corpus_message_as_expected() {

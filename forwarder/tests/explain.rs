@@ -4,10 +4,6 @@
 
 #[path = "explain/capture.rs"]
 mod capture;
-#[path = "../../forwarder-common/tests/common/corpus.rs"]
-mod corpus;
-#[path = "../../forwarder-common/tests/common/random.rs"]
-mod random;
 
 use std::fs;
 
@@ -25,6 +21,7 @@ use forwarder_common::{
 };
 use forwarder_core::fragments::split;
 use serde_json::{Value, json};
+use test_support::{corpus, random::Random};
 
 const HASH_KEY: [u64; 2] = [0x0102_0304, 0x0506_0708];
 const BYE: &[u8] = b"BYE sip:b@h SIP/2.0\r\nv: SIP/2.0/UDP h;branch=z9hG4bK1\r\ni: a@b\r\nCSeq: 0007 BYE\r\n\r\n";
@@ -372,7 +369,7 @@ fn what_is_no_udp_is_counted_by_its_name() {
 
 #[test]
 fn no_damage_to_a_file_makes_it_panic_or_run_on() {
-    let mut random = random::Random::new(0xda_ba6e);
+    let mut random = Random::new(0xda_ba6e);
     for format in [Format::Pcap, Format::PcapBig, Format::Pcapng, Format::PcapngSimple] {
         let whole = capture::capture(format, &[frame(BYE, V4), frame(FOLDED, V6), frame(b"x", V4)]);
         for _ in 0..500 {

@@ -8,8 +8,6 @@
 mod bench;
 #[path = "golden/bounds.rs"]
 mod bounds;
-#[path = "../../forwarder-common/tests/common/corpus.rs"]
-mod corpus;
 #[path = "golden/egress.rs"]
 mod egress;
 #[allow(dead_code, reason = "as above")]
@@ -21,12 +19,8 @@ mod lease;
 mod leaving;
 #[path = "golden/messages.rs"]
 mod messages;
-#[path = "../../forwarder-common/tests/common/mutate.rs"]
-mod mutate;
 #[path = "golden/questions.rs"]
 mod questions;
-#[path = "../../forwarder-common/tests/common/random.rs"]
-mod random;
 
 use bench::{Bench, PASS, TX, V4, V6};
 use forwarder_common::{abi, ids::Epoch, sip::Kind};

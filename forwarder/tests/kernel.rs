@@ -1,17 +1,14 @@
 //! The loaded program against the host's run of the same parser. Needs root.
 
-#[path = "../../forwarder-common/tests/common/mutate.rs"]
-mod mutate;
-#[path = "../../forwarder-common/tests/common/random.rs"]
-mod random;
-
 use forwarder::dataplane::Explainer;
 use forwarder_common::{
     abi::{EXPLAINED_KEY, EXPLAINED_OUTCOME, Explained},
     sip::fast,
 };
-use mutate::{ANSWER, INVITE, mutate};
-use random::Random;
+use test_support::{
+    mutate::{ANSWER, INVITE, mutate},
+    random::Random,
+};
 
 const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 const MUTATIONS: usize = 50_000;

@@ -21,9 +21,6 @@ mod leaving;
 mod odd;
 #[path = "packets/play.rs"]
 mod play;
-#[allow(dead_code, reason = "as above")]
-#[path = "../../forwarder-common/tests/common/random.rs"]
-mod random;
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +28,7 @@ use std::{
 };
 
 use play::Nodes;
-use random::Random;
+use test_support::random::Random;
 
 const ME: u16 = 1;
 const PEER: u16 = 2;

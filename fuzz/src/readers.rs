@@ -1,7 +1,6 @@
 //! For any bytes: what the fast reader of SIP answers, the full one answers too.
 
-#[path = "../../forwarder-common/tests/common/agree.rs"]
-mod agree;
+use test_support::agree;
 
 /// Ethernet, IPv4 and UDP headers, which lie before the payload in a frame.
 const BEFORE: usize = 42;

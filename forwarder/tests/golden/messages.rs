@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::{
+use test_support::{
     corpus,
-    frames::Sip,
-    leaving::{SETTINGS, Sender, check},
     mutate::{ANSWER, INVITE, mutate},
     random::Random,
+};
+
+use super::{
+    frames::Sip,
+    leaving::{SETTINGS, Sender, check},
 };
 
 /// Random messages for each of four settings.

@@ -1,17 +1,15 @@
 //! Messages with edits at places where they matter, for readers to agree on.
 
-#![expect(clippy::indexing_slicing, reason = "tests")]
-
 use crate::random::Random;
 
 /// A message that needs no corpus.
-pub(crate) const INVITE: &[u8] =
+pub const INVITE: &[u8] =
     b"INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;rport;branch=z9hG4bK74bf9\r\n\
     Max-Forwards: 70\r\nFrom: Alice <sip:alice@example.com>;tag=9fxced76sl\r\nTo: <sip:bob@example.com>\r\n\
     Call-ID: 3848276298220188511@example.com\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\nCall-ID: body\r\n";
 
 /// A message of the compact and folded kind, CSeq last.
-pub(crate) const ANSWER: &[u8] =
+pub const ANSWER: &[u8] =
     b"SIP/2.0 200 OK\nv:SIP/2.0/UDP h.example.com;received=192.0.2.7 ;branch=z9hG4bKnashds8,SIP/2.0/UDP b\n\
     v: SIP/2.0/UDP second;branch=no\ni: a84b4c76e66710\nt: <sip:x@y>\n ;tag=1\ncseq:  314159 INVITE\n\n";
 
@@ -28,12 +26,12 @@ const TOKENS: &[&[u8]] = &[
 ];
 
 /// One of the pieces.
-pub(crate) fn token(random: &mut Random) -> &'static [u8] {
+pub fn token(random: &mut Random) -> &'static [u8] {
     TOKENS[random.below(TOKENS.len())]
 }
 
 /// One of `messages` with up to five edits; one in ten is cut off.
-pub(crate) fn mutate(random: &mut Random, messages: &[Vec<u8>]) -> Vec<u8> {
+pub fn mutate(random: &mut Random, messages: &[Vec<u8>]) -> Vec<u8> {
     let mut message = messages[random.below(messages.len())].clone();
     for _ in 0..random.below(6) {
         // Where the headers are.

@@ -1,22 +1,19 @@
 //! The message corpus, which lies outside the project.
 
-#![allow(dead_code, reason = "each test crate uses a part")]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
-
 use std::{fs, io::Write as _, path::PathBuf};
 
 /// One message and its line in `expected.jsonl`.
-pub(crate) struct Expected {
+pub struct Expected {
     /// Name relative to the corpus.
-    pub(crate) file: String,
+    pub file: String,
     /// The UDP payload.
-    pub(crate) payload: Vec<u8>,
+    pub payload: Vec<u8>,
     /// What an exact parser reads.
-    pub(crate) expected: serde_json::Value,
+    pub expected: serde_json::Value,
 }
 
 /// The corpus in `FORWARDER_CORPUS` or beside the workspace; `None`, loudly, where it is absent.
-pub(crate) fn corpus(test: &str) -> Option<Vec<Expected>> {
+pub fn corpus(test: &str) -> Option<Vec<Expected>> {
     let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus"));
     let named = std::env::var_os("FORWARDER_CORPUS").map(PathBuf::from);
     let directory = named.clone().unwrap_or(beside);
@@ -38,7 +35,7 @@ pub(crate) fn corpus(test: &str) -> Option<Vec<Expected>> {
 }
 
 /// Says loudly, and in a form that can be counted, that a test was skipped.
-pub(crate) fn skip(test: &str, why: &str) {
+pub fn skip(test: &str, why: &str) {
     // Past the test runner, which shows no output of a test that passes; a closed error output is nobody to tell.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
 }

@@ -1,16 +1,16 @@
 //! A small seeded generator, so that a failure can be run again.
 
 /// The generator xorshift64*.
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// Starts from `seed`, which is not 0.
-    pub(crate) const fn new(seed: u64) -> Self {
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// A number in `0..bound`; `bound` is not 0.
-    pub(crate) const fn below(&mut self, bound: usize) -> usize {
+    pub const fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -18,7 +18,7 @@ impl Random {
     }
 
     /// True once in `bound` times.
-    pub(crate) const fn once_in(&mut self, bound: usize) -> bool {
+    pub const fn once_in(&mut self, bound: usize) -> bool {
         self.below(bound) == 0
     }
 }

@@ -15,12 +15,12 @@ use forwarder_common::{
 const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
 /// Whether the fast reader answers; fails if the full one says otherwise.
-pub(crate) fn agree(payload: &[u8]) -> bool {
+pub fn agree(payload: &[u8]) -> bool {
     check(payload, 0..payload.len(), false, &fast::read(payload, KEY, false))
 }
 
 /// The same for a payload in a frame that goes on behind it, as the kernel sees it.
-pub(crate) fn agree_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> bool {
+pub fn agree_in(frame: &[u8], payload: Range<usize>, affinity_call: bool) -> bool {
     let fast = read_in(frame, payload.clone(), affinity_call);
     check(frame, payload, affinity_call, &fast)
 }
