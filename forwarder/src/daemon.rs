@@ -48,7 +48,7 @@ use forwarder_core::{
 };
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
 
@@ -95,8 +95,10 @@ pub fn run(config: Config) -> Result<()> {
         .build()
         .context("start the asynchronous runtime")?;
     runtime.block_on(async {
-        let daemon = Daemon::start(config)?;
-        daemon.run().await
+        // Before the start, which takes a while: what comes meanwhile ends the daemon in order as soon as it runs.
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        Daemon::start(config)?.run(terminate, interrupt).await
     })
 }
 
@@ -201,9 +203,7 @@ impl Daemon {
         })
     }
 
-    async fn run(mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    async fn run(mut self, mut terminate: Signal, mut interrupt: Signal) -> Result<()> {
         log::info!("node {} of cluster {} runs", self.config.node.number(), self.identity.cluster);
         let mut checks = tokio::time::interval(INTERFACE_CHECK);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

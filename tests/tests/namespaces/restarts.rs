@@ -98,6 +98,24 @@ fn one_ends(family: Family, dead_s: u32, signal: i32) -> Result<()> {
     moves.only_together("a daemon that ended beside others", &CALLS, &may)
 }
 
+#[test]
+fn a_daemon_that_is_told_to_stop_while_it_starts_ends_in_order() -> Result<()> {
+    Lab::run(|lab| {
+        let mut cluster = Cluster::start_some(lab, Family::V4, [1], |config| config)?;
+        let daemon = cluster.edge(1)?;
+        daemon.wait_for_state("up")?;
+        daemon.process().stop_with(libc::SIGKILL)?;
+        // The socket comes before the programs are loaded, which takes the longest.
+        std::fs::remove_file(daemon.control()).context("remove the socket of the daemon before")?;
+        daemon.start_again()?;
+        let control = daemon.control().to_owned();
+        poll_until_true("the daemon starts", TIMEOUT, || Ok(control.exists()))?;
+        let status = daemon.process().stop()?;
+        ensure!(status.code() == Some(0), "the daemon ended with {status} after SIGTERM");
+        Ok(())
+    })
+}
+
 /// Runs `count` calls, does something to the daemons in the middle, and says what became of the calls that began before
 /// it, meanwhile and after, and which outcomes moved.
 pub(crate) fn under_load(
