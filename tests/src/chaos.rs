@@ -6,7 +6,8 @@
 //! clocks are those of a library that is loaded into a daemon.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,6 +22,7 @@ pub mod callee;
 pub mod caller;
 pub mod fault;
 pub mod injector;
+pub mod journal;
 pub mod message;
 pub mod oracle;
 pub mod report;
@@ -42,21 +44,38 @@ const RATE: u32 = 25;
 /// Until all packets of the last call are in the captures.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// Runs a soak of so many seconds, with the schedule of a seed or another one.
+/// Runs a soak of so many seconds, with the schedule of a seed or another one. Each fault is told when it begins and
+/// ends.
+///
+/// In the lab's folder are the `schedule`, the `faults` as they were carried out, the `report` and the `lost` calls.
 ///
 /// # Errors
 /// A program does not run, or a fault cannot be carried out. Lost calls are no error: they are in the report.
-pub fn soak(lab: &Lab, seed: u64, seconds: u64, schedule: Option<Schedule>) -> Result<Report> {
+pub fn soak(
+    lab: &Lab,
+    seed: u64,
+    seconds: u64,
+    schedule: Option<Schedule>,
+    mut tell: impl FnMut(&str),
+) -> Result<Report> {
     let schedule = schedule.unwrap_or_else(|| Schedule::of(seed, seconds, EDGES));
-    fs::write(lab.folder().join("schedule"), schedule.to_string()).context("write the schedule")?;
-    eprint!("chaos: seed {seed}, {} faults in {seconds} s:\n{schedule}", schedule.0.len());
+    let write = |name: &str, text: String| {
+        fs::write(lab.folder().join(name), text).with_context(|| format!("write {name} of the soak"))
+    };
+    write("schedule", schedule.to_string())?;
+    tell(&format!("seed {seed}, {} faults in {seconds} s", schedule.0.len()));
+    let mut faults = File::create(lab.folder().join("faults")).context("write the faults of the soak")?;
     let mut injector = Injector::start(lab, Family::V4)?;
     let vips = format!("dst host {VIP4} or dst host {VIP6}");
     let captures = lab.edges().map(|edge| Capture::cable(lab, Host::Edge(edge), &format!("edge{edge}"), &vips));
     let mut captures: Vec<Capture> = captures.collect::<Result<_>>()?;
     let callees = Callees::start(lab)?;
     let callers = Callers::start(lab, seed, RATE)?;
-    let done = injector.play(&schedule, seconds)?;
+    let done = injector.play(&schedule, seconds, |fault| {
+        // What is missing there is in the daemons' logs.
+        let _ = writeln!(faults, "{fault}");
+        tell(fault);
+    })?;
     let mut calls = callers.finish()?;
     let last = Instant::now();
     poll_until_true("the last packets are in the captures", SETTLED * 2, || Ok(last.elapsed() >= SETTLED))?;
@@ -68,7 +87,8 @@ pub fn soak(lab: &Lab, seed: u64, seconds: u64, schedule: Option<Schedule>) -> R
     complete(&mut calls, &landed, &injector.proxies);
     let report = Report::new(seed, seconds, &calls, done);
     let lost: String = report.lost.iter().map(|(call, verdict)| format!("{verdict:?}: {call:?}\n")).collect();
-    fs::write(lab.folder().join("lost"), lost).context("write what is known of the lost calls")?;
+    write("lost", lost)?;
+    write("report", report.to_string())?;
     let fewest = usize::try_from(u64::from(RATE) * seconds / 2)?;
     ensure!(calls.len() > fewest, "only {} calls were made", calls.len());
     Ok(report)

@@ -189,6 +189,12 @@ impl Daemon {
         self.process.output()
     }
 
+    /// The file of its log, which earlier runs of it have begun.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        self.process.log()
+    }
+
     /// Its configuration file.
     #[must_use]
     pub fn config(&self) -> &Path {

@@ -49,6 +49,12 @@ impl Process {
         &self.name
     }
 
+    /// The file of what it prints.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// What it has printed so far.
     #[must_use]
     pub fn output(&self) -> String {

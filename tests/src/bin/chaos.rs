@@ -79,7 +79,8 @@ fn chaos(options: &Options) -> Result<Report> {
     });
     let mut found = None;
     Lab::alone_with_edges(EDGES)?.test(|lab| {
-        let report = soak(lab, options.seed, options.seconds, schedule.transpose()?)?;
+        let report =
+            soak(lab, options.seed, options.seconds, schedule.transpose()?, |line| eprintln!("chaos: {line}"))?;
         if !report.lost.is_empty() {
             lab.keep();
             eprintln!("chaos: the schedule, captures, logs and the lost calls are in {}", lab.folder().display());

@@ -43,14 +43,20 @@ impl Report {
     }
 }
 
+/// The labels of lost calls in few words, each once with its number.
+#[must_use]
+pub fn counted<'a>(labels: impl IntoIterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    labels.into_iter().for_each(|label| *counts.entry(label).or_default() += 1);
+    let counts: Vec<String> = counts.iter().map(|(label, count)| format!("{count} {label}")).collect();
+    counts.join(", ")
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, seconds, calls, lost, astray, done } = self;
         writeln!(f, "seed {seed}, {seconds} s, {calls} calls, {} faults", done.len())?;
-        let mut faults: BTreeMap<&str, u32> = BTreeMap::new();
-        done.iter().for_each(|done| *faults.entry(done.fault.word()).or_default() += 1);
-        let faults: Vec<String> = faults.iter().map(|(word, count)| format!("{word} {count}")).collect();
-        writeln!(f, "faults: {}", faults.join(", "))?;
+        writeln!(f, "faults: {}", counted(done.iter().map(|done| done.fault.word())))?;
         writeln!(f, "lost: {}, of these", lost.len())?;
         write_verdicts(f, lost.iter().map(|(_, verdict)| verdict))?;
         writeln!(f, "with a message at a wrong proxy, lost or not: {}, of these", astray.len())?;

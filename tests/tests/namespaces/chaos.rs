@@ -1,6 +1,7 @@
 //! A minute of chaos over five edges: no call is lost without an excuse. `cargo xtask chaos` goes on for longer.
 
 use anyhow::{Result, ensure};
+use tests::chaos::report::counted;
 use tests::chaos::{EDGES, soak};
 use tests::lab::Lab;
 
@@ -17,13 +18,14 @@ const OPEN_PERCENT: usize = 1;
 #[test]
 fn a_minute_of_chaos_loses_no_call_without_an_excuse() -> Result<()> {
     Lab::alone_with_edges(EDGES)?.test(|lab| {
-        let report = soak(lab, SEED, SECONDS, None)?;
-        eprint!("{report}");
+        let report = soak(lab, SEED, SECONDS, None, |_| {})?;
         let is_open = |label: &str| OPEN.iter().any(|fault| label.starts_with(fault));
         let (open, lost): (Vec<&str>, Vec<&str>) =
             report.inexcusable().map(|(_, label)| label).partition(|label| is_open(label));
-        ensure!(lost.is_empty(), "calls were lost without an excuse: {lost:?}\n{report}");
-        ensure!(open.len() * 100 <= report.calls * OPEN_PERCENT, "more calls were lost than usual\n{report}");
+        let (calls, named) = (report.calls, counted(lost.iter().copied()));
+        ensure!(lost.is_empty(), "of {calls} calls {} were lost without an excuse: {named}\n{report}", lost.len());
+        let named = counted(open.iter().copied());
+        ensure!(open.len() * 100 <= calls * OPEN_PERCENT, "of {calls} calls too many were lost: {named}\n{report}");
         Ok(())
     })
 }
