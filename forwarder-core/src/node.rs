@@ -325,7 +325,7 @@ impl Node {
         if due(self.digests.due_us()) {
             self.send_digests(now);
         }
-        if due(self.claims.sweep_at_us()) {
+        if due(Some(self.claims.sweep_at_us())) {
             self.sweep(now);
         }
         if due(self.peers.due_us()) {
@@ -348,7 +348,7 @@ impl Node {
     /// When [`Self::handle_timeout`] is due, in microseconds of the monotonic clock; in the past means now.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let claims = [self.outbox.due_us(), self.digests.due_us(), self.claims.sweep_at_us()];
+        let claims = [self.outbox.due_us(), self.digests.due_us(), Some(self.claims.sweep_at_us())];
         claims.into_iter().chain([self.asks.due_us(), self.members.due_us(), self.peers.due_us()]).flatten().min()
     }
 
@@ -370,10 +370,17 @@ impl Node {
         self.claims.store().epochs()
     }
 
-    /// Whether an epoch of a node is known to be over.
+    /// Which nodes have been down for a minute, by their ids.
     #[must_use]
-    pub fn is_stale(&self, owner: NodeId, epoch: Epoch) -> bool {
-        self.claims.store().is_stale(owner, epoch)
+    pub fn gone(&self) -> &[bool] {
+        self.claims.store().gone()
+    }
+
+    /// Whether no claim of a node and epoch is kept, here and in the kernel's table: the epoch is known to be over, or
+    /// the node has been down for a minute.
+    #[must_use]
+    pub fn is_swept(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.claims.store().is_swept(owner, epoch)
     }
 
     /// Epochs of earlier incarnations of this node's daemon of which peers may still hold claims.

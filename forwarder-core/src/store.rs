@@ -103,10 +103,17 @@ impl Store {
         self.owners.is_effective(owner.number(), epoch)
     }
 
-    /// Whether that epoch of the owner is known to be over.
+    /// Whether no claim of that owner and epoch is kept: the epoch is known to be over, or the owner has been down for
+    /// a minute. It says all its claims anew when it is back.
     #[must_use]
-    pub fn is_stale(&self, owner: NodeId, epoch: Epoch) -> bool {
-        self.owners.is_stale(owner.number(), epoch)
+    pub fn is_swept(&self, owner: NodeId, epoch: Epoch) -> bool {
+        self.owners.is_swept(owner.number(), epoch)
+    }
+
+    /// Which owners have been down for a minute, by their ids, as of the last walk.
+    #[must_use]
+    pub fn gone(&self) -> &[bool] {
+        self.owners.gone()
     }
 
     /// The claims held, with those whose end has passed but that are not swept yet.
@@ -192,10 +199,13 @@ impl Store {
         one.owner == other.owner && (one.epoch == other.epoch || are_effective())
     }
 
-    /// Removes claims whose end has passed, and stale ones, from the next tables, looking at about
-    /// `budget` claims; whether all tables have had their turn.
+    /// Removes claims whose end has passed, and those of [`Self::is_swept`], from the next tables, looking at about
+    /// `budget` claims; whether all tables have had their turn. A walk begins with a look at who is gone.
     pub fn sweep(&mut self, now_us: u64, budget: usize) -> bool {
         let mut looks = 0;
+        if self.swept == 0 {
+            self.owners.look(now_us);
+        }
         while looks < budget {
             let Some(table) = self.tables.get_mut(self.swept) else {
                 self.swept = 0;
@@ -207,7 +217,7 @@ impl Store {
             let owners = &mut self.owners;
             table.retain(|claim| {
                 let has_ended = claim.expires_us() <= now_us;
-                let stays = !has_ended && !owners.is_stale(claim.owner(), claim.epoch());
+                let stays = !has_ended && !owners.is_swept(claim.owner(), claim.epoch());
                 if !stays {
                     owners.take_one(claim.owner());
                 }

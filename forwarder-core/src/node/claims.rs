@@ -138,7 +138,7 @@ pub(super) struct Claims {
     /// Claims of this node stay although those of peers are before them, because those have won too many.
     is_owing: bool,
     invites: Invites,
-    sweep_at_us: Option<u64>,
+    sweep_at_us: u64,
 }
 
 impl Claims {
@@ -150,7 +150,7 @@ impl Claims {
         store.set_me(me);
         let (log, shadowed, withdrawn) = (Log::default(), Shadowed::default(), Withdrawn::default());
         let invites = Invites::new(capacity, seed);
-        Self { me, epochs, capacity, store, log, shadowed, withdrawn, is_owing: false, invites, sweep_at_us: None }
+        Self { me, epochs, capacity, store, log, shadowed, withdrawn, is_owing: false, invites, sweep_at_us: 0 }
     }
 
     pub(super) const fn store(&self) -> &Store {
@@ -522,11 +522,11 @@ impl Claims {
     }
 
     /// When [`Self::sweep`] is due, in microseconds of the monotonic clock.
-    pub(super) const fn sweep_at_us(&self) -> Option<u64> {
+    pub(super) const fn sweep_at_us(&self) -> u64 {
         self.sweep_at_us
     }
 
-    /// Frees a part of what has ended or is stale; whether anything was logged for the peers. `may_win` takes from what
+    /// Frees a part of what has ended, is stale, or is of an owner that is gone; whether anything was logged for the peers. `may_win` takes from what
     /// a peer may win.
     pub(super) fn sweep(&mut self, may_win: impl FnMut(NodeId) -> bool, now: Now, effects: &mut Effects) -> bool {
         let is_done = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
@@ -534,21 +534,17 @@ impl Claims {
         self.invites.sweep(now.monotonic_us, SWEEP_CLAIMS);
         let mut is_logged = false;
         if is_done {
-            self.shadowed.trim(now.monotonic_us, |owner, epoch| self.store.is_stale(owner, epoch));
+            self.shadowed.trim(now.monotonic_us, |owner, epoch| self.store.is_swept(owner, epoch));
             self.withdrawn.trim(now.monotonic_us);
             is_logged = self.is_owing && self.settle(may_win, now, effects);
         }
         let pause = if is_done { SWEEP_US } else { SWEEP_STEP_US };
-        let again = now.monotonic_us.saturating_add(pause);
-        self.sweep_at_us = if self.store.is_empty() { None } else { Some(again) };
+        self.sweep_at_us = now.monotonic_us.saturating_add(pause);
         is_logged
     }
 
     /// Merges a claim, and keeps it for later if it lost.
     fn merge(&mut self, key: u64, claim: Entry, now: Now) -> Merged {
-        if self.sweep_at_us.is_none() {
-            self.sweep_at_us = Some(now.monotonic_us.saturating_add(SWEEP_US));
-        }
         let merged = self.store.merge(key, claim, now.monotonic_us);
         match merged {
             Merged::Lost(winner) if winner != claim.owner && self.store.counts(&claim) => {

@@ -89,12 +89,12 @@ impl Shadowed {
         self.order.range((winner, 0)..=(winner, u64::MAX)).map(|(_, (key, _))| *key).collect()
     }
 
-    /// Frees what has ended, and what is of an epoch that is over.
-    pub(super) fn trim(&mut self, now_us: u64, is_stale: impl Fn(NodeId, Epoch) -> bool) {
+    /// Frees what has ended, and what is of an owner and epoch of which nothing is kept.
+    pub(super) fn trim(&mut self, now_us: u64, is_swept: impl Fn(NodeId, Epoch) -> bool) {
         let Self { claims, order, won, owned, .. } = self;
         claims.retain(|_, kept| {
             let Entry { owner, epoch, expires_us, .. } = kept.claim;
-            let stays = expires_us > now_us && !is_stale(owner, epoch);
+            let stays = expires_us > now_us && !is_swept(owner, epoch);
             if !stays {
                 order.remove(&(kept.winner, kept.at));
                 take_one(won, kept.winner);

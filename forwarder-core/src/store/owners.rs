@@ -2,12 +2,19 @@
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 
+/// An owner that has been down for so long, in microseconds, is gone: as long as its programs may speak for it without
+/// its daemon.
+const GONE_US: u64 = 60_000_000;
+
 /// By node id.
 #[derive(Debug)]
 pub(super) struct Owners {
     /// Live epochs, as far as they are known.
     epochs: Vec<Option<Epochs>>,
     up: Vec<bool>,
+    /// Since when each is known to be down, in microseconds of the monotonic clock.
+    down_since_us: Vec<Option<u64>>,
+    gone: Vec<bool>,
     /// The incarnation that has said all that it claims, in this node's count; `None`: not yet.
     complete: Vec<Option<u8>>,
     /// Claims in the store.
@@ -17,7 +24,14 @@ pub(super) struct Owners {
 impl Owners {
     pub(super) fn new() -> Self {
         let ids = usize::from(NodeId::MAX) + 1;
-        Self { epochs: vec![None; ids], up: vec![false; ids], complete: vec![None; ids], held: vec![0; ids] }
+        Self {
+            epochs: vec![None; ids],
+            up: vec![false; ids],
+            down_since_us: vec![None; ids],
+            gone: vec![false; ids],
+            complete: vec![None; ids],
+            held: vec![0; ids],
+        }
     }
 
     pub(super) fn set_epochs(&mut self, owner: NodeId, epochs: Epochs) {
@@ -27,9 +41,35 @@ impl Owners {
     }
 
     pub(super) fn set_up(&mut self, owner: NodeId, is_up: bool) {
-        if let Some(up) = self.up.get_mut(usize::from(owner.number())) {
+        let at = usize::from(owner.number());
+        if let (Some(up), Some(gone)) = (self.up.get_mut(at), self.gone.get_mut(at)) {
             *up = is_up;
+            *gone &= !is_up;
         }
+    }
+
+    /// Looks who is down, and since when: who has been for [`GONE_US`] is gone. One that nobody has heard of since this
+    /// daemon's start is down from the first look on.
+    pub(super) fn look(&mut self, now_us: u64) {
+        let owners = self.up.iter().zip(&mut self.down_since_us).zip(&mut self.gone);
+        for ((is_up, since_us), is_gone) in owners {
+            if *is_up {
+                *since_us = None;
+            } else {
+                *is_gone = now_us.saturating_sub(*since_us.get_or_insert(now_us)) >= GONE_US;
+            }
+        }
+    }
+
+    /// Which of them are gone, as of the last look.
+    pub(super) fn gone(&self) -> &[bool] {
+        &self.gone
+    }
+
+    /// Whether no claim of the owner and epoch is kept: the epoch is over, or the owner is gone. It says all its claims
+    /// anew when it is back.
+    pub(super) fn is_swept(&self, owner: u16, epoch: Epoch) -> bool {
+        self.is_stale(owner, epoch) || self.gone.get(usize::from(owner)).copied().unwrap_or_default()
     }
 
     pub(super) fn set_complete(&mut self, owner: NodeId, generation: Option<u8>) {

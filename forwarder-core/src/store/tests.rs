@@ -171,6 +171,28 @@ fn what_only_an_earlier_incarnation_has_said_gives_way_once_the_present_one_has_
 }
 
 #[test]
+fn what_owners_have_claimed_that_are_gone_for_a_minute_is_swept_and_nothing_else() {
+    let mut store = store(100, 1);
+    let walk = |store: &mut Store, seconds: u64| while !store.sweep(seconds * SECOND_US, 9) {};
+    for (key, owner) in (0..).zip([1, 1, 2, 3, 3, 3]) {
+        store.merge(key, entry(owner, 1, 10_000 * SECOND_US), 0);
+    }
+    walk(&mut store, 100);
+    store.set_up(node(2), false);
+    store.set_up(node(3), false);
+    walk(&mut store, 102);
+    walk(&mut store, 161);
+    assert_eq!(store.len(), 6, "not yet");
+    store.set_up(node(2), true);
+    walk(&mut store, 162);
+    assert_eq!([1, 2, 3].map(|owner| store.held_by(node(owner))), [2, 1, 0]);
+    let gone: Vec<usize> = (1..5).filter(|owner| store.gone()[*owner]).collect();
+    assert_eq!(gone, [3, 4], "nobody has heard of node 4");
+    store.set_up(node(3), true);
+    assert!(!store.is_swept(node(3), Epoch::new(0)), "it is back");
+}
+
+#[test]
 fn what_this_node_owns_makes_room_for_nobody_else() {
     let mut store = store(8, 1);
     store.set_me(node(1));

@@ -56,7 +56,7 @@ impl Robbery {
             }
         }
         // Between two sweeps, each second one: what the owner withdraws then is not on its way any more.
-        let past_us = (self.mesh.now_us + 1_000_000) % 2_000_000;
+        let past_us = self.mesh.now_us % 2_000_000;
         self.mesh.run_for(4_000_000 - past_us);
         self.check();
     }

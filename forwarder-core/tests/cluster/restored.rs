@@ -51,6 +51,37 @@ fn a_node_that_joins_later_learns_what_an_earlier_daemon_has_claimed() {
     assert!(end_us(3).abs_diff(end_us(2)) < 2000, "the end that the kernel says");
 }
 
+#[test]
+fn the_claims_of_a_node_that_is_gone_are_freed_after_a_minute_and_come_back_with_it() {
+    let mut mesh = Mesh::linked(3, 1);
+    (0..1000).for_each(|key| mesh.claim(id(2), key, 7_200_000));
+    mesh.run_for(5_000_000);
+    [1, 3].into_iter().for_each(|node| mesh.unlink(id(node), id(2)));
+    mesh.run_for(58_000_000);
+    let held = |mesh: &Mesh| [1, 3].map(|node| mesh.nodes[&id(node)].claims());
+    assert_eq!(held(&mesh), [1000; 2]);
+    mesh.run_for(6_000_000);
+    assert_eq!(held(&mesh), [0; 2]);
+    assert!([1, 3].iter().all(|node| mesh.nodes[&id(*node)].is_swept(id(2), Epoch::new(0))));
+    // Its daemon has been there all the time.
+    [1, 3].into_iter().for_each(|node| mesh.link(id(node), id(2)));
+    mesh.run_for(1_000_000);
+    assert_eq!(held(&mesh), [1000; 2]);
+    assert!((0..1000).all(|key| mesh.owners(key) == [Some(2); 3]));
+}
+
+#[test]
+fn a_daemon_that_starts_takes_those_for_gone_of_whom_it_has_not_heard_for_a_minute() {
+    let mut mesh = Mesh::linked(2, 1);
+    mesh.start(id(1), Epoch::new(0), 1 << 20);
+    mesh.link(id(1), id(2));
+    let gone = |mesh: &Mesh| -> Vec<bool> { (1..4).map(|node| mesh.nodes[&id(1)].gone()[node]).collect() };
+    mesh.run_for(58_000_000);
+    assert_eq!(gone(&mesh), [false; 3]);
+    mesh.run_for(6_000_000);
+    assert_eq!(gone(&mesh), [false, false, true]);
+}
+
 /// Node 2 has claimed 7, then its daemon is another one; a peer that has never heard of the claim has made one of its
 /// own, before or after that.
 fn contested(is_before: bool, knows_claim: bool) -> Mesh {

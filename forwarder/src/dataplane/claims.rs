@@ -49,6 +49,21 @@ impl Table {
         Ok(table)
     }
 
+    /// A table of so many buckets that no kernel has.
+    #[cfg(test)]
+    pub(crate) fn anonymous(buckets: u32) -> Self {
+        let words = || {
+            let length = buckets as usize * SLOTS * size_of::<u64>();
+            let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+            // SAFETY: a new mapping of nothing.
+            let memory = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, -1, 0) };
+            assert_ne!(memory, libc::MAP_FAILED);
+            // SAFETY: as of `mapped`.
+            unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), buckets as usize * SLOTS) }
+        };
+        Self { entries: words(), rests: words() }
+    }
+
     /// Slots in all.
     #[must_use]
     pub const fn slots(&self) -> usize {
@@ -102,7 +117,7 @@ impl Table {
 
     /// Writes `entry` for `key` over what the table has for it, else into the place that gives way; `rest` beside it if
     /// it is a claim of this node.
-    pub(super) fn set(&self, key: u64, entry: Entry, rest: Option<Rest>, now: Tick) {
+    pub(crate) fn set(&self, key: u64, entry: Entry, rest: Option<Rest>, now: Tick) {
         let mask = self.mask();
         for _ in 0..TRIES {
             let mut table = self;
