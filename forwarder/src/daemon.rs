@@ -250,6 +250,7 @@ impl Daemon {
                     }
                 }
                 _ = checks.tick() => self.check()?,
+                () = self.interfaces.changed() => self.check_interfaces(),
                 () = tokio::time::sleep(due) => {}
             }
             self.slow.timeout(&context!(self));
@@ -265,10 +266,14 @@ impl Daemon {
     fn check(&mut self) -> Result<()> {
         self.sweep.step(&self.node, self.dataplane.claims());
         self.take_up_files()?;
+        self.check_interfaces();
+        Ok(())
+    }
+
+    fn check_interfaces(&mut self) {
         if self.interfaces.check(&mut self.dataplane) {
             self.slow.set_interfaces(&self.interfaces);
         }
-        Ok(())
     }
 
     /// New transactions go to the peers from now on, and a little later the daemon ends; whether it was told before.

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,11 +29,11 @@ use rtnetlink::{
     },
     sys::SocketAddr,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Results that wait for the daemon's loop.
 const RESULTS: usize = 4;
-/// How long changes are reassembled before the next look.
+/// How long changes are collected before the next look.
 const SETTLE: Duration = Duration::from_millis(20);
 /// A look without a change: netlink messages can be lost, and an unknown neighbour is asked for again.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -113,6 +114,29 @@ pub fn watch(peers: watch::Receiver<Vec<IpAddr>>) -> Result<mpsc::Receiver<NextH
     let (sender, receiver) = mpsc::channel(RESULTS);
     tokio::spawn(follow(Netlink { handle }, peers, messages, sender));
     Ok(receiver)
+}
+
+/// Notifies each time that the kernel says something of an interface: that it comes or goes, up or down, or has another
+/// MAC address. Call within a tokio runtime.
+///
+/// # Errors
+/// The kernel refuses the netlink socket.
+pub fn watch_links() -> Result<Arc<Notify>> {
+    let (connection, handle, mut messages) =
+        new_multicast_connection(&[MulticastGroup::Link]).context("watch interfaces over netlink")?;
+    tokio::spawn(connection);
+    let news = Arc::new(Notify::new());
+    let teller = Arc::clone(&news);
+    tokio::spawn(async move {
+        // The connection lasts as long as the handle.
+        let _handle = handle;
+        while messages.next().await.is_some() && Arc::strong_count(&teller) > 1 {
+            let settled = tokio::time::Instant::now() + SETTLE;
+            while let Ok(Some(_)) = tokio::time::timeout_at(settled, messages.next()).await {}
+            teller.notify_one();
+        }
+    });
+    Ok(news)
 }
 
 /// Whether the kernel takes an ICMP redirect that comes in by this interface: then whoever can send one in the

@@ -5,14 +5,15 @@
 //! the daemon; until then a program that is gone is a mistake, and costs transactions. `forwarder detach` is the
 //! exception: it is the operator's own word, and what it takes off stays off until the daemon starts again.
 
-use std::ffi::CString;
+use std::{ffi::CString, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use tokio::sync::Notify;
 
 use crate::{
     config::XdpMode,
     dataplane::{Attached, Dataplane, Interface, Standing},
-    status,
+    routes, status,
 };
 
 /// Most looks between two tries to attach where something is in the way, such as another XDP program.
@@ -47,10 +48,12 @@ enum Look {
 pub(super) struct Interfaces {
     mode: XdpMode,
     entries: Vec<Entry>,
+    /// What the kernel says of interfaces.
+    news: Arc<Notify>,
 }
 
 impl Interfaces {
-    /// Attaches to all of them.
+    /// Attaches to all of them. Call within a tokio runtime.
     pub(super) fn attach(names: &[String], mode: XdpMode, dataplane: &mut Dataplane) -> Result<Self> {
         let mut entries = Vec::new();
         for name in names {
@@ -64,7 +67,12 @@ impl Interfaces {
                 is_off: false,
             });
         }
-        Ok(Self { mode, entries })
+        Ok(Self { mode, entries, news: routes::watch_links()? })
+    }
+
+    /// Waits until the kernel says something of an interface; a look at them all is due then.
+    pub(super) async fn changed(&self) {
+        self.news.notified().await;
     }
 
     /// Looks whether each is still the one that was attached, and whether all is attached to it; attaches where that is
@@ -74,6 +82,7 @@ impl Interfaces {
         for entry in &mut self.entries {
             let outcome = match entry.look(dataplane) {
                 Look::Well => {
+                    changed |= entry.look_at_mac();
                     entry.look_in_front(dataplane);
                     continue;
                 }
@@ -158,6 +167,24 @@ impl Entry {
                     "`forwarder detach` has taken the programs off; hint: restart this daemon to attach them again"
                         .to_owned(),
                 )
+            }
+        }
+    }
+
+    /// Takes up another MAC address of the interface: the stack drops what is injected for the old one. Whether it has
+    /// another.
+    fn look_at_mac(&mut self) -> bool {
+        let Some((interface, how)) = &mut self.attached else { return false };
+        match Interface::find(&self.name, how.xdp == "generic") {
+            Ok(now) if now != *interface => {
+                log::info!("interface {}: its MAC address has changed", self.name);
+                *interface = now;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                log::debug!("interface {}: {error:#}", self.name);
+                false
             }
         }
     }

@@ -85,6 +85,15 @@ impl Wiring {
         self.up(edge)
     }
 
+    /// Gives an edge's eth0 another MAC address, and has the router forget the one it knew.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_mac(&self, edge: u8, mac: &str) -> Result<()> {
+        self.host(Host::Edge(edge)).run("ip", &["link", "set", "eth0", "address", mac])?;
+        self.host(Host::Router).run("ip", &["neigh", "flush", "all"]).map(drop)
+    }
+
     /// Takes an edge's eth0 down.
     ///
     /// # Errors
