@@ -234,7 +234,7 @@ impl Forwarder {
             node: ME,
             epochs: 1 << EPOCH,
             peers_up: 1,
-            lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+            lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11, call: 1700 },
             // Of bounds that all packets are charged to and none reaches.
             costs: Costs { key_ns: 1, packet_ns: 1, byte: 1, slow_ns: 1 },
             ..Config::default()

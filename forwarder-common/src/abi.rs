@@ -197,7 +197,7 @@ pub struct Config {
     /// The key epoch that sends.
     pub tag_epoch: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: u8,
     /// What packets cost that are sent to other nodes.
     pub costs: Costs,
 }
@@ -289,6 +289,8 @@ pub struct Lifetimes {
     pub failed: u16,
     /// 2xx to INVITE sent, and anything else: 64·T1 + T4.
     pub ended: u16,
+    /// Calls, subscriptions and bindings of services with affinity `call`.
+    pub call: u16,
 }
 
 /// One word per node id: everything that a verdict needs to know of an owner, written at once.

@@ -34,6 +34,17 @@ pub enum Decision {
     NoClaim,
 }
 
+/// The lifetime that a message gives to the claim of a key, where `effective` is the claim that the table has and that
+/// counts.
+#[inline(always)] // a few compares
+#[must_use]
+pub const fn lifetime(effective: Option<Entry>, lifetime: Lifetime, me: u16, now: Tick) -> Lifetime {
+    match effective {
+        Some(entry) if entry.owner() == me => lifetime.of_claim(entry.remaining(now) as u16),
+        Some(_) | None => lifetime,
+    }
+}
+
 /// What becomes of a claim with this lifetime by node `me`, where `effective` is the claim that the table has and that
 /// counts.
 #[inline(always)] // a few compares
@@ -64,7 +75,12 @@ pub const fn epoch(effective: Option<Entry>, sender: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{abi::Lifetimes, ids::Epoch, lifetime, sip::Kind};
+    use crate::{
+        abi::Lifetimes,
+        ids::Epoch,
+        lifetime,
+        sip::{Kind, Method},
+    };
 
     const ME: u16 = 1;
     const PEER: u16 = 2;
@@ -104,15 +120,15 @@ mod tests {
     #[test]
     fn what_becomes_of_a_claim_follows_the_table() {
         use Decision::{Foreign, Keep, New, NoClaim, Refresh, Tell};
-        let lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
-        let of = |message, invite, status, drains| lifetime::of(message, invite, status, &lifetimes, 0, drains);
+        let lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11, call: 1700 };
+        let of = |message, method, status, drains| lifetime::of(message, method, status, &lifetimes, 0, drains);
         let messages = [
-            of(Kind::Request, true, 0, false),    // INVITE
-            of(Kind::Response, true, 180, false), // it rings
-            of(Kind::Response, true, 200, false), // its end
-            of(Kind::Cancel, false, 0, false),
-            of(Kind::Ack, false, 0, false),
-            of(Kind::Request, false, 0, true), // anything else, while the node drains
+            of(Kind::Request, Method::Invite, 0, false),    // INVITE
+            of(Kind::Response, Method::Invite, 180, false), // it rings
+            of(Kind::Response, Method::Invite, 200, false), // its end
+            of(Kind::Cancel, Method::Other, 0, false),
+            of(Kind::Ack, Method::Other, 0, false),
+            of(Kind::Request, Method::Other, 0, true), // anything else, while the node drains
         ];
         let new = [New, New, New, NoClaim, NoClaim, New];
         for (found, expected) in [

@@ -5,20 +5,22 @@ use crate::{
     coded,
     ids::Tick,
     rest::{Class, KeyKind},
-    sip::Kind,
+    sip::{Kind, Method},
 };
 
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
 const T4_MS: u64 = 5000;
 
-/// The lifetimes that follow from SIP's timers, in milliseconds: T1 (RFC 3261 §17.1.1.1) and Timer C (§16.6).
+/// The lifetimes that follow from SIP's timers, in milliseconds: T1 (RFC 3261 §17.1.1.1) and Timer C (§16.6), and from
+/// how long a call may be silent with affinity `call`.
 #[must_use]
-pub const fn of_timers(t1_ms: u64, timer_c_ms: u64) -> Lifetimes {
+pub const fn of_timers(t1_ms: u64, timer_c_ms: u64, call_ms: u64) -> Lifetimes {
     let final_ms = 64 * t1_ms + T4_MS;
     Lifetimes {
         proceeding: Tick::covering_ms(timer_c_ms + final_ms),
         failed: Tick::covering_ms(64 * t1_ms + final_ms),
         ended: Tick::covering_ms(final_ms),
+        call: Tick::covering_ms(call_ms),
     }
 }
 
@@ -54,34 +56,71 @@ pub struct Lifetime {
     pub extends: bool,
     /// Which lifetime it is.
     pub class: Class,
+    /// Ticks that the message gives to the claim of a call that there is already; 0 without affinity `call`.
+    pub call_ticks: u16,
+    /// A claim with more ticks left than this is such a call's.
+    pub call_above: u16,
 }
 
 impl Lifetime {
+    /// That of a message that makes no claim and changes none.
+    pub const NOTHING: Self = Self {
+        ticks: 0,
+        sign: Sign::Nothing,
+        claims: false,
+        extends: false,
+        class: Class::Short,
+        call_ticks: 0,
+        call_above: 0,
+    };
+
     /// In one word, for a function that the verifier checks alone.
     #[inline(always)] // a few instructions
     #[must_use]
-    pub const fn pack(self) -> u32 {
-        self.ticks as u32
-            | (self.claims as u32) << 17
-            | (self.extends as u32) << 18
-            | (self.sign.code() as u32) << 20
-            | (self.class.code() as u32) << 24
+    pub const fn pack(self) -> u64 {
+        self.ticks as u64
+            | (self.claims as u64) << 17
+            | (self.extends as u64) << 18
+            | self.sign.code() << 20
+            | self.class.code() << 24
+            | (self.call_ticks as u64) << 32
+            | (self.call_above as u64) << 48
     }
 
     /// The inverse of [`Self::pack`].
     #[inline(always)] // a few instructions
     #[must_use]
-    pub const fn unpack(word: u32) -> Self {
-        let class = match Class::decode(word as u64 >> 24) {
+    pub const fn unpack(word: u64) -> Self {
+        let class = match Class::decode(word >> 24 & 0xf) {
             Some(class) => class,
             // No such word was packed.
             None => Class::Short,
         };
-        let sign = match Sign::decode(word as u64 >> 20 & 0xf) {
+        let sign = match Sign::decode(word >> 20 & 0xf) {
             Some(sign) => sign,
             None => Sign::Nothing,
         };
-        Self { ticks: word as u16, sign, claims: word >> 17 & 1 != 0, extends: word >> 18 & 1 != 0, class }
+        Self {
+            ticks: word as u16,
+            sign,
+            claims: word >> 17 & 1 != 0,
+            extends: word >> 18 & 1 != 0,
+            class,
+            call_ticks: (word >> 32) as u16,
+            call_above: (word >> 48) as u16,
+        }
+    }
+
+    /// The lifetime for this node's claim with `remaining` ticks: each message of a call makes the call's claim last
+    /// as long as a call again. No other claim has as much left.
+    #[inline(always)] // a few instructions
+    #[must_use]
+    pub const fn of_claim(self, remaining: u16) -> Self {
+        if self.call_ticks != 0 && remaining > self.call_above {
+            Self { ticks: self.call_ticks, class: Class::Call, ..self }
+        } else {
+            self
+        }
     }
 
     /// Whether a claim with `remaining` ticks is to be written anew.
@@ -120,19 +159,26 @@ impl Lifetime {
     }
 }
 
-/// What a message of this kind that the owner sends does. `call_ticks` is 0 without affinity `call`.
+/// What a message of this kind that the owner sends does; `method` is that of its transaction. `call_ticks` is 0
+/// without affinity `call`.
 ///
-/// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands.
+/// With that, a claim lasts as long as a call only where there is one: the proxy has sent a 2xx that makes a dialog, a
+/// subscription or a binding, or the ACK of a 2xx to its own INVITE. The ACK of another final reply is not to be given
+/// here. All else claims as a transaction does, and no transaction's end ends the claim, for others have the same key.
+///
+/// A node that `drains` lets all claims end but those of INVITE transactions, whose end is in others' hands, and of the
+/// calls that they make.
 #[inline(always)] // part of the egress program
 #[must_use]
 pub const fn of(
     kind: Kind,
-    invite: bool,
+    method: Method,
     status: u16,
     lifetimes: &Lifetimes,
     call_ticks: u16,
     drains: bool,
 ) -> Lifetime {
+    let invite = matches!(method, Method::Invite);
     let (ticks, sign, class) = match kind {
         Kind::Ack => (lifetimes.failed, Sign::Ack, Class::Short),
         Kind::Cancel => (lifetimes.failed, Sign::Nothing, Class::Short),
@@ -147,20 +193,28 @@ pub const fn of(
         Kind::Cancel => (false, true),
         Kind::Request | Kind::Response => (true, !drains || invite),
     };
-    if call_ticks != 0 {
-        return Lifetime { ticks: call_ticks, sign: Sign::Nothing, claims, extends, class: Class::Call };
+    let call_above = lifetimes.proceeding;
+    if call_ticks == 0 {
+        return Lifetime { ticks, sign, claims, extends, class, call_ticks, call_above };
     }
-    Lifetime { ticks, sign, claims, extends, class }
+    let is_2xx = status >= 200 && status < 300;
+    let (makes_call, extends) = match kind {
+        Kind::Ack => (true, true),
+        Kind::Response => (is_2xx && !matches!(method, Method::Other), extends),
+        Kind::Request | Kind::Cancel => (false, extends),
+    };
+    let (ticks, class) = if makes_call { (call_ticks, Class::Call) } else { (ticks, class) };
+    Lifetime { ticks, sign: Sign::Nothing, claims, extends, class, call_ticks, call_above }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11 };
+    const TICKS: Lifetimes = Lifetimes { proceeding: 57, failed: 18, ended: 11, call: 1700 };
 
-    fn after(kind: Kind, invite: bool, status: u16) -> (u16, Sign, bool) {
-        let lifetime = of(kind, invite, status, &TICKS, 0, false);
+    fn after(kind: Kind, method: Method, status: u16) -> (u16, Sign, bool) {
+        let lifetime = of(kind, method, status, &TICKS, 0, false);
         assert_eq!(Lifetime::unpack(lifetime.pack()), lifetime);
         assert_eq!(matches!(lifetime.class, Class::Proceeding), lifetime.ticks == TICKS.proceeding, "{lifetime:?}");
         (lifetime.ticks, lifetime.sign, lifetime.claims)
@@ -168,27 +222,56 @@ mod tests {
 
     #[test]
     fn each_kind_of_message_has_its_lifetime() {
-        assert_eq!(after(Kind::Request, true, 0), (57, Sign::Invite, true));
-        assert_eq!(after(Kind::Response, true, 100), (57, Sign::Provisional, true));
-        assert_eq!(after(Kind::Response, true, 183), (57, Sign::Provisional, true));
-        assert_eq!(after(Kind::Response, true, 200), (11, Sign::Final, true));
-        assert_eq!(after(Kind::Response, true, 486), (18, Sign::Final, true));
-        assert_eq!(after(Kind::Response, false, 200), (11, Sign::Nothing, true));
-        assert_eq!(after(Kind::Request, false, 0), (11, Sign::Nothing, true));
-        assert_eq!(after(Kind::Cancel, false, 0), (18, Sign::Nothing, false));
-        assert_eq!(after(Kind::Ack, false, 0), (18, Sign::Ack, false));
-        let call = of(Kind::Response, true, 200, &TICKS, 1700, false);
-        let expected = Lifetime { ticks: 1700, sign: Sign::Nothing, claims: true, extends: true, class: Class::Call };
-        assert_eq!(call, expected);
+        assert_eq!(after(Kind::Request, Method::Invite, 0), (57, Sign::Invite, true));
+        assert_eq!(after(Kind::Response, Method::Invite, 100), (57, Sign::Provisional, true));
+        assert_eq!(after(Kind::Response, Method::Invite, 183), (57, Sign::Provisional, true));
+        assert_eq!(after(Kind::Response, Method::Invite, 200), (11, Sign::Final, true));
+        assert_eq!(after(Kind::Response, Method::Invite, 486), (18, Sign::Final, true));
+        assert_eq!(after(Kind::Response, Method::Other, 200), (11, Sign::Nothing, true));
+        assert_eq!(after(Kind::Request, Method::Other, 0), (11, Sign::Nothing, true));
+        assert_eq!(after(Kind::Cancel, Method::Other, 0), (18, Sign::Nothing, false));
+        assert_eq!(after(Kind::Ack, Method::Other, 0), (18, Sign::Ack, false));
+    }
+
+    #[test]
+    fn only_what_makes_a_call_or_belongs_to_one_lasts_as_long_as_a_call() {
+        const CALL: u16 = 1700;
+        let after = |kind, method, status, drains| {
+            let lifetime = of(kind, method, status, &TICKS, CALL, drains);
+            assert_eq!(Lifetime::unpack(lifetime.pack()), lifetime);
+            assert_eq!(lifetime.class == Class::Call, lifetime.ticks == CALL);
+            assert_eq!(lifetime.sign, Sign::Nothing, "no transaction of a call ends its claim");
+            (lifetime.ticks, lifetime.claims, lifetime.extends)
+        };
+        for drains in [false, true] {
+            assert_eq!(after(Kind::Response, Method::Invite, 200, drains), (CALL, true, true));
+            assert_eq!(after(Kind::Response, Method::Lasting, 200, drains), (CALL, true, !drains));
+            for method in [Method::Invite, Method::Lasting, Method::Other] {
+                assert_ne!(after(Kind::Response, method, 404, drains).0, CALL);
+                assert_ne!(after(Kind::Response, method, 100, drains).0, CALL);
+                assert_ne!(after(Kind::Request, method, 0, drains).0, CALL);
+            }
+            assert_eq!(after(Kind::Ack, Method::Other, 0, drains), (CALL, false, true));
+            assert_eq!(after(Kind::Response, Method::Other, 404, drains), (11, true, !drains), "to an OPTIONS");
+            assert_eq!(after(Kind::Response, Method::Other, 200, drains), (11, true, !drains));
+            assert_eq!(after(Kind::Request, Method::Invite, 0, drains), (57, true, true));
+            assert_eq!(after(Kind::Response, Method::Invite, 180, drains), (57, true, true));
+            assert_eq!(after(Kind::Response, Method::Invite, 486, drains), (18, true, true));
+        }
+        let bye = of(Kind::Request, Method::Other, 0, &TICKS, CALL, false);
+        assert_eq!([0, 11, 57].map(|remaining| bye.of_claim(remaining)), [bye; 3]);
+        assert_eq!(bye.of_claim(58), Lifetime { ticks: CALL, class: Class::Call, ..bye });
+        let of_transaction = of(Kind::Request, Method::Other, 0, &TICKS, 0, false);
+        assert_eq!(of_transaction.of_claim(1700), of_transaction, "its service is another one now");
     }
 
     #[test]
     fn lifetimes_cover_the_timers_of_the_transactions() {
         // Timer C and 64·T1 and T4 are 217 s; 2·64·T1 and T4 are 69 s; 64·T1 and T4 are 37 s. A tick is 4.295 s.
-        let usual = of_timers(500, 180_000);
-        assert_eq!(usual, Lifetimes { proceeding: 52, failed: 18, ended: 10 });
+        let usual = of_timers(500, 180_000, 7_200_000);
+        assert_eq!(usual, Lifetimes { proceeding: 52, failed: 18, ended: 10, call: 1678 });
         for (t1_ms, timer_c_ms) in [(500, 180_000), (2000, 181_000), (1, 86_400_000)] {
-            let Lifetimes { proceeding, failed, ended } = of_timers(t1_ms, timer_c_ms);
+            let Lifetimes { proceeding, failed, ended, .. } = of_timers(t1_ms, timer_c_ms, 0);
             assert!(Tick::milliseconds(ended - 1) + 5 >= 64 * t1_ms + T4_MS);
             assert!(Tick::milliseconds(failed - 1) + 5 >= 128 * t1_ms + T4_MS);
             assert!(Tick::milliseconds(proceeding - 1) + 5 >= timer_c_ms + 64 * t1_ms + T4_MS);
@@ -197,44 +280,44 @@ mod tests {
 
     #[test]
     fn a_draining_node_lets_all_end_but_its_invites() {
-        let extends = |kind, invite, status| {
-            let lifetime = of(kind, invite, status, &TICKS, 0, true);
+        let extends = |kind, method, status| {
+            let lifetime = of(kind, method, status, &TICKS, 0, true);
             (lifetime.claims, lifetime.extends)
         };
-        assert_eq!(extends(Kind::Request, true, 0), (true, true));
-        assert_eq!(extends(Kind::Response, true, 183), (true, true));
-        assert_eq!(extends(Kind::Cancel, false, 0), (false, true));
-        assert_eq!(extends(Kind::Ack, false, 0), (false, false));
-        assert_eq!(extends(Kind::Request, false, 0), (true, false));
-        assert_eq!(extends(Kind::Response, false, 200), (true, false));
-        let ended = of(Kind::Response, false, 200, &TICKS, 0, true);
+        assert_eq!(extends(Kind::Request, Method::Invite, 0), (true, true));
+        assert_eq!(extends(Kind::Response, Method::Invite, 183), (true, true));
+        assert_eq!(extends(Kind::Cancel, Method::Other, 0), (false, true));
+        assert_eq!(extends(Kind::Ack, Method::Other, 0), (false, false));
+        assert_eq!(extends(Kind::Request, Method::Other, 0), (true, false));
+        assert_eq!(extends(Kind::Response, Method::Other, 200), (true, false));
+        let ended = of(Kind::Response, Method::Other, 200, &TICKS, 0, true);
         assert!(!ended.extends(1), "what has little left gains nothing");
     }
 
     #[test]
     fn a_claim_is_written_anew_only_when_it_gains_and_no_message_makes_one_shorter() {
-        let proceeding = of(Kind::Response, true, 183, &TICKS, 0, false);
+        let proceeding = of(Kind::Response, Method::Invite, 183, &TICKS, 0, false);
         assert_eq!([57, 54, 53, 100].map(|left| proceeding.extends(left)), [false, false, true, false]);
-        let refused = of(Kind::Response, true, 486, &TICKS, 0, false);
+        let refused = of(Kind::Response, Method::Invite, 486, &TICKS, 0, false);
         assert_eq!([57, 18, 16].map(|left| refused.extends(left)), [false, false, true]);
-        let ack = of(Kind::Ack, false, 0, &TICKS, 0, false);
+        let ack = of(Kind::Ack, Method::Other, 0, &TICKS, 0, false);
         assert!(![1, 18, 57].iter().any(|left| ack.extends(*left)));
     }
 
     #[test]
     fn the_daemon_hears_who_waits_for_a_final_reply_and_who_has_sent_one_too_early_for_the_claim() {
         let tells =
-            |kind, invite, status| [1, 18, 19, 57].map(|left| of(kind, invite, status, &TICKS, 0, false).tells(left));
-        assert_eq!(tells(Kind::Response, true, 100), [true; 4]);
-        assert_eq!(tells(Kind::Response, true, 486), [false, false, true, true]);
-        assert_eq!(tells(Kind::Ack, false, 0), [false, false, true, true]);
-        for (kind, invite, status) in [
-            (Kind::Request, true, 0),
-            (Kind::Request, false, 0),
-            (Kind::Response, false, 200),
-            (Kind::Cancel, false, 0),
+            |kind, method, status| [1, 18, 19, 57].map(|left| of(kind, method, status, &TICKS, 0, false).tells(left));
+        assert_eq!(tells(Kind::Response, Method::Invite, 100), [true; 4]);
+        assert_eq!(tells(Kind::Response, Method::Invite, 486), [false, false, true, true]);
+        assert_eq!(tells(Kind::Ack, Method::Other, 0), [false, false, true, true]);
+        for (kind, method, status) in [
+            (Kind::Request, Method::Invite, 0),
+            (Kind::Request, Method::Other, 0),
+            (Kind::Response, Method::Other, 200),
+            (Kind::Cancel, Method::Other, 0),
         ] {
-            assert_eq!(tells(kind, invite, status), [false; 4]);
+            assert_eq!(tells(kind, method, status), [false; 4]);
         }
     }
 }

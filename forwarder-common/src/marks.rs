@@ -12,7 +12,7 @@ use core::{
 use crate::{
     abi::Explained,
     hash::{SipHash, padded},
-    sip::Kind,
+    sip::{Kind, Method},
 };
 
 /// Offsets into the frame, 0 while unset, and what was read there.
@@ -31,7 +31,7 @@ pub struct Marks {
     via: Cell<u16>,
     kind_code: Cell<u16>,
     status: Cell<u16>,
-    invite: Cell<u16>,
+    method_code: Cell<u16>,
     call_id_length: Cell<u16>,
     branch: Cell<u16>,
     branch_length: Cell<u16>,
@@ -89,8 +89,8 @@ fields! {
     kind_code, set_kind_code: u16;
     /// Status code of a response.
     status, set_status: u16;
-    /// 1 if the transaction is an INVITE's (request line of a request, CSeq of a response).
-    invite, set_invite: u16;
+    /// Code of the [`Method`], of a request only whether it is INVITE; 0: not known yet.
+    method_code, set_method_code: u16;
     /// Length of the Call-ID in bytes.
     call_id_length, set_call_id_length: u16;
     /// Where the branch of the top Via begins; 0 without one.
@@ -121,6 +121,22 @@ impl Marks {
     #[inline(always)] // a store
     pub fn set_kind(&self, kind: Kind) {
         self.set_kind_code(kind.code() as u16);
+    }
+
+    /// The method; of a request only whether it is INVITE.
+    #[inline(always)] // a few compares
+    #[must_use]
+    pub fn method(&self) -> Method {
+        match Method::decode(u64::from(self.method_code())) {
+            Some(method) => method,
+            None => Method::Other,
+        }
+    }
+
+    /// The method is known.
+    #[inline(always)] // a store
+    pub fn set_method(&self, method: Method) {
+        self.set_method_code(method.code() as u16);
     }
 
     /// The request key `L`. It is made only here: most replies are found by `X`, and never need it.
@@ -197,10 +213,11 @@ mod tests {
 
     #[test]
     fn every_byte_lies_in_a_named_field() {
-        let Marks { slot, start, end, first, call_id, cseq, via, kind_code, status, invite, .. } = &Marks::default();
+        let Marks { slot, start, end, first, call_id, cseq, via, kind_code, status, method_code, .. } =
+            &Marks::default();
         let Marks { call_id_length, branch, branch_length, id, reason, pad, .. } = &Marks::default();
         let Marks { number, pad2, hash, reply_key, .. } = &Marks::default();
-        let small = [slot, start, end, first, call_id, cseq, via, kind_code, status, invite].map(size_of_val);
+        let small = [slot, start, end, first, call_id, cseq, via, kind_code, status, method_code].map(size_of_val);
         let more = [call_id_length, branch, branch_length, id, reason, pad].map(size_of_val);
         let large = [number, pad2].map(size_of_val).iter().sum::<usize>() + size_of_val(hash) + size_of_val(reply_key);
         assert_eq!(small.iter().chain(&more).sum::<usize>() + large, size_of::<Marks>());

@@ -60,7 +60,14 @@ impl Rest {
     #[must_use]
     #[inline(always)] // a few instructions
     pub const fn of(key: u64, service: u8, kind: KeyKind, class: Class) -> Self {
-        let made_for = (service as u64) << SERVICE_SHIFT | kind.code() << KIND_SHIFT | class.code() << CLASS_SHIFT;
+        Self::of_codes(key, service, kind.code(), class.code())
+    }
+
+    /// The same by the codes of kind and class.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn of_codes(key: u64, service: u8, kind: u64, class: u64) -> Self {
+        let made_for = (service as u64) << SERVICE_SHIFT | (kind & 0xf) << KIND_SHIFT | (class & 0xf) << CLASS_SHIFT;
         Self(key & (LOW | CHECK) | made_for)
     }
 

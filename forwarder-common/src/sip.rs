@@ -3,6 +3,8 @@
 pub mod fast;
 pub mod full;
 mod kind;
+mod method;
 mod swar;
 
 pub use kind::Kind;
+pub use method::Method;

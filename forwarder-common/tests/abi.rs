@@ -58,7 +58,7 @@ fn now() -> String {
         }
     );
     layout!(text, Costs { key_ns, packet_ns, byte, slow_ns });
-    layout!(text, Lifetimes { proceeding, failed, ended });
+    layout!(text, Lifetimes { proceeding, failed, ended, call });
     layout!(text, Peer { address, source, ifindex, mtu, destination_mac, source_mac, clock, served });
     layout!(text, ClaimEvent { key, other, at_ns, ticks, epoch, flags, service, kind, class, sign });
     layout!(text, Punt { ifindex, length, reason, segment });

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use forwarder_common::{
-    abi::{Address, ClaimEvent, Config, EVENT_KEPT, EVENT_NEW, Service, ServiceKey},
+    abi::{Address, ClaimEvent, Config, EVENT_KEPT, EVENT_NEW, SERVICE_SET, Service, ServiceKey},
     claim::{self, Decision},
     coded,
     ids::Tick,
@@ -15,7 +15,7 @@ use forwarder_common::{
     net::{self, Ip, Udp},
     outcome::Outcome,
     reader::Reader as _,
-    rest::{KeyKind, Rest},
+    rest::{Class, KeyKind, Rest},
     sip::{Kind, fast::NoKey},
     table::{self, Buckets as _, Entry, Place},
 };
@@ -64,7 +64,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
         return Err(Outcome::EgressOther);
     }
     let frame = whole(ctx)?;
-    let config = maps::config().ok_or(Outcome::EgressOther)?;
+    maps::config().ok_or(Outcome::EgressOther)?;
     let udp = Ip { payload: at, ..ip }.ports(&frame).ok_or(Outcome::EgressOther)?;
     // The map has addresses alone under port 0.
     let from = ip.source(&frame).and_then(|source| sender(source, udp.source)).filter(|_| udp.source != 0);
@@ -73,7 +73,7 @@ fn claim(ctx: &TcContext) -> Result<Outcome, Outcome> {
         (Err(Keyless::Other), _) | (Err(Keyless::Unread), None) => Err(Outcome::EgressOther),
         (Ok(_), None) => Err(stranger(ctx)),
         // Segments behind the first are the daemon's to claim.
-        (Ok(marks), Some(from)) if segment == 0 => messages(marks, from, config),
+        (Ok(marks), Some(from)) if segment == 0 => messages(marks, from),
         (Ok(_) | Err(Keyless::Unread), Some(_)) => {
             if ip.fragment {
                 maps::set_fragmented(ip.datagram(&frame).ok_or(Outcome::EgressFragment)?);
@@ -187,13 +187,15 @@ fn keys(ctx: &TcContext, ip: Ip, udp: &Udp, from: Option<Service>) -> Result<&'s
 
 /// Claims the keys of a message.
 #[inline(always)] // part of the entry program
-fn messages(marks: &Marks, from: Service, config: &Config) -> Result<Outcome, Outcome> {
+fn messages(marks: &Marks, from: Service) -> Result<Outcome, Outcome> {
     // A message with a key has a kind.
     let kind = marks.kind().ok_or(Outcome::EgressOther)?;
-    let (invite, drains) = (marks.invite() != 0, maps::lease().drains());
     let call_ticks = Affinity::of(Some(&from)).call_ticks();
-    let lifetime = lifetime::of(kind, invite, marks.status(), &config.lifetimes, call_ticks, drains);
-    let (lifetime, sender) = (lifetime.pack(), u64::from(from.epoch) | u64::from(from.index) << 8);
+    let lifetime = egress_lifetime(u64::from(call_ticks));
+    let sender = u64::from(from.epoch) | u64::from(from.index) << 8;
+    if kind == Kind::Ack && call_ticks != 0 && !acknowledges_2xx(marks, &from) {
+        return Ok(Outcome::EgressNoClaim);
+    }
     let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
     if kind == Kind::Ack {
         // Whosever the transaction is: the ACK of a 2xx goes through any node.
@@ -205,6 +207,31 @@ fn messages(marks: &Marks, from: Service, config: &Config) -> Result<Outcome, Ou
     Ok(outcome)
 }
 
+/// The lifetime that the message gives to its claims, packed.
+///
+/// Global, so that what follows is not walked once for each kind of message.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_lifetime(call_ticks: u64) -> u64 {
+    let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else { return 0 };
+    let Some(kind) = marks.kind() else { return 0 };
+    let drains = maps::lease().drains();
+    lifetime::of(kind, marks.method(), marks.status(), &config.lifetimes, call_ticks as u16, drains).pack()
+}
+
+/// Whether an ACK of a service of affinity `call` is that of a 2xx. The ACK of another final reply has the branch of its
+/// INVITE (RFC 3261 §17.1.1.3), and with it the reply key, which this node has claimed. An INVITE from a source has
+/// none, so of its ACK there is no telling.
+#[inline(always)] // a call
+fn acknowledges_2xx(marks: &Marks, from: &Service) -> bool {
+    if from.flags & SERVICE_SET == 0 || marks.reply_key() == 0 {
+        return false;
+    }
+    // What asks without claiming or extending changes nothing.
+    let known = egress_claim(marks.reply_key(), Lifetime::NOTHING.pack(), 0);
+    known & 0xff != Claimed::Own.code()
+}
+
 /// For whom a key is claimed.
 #[derive(Clone, Copy)]
 struct Claimant {
@@ -214,14 +241,16 @@ struct Claimant {
     service: u8,
     /// Which key of the message it is.
     kind: KeyKind,
+    /// The claim is that of a call that there is already: see [`Lifetime::of_claim`].
+    is_call: bool,
 }
 
 impl Claimant {
     /// Out of one word, as [`claim_key`] packs it for a function that the verifier checks alone.
     #[inline(always)] // a few instructions
     const fn unpack(word: u64) -> Self {
-        let kind = if let Some(kind) = KeyKind::decode(word >> 16) { kind } else { KeyKind::Request };
-        Self { epoch: word as u8, service: (word >> 8) as u8, kind }
+        let kind = if let Some(kind) = KeyKind::decode(word >> 16 & 0xff) { kind } else { KeyKind::Request };
+        Self { epoch: word as u8, service: (word >> 8) as u8, kind, is_call: word >> 24 == Class::Call.code() }
     }
 }
 
@@ -235,8 +264,8 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
 ///
 /// Two calls one after the other, for kernels before 6.12 have 512 bytes of stack for a program and all that it calls.
 #[inline(always)] // two calls
-fn claim_key(key: u64, lifetime: u32, sender: u64, kind: KeyKind) -> Outcome {
-    let (lifetime, claimant) = (u64::from(lifetime), sender | kind.code() << 16);
+fn claim_key(key: u64, lifetime: u64, sender: u64, kind: KeyKind) -> Outcome {
+    let claimant = sender | kind.code() << 16;
     let done = egress_claim(key, lifetime, claimant);
     // The function gives no other code.
     let claimed = Claimed::decode(done & 0xff).unwrap_or(Claimed::Lost);
@@ -246,7 +275,7 @@ fn claim_key(key: u64, lifetime: u32, sender: u64, kind: KeyKind) -> Outcome {
         Claimed::Kept => EVENT_KEPT,
         Claimed::Own | Claimed::NoClaim | Claimed::Foreign | Claimed::Lost => return claimed.outcome(),
     };
-    let claimant = claimant & !0xff | done >> 8 & 0xff;
+    let claimant = claimant & !0xff | done >> 8 & 0xff | (done >> 16 & 0xff) << 24;
     if egress_tell(key, lifetime, claimant, u64::from(flags)) == 0 { Outcome::EgressLost } else { claimed.outcome() }
 }
 
@@ -282,15 +311,15 @@ impl Claimed {
         }
     }
 
-    /// With the epoch of the claim, as [`egress_claim`] gives it back.
-    #[inline(always)] // two instructions
-    const fn under(self, epoch: u8) -> u64 {
-        self.code() | (epoch as u64) << 8
+    /// With the epoch and the class's code of the claim, as [`egress_claim`] gives it back.
+    #[inline(always)] // a few instructions
+    const fn under(self, epoch: u8, class: u64) -> u64 {
+        self.code() | (epoch as u64) << 8 | class << 16
     }
 }
 
-/// Claims one key, or refreshes this node's claim on it; the code of what became of it, and from bit 8 on the claim's
-/// epoch.
+/// Claims one key, or refreshes this node's claim on it; the code of what became of it, from bit 8 on the claim's
+/// epoch, and from bit 16 on the code of its class.
 ///
 /// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
 #[unsafe(no_mangle)]
@@ -299,7 +328,7 @@ extern "C" fn egress_claim(key: u64, lifetime: u64, claimant: u64) -> u64 {
     let (Some(config), Some(marks)) = (maps::config(), maps::marks_egress()) else {
         return Claimed::Lost.code();
     };
-    one(marks, config, key, Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant))
+    one(marks, config, key, Lifetime::unpack(lifetime), Claimant::unpack(claimant))
 }
 
 #[inline(always)] // the body of the above
@@ -315,22 +344,24 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
             Some((_, entry)) if claim::is_effective(entry, now, live) => Some(entry),
             Some(_) | None => None,
         };
+        let lifetime = claim::lifetime(effective, lifetime, config.node, now);
+        // As above: not once for each lifetime.
+        let lifetime = Lifetime { ticks: marks.hide(usize::from(lifetime.ticks)) as u16, ..lifetime };
+        let class = marks.hide(lifetime.class.code() as usize) as u64;
         let is_new = match claim::decide(effective, lifetime, config.node, now) {
             Decision::New => true,
             Decision::Refresh => false,
-            Decision::Keep => return Claimed::Own.under(claimant.epoch),
-            Decision::Tell => return Claimed::Kept.under(claimant.epoch),
-            Decision::Foreign => return Claimed::Foreign.under(claimant.epoch),
-            Decision::NoClaim => return Claimed::NoClaim.under(claimant.epoch),
+            Decision::Keep => return Claimed::Own.under(claimant.epoch, class),
+            Decision::Tell => return Claimed::Kept.under(claimant.epoch, class),
+            Decision::Foreign => return Claimed::Foreign.under(claimant.epoch, class),
+            Decision::NoClaim => return Claimed::NoClaim.under(claimant.epoch, class),
         };
         let epoch = claim::epoch(effective, claimant.epoch);
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
         let new = Entry::new(key, config.node, epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
-            if is_new {
-                maps::note_rest(place, Rest::of(key, claimant.service, claimant.kind, lifetime.class));
-            }
+            maps::note_rest(place, Rest::of_codes(key, claimant.service, claimant.kind.code(), class));
             if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {
                 // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one
                 // counts.
@@ -338,7 +369,7 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
                 continue;
             }
             let claimed = if is_new { Claimed::New } else { Claimed::Longer };
-            return claimed.under(epoch);
+            return claimed.under(epoch, class);
         }
     }
     Claimed::Lost.code()
@@ -351,7 +382,8 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
 #[inline(never)]
 extern "C" fn egress_tell(key: u64, lifetime: u64, claimant: u64, flags: u64) -> u64 {
     let Some(marks) = maps::marks_egress() else { return 0 };
-    let (lifetime, claimant) = (Lifetime::unpack(lifetime as u32), Claimant::unpack(claimant));
+    let (lifetime, claimant) = (Lifetime::unpack(lifetime), Claimant::unpack(claimant));
+    let lifetime = if claimant.is_call { lifetime.of_claim(u16::MAX) } else { lifetime };
     // SAFETY: the helper takes nothing and touches nothing.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let event = ClaimEvent {

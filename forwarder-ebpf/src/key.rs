@@ -7,7 +7,7 @@ use forwarder_common::{
     keys::{Affinity, Seen},
     marks::Marks,
     sip::{
-        Kind,
+        Kind, Method,
         fast::{self, NoKey},
     },
 };
@@ -118,7 +118,7 @@ fn try_key(frame: Frame, marks: &Marks, flags: u64, chunk: impl Fn(u64) -> u64) 
     let hash = fast::hash(&frame, marks, config.hash_key, flags & AFFINITY_CALL != 0)?;
     let kind = marks.kind();
     let of_this_kind = if kind == Some(Kind::Response) { X_OF_REPLY } else { X_OF_REQUEST };
-    let of_invite = kind == Some(Kind::Ack) || (kind == Some(Kind::Response) && marks.invite() != 0);
+    let of_invite = kind == Some(Kind::Ack) || (kind == Some(Kind::Response) && marks.method() == Method::Invite);
     if flags & of_this_kind != 0 || (flags & BRANCH_OF_INVITE != 0 && of_invite) {
         let read = fast::reply_key(&frame, marks, hash);
         // Without a branch such a message still has its request key.

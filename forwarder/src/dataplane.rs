@@ -31,7 +31,7 @@ use forwarder_common::{
     lifetime,
     outcome::Outcome,
     rest::{KeyKind, Rest},
-    sip::Kind,
+    sip::{Kind, Method},
     table,
 };
 use forwarder_core::failover::{Given, Inherited, Lease};
@@ -388,10 +388,10 @@ impl Dataplane {
 
     /// The lifetime that a message of the local proxy gives to its claims.
     #[must_use]
-    pub fn lifetime(&self, kind: Kind, invite: bool, status: Option<u16>, affinity: Affinity) -> lifetime::Lifetime {
+    pub fn lifetime(&self, kind: Kind, method: Method, status: Option<u16>, affinity: Affinity) -> lifetime::Lifetime {
         lifetime::of(
             kind,
-            invite,
+            method,
             status.unwrap_or_default(),
             &self.config.lifetimes,
             affinity.call_ticks(),
@@ -415,6 +415,7 @@ impl Dataplane {
         let effective = self.claim(key).filter(|entry| claim::is_effective(*entry, now, live));
         let (epoch, service) = (service.epoch, service.index);
         let known = claim::epoch(effective, epoch);
+        let lifetime = claim::lifetime(effective, lifetime, self.config.node, now);
         let (epoch, flags) = match claim::decide(effective, lifetime, self.config.node, now) {
             Decision::New => (known, abi::EVENT_NEW),
             Decision::Refresh => (known, 0),
@@ -422,7 +423,7 @@ impl Dataplane {
             Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
         };
         if flags != abi::EVENT_KEPT {
-            let rest = (flags == abi::EVENT_NEW).then(|| Rest::of(key, service, kind, lifetime.class));
+            let rest = Some(Rest::of(key, service, kind, lifetime.class));
             let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
             self.claims.set(key, entry, rest, now);
         }

@@ -68,7 +68,7 @@ fn try_load(pins: &Pins) -> Result<Dataplane, String> {
         underlay: Address::v4([10, 9, 0, 1]),
         node: ME,
         epochs: 1 << 5,
-        lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+        lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11, call: 1700 },
         ..Config::default()
     };
     let vip = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };

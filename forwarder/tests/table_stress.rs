@@ -30,7 +30,7 @@ use forwarder_common::{
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Affinity,
     rest::{Class, KeyKind},
-    sip::Kind,
+    sip::{Kind, Method},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 use forwarder_core::failover::Given;
@@ -87,7 +87,7 @@ fn load_for(dir: &Path, claims: u32) -> Dataplane {
         vni: 1,
         node: ME,
         epochs: Epochs::EMPTY.with(EPOCH).bits(),
-        lifetimes: Lifetimes { proceeding: 900, failed: 900, ended: 900 },
+        lifetimes: Lifetimes { proceeding: 900, failed: 900, ended: 900, call: 900 },
         ..Config::default()
     };
     let key = ServiceKey { vip: Address::v4([192, 0, 2, 10]), port: 5060_u16.to_be(), pad: 0 };
@@ -325,7 +325,7 @@ fn kernel_and_daemon_claim_for_this_node_at_once_and_every_key_can_be_read_whole
     let mine: Vec<_> = (0..KEYS).map(|n| reply("mine", n)).collect();
     let read: Vec<_> = (0..KEYS).map(|n| reply("read", n).request_key()).collect();
     let service = daemon.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
-    let lifetime = daemon.lifetime(Kind::Response, true, Some(180), Affinity::Transaction);
+    let lifetime = daemon.lifetime(Kind::Response, Method::Invite, Some(180), Affinity::Transaction);
     let (done, mut next) = (AtomicBool::new(false), 0);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -353,7 +353,7 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     let invites: Vec<_> = (0..100).map(|n| Sip::invite(&format!("invite-{n}"))).collect();
     send_all(&mut first, &invites, |_| {});
     let service = first.sender(Address::v4([192, 0, 2, 10]), 5060).unwrap();
-    let lifetime = first.lifetime(Kind::Request, false, None, Affinity::Transaction);
+    let lifetime = first.lifetime(Kind::Request, Method::Other, None, Affinity::Transaction);
     let other = reply("other", 0).request_key();
     assert!(first.claim_own((other, 0), KeyKind::Request, lifetime, &service).is_some());
     // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.

@@ -6,7 +6,7 @@ use forwarder_common::{
     hash,
     marks::Marks,
     sip::{
-        Kind,
+        Kind, Method,
         fast::{self, NoKey},
         full,
     },
@@ -43,7 +43,7 @@ fn check(frame: &[u8], payload: Range<usize>, affinity_call: bool, fast: &Result
 struct Answer<'a> {
     kind: Kind,
     status: u16,
-    invite: bool,
+    method: Method,
     call_id: &'a [u8],
     cseq: u32,
     branch: &'a [u8],
@@ -56,7 +56,7 @@ fn from_marks<'a>(frame: &'a [u8], marks: &Marks) -> Answer<'a> {
     Answer {
         kind,
         status: marks.status(),
-        invite: marks.invite() != 0,
+        method: marks.method(),
         call_id: text(marks.id(), marks.call_id_length()),
         cseq: marks.number(),
         branch: text(marks.branch(), marks.branch_length()),
@@ -71,7 +71,8 @@ fn from_message(message: full::Message<'_>, affinity_call: bool) -> Answer<'_> {
     Answer {
         kind,
         status: status.unwrap_or_default(),
-        invite: method == b"INVITE",
+        // Of a request the fast reader looks only whether it is an INVITE.
+        method: if kind == Kind::Response || method == b"INVITE" { Method::of(method) } else { Method::Other },
         call_id,
         cseq,
         branch: branch.unwrap_or_default(),

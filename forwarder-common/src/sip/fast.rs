@@ -14,8 +14,8 @@ pub use no_key::NoKey;
 
 use core::ops::Range;
 
-use super::Kind;
 use super::swar::{HIGH, ZEROS, below, decimal, hit, index, low, maybe, not_digit, text};
+use super::{Kind, Method};
 use crate::{
     hash::{SipHash, padded},
     marks::Marks,
@@ -82,7 +82,7 @@ pub fn start_line<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
         return Ok(());
     }
     let invite = w & LOW56 == INVITE;
-    m.set_invite(u16::from(invite));
+    m.set_method(if invite { Method::Invite } else { Method::Other });
     m.set_kind(if w & LOW32 == ACK {
         Kind::Ack
     } else if w & LOW56 == CANCEL {

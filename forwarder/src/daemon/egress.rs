@@ -5,8 +5,11 @@ use forwarder_common::{
     keys::{Affinity, Keys, Seen},
     net::{self, Ip},
     rest::KeyKind,
-    sip::{Kind, full},
+    sip::{Kind, Method, full},
+    verdict::Found,
 };
+
+use forwarder_core::slowpath::View as _;
 
 use super::context::Context;
 
@@ -34,11 +37,14 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
     let size = if segment == 0 { text.len().max(1) } else { segment as usize };
     for message in text.chunks(size) {
         let Ok(message) = full::read(message) else { continue };
-        let (kind, is_invite) = (message.kind, message.method == b"INVITE");
-        let lifetime = context.dataplane.lifetime(kind, is_invite, message.status, affinity);
+        let method = Method::of(message.method);
+        let lifetime = context.dataplane.lifetime(message.kind, method, message.status, affinity);
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
         let branch = message.branch.filter(|branch| !branch.is_empty());
         let branch = branch.map_or(0, |branch| hash::keys(hash_key, message.call_id, message.cseq, branch).1);
+        if message.kind == Kind::Ack && affinity.is_call() && !acknowledges_2xx(keys, context) {
+            continue;
+        }
         let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
         for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
             let other = lifetime.tied_to(kind, keys.request, branch);
@@ -47,6 +53,11 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
             }
         }
     }
+}
+
+/// Whether an ACK is that of a 2xx, as the program tells it.
+fn acknowledges_2xx(keys: Keys, context: &Context<'_>) -> bool {
+    keys.reply.is_some_and(|key| context.claim_view().owner(key) != Found::Own)
 }
 
 /// Where the UDP payload of a packet begins and ends, as far as the frame has it.

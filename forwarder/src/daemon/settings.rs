@@ -50,7 +50,7 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             underlay: Address::of(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
-            lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000),
+            lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000, timers.call_ttl_s * 1000),
             costs: Costs::new(&config.forward),
             ..abi::Config::default()
         },

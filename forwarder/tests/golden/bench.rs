@@ -19,7 +19,7 @@ use forwarder_common::{
     outcome::Outcome,
     question::{self, Answer},
     rest::KeyKind,
-    sip,
+    sip::{self, Method},
     table::Entry,
 };
 
@@ -51,7 +51,7 @@ pub(crate) const EPOCH: Epoch = Epoch::new(5);
 pub(crate) const CALL_TICKS: u16 = 1700;
 const LIFETIME_MS: u64 = 60_000;
 /// Those of RFC 3261's usual T1 and of the Timer C that the configuration has if it says nothing.
-const LIFETIMES: Lifetimes = lifetime::of_timers(500, 180_000);
+const LIFETIMES: Lifetimes = Lifetimes { call: CALL_TICKS, ..lifetime::of_timers(500, 180_000, 0) };
 
 pub(crate) struct Bench {
     dataplane: Dataplane,
@@ -264,7 +264,8 @@ impl Bench {
     pub(crate) fn claims_own(&self, key: u64, kind: sip::Kind, status: Option<u16>) -> bool {
         let service = self.dataplane.sender(address(vip(V4)), 5060).unwrap();
         let affinity = Affinity::of(Some(&service));
-        let lifetime = self.dataplane.lifetime(kind, kind != sip::Kind::Cancel, status, affinity);
+        let method = if kind == sip::Kind::Cancel { Method::Other } else { Method::Invite };
+        let lifetime = self.dataplane.lifetime(kind, method, status, affinity);
         self.dataplane.claim_own((key, 0), KeyKind::Request, lifetime, &service).is_some()
     }
 

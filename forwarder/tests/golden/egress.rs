@@ -6,12 +6,13 @@ use forwarder_common::{
     ids::{Epoch, Epochs},
     lifetime::Sign,
     outcome::Outcome,
+    rest::Class,
     sip::Kind,
 };
 
 use super::{
     ME, PEER,
-    bench::{Bench, EPOCH, PASS, TX, V4, V6},
+    bench::{Bench, CALL_TICKS, EPOCH, PASS, TX, V4, V6},
     frames::{Frame, Sip},
 };
 
@@ -33,7 +34,7 @@ fn the_first_message_that_the_proxy_sends_claims_both_keys() {
 #[test]
 fn a_reply_claims_the_request_key_and_its_status_sets_the_lifetime() {
     let mut bench = Bench::new(ME, V4);
-    let Lifetimes { proceeding, failed, ended } = bench.lifetimes();
+    let Lifetimes { proceeding, failed, ended, .. } = bench.lifetimes();
     let replies = [(100, "INVITE", proceeding), (486, "INVITE", failed), (200, "INVITE", ended), (200, "BYE", ended)];
     for (status, method, ticks) in replies {
         let call = format!("{status} {method}").replace(' ', "-");
@@ -191,11 +192,69 @@ fn what_arrives_at_a_source_is_for_no_service() {
 fn a_message_from_a_source_of_a_call_with_one_owner_ends_no_claim_of_it_earlier() {
     let mut bench = Bench::new(ME, V4).with_affinity_call().with_sources();
     let key = Sip::invite("call").call_key();
-    bench.send(&Frame::from_vip(V4, &Sip::invite("call").bytes()), "egress_claimed");
-    assert!(bench.remaining(key) > 1690);
     let ok = Sip::response(200, "INVITE", "call").bytes();
+    bench.send(&Frame::from_vip(V4, &ok), "egress_claimed");
+    assert!(bench.remaining(key) > 1690);
     bench.send(&Frame::from_vip(V4, &ok).with_another_source(), "egress_owner");
     assert!(bench.remaining(key) > 1690);
+}
+
+#[test]
+fn a_call_is_claimed_as_long_as_one_only_where_there_is_one() {
+    let Lifetimes { proceeding, failed, ended, .. } = Bench::new(ME, V4).lifetimes();
+    let call = CALL_TICKS;
+    let ok = |method| Sip::response(200, method, "call");
+    let no = |status, method| Sip::response(status, method, "call");
+    let (invite, bye) = (Sip::invite("call"), Sip::request("BYE", "call").branch("z9hG4bK-bye"));
+    let (of_2xx, of_refusal) = (Sip::request("ACK", "call").branch("z9hG4bK-2xx"), Sip::request("ACK", "call"));
+    for (what, messages, ticks) in [
+        ("an OPTIONS that is refused", vec![no(404, "OPTIONS")], ended),
+        ("an OPTIONS", vec![ok("OPTIONS")], ended),
+        ("an INVITE that rings", vec![no(180, "INVITE")], proceeding),
+        ("an INVITE that is refused", vec![no(486, "INVITE")], failed),
+        ("a REGISTER that is challenged", vec![no(401, "REGISTER")], ended),
+        ("a call", vec![no(180, "INVITE"), ok("INVITE")], call),
+        ("a binding", vec![ok("REGISTER")], call),
+        ("a subscription", vec![ok("SUBSCRIBE")], call),
+        ("a far leg that rings", vec![invite.clone()], proceeding),
+        ("a far leg that was refused", vec![invite.clone(), of_refusal], proceeding),
+        ("a far leg that was answered", vec![invite, of_2xx.clone()], call),
+        ("an ACK that passes through", vec![of_2xx], 0),
+        ("a BYE by itself", vec![bye], ended),
+    ] {
+        let mut bench = Bench::new(ME, V4).with_affinity_call();
+        for sip in messages {
+            bench.sent(&Frame::from_vip(V4, &sip.bytes()));
+        }
+        let remaining = bench.remaining(Sip::invite("call").call_key());
+        assert!(remaining == ticks || remaining + 1 == ticks, "{what}: {remaining} of {ticks}");
+    }
+}
+
+#[test]
+fn every_message_of_a_call_renews_its_claim_and_the_class_is_noted() {
+    let mut bench = Bench::new(ME, V4).with_affinity_call();
+    let key = Sip::invite("call").call_key();
+    bench.send(&Frame::from_vip(V4, &Sip::response(180, "INVITE", "call").bytes()), "egress_claimed");
+    assert_eq!(bench.own_claims()[&key].rest.class(), Some(Class::Proceeding));
+    bench.send(&Frame::from_vip(V4, &Sip::response(200, "INVITE", "call").bytes()), "egress_owner");
+    assert_eq!(bench.own_claims()[&key].rest.class(), Some(Class::Call));
+    // More is left than an INVITE that rings could have.
+    bench.set_end(key, EPOCH, 9_000_000, 300_000);
+    assert!((60..=73).contains(&bench.remaining(key)), "{}", bench.remaining(key));
+    bench.events();
+    bench.send(&Frame::from_vip(V4, &Sip::response(200, "INFO", "call").bytes()), "egress_owner");
+    assert!(bench.remaining(key) + 1 >= CALL_TICKS);
+    let told: Vec<_> = bench.events().into_iter().map(|event| (event.key, event.ticks, event.class)).collect();
+    assert_eq!(told, [(key, CALL_TICKS, Class::Call.code() as u8)], "and peers hear of it");
+    // The daemon goes by the same rule.
+    bench.set_end(key, EPOCH, 9_000_000, 300_000);
+    assert!(bench.claims_own(key, Kind::Cancel, None));
+    assert!(bench.remaining(key) + 1 >= CALL_TICKS);
+    // One that has been silent too long is a transaction's at the most.
+    bench.set_end(key, EPOCH, 9_000_000, 20_000);
+    bench.send(&Frame::from_vip(V4, &Sip::response(200, "INFO", "call").bytes()), "egress_owner");
+    assert!(bench.remaining(key) <= bench.lifetimes().ended);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use forwarder_common::{
     outcome::Outcome,
     rest::{Class, KeyKind, Rest},
     sip::{
-        Kind,
+        Kind, Method,
         fast::{self, NoKey},
         full::{self, Message},
     },
@@ -252,19 +252,27 @@ impl Account {
         now: Tick,
     ) -> Self {
         let affinity = from.affinity(setting);
-        let (kind, is_invite) = (message.kind, message.method == b"INVITE");
+        let (kind, method) = (message.kind, Method::of(message.method));
         let status = message.status.unwrap_or_default();
-        let lifetimes = lifetime::of_timers(500, 180_000);
-        let lifetime = lifetime::of(kind, is_invite, status, &lifetimes, affinity.call_ticks(), setting.drains);
+        let lifetimes = lifetime::of_timers(500, 180_000, 0);
+        let lifetime = lifetime::of(kind, method, status, &lifetimes, affinity.call_ticks(), setting.drains);
         let keys = Keys::of(message, from.seen(), affinity.is_call(), HASH_KEY);
         let (epoch, service) = from.claimant().unwrap();
+        let effective =
+            |key: &u64| table.get(key).filter(|entry| claim::is_effective(**entry, now, Setting::live)).copied();
+        let is_own = |key: u64| effective(&key).is_some_and(|entry| entry.owner() == ME);
+        // Whose ACK it is of a call tells the reply key of its INVITE.
+        if kind == Kind::Ack && affinity.is_call() && keys.reply.is_none_or(is_own) {
+            return Self::nothing(Outcome::EgressNoClaim);
+        }
         let mut account = Self::nothing(Outcome::EgressNoClaim);
         let whole = message.branch.filter(|branch| !branch.is_empty());
         let whole = whole.map_or(0, |branch| hash::keys(HASH_KEY, message.call_id, message.cseq, branch).1);
         assert!(branch == whole || branch == 0 || affinity.is_call(), "the readers differ on the branch");
         let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
         for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
-            let found = table.get(&key).filter(|entry| claim::is_effective(**entry, now, Setting::live)).copied();
+            let found = effective(&key);
+            let lifetime = claim::lifetime(found, lifetime, ME, now);
             let decision = claim::decide(found, lifetime, ME, now);
             let (outcome, epoch, flags) = match (decision, found) {
                 (Decision::New, _) => (Outcome::EgressClaimed, epoch, EVENT_NEW),

@@ -292,6 +292,7 @@ impl Kernel {
         let tick = tick(now);
         let live = |id| self.live_epochs(id);
         let effective = self.entry(key).filter(|entry| claim::is_effective(*entry, tick, live));
+        let lifetime = claim::lifetime(effective, lifetime, self.node.number(), tick);
         let decision = claim::decide(effective, lifetime, self.node.number(), tick);
         let sender = self.epoch();
         let is_kept = decision == Decision::Tell;

@@ -216,9 +216,9 @@ impl Proxies {
         let reply_key = leg.map(|leg| leg.reply_key);
         let owner = &mut world.hosts[host];
         let now = owner.now(world.now_us);
-        for (message_kind, invite, status) in step.emits() {
+        for (message_kind, method, status) in step.emits() {
             let drains = owner.kernel.drains();
-            let lifetime = lifetime::of(*message_kind, *invite, *status, &world.lifetimes, 0, drains);
+            let lifetime = lifetime::of(*message_kind, *method, *status, &world.lifetimes, 0, drains);
             let is_request = !matches!(*message_kind, Kind::Response | Kind::Ack);
             // Of the one branch that the client has sent, or of the one that the proxy has.
             let branch = if *message_kind == Kind::Response { !request_key } else { reply_key.unwrap_or_default() };

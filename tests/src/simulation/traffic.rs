@@ -4,7 +4,10 @@
 use std::fmt::Write as _;
 
 use fastrand::Rng;
-use forwarder_common::{hash, sip::Kind};
+use forwarder_common::{
+    hash,
+    sip::{Kind, Method},
+};
 
 /// The shared address and port that all packets are sent to.
 pub(super) const VIP: [u8; 4] = [192, 0, 2, 10];
@@ -149,17 +152,19 @@ impl Step {
     }
 
     /// What a proxy that takes the message sends: kind, whether the method is INVITE, status.
-    pub(super) const fn emits(self) -> &'static [(Kind, bool, u16)] {
+    pub(super) const fn emits(self) -> &'static [(Kind, Method, u16)] {
         match self {
-            Self::Invite | Self::InviteAgain => &[(Kind::Response, true, 100), (Kind::Request, true, 0)],
-            Self::Ringing => &[(Kind::Response, true, 180)],
-            Self::Answer => &[(Kind::Response, true, 200)],
-            Self::Busy => &[(Kind::Ack, true, 0), (Kind::Response, true, 486)],
-            Self::Terminated => &[(Kind::Ack, true, 0), (Kind::Response, true, 487)],
-            Self::Cancel => &[(Kind::Response, false, 200), (Kind::Cancel, true, 0)],
-            Self::Request | Self::RequestAgain => &[(Kind::Request, false, 0)],
-            Self::Reply => &[(Kind::Response, false, 200)],
-            Self::AnswerAck => &[(Kind::Ack, true, 0)],
+            Self::Invite | Self::InviteAgain => {
+                &[(Kind::Response, Method::Invite, 100), (Kind::Request, Method::Invite, 0)]
+            }
+            Self::Ringing => &[(Kind::Response, Method::Invite, 180)],
+            Self::Answer => &[(Kind::Response, Method::Invite, 200)],
+            Self::Busy => &[(Kind::Ack, Method::Invite, 0), (Kind::Response, Method::Invite, 486)],
+            Self::Terminated => &[(Kind::Ack, Method::Invite, 0), (Kind::Response, Method::Invite, 487)],
+            Self::Cancel => &[(Kind::Response, Method::Other, 200), (Kind::Cancel, Method::Invite, 0)],
+            Self::Request | Self::RequestAgain => &[(Kind::Request, Method::Other, 0)],
+            Self::Reply => &[(Kind::Response, Method::Other, 200)],
+            Self::AnswerAck => &[(Kind::Ack, Method::Invite, 0)],
             Self::Trying | Self::CancelDone | Self::RefusalAck => &[],
         }
     }

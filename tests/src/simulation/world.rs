@@ -57,7 +57,7 @@ impl World {
         }
         let count = hosts.len();
         let mut world = Self {
-            lifetimes: lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms),
+            lifetimes: lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms, 0),
             queue: Queue::new(),
             now_us: 0,
             network: Network::new(count, scenario.loss, rng.u64(..)),

@@ -93,7 +93,7 @@ pub(crate) fn table(node: u16, claims: u32) -> Result<Dataplane> {
         underlay: Address::v4([10, 9, 0, node as u8]),
         node,
         epochs: 1 << 1,
-        lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11 },
+        lifetimes: Lifetimes { proceeding: 57, failed: 18, ended: 11, call: 1700 },
         ..Config::default()
     };
     let secrets = Secrets { hash_key: [1, 2], tag_key: [[0; 2]; 2], tag_epoch: 0 };

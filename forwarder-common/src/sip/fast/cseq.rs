@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Kind,
-        swar::{ZEROS, decimal, index, low, not_digit, text},
+        Kind, Method,
+        swar::{ZEROS, decimal, index, not_digit, text},
     },
     no_key::NoKey,
     value::value,
@@ -11,7 +11,6 @@ use super::{
 use crate::{marks::Marks, reader::Reader};
 
 const REQUEST_END: u64 = text(b" SIP/2.0");
-const INVITE: u64 = text(b"INVITE\0\0");
 
 /// Checks the start line's end and reads the CSeq, once the scan has ended.
 ///
@@ -64,16 +63,14 @@ pub fn cseq<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
     Ok(())
 }
 
-/// Whether a response's CSeq names INVITE; `after` begins with the blank behind the number.
+/// The method that a response's CSeq names; `after` begins with the blank behind the number.
 #[inline(always)] // part of the above
 fn response_method(m: &Marks, after: u64) -> Result<(), NoKey> {
-    let method = after >> 8;
-    if method as u8 <= 0x20 {
+    let name = after >> 8;
+    if name as u8 <= 0x20 {
         return Err(NoKey::Form);
     }
-    // Six letters of the method and the byte behind them.
-    let invite = method & low(6) == INVITE && ((method >> 48) as u8) <= 0x20;
-    m.set_invite(u16::from(invite));
+    m.set_method(Method::of_word(name));
     Ok(())
 }
 
