@@ -168,13 +168,11 @@ impl<'a> Injector<'a> {
         self.rotate_on()
     }
 
-    /// Waits for what a fault needs: a daemon that starts can be told nothing and stops no earlier than it has started,
-    /// and one rotation begins after the other.
+    /// Waits for what a fault needs: a daemon that starts can be told nothing, and stops no earlier than it has started.
     fn wait_before(&mut self, fault: Fault, is_end: bool) -> Result<()> {
         let edge = match fault {
             _ if is_end => return Ok(()),
-            Fault::StopDaemon(edge) | Fault::Upgrade(edge) | Fault::Skew(edge, _) | Fault::Drain(edge) => Some(edge),
-            Fault::Rotate => None,
+            Fault::StopDaemon(edge) | Fault::Upgrade(edge) | Fault::Skew(edge, _) | Fault::Drain(edge) => edge,
             Fault::KillDaemon(_)
             | Fault::Stall(_)
             | Fault::KillProxy(_)
@@ -185,11 +183,12 @@ impl<'a> Injector<'a> {
             | Fault::LoseLinks(_)
             | Fault::LoseTunnel(_)
             | Fault::DelayLinks(_)
-            | Fault::DelayTunnel(_) => return Ok(()),
+            | Fault::DelayTunnel(_)
+            | Fault::Rotate => return Ok(()),
         };
-        poll_until_true("the daemon has started, or the rotation before has ended", TIMEOUT, || {
+        poll_until_true(&format!("the daemon of edge {edge} has started"), TIMEOUT, || {
             self.look()?;
-            edge.map_or(Ok(self.rotation.is_none()), |edge| Ok(!self.journal(edge)?.is_starting()))
+            Ok(!self.journal(edge)?.is_starting())
         })
     }
 
@@ -240,6 +239,8 @@ impl<'a> Injector<'a> {
                 Ok(())
             }
             Fault::Drain(edge) => self.cluster.edge(edge)?.tell(&["drain"]).map(drop),
+            // The one before waits for a daemon that is away or stalled.
+            Fault::Rotate if self.rotation.is_some() => Ok(()),
             Fault::Rotate => {
                 tool_ok(&["cluster", "rotate", "--dir", &self.secrets().display().to_string()])?;
                 self.rotation = Some(Rotation::Due(0));

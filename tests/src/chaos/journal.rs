@@ -83,10 +83,10 @@ impl Journal {
         matches!(self.stage, Stage::Starting(_))
     }
 
-    /// Whether a daemon runs that has read its secret after that moment, at which none was starting.
+    /// Whether a daemon that was away or ran at that moment has read its secret since then, or will when it starts.
     #[must_use]
     pub fn has_taken_up_since(&self, then: &Self) -> bool {
-        self.stage == Stage::Running && (self.taken_up > then.taken_up || self.runs > then.runs)
+        self.stage != Stage::Running || self.taken_up > then.taken_up || self.runs > then.runs
     }
 }
 
@@ -113,9 +113,9 @@ mod tests {
 
         let then = journal.clone();
         journal.ended();
-        assert!(!journal.has_taken_up_since(&then) && !journal.is_starting());
+        assert!(journal.has_taken_up_since(&then) && !journal.is_starting());
         journal.begun()?;
-        assert!(!journal.has_taken_up_since(&then) && journal.is_starting());
+        assert!(journal.has_taken_up_since(&then) && journal.is_starting());
         writeln!(file, "node 1 of cluster lab runs")?;
         journal.look()?;
         assert!(journal.has_taken_up_since(&then) && !journal.is_starting(), "it started with the file");
