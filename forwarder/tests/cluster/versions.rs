@@ -12,7 +12,7 @@ use forwarder_core::wire::VERSION;
 use quinn::{Connection, ConnectionError, VarInt};
 
 use super::daemon::{Authority, Daemon, free};
-use super::raw::{Raw, send};
+use super::raw::{Raw, send, try_send};
 
 /// QUIC's application error code of a close for another version.
 const CLOSED_FOR_VERSION: u32 = 6;
@@ -51,10 +51,11 @@ impl SideBySide {
         Self { one, two, peer, connection, authority }
     }
 
+    /// Sends these; the daemon may have closed the connection at the first.
     fn say(&self, messages: &[&[u8]]) {
         self.peer.runtime.block_on(async {
             for message in messages {
-                send(&self.connection, message).await;
+                let _ = try_send(&self.connection, message).await;
             }
         });
     }
