@@ -1,7 +1,5 @@
 //! The fast reader against the full one: it may punt, but what it answers, the full reader answers too.
 
-#![expect(clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
 use forwarder_common::sip::fast::{self, NoKey};
 use test_support::{
     agree::{agree, agree_in},

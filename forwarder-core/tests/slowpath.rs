@@ -10,11 +10,9 @@ mod fragments;
 mod holds;
 #[path = "slowpath/limits.rs"]
 mod limits;
-#[path = "slowpath/packets.rs"]
-mod packets;
 #[path = "slowpath/reasons.rs"]
 mod reasons;
 #[path = "slowpath/scripts.rs"]
 mod scripts;
-#[path = "slowpath/world.rs"]
-mod world;
+
+use test_support::slowpath::{packets, world};

@@ -5,9 +5,6 @@
 
 #[path = "attach/daemon.rs"]
 mod daemon;
-#[path = "golden/frames.rs"]
-#[expect(dead_code, reason = "golden packets need more of it")]
-mod frames;
 #[path = "attach/hostile.rs"]
 mod hostile;
 #[path = "attach/injection.rs"]
@@ -30,7 +27,7 @@ use forwarder::{
     identity::Secrets,
 };
 use forwarder_common::abi::{self, Address, Config, Lifetimes, ServiceKey};
-use frames::{Frame, HASH_KEY, Sip};
+use test_support::programs::frames::{Frame, HASH_KEY, Sip};
 use wire::{NEAR, Wire};
 
 const ME: u16 = 1;

@@ -1,9 +1,6 @@
 //! How much of the verifier's limit of instructions the programs take. Needs root.
 
-#[path = "../examples/verify/budget.rs"]
-mod budget;
-
-use budget::{RECORDED, complaints};
+use test_support::programs::budget::{RECORDED, complaints};
 
 const FEW: &str = "[\"6.1\"]\ningress = 1000\n[\"6.18\"]\ningress = 2000\negress = 100\n";
 

@@ -1,22 +1,13 @@
 //! Golden packets: frames through the loaded programs by `BPF_PROG_TEST_RUN`. Needs root.
 //!
 //! Each test says which outcomes moved; any other movement fails.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
-#[allow(dead_code, reason = "whole packets (`packets.rs`) use the rest")]
-#[path = "golden/bench.rs"]
-mod bench;
 #[path = "golden/bounds.rs"]
 mod bounds;
 #[path = "golden/egress.rs"]
 mod egress;
-#[allow(dead_code, reason = "as above")]
-#[path = "golden/frames.rs"]
-mod frames;
 #[path = "golden/lease.rs"]
 mod lease;
-#[path = "golden/leaving.rs"]
-mod leaving;
 #[path = "golden/messages.rs"]
 mod messages;
 #[path = "golden/questions.rs"]
@@ -25,9 +16,7 @@ mod questions;
 use bench::{Bench, PASS, TX, V4, V6};
 use forwarder_common::{abi, ids::Epoch, sip::Kind};
 use frames::{Frame, Sip};
-
-const ME: u16 = 1;
-const PEER: u16 = 2;
+use test_support::programs::{ME, PEER, bench, frames, leaving};
 
 /// Both families of the service, and of the underlay.
 fn families() -> impl Iterator<Item = (bool, bool)> {

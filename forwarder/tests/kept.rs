@@ -1,20 +1,11 @@
-//! What is kept in `fuzz/corpus` for the fuzz targets that need the daemon's crate still passes: inputs that once found
-//! a fault, and the fewest that cover what a fuzzer reached.
+//! What is kept in `fuzz/corpus` still passes: inputs that once found a fault, and the fewest that cover what a fuzzer
+//! reached. Packets need root.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
-
-#[path = "../../fuzz/src/captures.rs"]
-mod captures;
-#[path = "../../fuzz/src/configuration.rs"]
-mod configuration;
-#[path = "../../fuzz/src/control.rs"]
-mod control;
-#[path = "../../fuzz/src/packets.rs"]
-mod packets;
-#[path = "../../fuzz/src/tunnel.rs"]
-mod tunnel;
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, panic::catch_unwind, path::Path};
+
+use test_support::properties;
 
 /// Plays each input of a target, and names those that fail.
 fn replay(name: &str, target: fn(&[u8])) {
@@ -30,26 +21,56 @@ fn replay(name: &str, target: fn(&[u8])) {
 }
 
 #[test]
+fn the_readers_agree_on_what_is_kept() {
+    replay("readers", properties::readers);
+}
+
+#[test]
+fn packets_that_are_kept_arrive_through_the_tunnel_as_they_were() {
+    replay("frames", properties::frames);
+}
+
+#[test]
+fn the_slow_path_accounts_for_each_packet_of_what_is_kept() {
+    replay("slowpath", properties::slowpath);
+}
+
+#[test]
+fn messages_that_are_kept_are_written_as_they_are_read() {
+    replay("wire", properties::wire);
+}
+
+#[test]
+fn a_node_stays_within_its_bounds_in_what_is_kept() {
+    replay("node", properties::node);
+}
+
+#[test]
+fn fragments_that_are_kept_come_out_as_a_list_of_them_says() {
+    replay("reassembly", properties::reassembly);
+}
+
+#[test]
 fn captures_that_are_kept_are_explained_and_drive_no_terminal() {
-    replay("captures", captures::captures);
+    replay("captures", properties::captures);
 }
 
 #[test]
 fn configurations_that_are_kept_are_within_bounds_or_refused_with_a_way_out() {
-    replay("configuration", configuration::configuration);
+    replay("configuration", properties::configuration);
 }
 
 #[test]
 fn lines_that_are_kept_get_one_answer_at_the_control_socket() {
-    replay("control", control::control);
+    replay("control", properties::control);
 }
 
 #[test]
 fn packets_that_are_kept_meet_in_the_programs_what_the_host_says() {
-    replay("packets", packets::packets);
+    replay("packets", properties::packets);
 }
 
 #[test]
 fn datagrams_that_are_kept_come_out_of_the_tunnel_where_all_of_them_is_right() {
-    replay("tunnel", tunnel::tunnel);
+    replay("tunnel", properties::tunnel);
 }

@@ -1,37 +1,12 @@
 //! Whole packets that bytes make up, in all odd forms, through the loaded programs: what they do is what the host's
 //! readers and rules say, or they punt. Needs root.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
-
-#[path = "packets/arriving.rs"]
-mod arriving;
-#[allow(dead_code, reason = "the golden packets use the rest")]
-#[path = "golden/bench.rs"]
-mod bench;
-#[path = "packets/choices.rs"]
-mod choices;
-#[allow(dead_code, reason = "as above")]
-#[path = "golden/frames.rs"]
-mod frames;
-#[path = "packets/grammar.rs"]
-mod grammar;
-#[allow(dead_code, reason = "as above")]
-#[path = "golden/leaving.rs"]
-mod leaving;
-#[path = "packets/odd.rs"]
-mod odd;
-#[path = "packets/play.rs"]
-mod play;
 
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use play::Nodes;
-use test_support::random::Random;
-
-const ME: u16 = 1;
-const PEER: u16 = 2;
+use test_support::{programs::play::Nodes, random::Random};
 
 /// Packets of one run, and how many of them find the node standing as the one before.
 const PACKETS: usize = 20_000;
@@ -52,7 +27,7 @@ const REACHED: [&str; 41] = [
 
 #[test]
 fn whole_packets_meet_in_the_programs_what_the_host_says_they_do() {
-    let mut nodes = Nodes::new();
+    let mut nodes = Nodes::load();
     let mut random = Random::new(0x9ac4e75);
     let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stand = 0;

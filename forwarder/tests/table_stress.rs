@@ -4,10 +4,6 @@
 //! What both have written is compared with what they were told to write: nothing may be torn, lost or there twice.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
-#[path = "golden/frames.rs"]
-#[expect(dead_code, reason = "golden packets need more of it")]
-mod frames;
-
 use std::{
     collections::HashMap,
     fs,
@@ -34,7 +30,7 @@ use forwarder_common::{
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 use forwarder_core::failover::Given;
-use frames::{Frame, HASH_KEY, Sip};
+use test_support::programs::frames::{Frame, HASH_KEY, Sip};
 
 const ME: u16 = 1;
 const PEER: u16 = 2;

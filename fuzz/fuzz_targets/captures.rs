@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::captures`.
+//! See `test_support::properties::captures`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::captures(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::captures(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::configuration`.
+//! See `test_support::properties::configuration`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::configuration(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::configuration(data));

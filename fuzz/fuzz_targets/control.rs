@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::control`.
+//! See `test_support::properties::control`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::control(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::control(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::frames`.
+//! See `test_support::properties::frames`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::frames(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::frames(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::node`.
+//! See `test_support::properties::node`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::node(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::node(data));

@@ -1,4 +1,6 @@
-//! See `forwarder_fuzz::packets`. Loading the programs takes longer than any packet may.
+//! See `test_support::properties::packets`. Loading the programs takes longer than any packet may.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(init: forwarder_fuzz::packets(&[]), |data: &[u8]| forwarder_fuzz::packets(data));
+use test_support::properties::packets;
+
+libfuzzer_sys::fuzz_target!(init: packets(&[]), |data: &[u8]| packets(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::readers`.
+//! See `test_support::properties::readers`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::readers(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::readers(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::reassembly`.
+//! See `test_support::properties::reassembly`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::reassembly(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::reassembly(data));

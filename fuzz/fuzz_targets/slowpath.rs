@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::slowpath`.
+//! See `test_support::properties::slowpath`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::slowpath(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::slowpath(data));

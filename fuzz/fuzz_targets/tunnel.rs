@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::tunnel`.
+//! See `test_support::properties::tunnel`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::tunnel(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::tunnel(data));

@@ -1,4 +1,4 @@
-//! See `forwarder_fuzz::wire`.
+//! See `test_support::properties::wire`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forwarder_fuzz::wire(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| test_support::properties::wire(data));

@@ -88,17 +88,9 @@ pub(crate) fn fuzz(project: &Project, target: Option<Target>, seconds: u32, keep
 /// Clippy of the targets, which needs no C++ compiler.
 pub(crate) fn lint(project: &Project) -> Result<()> {
     let mut clippy = project.cargo();
-    clippy.args(["clippy", "--no-default-features", "--features", "targets", "--all-targets", "--manifest-path"]);
+    clippy.args(["clippy", "--no-default-features", "--all-targets", "--manifest-path"]);
     clippy.arg(manifest(project)).args(["--", "-D", "warnings"]);
     run("clippy of the fuzz targets", SEE_ABOVE, &mut clippy)
-}
-
-/// The tests of what is kept, which need no C++ compiler either.
-pub(crate) fn tests(project: &Project, filter: Option<&str>) -> Command {
-    let mut cargo = project.cargo();
-    cargo.args(["test", "--no-fail-fast", "--no-default-features", "--manifest-path"]).arg(manifest(project));
-    cargo.args(filter);
-    cargo
 }
 
 /// Builds the targets; where they lie.

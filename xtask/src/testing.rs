@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::ebpf;
 use crate::project::{Project, is_root};
 use crate::run::{run_seen, say};
-use crate::{ebpf, fuzz};
 
 /// What cargo test's closing lines add up to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,10 +51,6 @@ pub(crate) fn test(project: &Project, filter: Option<&str>, lab: bool, mut count
     cargo.args(["--workspace", "--exclude", "tests"]).args(filter);
     if !group(&mut cargo, &mut counts)? {
         broken.push("the tests of the crates");
-    }
-    say("what the fuzz targets keep");
-    if !group(&mut fuzz::tests(project, filter), &mut counts)? {
-        broken.push("what the fuzz targets keep");
     }
     if lab {
         say("namespace tests");

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::project::Project;
 use crate::run::{SEE_ABOVE, run_seen, say};
 
-/// Where the numbers are recorded that `forwarder/examples/verify` compares with.
+/// Where the numbers are recorded that `forwarder/examples/verify.rs` compares with.
 const BUDGET: &str = "forwarder-ebpf/budget.toml";
 
-/// One program's line in the output of `forwarder/examples/verify`.
+/// One program's line in the output of `forwarder/examples/verify.rs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) name: String,

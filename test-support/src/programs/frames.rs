@@ -5,21 +5,21 @@ use std::net::IpAddr;
 use forwarder_common::hash;
 
 /// The key of the claim hash.
-pub(crate) const HASH_KEY: [u64; 2] = [3, 4];
+pub const HASH_KEY: [u64; 2] = [3, 4];
 
 /// The service's address.
-pub(crate) fn vip(v6: bool) -> IpAddr {
+pub fn vip(v6: bool) -> IpAddr {
     if v6 { "2001:db8::10".parse().unwrap() } else { "192.0.2.10".parse().unwrap() }
 }
 
 /// Where clients are.
-pub(crate) fn client(v6: bool) -> IpAddr {
+pub fn client(v6: bool) -> IpAddr {
     if v6 { "2001:db8:1::5".parse().unwrap() } else { "198.51.100.5".parse().unwrap() }
 }
 
 /// A message in the plain form.
 #[derive(Clone)]
-pub(crate) struct Sip {
+pub struct Sip {
     start: String,
     method: String,
     call_id: String,
@@ -28,11 +28,13 @@ pub(crate) struct Sip {
 }
 
 impl Sip {
-    pub(crate) fn invite(call_id: &str) -> Self {
+    /// An INVITE.
+    pub fn invite(call_id: &str) -> Self {
         Self::request("INVITE", call_id)
     }
 
-    pub(crate) fn request(method: &str, call_id: &str) -> Self {
+    /// A request of any method.
+    pub fn request(method: &str, call_id: &str) -> Self {
         Self {
             start: format!("{method} sip:bob@example.com SIP/2.0"),
             method: method.to_owned(),
@@ -42,21 +44,25 @@ impl Sip {
         }
     }
 
-    pub(crate) fn response(status: u16, method: &str, call_id: &str) -> Self {
+    /// A response to a request of this method.
+    pub fn response(status: u16, method: &str, call_id: &str) -> Self {
         Self { start: format!("SIP/2.0 {status} Reason"), method: method.to_owned(), ..Self::request(method, call_id) }
     }
 
-    pub(crate) fn cseq(mut self, cseq: u32) -> Self {
+    /// The same under another CSeq number.
+    pub fn cseq(mut self, cseq: u32) -> Self {
         self.cseq = cseq;
         self
     }
 
-    pub(crate) fn branch(mut self, branch: &str) -> Self {
+    /// The same under another branch.
+    pub fn branch(mut self, branch: &str) -> Self {
         branch.clone_into(&mut self.branch);
         self
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// The message as it travels.
+    pub fn bytes(&self) -> Vec<u8> {
         let Self { start, method, call_id, cseq, branch } = self;
         format!(
             "{start}\r\nVia: SIP/2.0/UDP 198.51.100.5:5060;rport;branch={branch}\r\nMax-Forwards: 70\r\n\
@@ -67,28 +73,31 @@ impl Sip {
     }
 
     /// The same message with a body that makes it `length` bytes long.
-    pub(crate) fn padded_to(&self, length: usize) -> Vec<u8> {
+    pub fn padded_to(&self, length: usize) -> Vec<u8> {
         let mut bytes = self.bytes();
         bytes.resize(length, b'x');
         bytes
     }
 
-    pub(crate) fn request_key(&self) -> u64 {
+    /// The key `L`.
+    pub fn request_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), self.cseq, b"").0
     }
 
-    pub(crate) fn reply_key(&self) -> u64 {
+    /// The key `X`.
+    pub fn reply_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), self.cseq, self.branch.as_bytes()).1
     }
 
-    pub(crate) fn call_key(&self) -> u64 {
+    /// The request key of a service of affinity `call`.
+    pub fn call_key(&self) -> u64 {
         hash::keys(HASH_KEY, self.call_id.as_bytes(), 0, b"").0
     }
 }
 
 /// An Ethernet frame with an IP packet.
 #[derive(Clone)]
-pub(crate) struct Frame {
+pub struct Frame {
     bytes: Vec<u8>,
     l3: usize,
     padding: usize,
@@ -96,22 +105,22 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// A message from the client to the service.
-    pub(crate) fn to_vip(v6: bool, message: &[u8]) -> Self {
+    pub fn to_vip(v6: bool, message: &[u8]) -> Self {
         Self::udp(v6, 5060, 5060, message)
     }
 
     /// A datagram from the client to the service's address.
-    pub(crate) fn udp(v6: bool, source: u16, destination: u16, payload: &[u8]) -> Self {
+    pub fn udp(v6: bool, source: u16, destination: u16, payload: &[u8]) -> Self {
         Self::datagram(client(v6), vip(v6), source, destination, payload)
     }
 
     /// A message from the service to the client.
-    pub(crate) fn from_vip(v6: bool, message: &[u8]) -> Self {
+    pub fn from_vip(v6: bool, message: &[u8]) -> Self {
         Self::datagram(vip(v6), client(v6), 5060, 5060, message)
     }
 
     /// The same from another port of the service's address.
-    pub(crate) fn from_vip_port(v6: bool, port: u16, message: &[u8]) -> Self {
+    pub fn from_vip_port(v6: bool, port: u16, message: &[u8]) -> Self {
         Self::datagram(vip(v6), client(v6), port, 5060, message)
     }
 
@@ -142,21 +151,24 @@ impl Frame {
         Self { bytes, l3: 14, padding: 0 }
     }
 
-    pub(crate) const fn raw(bytes: Vec<u8>) -> Self {
+    /// A frame of these bytes.
+    pub const fn raw(bytes: Vec<u8>) -> Self {
         Self { bytes, l3: 14, padding: 0 }
     }
 
     /// The same frame, whose IP packet begins there.
-    pub(crate) fn starting_at(mut self, l3: usize) -> Self {
+    pub fn starting_at(mut self, l3: usize) -> Self {
         self.l3 = l3;
         self
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The frame as it travels.
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(crate) fn ip_packet(&self) -> &[u8] {
+    /// The packet behind Ethernet and tags, without padding.
+    pub fn ip_packet(&self) -> &[u8] {
         &self.bytes[self.l3..self.bytes.len() - self.padding]
     }
 
@@ -169,7 +181,7 @@ impl Frame {
     }
 
     /// With VLAN tags before the packet.
-    pub(crate) fn tagged(mut self, tags: usize) -> Self {
+    pub fn tagged(mut self, tags: usize) -> Self {
         for _ in 0..tags {
             self.bytes.splice(12..12, [0x81, 0, 0, 9]);
         }
@@ -178,31 +190,34 @@ impl Frame {
     }
 
     /// With bytes behind the IP packet.
-    pub(crate) fn padded(mut self, bytes: usize) -> Self {
+    pub fn padded(mut self, bytes: usize) -> Self {
         self.bytes.extend(vec![0; bytes]);
         self.padding = bytes;
         self
     }
 
-    pub(crate) fn cut(mut self, bytes: usize) -> Self {
+    /// The same without so many bytes at its end.
+    pub fn cut(mut self, bytes: usize) -> Self {
         self.bytes.truncate(self.bytes.len() - bytes);
         self
     }
 
-    pub(crate) fn udp_length(mut self, length: u16) -> Self {
+    /// The same with another length in its UDP header.
+    pub fn udp_length(mut self, length: u16) -> Self {
         let at = self.l4() + 4;
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
         self
     }
 
-    pub(crate) fn protocol(mut self, protocol: u8) -> Self {
+    /// The same with another protocol in its IP header.
+    pub fn protocol(mut self, protocol: u8) -> Self {
         let at = self.l3 + if self.v6() { 6 } else { 9 };
         self.bytes[at] = protocol;
         self
     }
 
     /// As a fragment of a datagram, at `offset` in units of eight bytes, with more to follow.
-    pub(crate) fn fragment(mut self, offset: u16) -> Self {
+    pub fn fragment(mut self, offset: u16) -> Self {
         if self.v6() {
             let payload = self.l3 + 40;
             let [high, low] = (offset << 3 | 1).to_be_bytes();
@@ -218,19 +233,21 @@ impl Frame {
     }
 
     /// The identification that the fragments of a datagram share; call it after [`Self::fragment`].
-    pub(crate) fn identified(mut self, id: u8) -> Self {
+    pub fn identified(mut self, id: u8) -> Self {
         let at = self.l3 + if self.v6() { 40 + 7 } else { 5 };
         self.bytes[at] = id;
         self
     }
 
-    pub(crate) fn with_another_destination(mut self) -> Self {
+    /// The same to an address that is no service's.
+    pub fn with_another_destination(mut self) -> Self {
         let last = self.l4() - 1;
         self.bytes[last] ^= 0x80;
         self
     }
 
-    pub(crate) fn with_another_source(mut self) -> Self {
+    /// The same from an address that is no service's.
+    pub fn with_another_source(mut self) -> Self {
         let last = self.l4() - if self.v6() { 17 } else { 5 };
         self.bytes[last] ^= 0x80;
         self

@@ -6,9 +6,11 @@ use super::choices::Choices;
 
 /// Ends of a datagram.
 #[derive(Clone, Copy)]
-pub(crate) struct Ends {
-    pub(crate) source: (IpAddr, u16),
-    pub(crate) destination: (IpAddr, u16),
+pub struct Ends {
+    /// Address and port that it comes from.
+    pub source: (IpAddr, u16),
+    /// Address and port that it goes to.
+    pub destination: (IpAddr, u16),
 }
 
 /// A field that is mostly right, and else one of these.
@@ -22,7 +24,7 @@ fn be16(number: usize) -> [u8; 2] {
 }
 
 /// A UDP datagram, or what looks like one.
-pub(crate) fn udp(choices: &mut Choices<'_>, is_odd: bool, ends: Ends, payload: &[u8]) -> Vec<u8> {
+pub fn udp(choices: &mut Choices<'_>, is_odd: bool, ends: Ends, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() + 8;
     let less = length - choices.below(length + 1);
     let told = field(choices, is_odd, length, &[0, 7, 8, 9, less, length + 1, length + 200, 65_535]);
@@ -31,7 +33,7 @@ pub(crate) fn udp(choices: &mut Choices<'_>, is_odd: bool, ends: Ends, payload: 
 }
 
 /// An IP packet around what follows its header; both addresses are of one family.
-pub(crate) fn ip(choices: &mut Choices<'_>, is_odd: bool, ends: Ends, rest: &[u8]) -> Vec<u8> {
+pub fn ip(choices: &mut Choices<'_>, is_odd: bool, ends: Ends, rest: &[u8]) -> Vec<u8> {
     match (ends.source.0, ends.destination.0) {
         (IpAddr::V4(from), IpAddr::V4(to)) => v4(choices, is_odd, from.octets(), to.octets(), rest),
         (IpAddr::V6(from), IpAddr::V6(to)) => v6(choices, is_odd, from.octets(), to.octets(), rest),
@@ -93,7 +95,7 @@ fn v6(choices: &mut Choices<'_>, is_odd: bool, from: [u8; 16], to: [u8; 16], res
 }
 
 /// A frame around an IP packet: up to three VLAN tags before it, padding behind it, or cut off.
-pub(crate) fn frame(choices: &mut Choices<'_>, is_odd: bool, packet: &[u8]) -> Vec<u8> {
+pub fn frame(choices: &mut Choices<'_>, is_odd: bool, packet: &[u8]) -> Vec<u8> {
     let mut frame = vec![0xaa; 12];
     for _ in 0..if choices.once_in(4) { choices.below(4) } else { 0 } {
         frame.extend(choices.any(&[[0x81, 0, 0, 9], [0x88, 0xa8, 0x20, 0]]));

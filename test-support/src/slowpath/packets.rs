@@ -10,12 +10,14 @@ use forwarder_common::{
 };
 
 /// The key of the claim hash.
-pub(crate) const HASH_KEY: [u64; 2] = [3, 4];
-pub(crate) const V4: bool = false;
-pub(crate) const V6: bool = true;
+pub const HASH_KEY: [u64; 2] = [3, 4];
+/// An address family.
+pub const V4: bool = false;
+/// An address family.
+pub const V6: bool = true;
 
 /// A SIP message: start line, branch, Call-ID and CSeq are what matters.
-pub(crate) fn message(start: &str, call_id: &str, branch: &str) -> Vec<u8> {
+pub fn message(start: &str, call_id: &str, branch: &str) -> Vec<u8> {
     let method = start.split(' ').next().unwrap().replace("SIP/2.0", "INVITE");
     format!(
         "{start}\r\nVia: SIP/2.0/UDP 198.51.100.5;branch={branch}\r\nCall-ID: {call_id}\r\nCSeq: 7 {method}\r\n\
@@ -24,35 +26,38 @@ pub(crate) fn message(start: &str, call_id: &str, branch: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-pub(crate) fn invite(call_id: &str) -> Vec<u8> {
+/// An INVITE.
+pub fn invite(call_id: &str) -> Vec<u8> {
     message("INVITE sip:bob@example.com SIP/2.0", call_id, "z9hG4bK-1")
 }
 
-pub(crate) fn cancel(call_id: &str) -> Vec<u8> {
+/// Its CANCEL.
+pub fn cancel(call_id: &str) -> Vec<u8> {
     message("CANCEL sip:bob@example.com SIP/2.0", call_id, "z9hG4bK-1")
 }
 
-pub(crate) fn reply(call_id: &str) -> Vec<u8> {
+/// A response to it.
+pub fn reply(call_id: &str) -> Vec<u8> {
     message("SIP/2.0 180 Ringing", call_id, "z9hG4bK-1")
 }
 
 /// The key `L` of the messages above.
-pub(crate) fn request_key(call_id: &str) -> u64 {
+pub fn request_key(call_id: &str) -> u64 {
     hash::keys(HASH_KEY, call_id.as_bytes(), 7, b"").0
 }
 
 /// The key `X` of the messages above.
-pub(crate) fn reply_key(call_id: &str, branch: &str) -> u64 {
+pub fn reply_key(call_id: &str, branch: &str) -> u64 {
     hash::keys(HASH_KEY, call_id.as_bytes(), 7, branch.as_bytes()).1
 }
 
 /// A datagram from a client to a VIP, as an IP packet.
-pub(crate) fn datagram(v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
+pub fn datagram(v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
     datagram_from(5, v6, port, payload)
 }
 
 /// The same from one of many clients.
-pub(crate) fn datagram_from(client: u16, v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
+pub fn datagram_from(client: u16, v6: bool, port: u16, payload: &[u8]) -> Vec<u8> {
     let [high, low] = client.to_be_bytes();
     let mut bytes = Vec::new();
     if v6 {
@@ -69,12 +74,12 @@ pub(crate) fn datagram_from(client: u16, v6: bool, port: u16, payload: &[u8]) ->
 }
 
 /// A datagram to the first service.
-pub(crate) fn sip(v6: bool, payload: &[u8]) -> Vec<u8> {
+pub fn sip(v6: bool, payload: &[u8]) -> Vec<u8> {
     datagram(v6, 5060, payload)
 }
 
 /// An Ethernet frame around an IP packet, with VLAN tags before and padding behind it.
-pub(crate) fn frame(packet: &[u8], tags: usize, padding: usize) -> Vec<u8> {
+pub fn frame(packet: &[u8], tags: usize, padding: usize) -> Vec<u8> {
     let ether_type = etherparse::EtherType(if packet[0] >> 4 == 6 { 0x86dd } else { 0x800 });
     let mut bytes = Ethernet2Header { source: [2; 6], destination: [4; 6], ether_type }.to_bytes().to_vec();
     for _ in 0..tags {
@@ -86,7 +91,7 @@ pub(crate) fn frame(packet: &[u8], tags: usize, padding: usize) -> Vec<u8> {
 }
 
 /// The fragments of a packet, cut at these places of its IP payload (multiples of eight, rising).
-pub(crate) fn cut(packet: &[u8], id: u16, places: &[usize]) -> Vec<Vec<u8>> {
+pub fn cut(packet: &[u8], id: u16, places: &[usize]) -> Vec<Vec<u8>> {
     let v6 = packet[0] >> 4 == 6;
     let (header, data) = packet.split_at(if v6 { 40 } else { 20 });
     let mut starts = vec![0];
@@ -100,7 +105,7 @@ pub(crate) fn cut(packet: &[u8], id: u16, places: &[usize]) -> Vec<Vec<u8>> {
 }
 
 /// One fragment; nothing is checked, so that impossible ones can be made.
-pub(crate) fn fragment(header: &[u8], id: u16, start: usize, data: &[u8], more: bool) -> Vec<u8> {
+pub fn fragment(header: &[u8], id: u16, start: usize, data: &[u8], more: bool) -> Vec<u8> {
     let mut bytes = header.to_vec();
     if header[0] >> 4 == 6 {
         bytes[4..6].copy_from_slice(&(data.len() as u16 + 8).to_be_bytes());
@@ -121,7 +126,7 @@ pub(crate) fn fragment(header: &[u8], id: u16, start: usize, data: &[u8], more: 
 }
 
 /// The packet with the identification that reassembly leaves in an IPv4 header.
-pub(crate) fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
+pub fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
     if packet[0] >> 4 == 6 {
         return packet.to_vec();
     }
@@ -133,7 +138,7 @@ pub(crate) fn with_id(packet: &[u8], id: u16) -> Vec<u8> {
 }
 
 /// A tunnel packet of `from` around an IP packet.
-pub(crate) fn tunnel(from: NodeId, kind: Kind, inner: &[u8]) -> Vec<u8> {
+pub fn tunnel(from: NodeId, kind: Kind, inner: &[u8]) -> Vec<u8> {
     let protocol = if inner[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 };
     let ip = net::ip(&inner, 0, protocol).unwrap();
     let sender = Sender { head: Head::new(from.number(), kind, 0, Time::default()), vni: 7, key: [5, 6] };

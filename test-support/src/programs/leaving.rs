@@ -42,12 +42,15 @@ const CLOCK_LAG_NS: u64 = 1_000_000_000;
 
 /// How the node stands.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setting {
-    pub(crate) is_call: bool,
-    pub(crate) drains: bool,
+pub struct Setting {
+    /// Whether the services are of affinity `call`.
+    pub is_call: bool,
+    /// Whether the node drains.
+    pub drains: bool,
 }
 
-pub(crate) const SETTINGS: [Setting; 4] = [
+/// All of them.
+pub const SETTINGS: [Setting; 4] = [
     Setting { is_call: false, drains: false },
     Setting { is_call: false, drains: true },
     Setting { is_call: true, drains: false },
@@ -56,7 +59,7 @@ pub(crate) const SETTINGS: [Setting; 4] = [
 
 impl Setting {
     /// A node that stands so.
-    pub(crate) fn bench(self) -> Bench {
+    pub fn bench(self) -> Bench {
         let mut bench = Bench::new(ME, V4);
         if self.is_call {
             bench = bench.with_affinity_call();
@@ -81,7 +84,7 @@ impl Setting {
 
 /// Where a message leaves from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// A service's address and port.
     Service,
     /// A source of the first service.
@@ -92,13 +95,14 @@ pub(crate) enum Place {
 
 /// Where a message leaves from, and in which family.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sender {
+pub struct Sender {
     v6: bool,
     place: Place,
 }
 
 impl Sender {
-    pub(crate) const ALL: [Self; 6] = [
+    /// All of them.
+    pub const ALL: [Self; 6] = [
         Self { v6: V4, place: Place::Service },
         Self { v6: V6, place: Place::Service },
         Self { v6: V4, place: Place::Source },
@@ -118,7 +122,7 @@ impl Sender {
     }
 
     /// A plain frame with this payload.
-    pub(crate) fn frame(self, payload: &[u8]) -> Frame {
+    pub fn frame(self, payload: &[u8]) -> Frame {
         match self.place {
             Place::Service => Frame::from_vip(self.v6, payload),
             Place::Source => Frame::from_vip(self.v6, payload).with_another_source(),
@@ -207,10 +211,11 @@ impl<'a> Payload<'a> {
 
 /// What becomes of a message, by the host's account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Account {
-    pub(crate) outcome: Outcome,
+pub struct Account {
+    /// Where the message's way ends.
+    pub outcome: Outcome,
     /// What the daemon is told, with no time.
-    pub(crate) told: Vec<ClaimEvent>,
+    pub told: Vec<ClaimEvent>,
     copies: Vec<Vec<u8>>,
 }
 
@@ -325,12 +330,7 @@ fn prepare(bench: &Bench, below: &mut impl FnMut(usize) -> usize, key: u64) {
 
 /// Sends a frame and compares all that follows with the host's account of it, which this returns. `below` picks a
 /// number below another.
-pub(crate) fn check(
-    bench: &mut Bench,
-    below: &mut impl FnMut(usize) -> usize,
-    frame: &Frame,
-    setting: Setting,
-) -> Account {
+pub fn check(bench: &mut Bench, below: &mut impl FnMut(usize) -> usize, frame: &Frame, setting: Setting) -> Account {
     bench.clear();
     let shown = || frame.bytes().escape_ascii();
     let payload = match Payload::find(frame.bytes()) {

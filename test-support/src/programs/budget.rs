@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use forwarder::dataplane::VERIFIER_LIMIT;
 
 /// What was recorded, by kernel (`6.1`) and program.
-pub(crate) const RECORDED: &str = include_str!("../../../forwarder-ebpf/budget.toml");
+pub const RECORDED: &str = include_str!("../../../forwarder-ebpf/budget.toml");
 
 /// What a program may grow by before it has to be recorded anew.
 const SLACK_PERCENT: u64 = 25;
@@ -20,7 +20,7 @@ const MOST: u32 = VERIFIER_LIMIT / 2;
 ///
 /// # Errors
 /// `recorded` cannot be read.
-pub(crate) fn complaints(recorded: &str, release: &str, programs: &[(&str, u32)]) -> Result<Vec<String>> {
+pub fn complaints(recorded: &str, release: &str, programs: &[(&str, u32)]) -> Result<Vec<String>> {
     let recorded: BTreeMap<String, BTreeMap<String, u32>> =
         toml::from_str(recorded).context("read forwarder-ebpf/budget.toml")?;
     let kernel = series(release);

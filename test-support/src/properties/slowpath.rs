@@ -9,15 +9,10 @@ use std::collections::BTreeMap;
 use forwarder_common::{abi::Punt, geneve::Kind, net, outcome::Outcome, verdict::Found};
 use forwarder_core::slowpath::{Action, hold, reassembly, whole};
 
-#[allow(dead_code, reason = "the slow path's tests use the rest")]
-#[path = "../../forwarder-core/tests/slowpath/packets.rs"]
-pub(crate) mod packets;
-#[allow(dead_code, reason = "as above")]
-#[path = "../../forwarder-core/tests/slowpath/world.rs"]
-pub(crate) mod world;
-
-use packets::{HASH_KEY, cut, datagram, frame, tunnel, with_id};
-use world::{HOLD_US, IFINDEX, PEER, World, id};
+use crate::slowpath::{
+    packets::{HASH_KEY, cut, datagram, frame, tunnel, with_id},
+    world::{HOLD_US, IFINDEX, PEER, World, id},
+};
 
 /// Plays the script in `data`.
 ///

@@ -1,6 +1,6 @@
 //! For any bytes: what the fast reader of SIP answers, the full one answers too.
 
-use test_support::agree;
+use crate::agree;
 
 /// Ethernet, IPv4 and UDP headers, which lie before the payload in a frame.
 const BEFORE: usize = 42;

@@ -20,7 +20,7 @@ const RECORD: usize = 16;
 ///
 /// # Panics
 /// The readers differ, or what is printed is more than a line for each record, or drives a terminal.
-pub(crate) fn captures(data: &[u8]) {
+pub fn captures(data: &[u8]) {
     let (file, path) = in_memory(data);
     for json in [false, true] {
         let mut out = Harmless(Vec::new());

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// A peer that is down.
-pub(crate) const DOWN: u16 = 3;
+pub const DOWN: u16 = 3;
 /// The port of all services.
 const PORT: u16 = 5060;
 /// What the tunnel adds over IPv4, and the next hop's MTU.
@@ -33,7 +33,7 @@ const MTU: usize = 1500;
 
 /// The daemon, by its sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Daemon {
+pub enum Daemon {
     /// It lives and takes what is handed to it.
     Lives,
     /// It is dead, and its lease is not over yet.
@@ -46,21 +46,24 @@ pub(crate) enum Daemon {
 
 /// How the node stands.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setting {
-    pub(crate) is_call: bool,
-    pub(crate) daemon: Daemon,
+pub struct Setting {
+    /// Whether the services are of affinity `call`.
+    pub is_call: bool,
+    /// The daemon, by its sign of life.
+    pub daemon: Daemon,
     /// Whether the peer is up.
-    pub(crate) has_peer: bool,
-    /// Who reassembles, and who takes what this node does not; 0 for nobody.
-    pub(crate) reassembler: u16,
-    pub(crate) successor: u16,
+    pub has_peer: bool,
+    /// Who reassembles; 0 for nobody.
+    pub reassembler: u16,
+    /// Who takes what this node does not; 0 for nobody.
+    pub successor: u16,
     /// Whether new transactions go to the successor.
-    pub(crate) diverts: bool,
+    pub diverts: bool,
 }
 
 impl Setting {
     /// Brings a node about to stand so that stood as `before`.
-    pub(crate) fn put(self, bench: &mut Bench, before: Option<Self>) {
+    pub fn put(self, bench: &mut Bench, before: Option<Self>) {
         let differs = |of: fn(&Self) -> u16| before.is_none_or(|before| of(&before) != of(&self));
         if before.is_none() {
             bench.peer(DOWN, false);
@@ -361,12 +364,7 @@ fn prepare(bench: &Bench, below: &mut impl FnMut(usize) -> usize, key: u64, has_
 
 /// Has a frame arrive and compares all that follows with the host's account of it. `below` picks a number below
 /// another. The outcome.
-pub(crate) fn check(
-    bench: &mut Bench,
-    below: &mut impl FnMut(usize) -> usize,
-    bytes: &[u8],
-    setting: Setting,
-) -> Outcome {
+pub fn check(bench: &mut Bench, below: &mut impl FnMut(usize) -> usize, bytes: &[u8], setting: Setting) -> Outcome {
     bench.clear();
     let ip = net::frame(&bytes);
     let message = ip.and_then(|ip| payload(bytes, &ip)).and_then(|(start, end)| full::read(&bytes[start..end]).ok());

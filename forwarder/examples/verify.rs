@@ -2,10 +2,9 @@
 //! `cargo xtask verify`. With `--record` the recorded numbers are about to be replaced, and only the limit counts.
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
-mod budget;
-
 use anyhow::{Context as _, Result, bail};
 use forwarder::dataplane::{self, Verified};
+use test_support::programs::budget;
 
 fn main() -> Result<()> {
     let recorded = if std::env::args().any(|argument| argument == "--record") { "" } else { budget::RECORDED };

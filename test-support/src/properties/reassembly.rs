@@ -7,10 +7,10 @@ use etherparse::Ipv4Header;
 use forwarder_common::{net, outcome::Outcome};
 use forwarder_core::slowpath::{Action, reassembly};
 
-use crate::slowpath::{packets, world};
-
-use packets::{datagram, fragment, frame};
-use world::World;
+use crate::slowpath::{
+    packets::{datagram, fragment, frame},
+    world::World,
+};
 
 /// The longest IP payload in bytes (RFC 791 §3.1, RFC 8200 §3).
 const LONGEST: usize = 65_535;

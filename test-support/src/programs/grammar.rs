@@ -250,7 +250,7 @@ const TOKENS: &[&str] = &[
 ];
 
 /// A message that the choices make.
-pub(crate) fn message(choices: &mut Choices<'_>) -> Vec<u8> {
+pub fn message(choices: &mut Choices<'_>) -> Vec<u8> {
     let is_odd = choices.once_in(2);
     let mut writer = Writer { choices, is_odd, text: String::new() };
     writer.message();

@@ -28,32 +28,35 @@ use forwarder_core::failover::{Given, Lease};
 use super::frames::{Frame, HASH_KEY, vip};
 
 /// `XDP_PASS`.
-pub(crate) const PASS: u32 = 2;
+pub const PASS: u32 = 2;
 /// `XDP_TX`.
-pub(crate) const TX: u32 = 3;
+pub const TX: u32 = 3;
 /// `XDP_DROP`: the daemon has it.
-pub(crate) const DROP: u32 = 1;
+pub const DROP: u32 = 1;
 /// An address family.
-pub(crate) const V4: bool = false;
+pub const V4: bool = false;
 /// An address family.
-pub(crate) const V6: bool = true;
+pub const V6: bool = true;
 
-pub(crate) const TAG_KEY: [u64; 2] = [11, 22];
+/// The key of the tunnel's tag, of key epoch 0.
+pub const TAG_KEY: [u64; 2] = [11, 22];
 /// The key of the tag of an odd key epoch, which replaces the first one.
 const OTHER_TAG_KEY: [u64; 2] = [55, 66];
 const SECRETS: Secrets = Secrets { hash_key: HASH_KEY, tag_key: [TAG_KEY, [0; 2]], tag_epoch: 0 };
-pub(crate) const VNI: u32 = 0x0012_3456;
+/// The network identifier of the tunnel.
+pub const VNI: u32 = 0x0012_3456;
 /// The interface that test runs arrive at: the loopback of any namespace.
 const IFINDEX: u32 = 1;
 /// The epoch of all nodes whose test names no other.
-pub(crate) const EPOCH: Epoch = Epoch::new(5);
+pub const EPOCH: Epoch = Epoch::new(5);
 /// How long the claims of a service of affinity `call` last, in ticks.
-pub(crate) const CALL_TICKS: u16 = 1700;
+pub const CALL_TICKS: u16 = 1700;
 const LIFETIME_MS: u64 = 60_000;
 /// Those of RFC 3261's usual T1 and of the Timer C that the configuration has if it says nothing.
 const LIFETIMES: Lifetimes = Lifetimes { call: CALL_TICKS, ..lifetime::of_timers(500, 180_000, 0) };
 
-pub(crate) struct Bench {
+/// The node, and what surrounds it.
+pub struct Bench {
     dataplane: Dataplane,
     lease: Lease,
     events: RingBuf<MapData>,
@@ -65,7 +68,8 @@ pub(crate) struct Bench {
     flags: u32,
 }
 
-pub(crate) fn address(ip: IpAddr) -> Address {
+/// An address as the maps have it.
+pub fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => Address::v4(v4.octets()),
         IpAddr::V6(v6) => Address::v6(v6.octets()),
@@ -73,7 +77,7 @@ pub(crate) fn address(ip: IpAddr) -> Address {
 }
 
 /// The underlay address of a node.
-pub(crate) fn underlay(node: u16, v6: bool) -> Address {
+pub fn underlay(node: u16, v6: bool) -> Address {
     if v6 { address(format!("fd09::{node}").parse().unwrap()) } else { Address::v4([10, 9, 0, node as u8]) }
 }
 
@@ -82,32 +86,34 @@ fn id(node: u16) -> NodeId {
 }
 
 /// Where frames leave from that have another source than the VIP.
-pub(crate) fn other_source(v6: bool) -> IpAddr {
+pub fn other_source(v6: bool) -> IpAddr {
     if v6 { "2001:db8::90".parse().unwrap() } else { "192.0.2.138".parse().unwrap() }
 }
 
 impl Bench {
-    pub(crate) fn new(node: u16, v6: bool) -> Self {
+    /// A node with the service over both families; its underlay is IPv6 if `v6`.
+    pub fn new(node: u16, v6: bool) -> Self {
         Self::with_services(node, v6, &[(V4, 5060), (V6, 5060)])
     }
 
-    pub(crate) fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
+    /// The same with services of these families and ports.
+    pub fn with_services(node: u16, v6: bool, services: &[(bool, u16)]) -> Self {
         Self::build(node, v6, services, 0, false, Costs::default())
     }
 
     /// The same with services that have sources: the other addresses from which frames leave here, each the source of
     /// the first service.
-    pub(crate) fn with_sources(self) -> Self {
+    pub fn with_sources(self) -> Self {
         Self::build(self.node, self.underlay, &self.services, self.flags, true, Costs::default())
     }
 
     /// The same with services of affinity `call`.
-    pub(crate) fn with_affinity_call(self) -> Self {
+    pub fn with_affinity_call(self) -> Self {
         Self::build(self.node, self.underlay, &self.services, abi::AFFINITY_CALL, false, Costs::default())
     }
 
     /// The same with bounds on what is sent to peers.
-    pub(crate) fn with_costs(self, costs: Costs) -> Self {
+    pub fn with_costs(self, costs: Costs) -> Self {
         Self::build(self.node, self.underlay, &self.services, self.flags, false, costs)
     }
 
@@ -143,32 +149,37 @@ impl Bench {
         Self { dataplane, lease, events, punts, node, underlay: v6, services: places.to_vec(), flags }
     }
 
-    pub(crate) const fn lifetimes(&self) -> Lifetimes {
+    /// How long claims last.
+    pub const fn lifetimes(&self) -> Lifetimes {
         LIFETIMES
     }
 
-    pub(crate) fn peer(&mut self, node: u16, up: bool) {
+    /// Adds or changes a peer.
+    pub fn peer(&mut self, node: u16, up: bool) {
         self.peer_in(node, up, EPOCH);
     }
 
-    pub(crate) fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
+    /// The same with its one live epoch.
+    pub fn peer_in(&mut self, node: u16, up: bool, epoch: Epoch) {
         let peer = self.peer_entry(node, IFINDEX);
         self.dataplane.set_peer(id(node), up, Epochs::EMPTY.with(epoch), &peer).unwrap();
     }
 
-    pub(crate) fn peer_with(&mut self, node: u16, epochs: Epochs) {
+    /// A peer that is up, with these live epochs.
+    pub fn peer_with(&mut self, node: u16, epochs: Epochs) {
         let peer = self.peer_entry(node, IFINDEX);
         self.dataplane.set_peer(id(node), true, epochs, &peer).unwrap();
     }
 
     /// A peer that has these of the node's services and no others.
-    pub(crate) fn peer_serving(&mut self, node: u16, services: &[u8]) {
+    pub fn peer_serving(&mut self, node: u16, services: &[u8]) {
         let served = services.iter().fold(Served::default(), |served, index| served.with(*index));
         let peer = Peer { served, ..self.peer_entry(node, IFINDEX) };
         self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
     }
 
-    pub(crate) fn unresolved_peer(&mut self, node: u16) {
+    /// A peer that is up and whose next hop is not known.
+    pub fn unresolved_peer(&mut self, node: u16) {
         let peer = self.peer_entry(node, 0);
         self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
     }
@@ -187,14 +198,14 @@ impl Bench {
     }
 
     /// A peer whose clock shows `theirs` now, and is known.
-    pub(crate) fn peer_with_clock(&mut self, node: u16, theirs: Time) {
+    pub fn peer_with_clock(&mut self, node: u16, theirs: Time) {
         let clock = Clock::new(theirs, Time::at(monotonic_ns()));
         let peer = Peer { clock, ..self.peer_entry(node, IFINDEX) };
         self.dataplane.set_peer(id(node), true, Epochs::EMPTY.with(EPOCH), &peer).unwrap();
     }
 
     /// A question of this node's daemon to `node`, on the wire.
-    pub(crate) fn question(&self, node: u16, kind: Kind, keys: (u64, u64), ticket: u32) -> Frame {
+    pub fn question(&self, node: u16, kind: Kind, keys: (u64, u64), ticket: u32) -> Frame {
         let packet = question::packet(keys.0, keys.1, ticket);
         let ip = net::ip(&packet.as_slice(), 0, EtherType::IPV6).unwrap();
         let inner = Inner::read(&packet.as_slice(), &ip).unwrap();
@@ -209,7 +220,7 @@ impl Bench {
     }
 
     /// What `node`'s programs answer in `sent`, given the question.
-    pub(crate) fn check_answer(&self, sent: &[u8], asked: &Frame, node: u16) -> Answer {
+    pub fn check_answer(&self, sent: &[u8], asked: &Frame, node: u16) -> Answer {
         let asked = asked.bytes();
         let at = net::frame(&asked).unwrap().payload + geneve::TUNNEL + question::DESTINATION;
         let ip = net::frame(&sent).unwrap();
@@ -223,45 +234,50 @@ impl Bench {
         answer
     }
 
-    pub(crate) fn claim(&self, node: u16, key: u64) {
+    /// Has a node claim a key.
+    pub fn claim(&self, node: u16, key: u64) {
         self.claim_in(node, key, EPOCH);
     }
 
-    pub(crate) fn claim_for(&self, node: u16, key: u64, milliseconds: u64) {
+    /// The same, for so many milliseconds.
+    pub fn claim_for(&self, node: u16, key: u64, milliseconds: u64) {
         self.claim_until(node, key, EPOCH, milliseconds);
     }
 
     /// A claim that lasts for so many milliseconds.
-    pub(crate) fn claim_until(&self, node: u16, key: u64, epoch: Epoch, milliseconds: u64) {
+    pub fn claim_until(&self, node: u16, key: u64, epoch: Epoch, milliseconds: u64) {
         self.dataplane.set_claim(key, id(node), epoch, milliseconds);
     }
 
-    pub(crate) fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
+    /// The same in another epoch.
+    pub fn claim_in(&self, node: u16, key: u64, epoch: Epoch) {
         self.claim_until(node, key, epoch, LIFETIME_MS);
     }
 
-    pub(crate) fn owner(&self, key: u64) -> u16 {
+    /// The owner that the table has for a key, effective or not; 0 for none.
+    pub fn owner(&self, key: u64) -> u16 {
         self.dataplane.claim(key).map_or(0, Entry::owner)
     }
 
     /// What the table has for a key, effective or not.
-    pub(crate) fn entry(&self, key: u64) -> Option<Entry> {
+    pub fn entry(&self, key: u64) -> Option<Entry> {
         self.dataplane.claim(key)
     }
 
     /// Takes all claims out of the table.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         let table = self.dataplane.claims();
         table.clear(0..table.slots(), |_, _| true);
     }
 
-    pub(crate) fn remaining(&self, key: u64) -> u16 {
+    /// How much longer the claim of a key lasts, in ticks; 0 without one.
+    pub fn remaining(&self, key: u64) -> u16 {
         let now = Tick::at(monotonic_ns());
         self.dataplane.claim(key).map_or(0, |entry| entry.remaining(now) as u16)
     }
 
     /// The daemon claims a key for a message of this kind that egress could not read; whether peers must hear of it.
-    pub(crate) fn claims_own(&self, key: u64, kind: sip::Kind, status: Option<u16>) -> bool {
+    pub fn claims_own(&self, key: u64, kind: sip::Kind, status: Option<u16>) -> bool {
         let service = self.dataplane.sender(address(vip(V4)), 5060).unwrap();
         let affinity = Affinity::of(Some(&service));
         let method = if kind == sip::Kind::Cancel { Method::Other } else { Method::Invite };
@@ -270,23 +286,23 @@ impl Bench {
     }
 
     /// The daemon says that the end of a claim of this node is another one.
-    pub(crate) fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
+    pub fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
         self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
     }
 
     /// From now on the proxies claim under these epochs.
-    pub(crate) fn epochs(&mut self, services: &[u64]) {
+    pub fn epochs(&mut self, services: &[u64]) {
         let services = services.iter().copied().map(Epoch::new).collect();
         self.dataplane.set_epochs(&Given { services }).unwrap();
     }
 
     /// This node's effective claims, by key.
-    pub(crate) fn own_claims(&self) -> BTreeMap<u64, OwnClaim> {
+    pub fn own_claims(&self) -> BTreeMap<u64, OwnClaim> {
         self.dataplane.own_claims().map(|claim| (claim.key, claim)).collect()
     }
 
     /// The claims that egress told of since the last call.
-    pub(crate) fn events(&mut self) -> Vec<ClaimEvent> {
+    pub fn events(&mut self) -> Vec<ClaimEvent> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             assert_eq!(item.len(), size_of::<ClaimEvent>());
@@ -297,7 +313,7 @@ impl Bench {
     }
 
     /// The daemon takes what is punted, and lives, or it takes nothing.
-    pub(crate) fn daemon(&mut self, lives: bool) {
+    pub fn daemon(&mut self, lives: bool) {
         if lives {
             self.renew_lease();
             self.dataplane.open_punts().unwrap();
@@ -307,26 +323,27 @@ impl Bench {
     }
 
     /// This node takes all new transactions that another does not take; 0 for nobody.
-    pub(crate) fn successor(&mut self, node: u16) {
+    pub fn successor(&mut self, node: u16) {
         self.dataplane.set_successors(&[node; abi::SUCCESSOR_SLOTS as usize]).unwrap();
     }
 
     /// New transactions go to healthy peers, or no longer.
-    pub(crate) fn divert(&mut self, diverts: bool) {
+    pub fn divert(&mut self, diverts: bool) {
         self.set_lease(|lease| lease.diverts = diverts);
     }
 
-    pub(crate) fn drain(&mut self, drains: bool) {
+    /// Whether the node takes no new transactions, for its operator wants it so.
+    pub fn drain(&mut self, drains: bool) {
         self.set_lease(|lease| lease.drains = drains);
     }
 
     /// A daemon lives for as long as any test runs, on however slow a machine.
-    pub(crate) fn renew_lease(&mut self) {
+    pub fn renew_lease(&mut self) {
         self.set_lease(|lease| lease.until_us = monotonic_ns() / 1000 + 3_600_000_000);
     }
 
     /// The lease of the last daemon ended so many milliseconds ago.
-    pub(crate) fn end_lease(&mut self, ago_ms: u64) {
+    pub fn end_lease(&mut self, ago_ms: u64) {
         // A guest may not be up for that long, and then there was no such time.
         let is_up_ms = || monotonic_ns() / 1_000_000;
         std::thread::sleep(Duration::from_millis((ago_ms + 1).saturating_sub(is_up_ms())));
@@ -339,13 +356,13 @@ impl Bench {
     }
 
     /// From now on the other secret of the tag is the one to send with.
-    pub(crate) fn replace_tag(&mut self) {
+    pub fn replace_tag(&mut self) {
         let secrets = Secrets { tag_key: [TAG_KEY, OTHER_TAG_KEY], tag_epoch: 1, ..SECRETS };
         self.dataplane.set_secrets(&secrets).unwrap();
     }
 
     /// Does it all on one CPU.
-    pub(crate) fn pinned(&mut self, act: impl FnOnce(&mut Self)) {
+    pub fn pinned(&mut self, act: impl FnOnce(&mut Self)) {
         // SAFETY: both sets are locals of the right size; the thread gets its own set back.
         unsafe {
             let (mut before, mut one): (libc::cpu_set_t, libc::cpu_set_t) = (std::mem::zeroed(), std::mem::zeroed());
@@ -359,12 +376,12 @@ impl Bench {
     }
 
     /// All fragments are reassembled by this node.
-    pub(crate) fn reassembler(&mut self, node: u16) {
+    pub fn reassembler(&mut self, node: u16) {
         self.dataplane.set_reassemblers(&[node; abi::DATAGRAM_SLOTS as usize]).unwrap();
     }
 
     /// What was punted since the last call.
-    pub(crate) fn punts(&mut self) -> Vec<(Punt, Vec<u8>)> {
+    pub fn punts(&mut self) -> Vec<(Punt, Vec<u8>)> {
         let mut punts = Vec::new();
         while let Some(item) = self.punts.next() {
             let (head, frame) = item.split_at(size_of::<Punt>());
@@ -376,7 +393,7 @@ impl Bench {
     }
 
     /// The frame is punted whole, under this outcome, and dropped.
-    pub(crate) fn expect_punt(&mut self, frame: &Frame, outcome: &str) {
+    pub fn expect_punt(&mut self, frame: &Frame, outcome: &str) {
         self.run(frame, DROP, &[outcome]);
         let punts = self.punts();
         assert_eq!(punts.len(), 1, "{outcome}");
@@ -387,7 +404,7 @@ impl Bench {
     }
 
     /// The tunnel packet's inside is punted under this outcome, as a frame: that frame.
-    pub(crate) fn expect_punt_inside(&mut self, frame: &Frame, outcome: &str) -> Vec<u8> {
+    pub fn expect_punt_inside(&mut self, frame: &Frame, outcome: &str) -> Vec<u8> {
         self.run(frame, DROP, &[outcome]);
         let mut punts = self.punts();
         assert_eq!(punts.len(), 1, "{outcome}");
@@ -397,7 +414,7 @@ impl Bench {
     }
 
     /// The frame is punted, whatever for.
-    pub(crate) fn expect_dropped(&mut self, frame: &Frame) {
+    pub fn expect_dropped(&mut self, frame: &Frame) {
         let claims = self.claims();
         let (did, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
         assert_eq!((did, self.punts().len()), (DROP, 1));
@@ -406,7 +423,7 @@ impl Bench {
 
     /// Sends a frame many times, which takes less than a window of the punts' rate; how many were taken and how many
     /// passed.
-    pub(crate) fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
+    pub fn flood(&mut self, frame: &Frame, times: usize) -> (usize, usize) {
         let (claims, mut handed) = (self.claims(), 0);
         for _ in 0..times {
             let (action, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
@@ -418,7 +435,7 @@ impl Bench {
     }
 
     /// How many of these frames ingress sends to peers.
-    pub(crate) fn count_sent<'a>(&mut self, frames: impl IntoIterator<Item = &'a Frame>) -> usize {
+    pub fn count_sent<'a>(&mut self, frames: impl IntoIterator<Item = &'a Frame>) -> usize {
         let (claims, mut sent) = (self.claims(), 0);
         for frame in frames {
             let (action, _) = self.dataplane.test_ingress(frame.bytes()).unwrap();
@@ -429,13 +446,13 @@ impl Bench {
     }
 
     /// The frame passes ingress with this action, unchanged, and moves these outcomes by one and no other.
-    pub(crate) fn expect(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) {
+    pub fn expect(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) {
         let out = self.run(frame, action, outcomes);
         assert!(out == frame.bytes(), "{outcomes:?}: the frame has changed");
     }
 
     /// The same for a frame that is changed: what it became.
-    pub(crate) fn expect_changed(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
+    pub fn expect_changed(&mut self, frame: &Frame, action: u32, outcomes: &[&str]) -> Vec<u8> {
         let out = self.run(frame, action, outcomes);
         assert!(out != frame.bytes(), "{outcomes:?}: the frame has not changed");
         out
@@ -451,7 +468,7 @@ impl Bench {
     }
 
     /// A frame arrives, and changes no claim: what is done with it, the outcomes that moved, and what it became.
-    pub(crate) fn arrived(&mut self, frame: &Frame) -> (u32, Vec<(&'static str, u64)>, Vec<u8>) {
+    pub fn arrived(&mut self, frame: &Frame) -> (u32, Vec<(&'static str, u64)>, Vec<u8>) {
         let (before, claims) = (self.dataplane.outcomes().unwrap(), self.claims());
         let (did, out) = self.dataplane.test_ingress(frame.bytes()).unwrap();
         assert!(self.claims() == claims, "ingress has changed the claim table");
@@ -464,12 +481,12 @@ impl Bench {
     }
 
     /// Egress sees the frame, lets it go on, and moves this outcome by one and no other.
-    pub(crate) fn send(&mut self, frame: &Frame, outcome: &str) {
+    pub fn send(&mut self, frame: &Frame, outcome: &str) {
         assert_eq!(self.sent(frame), [(outcome, 1)]);
     }
 
     /// Egress sees the frame and lets it go on: the outcomes that moved, and by how much.
-    pub(crate) fn sent(&mut self, frame: &Frame) -> Vec<(&'static str, u64)> {
+    pub fn sent(&mut self, frame: &Frame) -> Vec<(&'static str, u64)> {
         let before = self.dataplane.outcomes().unwrap();
         let did = self.dataplane.test_egress(frame.bytes()).unwrap();
         assert_eq!(did, -1, "TC_ACT_UNSPEC: the next program decides");
@@ -487,17 +504,17 @@ impl Bench {
     }
 
     /// A tunnel packet to `node` with right lengths, checksums, tag and next hop, and `frame`'s packet in it.
-    pub(crate) fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
+    pub fn check_tunnel(&self, sent: &[u8], frame: &Frame, node: u16) {
         self.check_tunnel_with(sent, frame, node, Kind::Data);
     }
 
     /// The same as a packet of this kind.
-    pub(crate) fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, kind: Kind) {
+    pub fn check_tunnel_with(&self, sent: &[u8], frame: &Frame, node: u16, kind: Kind) {
         self.check_tagged(sent, frame, node, kind, (TAG_KEY, 0));
     }
 
     /// The same after [`Self::replace_tag`].
-    pub(crate) fn check_tunnel_of_other_tag(&self, sent: &[u8], frame: &Frame, node: u16) {
+    pub fn check_tunnel_of_other_tag(&self, sent: &[u8], frame: &Frame, node: u16) {
         self.check_tagged(sent, frame, node, Kind::Data, (OTHER_TAG_KEY, 1));
     }
 

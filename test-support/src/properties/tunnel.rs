@@ -32,7 +32,7 @@ const HEADER: usize = geneve::TUNNEL - net::UDP;
 ///
 /// # Panics
 /// It is let in though something is wrong with it, or kept out though all is right.
-pub(crate) fn tunnel(data: &[u8]) {
+pub fn tunnel(data: &[u8]) {
     thread_local!(static SOCKET: OnceCell<(Runtime, Tunnel)> = const { OnceCell::new() });
     let Some((how, rest)) = data.split_first() else { return };
     SOCKET.with(|socket| {

@@ -29,7 +29,7 @@ const LONG: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// There is no answer, or not one line of it; or it reads otherwise when it is written again.
-pub(crate) fn control(data: &[u8]) {
+pub fn control(data: &[u8]) {
     thread_local!(static DAEMON: OnceCell<Daemon> = const { OnceCell::new() });
     DAEMON.with(|daemon| daemon.get_or_init(Daemon::new).is_asked(data));
     if let Ok(request) = serde_json::from_slice::<Request>(data) {

@@ -24,7 +24,7 @@ use super::{
 const LONGEST: usize = 3_400;
 
 /// Nodes that stand as a packet wants them to, loaded once.
-pub(crate) struct Nodes {
+pub struct Nodes {
     /// Those that packets arrive at: without affinity `call`, and with it; and how each stands.
     arriving: [(Bench, Option<arriving::Setting>); 2],
     /// Those that packets leave from, one for each setting.
@@ -32,7 +32,8 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new() -> Self {
+    /// Loads the programs of each.
+    pub fn load() -> Self {
         let bench = || Bench::new(ME, V4);
         let leaving = leaving::SETTINGS.map(|setting| (setting, setting.bench()));
         Self { arriving: [(bench(), None), (bench().with_affinity_call(), None)], leaving: leaving.into() }
@@ -42,7 +43,7 @@ impl Nodes {
     ///
     /// # Panics
     /// Program and host differ.
-    pub(crate) fn play(&mut self, data: &[u8]) -> Outcome {
+    pub fn play(&mut self, data: &[u8]) -> Outcome {
         let mut choices = Choices::new(data);
         // What to do, and how the node stands: changing that is what takes time.
         let (way, stand) = (choices.below(3), choices.byte());

@@ -12,7 +12,7 @@ use forwarder_common::abi::{MAX_SERVICES, MAX_SOURCES};
 ///
 /// # Panics
 /// A value is out of bounds, a refusal names no way out, or reading it again says something else.
-pub(crate) fn configuration(data: &[u8]) {
+pub fn configuration(data: &[u8]) {
     // What is no text is refused by the operating system's reader of texts.
     let Ok(text) = str::from_utf8(data) else { return };
     let read = || config::parse(text, Path::new("/etc/forwarder")).map_err(|error| format!("{error:#}"));
