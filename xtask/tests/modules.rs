@@ -230,6 +230,45 @@ fn the_methods_of_a_type_are_in_its_file() {
     assert!(gone.is_empty(), "in their types' files now: take them out of KNOWN_SCATTERED: {gone:#?}");
 }
 
+/// Files that two programs are built from, by where they are: each is run or measured as well, not only tested.
+const SHARED: [&str; 2] = ["bench/src", "forwarder-ebpf/src/bin"];
+
+/// Paths of modules that are not below the file that names them: from `file`, `#[path]` has these.
+fn foreign<'a>(file: &str, code: &'a str) -> Vec<&'a str> {
+    let stem = Path::new(file).file_stem().unwrap().to_string_lossy().into_owned();
+    let named = code.split("#[path = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    named.filter(|path| !path.starts_with(&format!("{stem}/"))).collect()
+}
+
+#[test]
+fn what_several_tests_share_is_a_crate_and_no_file_by_its_path() {
+    let (root, mut files) = (root(), Vec::new());
+    for package in CRATES.iter().chain(&["bench", "fuzz", "test-support", "xtask"]) {
+        ["src", "tests", "examples", "fuzz_targets"].iter().for_each(|folder| {
+            let folder = root.join(package).join(folder);
+            if folder.exists() {
+                walk(&folder, &mut files);
+            }
+        });
+    }
+    let mut shared = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let code = code(&fs::read_to_string(file).unwrap());
+        if !SHARED.iter().any(|folder| name.starts_with(folder)) && !name.ends_with("xtask/tests/modules.rs") {
+            shared.extend(foreign(&name, &code).into_iter().map(|path| format!("{name}: {path}")));
+        }
+    }
+    assert!(files.len() > 300, "{}", files.len());
+    assert!(shared.is_empty(), "put these into the crate test-support: {shared:#?}");
+}
+
+#[test]
+fn a_file_that_another_test_owns_is_seen() {
+    let code = "#[path = \"a/b.rs\"]\nmod b;\n#[path = \"c/d.rs\"]\nmod d;\n#[path = \"../a/e.rs\"]\nmod e;";
+    assert_eq!(foreign("x/tests/a.rs", code), ["c/d.rs", "../a/e.rs"]);
+}
+
 #[test]
 fn circles_and_scattered_methods_are_seen() {
     let source = |module: &[&str], code: &str| Source {
