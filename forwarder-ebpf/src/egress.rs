@@ -219,8 +219,8 @@ extern "C" fn egress_lifetime(call_ticks: u64) -> u64 {
     lifetime::of(kind, marks.method(), marks.status(), &config.lifetimes, call_ticks as u16, drains).pack()
 }
 
-/// Whether an ACK of a service of affinity `call` is that of a 2xx. The ACK of another final reply has the branch of its
-/// INVITE (RFC 3261 §17.1.1.3), and with it the reply key, which this node has claimed. An INVITE from a source has
+/// Whether an ACK of a service of affinity `call` is that of a 2xx. The ACK of another final reply has the branch of
+/// its INVITE (RFC 3261 §17.1.1.3), and with it the reply key, which this node has claimed. An INVITE from a source has
 /// none, so of its ACK there is no telling.
 #[inline(always)] // a call
 fn acknowledges_2xx(marks: &Marks, from: &Service) -> bool {

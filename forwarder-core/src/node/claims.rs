@@ -526,8 +526,8 @@ impl Claims {
         self.sweep_at_us
     }
 
-    /// Frees a part of what has ended, is stale, or is of an owner that is gone; whether anything was logged for the peers. `may_win` takes from what
-    /// a peer may win.
+    /// Frees a part of what has ended, is stale, or is of an owner that is gone; whether anything was logged for the
+    /// peers. `may_win` takes from what a peer may win.
     pub(super) fn sweep(&mut self, may_win: impl FnMut(NodeId) -> bool, now: Now, effects: &mut Effects) -> bool {
         let is_done = self.store.sweep(now.monotonic_us, SWEEP_CLAIMS);
         self.log.trim(now.monotonic_us);

@@ -168,7 +168,8 @@ impl<'a> Injector<'a> {
         self.rotate_on()
     }
 
-    /// Waits for what a fault needs: a daemon that starts can be told nothing, and stops no earlier than it has started.
+    /// Waits for what a fault needs: a daemon that starts can be told nothing, and stops no earlier than it has
+    /// started.
     fn wait_before(&mut self, fault: Fault, is_end: bool) -> Result<()> {
         let edge = match fault {
             _ if is_end => return Ok(()),
