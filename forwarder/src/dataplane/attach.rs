@@ -232,7 +232,7 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str, pins: Option<&m
     }
     // A filter of an earlier daemon; the new one is in place a moment later.
     let _ = tc::qdisc_detach_program(interface, TcAttachType::Egress, EGRESS);
-    // The number that comes first; of one number the newest does (`cls_bpf_change` of linux/net/sched/cls_bpf.c).
+    // The number that comes first; of one number the newest does (net/sched/cls_bpf.c of Linux).
     let first = TcAttachOptions::Netlink(NlOptions { priority: 1, ..NlOptions::default() });
     let id = program.attach_with_options(interface, TcAttachType::Egress, first)?;
     let link = program.take_link(id)?;

@@ -15,7 +15,7 @@ use super::{
     wire::{self, NEAR},
 };
 
-/// A program of two instructions that says `TC_ACT_OK`.
+/// A program of two instructions that lets each packet go: TC_ACT_OK.
 struct Other {
     program: SchedClassifier,
     pin: PathBuf,
