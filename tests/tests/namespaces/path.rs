@@ -102,6 +102,9 @@ fn captures_agree([sent, tunnel, arrived]: [&mut Capture; 3], site: Site) -> Res
     }
     let (before, after) = (sent.packets()?, arrived.packets()?);
     ensure!(before.len() == 1 && before == after, "the inner packet was altered:\n{before:02x?}\n{after:02x?}");
+    // Decapsulation comes before taps: sngrep, tcpdump and HEP agents at the owner see plain SIP.
+    let tapped = tshark(arrived.file(), "sip && !geneve", &["sip.Call-ID"])?;
+    ensure!(tapped == [["path@lab"]], "a tap at the owner shows {tapped:?}");
     let source = match site.family {
         Family::V4 => "ip.src",
         Family::V6 => "ipv6.src",
