@@ -179,10 +179,13 @@ impl Ip {
         if self.v6 { EtherType::IPV6 } else { EtherType::IPV4 }
     }
 
-    /// Whether this IPv6 packet hides its upper layer behind an extension header (RFC 8200 §4).
+    /// Whether the packet hides its upper layer behind an extension header of IPv6 (RFC 8200 §4), or behind an
+    /// authentication header (RFC 4302), which IPv4 has as well.
     #[must_use]
+    #[inline(always)] // a few compares
     pub const fn extended(&self) -> bool {
-        self.v6 && matches!(self.protocol.0, 0 | 43 | 60 | 135 | 139 | 140)
+        const AUTHENTICATION: u8 = 51;
+        self.protocol.0 == AUTHENTICATION || self.v6 && matches!(self.protocol.0, 0 | 43 | 60 | 135 | 139 | 140)
     }
 }
 

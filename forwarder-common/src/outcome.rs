@@ -147,8 +147,9 @@ outcomes! {
     KeepAlive = 2, "keep_alive", Ingress, Pass;
     /// To a service, with lengths that contradict each other.
     Malformed = 3, "malformed", Ingress, Pass;
-    /// IPv6 extension headers before a service's UDP header are not read; passed.
-    ExtensionHeader = 4, "extension_header", Ingress, Pass;
+    /// To a service's address, with extension headers of IPv6 or an authentication header before its payload, and no
+    /// daemon reads what is behind; passed.
+    ExtensionHeader = 4, "extension_header", Ingress, Pass => PuntedExtensionHeader;
     /// This node owns the transaction.
     LocalOwner = 5, "local_owner", Ingress, Pass;
     /// A request that nobody owns: this node may become its owner.
@@ -301,6 +302,8 @@ outcomes! {
     SlowOverKey = 75, "slow_over_key", Slow, Slow(Ended);
     /// To another node, but more than one node is sent; injected locally, and a fragment dropped.
     SlowOverPeer = 76, "slow_over_peer", Slow, Slow(Ended);
+    /// As `extension_header`: the daemon reads what is behind.
+    PuntedExtensionHeader = 77, "punted_extension_header", Ingress, Punted(Reads);
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

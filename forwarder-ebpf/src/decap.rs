@@ -140,9 +140,10 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
     let port = match (inside.udp(frame), head.kind) {
         // Port 0 is nobody's: under it the map has addresses alone.
         (Some(udp), _) if udp.destination != 0 => udp.destination,
-        // A fragment names no port: its address alone must be a service's.
+        // A fragment names no port, and an extension header hides it: its address alone must be a service's.
         (None, Kind::Reassemble) if inside.fragment => 0,
-        (None, Kind::Local) if inside.fragment && head.node == config.node => 0,
+        (None, Kind::Data) if inside.extended() => 0,
+        (None, Kind::Local) if (inside.fragment || inside.extended()) && head.node == config.node => 0,
         (
             Some(_) | None,
             Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay | Kind::Ask | Kind::Probe | Kind::Answer,

@@ -71,6 +71,10 @@ fn without_daemon(ctx: &XdpContext, ip: &Ip, outcome: Outcome, punted: Outcome) 
         // No packet of these arrives.
         Hook::Egress | Hook::Slow => return None,
     }
+    if ip.extended() {
+        // The outer checksum is worked out from a UDP header at the payload's start.
+        return None;
+    }
     let now_ns = maps::now_ns();
     if !maps::lease().knows_peers(now_ns) {
         // Nobody to ask: of a call that crosses the edge twice, the one leg that is known has to do.
@@ -121,10 +125,12 @@ fn no_datagram(frame: &Frame, ip: &Ip) -> Result<Redirect, Outcome> {
         Err(Outcome::NotService)
     } else if ip.fragment {
         reassemble_elsewhere(frame, ip)
-    } else if ip.extended() {
-        Err(Outcome::ExtensionHeader)
-    } else {
+    } else if !ip.extended() {
         Err(Outcome::Malformed)
+    } else if maps::config().is_none_or(|config| config.peers_up == 0) {
+        Err(Outcome::LocalAlone)
+    } else {
+        Err(Outcome::ExtensionHeader)
     }
 }
 

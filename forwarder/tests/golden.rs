@@ -14,7 +14,13 @@ mod messages;
 mod questions;
 
 use bench::{Bench, PASS, TX, V4, V6};
-use forwarder_common::{abi, ids::Epoch, sip::Kind};
+use forwarder_common::{
+    abi,
+    clock::Time,
+    geneve::{self, Head},
+    ids::Epoch,
+    sip::Kind,
+};
 use frames::{Frame, Sip};
 use test_support::programs::{ME, PEER, bench, frames, leaving};
 
@@ -271,6 +277,29 @@ fn lengths_that_lie_fragments_and_extension_headers_pass() {
 }
 
 #[test]
+fn what_is_behind_extension_headers_is_the_daemons_to_read_and_comes_out_of_the_tunnel_as_it_is() {
+    let sip = Sip::invite("a").bytes();
+    for header in [0, 43, 60, 51, 135] {
+        let mut bench = Bench::new(ME, V4);
+        let frame = Frame::to_vip(V6, &sip).behind(header);
+        bench.expect(&frame, PASS, &["local_alone"]);
+        bench.peer(PEER, true);
+        bench.expect(&frame, PASS, &["extension_header"]);
+        bench.daemon(true);
+        bench.expect_punt(&frame, "punted_extension_header");
+    }
+    let (mut sender, mut owner) = (Bench::new(PEER, V4), Bench::new(ME, V4));
+    sender.peer(ME, true);
+    owner.peer(PEER, true);
+    for (v6, header) in [(V6, 60), (V6, 51), (V4, 51)] {
+        let inside = Frame::to_vip(v6, &sip).behind(header);
+        let sent = sender.tunnelled(ME, Head::new(PEER, geneve::Kind::Data, 0, Time(7)), &inside.bytes()[14..]);
+        let out = owner.expect_changed(&sent, PASS, &["decapsulated"]);
+        assert!(out.ends_with(&inside.bytes()[14..]), "{header}");
+    }
+}
+
+#[test]
 fn a_tunnel_packet_that_is_not_a_peers_is_left_alone_and_counted() {
     for underlay in [V4, V6] {
         let mut sender = Bench::new(PEER, underlay);
@@ -331,6 +360,7 @@ fn with_a_daemon_that_lives_what_cannot_be_finished_is_punted() {
         bench.expect_punt(&Frame::to_vip(v6, &Sip::request("ACK", "a").bytes()), "punted_unknown_ack");
         bench.expect_punt(&Frame::to_vip(v6, b"OPTIONS sip:a SIP/2.0\r\nCSeq:\r\n 1 OPTIONS\r\n\r\n"), "punted_unread");
         bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("a").bytes()).fragment(0), "punted_fragment");
+        bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("a").bytes()).behind(51), "punted_extension_header");
         bench.expect(&Frame::to_vip(v6, &Sip::invite("a").bytes()), PASS, &["local_new"]);
         bench.claim(PEER, Sip::invite("big").request_key());
         bench.expect_punt(&Frame::to_vip(v6, &Sip::invite("big").padded_to(1452)), "punted_too_big");

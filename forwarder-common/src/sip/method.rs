@@ -46,6 +46,10 @@ impl Method {
     /// The method with this name.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
+        // A name that goes on behind a tab is an odd one, and ends where a word's would not.
+        if name.iter().any(|byte| *byte <= b' ') {
+            return Self::Other;
+        }
         let mut word = [0; 8];
         for (to, from) in word.iter_mut().zip(name).take(7) {
             *to = *from;
@@ -73,6 +77,7 @@ mod tests {
             ("NOTIFYX", Method::Other),
             ("REGIST", Method::Other),
             ("invite", Method::Other),
+            ("INVITE\tsip:b", Method::Other),
             ("", Method::Other),
         ] {
             assert_eq!(Method::of(name.as_bytes()), method, "{name}");

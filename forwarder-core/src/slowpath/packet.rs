@@ -2,10 +2,11 @@
 //!
 //! The same readers as in the kernel, over bytes; SIP by the full grammar. It never alters a byte.
 
+use etherparse::IpSlice;
 use forwarder_common::{
     abi::Address,
     geneve::{self, Kind as Carried},
-    ids::NodeId,
+    ids::{IpProtocol, NodeId},
     keys::{Keys, Seen},
     net::{self, Ip},
     reader::Reader as _,
@@ -61,10 +62,20 @@ impl<'a> Packet<'a> {
 
     /// Its UDP datagram: destination port and payload. `None`: a fragment, no UDP, or lengths that contradict.
     pub(super) fn datagram(&self) -> Option<(u16, &'a [u8])> {
-        let udp = self.ip.udp(&self.bytes)?;
-        let end = self.ip.payload.checked_add(udp.length)?;
+        let ip = if self.ip.extended() { self.behind_extensions()? } else { self.ip };
+        let udp = ip.udp(&self.bytes)?;
+        let end = ip.payload.checked_add(udp.length)?;
         // Reading starts behind the header, so a length below eight fails here.
-        Some((udp.destination, self.bytes.get(self.ip.payload + net::UDP..end)?))
+        Some((udp.destination, self.bytes.get(ip.payload + net::UDP..end)?))
+    }
+
+    /// What lies behind its extension headers, as if there were none.
+    fn behind_extensions(&self) -> Option<Ip> {
+        let slice = IpSlice::from_slice(self.bytes).ok()?;
+        let behind = slice.payload();
+        let payload = self.bytes.len().checked_sub(behind.payload.len())?;
+        let fragment = behind.fragmented;
+        Some(Ip { payload, protocol: IpProtocol(behind.ip_number.0), fragment, ..self.ip })
     }
 }
 

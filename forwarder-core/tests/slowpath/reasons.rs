@@ -18,6 +18,33 @@ const REASONS: [Outcome; 5] = [
 ];
 
 #[test]
+fn what_is_behind_extension_headers_is_read_and_goes_on_with_them() {
+    let plain = sip(V6, &invite("call"));
+    let chains: [(u8, &[u8]); 5] = [
+        (0, &[17, 0, 1, 4, 0, 0, 0, 0]),
+        (43, &[17, 0, 0, 0, 0, 0, 0, 0]),
+        (60, &[44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 7]),
+        (0, &[60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0]),
+        (51, &[17, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    for (first, chain) in chains {
+        let mut packet = [&plain[..40], chain, &plain[40..]].concat();
+        packet[6] = first;
+        let length = (packet.len() - 40) as u16;
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        let punt = |world: &mut World| world.punt(Outcome::PuntedExtensionHeader, &frame(&packet, 0, 0));
+        let mut world = World::new();
+        assert_eq!(world.after(punt), (vec![inject(&packet)], vec![("slow_local", 1)]), "{first}");
+        world.peers(request_key("call"));
+        assert_eq!(world.after(punt), (vec![forward(&packet)], vec![("slow_forwarded", 1)]), "{first}");
+        // Behind them is no UDP for a service: it is delivered as it is.
+        packet[40 + chain.len() + 3] ^= 1;
+        let punt = |world: &mut World| world.punt(Outcome::PuntedExtensionHeader, &frame(&packet, 0, 0));
+        assert_eq!(world.after(punt), (vec![inject(&packet)], vec![("slow_not_sip", 1)]), "{first}");
+    }
+}
+
+#[test]
 fn every_reason_gets_the_verdict_of_the_table_as_it_is_now() {
     let ack = message("ACK sip:bob@example.com SIP/2.0", "call", "z9hG4bK-1");
     for reason in REASONS {

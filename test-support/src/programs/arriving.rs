@@ -203,10 +203,12 @@ impl Account<'_> {
         let is_of_interest = ip.fragment || ip.extended() || ip.protocol == IpProtocol::UDP;
         Plain::Ends(if !is_for_vip || !is_of_interest {
             Outcome::NotService
-        } else if !ip.fragment {
-            if ip.extended() { Outcome::ExtensionHeader } else { Outcome::Malformed }
+        } else if !ip.fragment && !ip.extended() {
+            Outcome::Malformed
         } else if !self.setting.has_peer {
             Outcome::LocalAlone
+        } else if !ip.fragment {
+            Outcome::ExtensionHeader
         } else if ip.end > self.frame.len() || ip.datagram_slot(&self.frame).is_none() {
             Outcome::Malformed
         } else if [0, ME].contains(&self.setting.reassembler) {
@@ -223,7 +225,7 @@ impl Account<'_> {
         if self.setting.daemon == Daemon::Lives {
             return (punted, Way::Punted);
         }
-        if outcome.hook() != Hook::Ingress {
+        if outcome.hook() != Hook::Ingress || ip.extended() {
             return passes;
         }
         if !self.setting.knows_peers() {
@@ -301,8 +303,12 @@ impl Account<'_> {
         let is_for_service = is_vip(inner.destination)
             && match inside.udp(frame) {
                 Some(udp) => udp.destination == PORT,
-                // Only a fragment that is marked as one needs no port.
-                None => got.head.kind == Carried::Reassemble && inside.fragment,
+                // Only a fragment that is marked as one needs no port, and what has its port behind other headers.
+                None => match got.head.kind {
+                    Carried::Reassemble => inside.fragment,
+                    Carried::Data => inside.extended(),
+                    _ => false,
+                },
             };
         match got.head.kind {
             Carried::Ask | Carried::Probe => Plain::Answered,

@@ -206,17 +206,20 @@ impl Bench {
 
     /// A question of this node's daemon to `node`, on the wire.
     pub fn question(&self, node: u16, kind: Kind, keys: (u64, u64), ticket: u32) -> Frame {
-        let packet = question::packet(keys.0, keys.1, ticket);
-        let ip = net::ip(&packet.as_slice(), 0, EtherType::IPV6).unwrap();
-        let inner = Inner::read(&packet.as_slice(), &ip).unwrap();
-        let head = Head::new(self.node, kind, 0, Time(7));
+        self.tunnelled(node, Head::new(self.node, kind, 0, Time(7)), &question::packet(keys.0, keys.1, ticket))
+    }
+
+    /// A packet of this node for `node` in the tunnel, as its daemon's socket sends it.
+    pub fn tunnelled(&self, node: u16, head: Head, packet: &[u8]) -> Frame {
+        let ip = net::packet(&packet).unwrap();
+        let inner = Inner::read(&packet, &ip).unwrap();
         let (sender, peer) = (Sender { head, vni: VNI, key: TAG_KEY }, self.peer_entry(node, IFINDEX));
         let headers = if self.underlay {
             Headers::<OuterV6>::new(&peer, &sender, &inner).bytes().to_vec()
         } else {
             Headers::<OuterV4>::new(&peer, &sender, &inner).bytes().to_vec()
         };
-        Frame::raw([headers.as_slice(), &packet].concat())
+        Frame::raw([headers.as_slice(), packet].concat())
     }
 
     /// What `node`'s programs answer in `sent`, given the question.

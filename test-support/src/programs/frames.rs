@@ -216,6 +216,21 @@ impl Frame {
         self
     }
 
+    /// Of an IPv6 frame, behind an extension header of this number, such as 60 for destination options; behind an
+    /// authentication header (51) in both families.
+    pub fn behind(mut self, header: u8) -> Self {
+        const AUTHENTICATION: u8 = 51;
+        let payload = self.l3 + if self.v6() { 40 } else { 20 };
+        let authentication = [&[17, 4][..], &[0; 22]].concat();
+        let options = vec![17, 0, 1, 4, 0, 0, 0, 0];
+        let bytes = if header == AUTHENTICATION { authentication } else { options };
+        self.bytes.splice(payload..payload, bytes);
+        let length = (self.bytes.len() - if self.v6() { payload } else { self.l3 }) as u16;
+        let at = self.l3 + if self.v6() { 4 } else { 2 };
+        self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        self.protocol(header)
+    }
+
     /// As a fragment of a datagram, at `offset` in units of eight bytes, with more to follow.
     pub fn fragment(mut self, offset: u16) -> Self {
         if self.v6() {
