@@ -24,6 +24,36 @@ pub const fn of_timers(t1_ms: u64, timer_c_ms: u64, call_ms: u64) -> Lifetimes {
     }
 }
 
+/// Lifetimes that bound nothing.
+pub const LONGEST: Lifetimes = {
+    let most = Tick::LONGEST;
+    Lifetimes { proceeding: most, failed: most, ended: most, call: most }
+};
+
+/// The longest lifetime in ticks that a claim of a class can have by what the cluster is configured with.
+#[must_use]
+pub const fn most(class: Class, lifetimes: &Lifetimes) -> u16 {
+    let Lifetimes { proceeding, failed, ended, call } = *lifetimes;
+    match class {
+        Class::Short if failed > ended => failed,
+        Class::Short => ended,
+        Class::Call if call > proceeding => call,
+        Class::Call | Class::Proceeding => proceeding,
+    }
+}
+
+/// The class of a claim of which only is known how many ticks it has left: the shortest that may have as many.
+#[must_use]
+pub const fn class_of(ticks: u16, lifetimes: &Lifetimes) -> Class {
+    if ticks <= most(Class::Short, lifetimes) {
+        Class::Short
+    } else if ticks <= most(Class::Proceeding, lifetimes) {
+        Class::Proceeding
+    } else {
+        Class::Call
+    }
+}
+
 coded! {
     /// What a message that the owner sends says of the transaction that it belongs to.
     ///
@@ -263,6 +293,16 @@ mod tests {
         assert_eq!(bye.of_claim(58), Lifetime { ticks: CALL, class: Class::Call, ..bye });
         let of_transaction = of(Kind::Request, Method::Other, 0, &TICKS, 0, false);
         assert_eq!(of_transaction.of_claim(1700), of_transaction, "its service is another one now");
+    }
+
+    #[test]
+    fn a_class_has_a_longest_lifetime_and_a_lifetime_a_class() {
+        let classes = [Class::Short, Class::Proceeding, Class::Call];
+        assert_eq!(classes.map(|class| most(class, &TICKS)), [18, 57, 1700]);
+        assert_eq!([0, 18, 19, 57, 58, 30_000].map(|ticks| class_of(ticks, &TICKS) as usize), [1, 1, 2, 2, 3, 3]);
+        let brief = Lifetimes { call: 3, ..TICKS };
+        assert_eq!(most(Class::Call, &brief), 57, "a call rings first");
+        assert_eq!(classes.map(|class| most(class, &LONGEST)), [Tick::LONGEST; 3]);
     }
 
     #[test]

@@ -43,6 +43,62 @@ coded! {
     }
 }
 
+/// What a claim was made for, in four bits, as claims travel: kind of key in the lower two, class in the upper two; 0
+/// is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Purpose(u8);
+
+impl Purpose {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// A claim on a key of this kind, of this class.
+    #[must_use]
+    pub const fn of(kind: KeyKind, class: Class) -> Self {
+        Self::of_codes(kind.code() as u8, class.code() as u8)
+    }
+
+    /// From the codes of kind and class, 0 for one that is not known.
+    #[must_use]
+    pub const fn of_codes(kind: u8, class: u8) -> Self {
+        Self((class & 3) << 2 | kind & 3)
+    }
+
+    /// From the lowest four bits of a number, as [`Self::code`] gives it.
+    #[must_use]
+    pub const fn decode(code: u8) -> Self {
+        Self(code & 0xf)
+    }
+
+    /// The four bits.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self.0
+    }
+
+    /// The kind of key, if it is known.
+    #[must_use]
+    pub const fn kind(self) -> Option<KeyKind> {
+        KeyKind::decode(self.0 as u64 & 3)
+    }
+
+    /// The class: the shortest one where none is known.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match Class::decode(self.0 as u64 >> 2) {
+            Some(class) => class,
+            None => Class::Short,
+        }
+    }
+
+    /// The same with another class.
+    #[must_use]
+    pub const fn with_class(self, class: Class) -> Self {
+        Self::of_codes(self.0, class.code() as u8)
+    }
+}
+
 /// The word: bits 0 to 45 of the key, the service (8 bits), the kind of key (4), the class (4), two bits of zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
@@ -71,6 +127,24 @@ impl Rest {
         Self(key & (LOW | CHECK) | made_for)
     }
 
+    /// Beside a claim on `key` of which so much is known: a peer's, or one that the core has this node make.
+    #[must_use]
+    pub const fn for_purpose(key: u64, purpose: Purpose) -> Self {
+        Self::of_codes(key, NO_SERVICE, purpose.code() as u64 & 3, purpose.code() as u64 >> 2)
+    }
+
+    /// The same word for another class.
+    #[must_use]
+    pub const fn with_class(self, class: Class) -> Self {
+        Self(self.0 & !(0xf << CLASS_SHIFT) | class.code() << CLASS_SHIFT)
+    }
+
+    /// What it says of kind and class.
+    #[must_use]
+    pub const fn purpose(self) -> Purpose {
+        Purpose::of_codes((self.0 >> KIND_SHIFT) as u8, (self.0 >> CLASS_SHIFT) as u8)
+    }
+
     /// The key of the entry in a bucket of a table of `mask` + 1 buckets; `None`: the word is another claim's.
     #[must_use]
     pub fn key(self, entry: Entry, bucket: u32, mask: u32) -> Option<u64> {
@@ -90,7 +164,7 @@ impl Rest {
         KeyKind::decode(self.0 >> KIND_SHIFT & 0xf)
     }
 
-    /// The class that the claim was made in, if it was noted: a later message may have given it another lifetime.
+    /// The class of the claim by the last message that made it longer, if it was noted.
     #[must_use]
     pub const fn class(self) -> Option<Class> {
         Class::decode(self.0 >> CLASS_SHIFT & 0xf)
@@ -125,7 +199,14 @@ mod tests {
             }
             prop_assert_eq!((rest.service(), rest.kind(), rest.class()), (service, Some(kind), Some(class)));
             prop_assert_eq!(rest.0 >> 62, 0);
+            let purpose = Purpose::of(kind, class);
+            prop_assert_eq!((purpose.kind(), purpose.class()), (Some(kind), class));
+            prop_assert_eq!((Purpose::decode(purpose.code()), rest.purpose()), (purpose, purpose));
+            prop_assert_eq!(Rest::for_purpose(key, purpose), Rest::of(key, NO_SERVICE, kind, class));
+            prop_assert_eq!(rest.with_class(Class::Short), Rest::of(key, service, kind, Class::Short));
+            prop_assert_eq!(purpose.with_class(Class::Short), Purpose::of(kind, Class::Short));
             let bare = Rest::new(key);
+            prop_assert_eq!((bare.purpose(), bare.purpose().class()), (Purpose::UNKNOWN, Class::Short));
             prop_assert_eq!((bare.service(), bare.kind(), bare.class()), (NO_SERVICE, None, None));
             prop_assert_eq!(bare.0 << 18, rest.0 << 18);
         }

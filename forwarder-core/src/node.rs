@@ -31,9 +31,9 @@ use std::net::IpAddr;
 
 use forwarder_common::abi::{self, ClaimEvent, EVENT_KEPT, EVENT_NEW, Served};
 use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
-use forwarder_common::lifetime::Sign;
+use forwarder_common::lifetime::{self, Sign};
 use forwarder_common::question::Held;
-use forwarder_common::rest::{Class, KeyKind};
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 
 use self::asks::{Asks, Open, keys};
 use self::claims::{Claims, RESTORED_UNIX_US, Taken, Teller};
@@ -197,7 +197,8 @@ impl Node {
         if flags != EVENT_KEPT {
             let claimed_at_unix_us = now.unix_us.saturating_sub(age_us);
             let epoch = Epoch::new(epoch.into());
-            self.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind }, now);
+            let purpose = Purpose::of_codes(kind, class);
+            self.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, purpose }, now);
         }
         let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding);
         if KeyKind::decode(kind.into()) == Some(KeyKind::Reply) {
@@ -258,8 +259,12 @@ impl Node {
         });
         let is_decisive = key == Some(open.decisive());
         if let Some((held, key)) = held.zip(key).filter(|(held, key)| *key != 0 && held.ticks != 0) {
-            let remaining_ms = Tick::milliseconds(held.ticks).min(LIFETIME_MS);
-            self.effects.write(MapWrite::Claim { key, owner: peer, epoch: held.epoch, remaining_ms });
+            // Its programs do not say which class it is.
+            let lifetimes = &self.settings.lifetimes;
+            let ticks = held.ticks.min(lifetime::most(Class::Call, lifetimes));
+            let purpose = Purpose::of(held.kind, lifetime::class_of(ticks, lifetimes));
+            let remaining_ms = Tick::milliseconds(ticks);
+            self.effects.write(MapWrite::Claim { key, owner: peer, epoch: held.epoch, purpose, remaining_ms });
             if is_decisive {
                 for open in self.asks.close_for(key) {
                     self.effects.counters.asks_found += 1;

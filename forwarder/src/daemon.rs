@@ -62,7 +62,7 @@ use self::{
     next_hops::NextHopTable,
     proxies::Proxies,
     report::Sources,
-    settings::{first_epoch, kernel_settings, must_equal, seed, told_services},
+    settings::{first_epoch, kernel_settings, lifetimes, must_equal, seed, told_services},
     slow::{KernelAnswer, Slow},
     sweep::Sweep,
 };
@@ -521,15 +521,15 @@ impl Daemon {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Link(command) => self.command(command).await,
-                Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
-                    self.dataplane.set_claim(key, owner, epoch, remaining_ms);
+                Output::Map(MapWrite::Claim { key, owner, epoch, purpose, remaining_ms }) => {
+                    self.dataplane.set_claim(key, owner, epoch, purpose, remaining_ms);
                     log::trace!(
                         target: "forwarder::claims",
                         "claim {key:016x} of node {} stands at {}", owner.number(), now().unix_us
                     );
                 }
-                Output::Map(MapWrite::End { key, epoch, was_ms, remaining_ms }) => {
-                    self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
+                Output::Map(MapWrite::End { key, epoch, class, was_ms, remaining_ms }) => {
+                    self.dataplane.set_end(key, epoch, class, was_ms, remaining_ms);
                 }
                 Output::Introduced { peer, said } => {
                     self.failover.handle_introduction(peer, said, now().monotonic_us);
@@ -574,6 +574,7 @@ fn new_node(config: &Config, secrets: &Secrets, failover: &Failover) -> Result<N
         epochs: failover.epochs().live(),
         underlay: config.underlay,
         listen: config.cluster.listen,
+        lifetimes: lifetimes(config),
         claims: config.claims as usize,
         seed: seed()?,
         services: told_services(config),

@@ -30,7 +30,7 @@ use forwarder_common::{
     keys::Affinity,
     lifetime,
     outcome::Outcome,
-    rest::{KeyKind, Rest},
+    rest::{Class, KeyKind, Purpose, Rest},
     sip::{Kind, Method},
     table,
 };
@@ -352,13 +352,14 @@ impl Dataplane {
     }
 
     /// Writes a claim of a peer, or this node's own where a peer's stood, over whatever the table has for its key.
-    pub fn set_claim(&self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64) {
+    pub fn set_claim(&self, key: u64, owner: NodeId, epoch: Epoch, purpose: Purpose, remaining_ms: u64) {
         let now = Tick::at(monotonic_ns());
         let expires = now.after(Tick::covering_ms(remaining_ms));
         let is_mine = |entry: table::Entry| entry.owner() == self.config.node;
         let entry = table::Entry::new(key, owner.number(), epoch.number(), expires);
         // What a claim of this node that is there already was made for stays noted.
-        let rest = (is_mine(entry) && !self.claim(key).is_some_and(is_mine)).then(|| Rest::new(key));
+        let stays = is_mine(entry) && self.claim(key).is_some_and(is_mine);
+        let rest = (!stays).then(|| Rest::for_purpose(key, purpose));
         self.claims.set(key, entry, rest, now);
     }
 
@@ -374,7 +375,7 @@ impl Dataplane {
     }
 
     /// The end of a claim of this node is another one, see [`forwarder_core::node::MapWrite::End`].
-    pub fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
+    pub fn set_end(&self, key: u64, epoch: Epoch, class: Class, was_ms: u64, remaining_ms: u64) {
         let now = Tick::at(monotonic_ns());
         let (was, remaining) = (Tick::covering_ms(was_ms), Tick::covering_ms(remaining_ms));
         let is_known = |entry: table::Entry| {
@@ -383,7 +384,7 @@ impl Dataplane {
             entry.owner() == self.config.node && entry.epoch() == epoch && left != 0 && left <= u64::from(was) + 1
         };
         let entry = table::Entry::new(key, self.config.node, epoch.number(), now.after(remaining));
-        self.claims.replace(key, entry, is_known);
+        self.claims.replace(key, entry, class, is_known);
     }
 
     /// The lifetime that a message of the local proxy gives to its claims.

@@ -25,7 +25,7 @@ use forwarder_common::{
     abi::{self, Address, Config, Lifetimes, Peer, ServiceKey},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Affinity,
-    rest::{Class, KeyKind},
+    rest::{Class, KeyKind, Purpose},
     sip::{Kind, Method},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
@@ -36,6 +36,7 @@ const ME: u16 = 1;
 const PEER: u16 = 2;
 const EPOCH: Epoch = Epoch::new(5);
 const LIFETIME_MS: u64 = 3_600_000;
+const PURPOSE: Purpose = Purpose::of(KeyKind::Request, Class::Proceeding);
 /// Keys of each writer: half of the table's slots in all, at which no claim gives way to another.
 const KEYS: usize = 4_000;
 /// Different moments at which the daemon writes while the kernel runs.
@@ -161,10 +162,10 @@ fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
         while !done.load(Ordering::Acquire) {
             let next = written.load(Ordering::Relaxed);
             if let Some(key) = others.get(next) {
-                daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+                daemon.set_claim(*key, peer(), EPOCH, PURPOSE, LIFETIME_MS);
                 written.store(next + 1, Ordering::Relaxed);
             } else {
-                daemon.set_claim(others[seen as usize % KEYS], peer(), EPOCH, LIFETIME_MS);
+                daemon.set_claim(others[seen as usize % KEYS], peer(), EPOCH, PURPOSE, LIFETIME_MS);
             }
             let known = &others[..written.load(Ordering::Relaxed)];
             let key = known[(seen.wrapping_mul(7919) as usize) % known.len()];
@@ -173,7 +174,7 @@ fn kernel_and_daemon_write_different_keys_at_once_and_neither_loses_any() {
             seen += 1;
         }
         for key in &others[written.load(Ordering::Relaxed)..] {
-            daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+            daemon.set_claim(*key, peer(), EPOCH, PURPOSE, LIFETIME_MS);
         }
     });
     let mine = mine.iter().map(|sip| (sip.request_key(), &[ME][..]));
@@ -205,7 +206,7 @@ fn kernel_and_daemon_claim_the_same_keys_at_once_and_each_is_there_once() {
             for _ in 0..index % MOMENTS {
                 std::hint::spin_loop();
             }
-            daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS);
+            daemon.set_claim(*key, peer(), EPOCH, PURPOSE, LIFETIME_MS);
         }
     });
     check(&daemon, &keys.iter().map(|key| (*key, &[ME, PEER][..])).collect());
@@ -296,8 +297,8 @@ fn claims_of_epochs_that_are_over_are_freed_while_the_kernel_claims_and_no_other
     let mine: Vec<_> = (0..KEYS / 2).map(|n| reply("mine", n)).collect();
     let others: Vec<_> = (0..KEYS).map(|n| reply("others", n).request_key()).collect();
     let (kept, freed) = others.split_at(KEYS / 2);
-    kept.iter().for_each(|key| daemon.set_claim(*key, peer(), EPOCH, LIFETIME_MS));
-    freed.iter().for_each(|key| daemon.set_claim(*key, peer(), over, LIFETIME_MS));
+    kept.iter().for_each(|key| daemon.set_claim(*key, peer(), EPOCH, PURPOSE, LIFETIME_MS));
+    freed.iter().for_each(|key| daemon.set_claim(*key, peer(), over, PURPOSE, LIFETIME_MS));
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -354,10 +355,10 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
     assert!(first.claim_own((other, 0), KeyKind::Request, lifetime, &service).is_some());
     // What the daemon writes as its core says: its own claim where a peer's stood, and a peer's.
     let (core, peers) = (reply("core", 0).request_key(), reply("peers", 0).request_key());
-    first.set_claim(core, NodeId::new(ME).unwrap(), Epoch::new(9), LIFETIME_MS);
-    first.set_claim(peers, peer(), EPOCH, LIFETIME_MS);
+    first.set_claim(core, NodeId::new(ME).unwrap(), Epoch::new(9), PURPOSE, LIFETIME_MS);
+    first.set_claim(peers, peer(), EPOCH, PURPOSE, LIFETIME_MS);
     // Of a run that is over.
-    first.set_claim(reply("stale", 0).request_key(), NodeId::new(ME).unwrap(), Epoch::new(1), LIFETIME_MS);
+    first.set_claim(reply("stale", 0).request_key(), NodeId::new(ME).unwrap(), Epoch::new(1), PURPOSE, LIFETIME_MS);
     drop(first);
 
     let second = load(&pins.0);

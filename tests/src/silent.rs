@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, anyhow};
 use forwarder::cluster::links::{self, Event, Settings};
 use forwarder::{config, identity};
 use forwarder_common::ids::{Epoch, Epochs};
+use forwarder_common::lifetime;
 use forwarder_core::node::{Node, NodeSettings, Now, Output};
 use forwarder_core::wire::Message;
 use tokio::sync::{mpsc, oneshot};
@@ -74,6 +75,7 @@ async fn run(config: &config::Config, mut stopped: oneshot::Receiver<()>) -> Res
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
         underlay: config.underlay,
         listen,
+        lifetimes: lifetime::LONGEST,
         claims: 1024,
         seed: 1,
         services: Vec::new(),

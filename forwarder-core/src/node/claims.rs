@@ -13,7 +13,10 @@
 
 use std::collections::BTreeSet;
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::abi::Lifetimes;
+use forwarder_common::ids::{Epoch, Epochs, NodeId, Tick};
+use forwarder_common::lifetime;
+use forwarder_common::rest::{Class, Purpose};
 
 use super::budget::Budget;
 use super::effects::Effects;
@@ -61,8 +64,8 @@ pub struct LocalClaim {
     pub remaining_ms: u64,
     /// The epoch in which it was made, one of this node's live ones; else the claim is ignored.
     pub epoch: Epoch,
-    /// What kind of key it is, 0..=15: 1 a request key, 2 a reply key, 0 not known.
-    pub kind: u8,
+    /// What it was made for.
+    pub purpose: Purpose,
 }
 
 /// What a message of the local proxy says of an INVITE, or of one that it answers.
@@ -130,6 +133,7 @@ pub(super) struct Teller<'a> {
 pub(super) struct Claims {
     me: NodeId,
     epochs: Epochs,
+    lifetimes: Lifetimes,
     capacity: usize,
     store: Store,
     log: Log,
@@ -143,14 +147,26 @@ pub(super) struct Claims {
 
 impl Claims {
     pub(super) fn new(settings: &NodeSettings) -> Self {
-        let NodeSettings { node: me, epochs, claims: capacity, seed, .. } = *settings;
+        let NodeSettings { node: me, epochs, lifetimes, claims: capacity, seed, .. } = *settings;
         let mut store = Store::new(capacity, seed);
         store.set_epochs(me, epochs);
         store.set_up(me, true);
         store.set_me(me);
         let (log, shadowed, withdrawn) = (Log::default(), Shadowed::default(), Withdrawn::default());
         let invites = Invites::new(capacity, seed);
-        Self { me, epochs, capacity, store, log, shadowed, withdrawn, is_owing: false, invites, sweep_at_us: 0 }
+        Self {
+            me,
+            epochs,
+            lifetimes,
+            capacity,
+            store,
+            log,
+            shadowed,
+            withdrawn,
+            is_owing: false,
+            invites,
+            sweep_at_us: 0,
+        }
     }
 
     pub(super) const fn store(&self) -> &Store {
@@ -203,10 +219,13 @@ impl Claims {
         now: Now,
         effects: &mut Effects,
     ) -> Taken {
-        let wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number } = *claim;
+        let wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, purpose, number } = *claim;
         let peer = teller.peer;
         effects.counters.claims_received += 1;
         let version = Version { generation: teller.generation, number };
+        // The same at all nodes, for their timers must be equal.
+        let most_ms = Tick::milliseconds(lifetime::most(purpose.class(), &self.lifetimes));
+        let remaining_ms = u64::from(remaining_ms).min(most_ms);
         if remaining_ms == 0 {
             return self.take_withdrawal(peer, key, version, now, effects);
         }
@@ -221,10 +240,10 @@ impl Claims {
         let entry = Entry {
             owner: peer,
             epoch,
-            kind,
+            purpose,
             // As its owner says, whatever this host's clock: both owners must compare the same numbers.
             claimed_at_unix_us: claimed_at_unix_us.min(LATEST_UNIX_US),
-            expires_us: now.monotonic_us.saturating_add(u64::from(remaining_ms) * 1000),
+            expires_us: now.monotonic_us.saturating_add(remaining_ms * 1000),
             told_us: 0,
             version,
         };
@@ -300,9 +319,9 @@ impl Claims {
         self.store.replace(key, theirs);
         self.shadow(theirs.owner, key, own);
         self.shadowed.set_winner(key, theirs.owner);
-        let Entry { epoch, kind, expires_us: until_us, .. } = own;
+        let Entry { epoch, purpose, expires_us: until_us, .. } = own;
         let number = self.log.append(key, until_us);
-        self.withdrawn.put(key, Withdrawal { number, epoch, kind, until_us });
+        self.withdrawn.put(key, Withdrawal { number, epoch, purpose, until_us });
         self.log_anew(now);
         self.write(key, now, effects);
     }
@@ -316,14 +335,14 @@ impl Claims {
             self.shadowed.remove(key, peer);
         }
         let held = self.store.live(key, now.monotonic_us).filter(|held| held.owner == peer && is_later(held));
-        let Some(Entry { epoch, .. }) = held else { return Taken::Done };
+        let Some(Entry { epoch, purpose, .. }) = held else { return Taken::Done };
         self.store.remove(key);
         match self.promote(key, now, effects) {
             Some(true) => Taken::Logged,
             Some(false) => Taken::Conflict,
             None => {
                 // The kernel goes by it for a tick or two, until that whose claim counts is heard.
-                effects.write(MapWrite::Claim { key, owner: peer, epoch, remaining_ms: 1 });
+                effects.write(MapWrite::Claim { key, owner: peer, epoch, purpose, remaining_ms: 1 });
                 Taken::Done
             }
         }
@@ -336,7 +355,7 @@ impl Claims {
 
     /// Takes a claim of this host, or a change of one, and logs it for the peers.
     pub(super) fn take_own(&mut self, claim: LocalClaim, now: Now, effects: &mut Effects) {
-        let LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, kind } = claim;
+        let LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, purpose } = claim;
         let remaining_ms = remaining_ms.min(LIFETIME_MS);
         if remaining_ms == 0 || !self.epochs.contains(epoch) {
             return;
@@ -349,7 +368,7 @@ impl Claims {
         let entry = Entry {
             owner: self.me,
             epoch,
-            kind,
+            purpose,
             claimed_at_unix_us: claimed_at_unix_us.min(now.unix_us).min(oldest_us).min(LATEST_UNIX_US),
             expires_us,
             told_us: 0,
@@ -390,7 +409,7 @@ impl Claims {
                 let request_end = held.expires_us;
                 for reply in self.invites.replies(request) {
                     if self.own(reply, now).is_some_and(|held| held.expires_us.saturating_add(TICK_US) < request_end) {
-                        self.set_end(reply, request_end, now, effects);
+                        self.set_end(reply, request_end, Class::Proceeding, now, effects);
                     }
                 }
             }
@@ -414,19 +433,20 @@ impl Claims {
         for key in self.invites.replies(request).into_iter().chain([request]) {
             if self.own(key, now).is_some_and(|held| held.expires_us > end_us) {
                 effects.counters.claims_ended += 1;
-                self.set_end(key, end_us, now, effects);
+                self.set_end(key, end_us, Class::Short, now, effects);
             }
         }
     }
 
     /// A claim of this node ends at another time than the programs have said: here, at the peers and in the kernel.
-    fn set_end(&mut self, key: u64, end_us: u64, now: Now, effects: &mut Effects) {
+    fn set_end(&mut self, key: u64, end_us: u64, class: Class, now: Now, effects: &mut Effects) {
         let Some(held) = self.own(key, now) else { return };
         let version = Version { generation: 0, number: self.log.append(key, end_us) };
-        self.merge(key, Entry { expires_us: end_us, version, ..held }, now);
+        let purpose = held.purpose.with_class(class);
+        self.merge(key, Entry { purpose, expires_us: end_us, version, ..held }, now);
         let left_ms = |end_us: u64| end_us.saturating_sub(now.monotonic_us).div_ceil(1000);
         let (was_ms, remaining_ms) = (left_ms(held.expires_us), left_ms(end_us));
-        effects.write(MapWrite::End { key, epoch: held.epoch, was_ms, remaining_ms });
+        effects.write(MapWrite::End { key, epoch: held.epoch, class, was_ms, remaining_ms });
     }
 
     /// This node's claim of a key, if it counts.
@@ -492,8 +512,8 @@ impl Claims {
     pub(super) fn write(&mut self, key: u64, now: Now, effects: &mut Effects) {
         let Some(held) = self.store.live(key, now.monotonic_us) else { return };
         let remaining_ms = (held.expires_us - now.monotonic_us).div_ceil(1000);
-        let Entry { owner, epoch, .. } = held;
-        effects.write(MapWrite::Claim { key, owner, epoch, remaining_ms });
+        let Entry { owner, epoch, purpose, .. } = held;
+        effects.write(MapWrite::Claim { key, owner, epoch, purpose, remaining_ms });
         if owner != self.me {
             self.store.set_told(key);
         }
@@ -509,16 +529,16 @@ impl Claims {
     /// This node's withdrawal of a key as it travels.
     fn withdrawal(&self, key: u64, now: Now) -> Option<wire::Claim> {
         let known = self.withdrawn.get(key).filter(|known| known.until_us > now.monotonic_us)?;
-        let Withdrawal { number, epoch, kind, .. } = known;
-        Some(wire::Claim { key, claimed_at_unix_us: 0, remaining_ms: 0, epoch, kind, number })
+        let Withdrawal { number, epoch, purpose, .. } = known;
+        Some(wire::Claim { key, claimed_at_unix_us: 0, remaining_ms: 0, epoch, purpose, number })
     }
 
     /// The claim of a key as it travels, if it is this node's.
     pub(super) fn own_of(&self, key: u64, now: Now) -> Option<wire::Claim> {
         let held = self.own(key, now)?;
         let remaining_ms = u32::try_from((held.expires_us - now.monotonic_us).div_ceil(1000)).ok()?;
-        let Entry { claimed_at_unix_us, epoch, kind, version, .. } = held;
-        Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, kind, number: version.number })
+        let Entry { claimed_at_unix_us, epoch, purpose, version, .. } = held;
+        Some(wire::Claim { key, claimed_at_unix_us, remaining_ms, epoch, purpose, number: version.number })
     }
 
     /// When [`Self::sweep`] is due, in microseconds of the monotonic clock.

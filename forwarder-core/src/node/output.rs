@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::rest::{Class, Purpose};
 
 use crate::failover::Introduction;
 
@@ -116,6 +117,8 @@ pub enum MapWrite {
         owner: NodeId,
         /// The owner's epoch when it was made.
         epoch: Epoch,
+        /// What it was made for.
+        purpose: Purpose,
         /// Lifetime left in milliseconds, 1..=[`crate::wire::LIFETIME_MS`].
         remaining_ms: u64,
     },
@@ -125,6 +128,8 @@ pub enum MapWrite {
         key: u64,
         /// Its epoch.
         epoch: Epoch,
+        /// The class that it has from now on.
+        class: Class,
         /// The lifetime left in milliseconds, as far as was known. Where the map has more than that, the programs have
         /// made the claim longer meanwhile, and it stays as it is: they have said so, or are about to.
         was_ms: u64,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use forwarder_common::abi::Lifetimes;
 use forwarder_common::ids::{Epochs, NodeId};
 
 use crate::wire::{MustEqual, Service};
@@ -17,6 +18,8 @@ pub struct NodeSettings {
     pub underlay: IpAddr,
     /// Where its links listen, as peers reach it.
     pub listen: SocketAddr,
+    /// How long claims may last by their class, the same on all nodes: what a peer says beyond that is cut off.
+    pub lifetimes: Lifetimes,
     /// Most claims to hold, those of peers included.
     pub claims: usize,
     /// Randomness for membership and jitter; another one at each start.

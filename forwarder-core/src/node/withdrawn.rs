@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::rest::Purpose;
 
 use crate::store::Version;
 
@@ -18,7 +19,7 @@ pub(super) struct Withdrawal {
     /// In the log.
     pub(super) number: u64,
     pub(super) epoch: Epoch,
-    pub(super) kind: u8,
+    pub(super) purpose: Purpose,
     /// When the claim would have ended: nobody holds it after that.
     pub(super) until_us: u64,
 }

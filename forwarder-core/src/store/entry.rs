@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use forwarder_common::ids::{Epoch, NodeId};
+use forwarder_common::rest::Purpose;
 
 /// The latest time of a claim that is told apart from others, in microseconds of Unix time (the year 2112): there are
 /// 52 bits for it.
@@ -35,8 +36,8 @@ pub struct Entry {
     pub owner: NodeId,
     /// The owner's epoch when it was made.
     pub epoch: Epoch,
-    /// What kind of key it is, 0..=15, see [`crate::wire::Claim::kind`].
-    pub kind: u8,
+    /// What it was made for.
+    pub purpose: Purpose,
     /// When it was made: Unix microseconds of the owner's clock, however wrong that is, up to [`LATEST_UNIX_US`].
     pub claimed_at_unix_us: u64,
     /// When it ends: microseconds of this node's monotonic clock.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use proptest::prelude::*;
 
 use super::*;
@@ -17,7 +18,15 @@ fn node(id: u16) -> NodeId {
 fn entry(owner: u16, claimed_at_unix_us: u64, expires_us: u64) -> Entry {
     let epoch = Epoch::new(0);
     let version = Version { generation: 5, number: 0 };
-    Entry { owner: node(owner), epoch, kind: 1, claimed_at_unix_us, expires_us, told_us: expires_us, version }
+    Entry {
+        owner: node(owner),
+        epoch,
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
+        claimed_at_unix_us,
+        expires_us,
+        told_us: expires_us,
+        version,
+    }
 }
 
 /// Of nodes 1 to 4 all but the last are up, each with epochs 0 and 1 live.
@@ -279,7 +288,7 @@ fn a_claim_takes_32_bytes_and_keeps_its_fields() {
     let full = Entry {
         owner: node(1023),
         epoch: Epoch::new(15),
-        kind: 15,
+        purpose: Purpose::decode(15),
         claimed_at_unix_us: LATEST_UNIX_US,
         expires_us: (1 << 49) - 1,
         told_us: (1 << 49) - 1,
@@ -287,7 +296,15 @@ fn a_claim_takes_32_bytes_and_keeps_its_fields() {
     };
     assert_eq!(Held::new(5, &full).entry(), Some(full));
     let version = Version::default();
-    let least = Entry { owner: node(1), epoch: Epoch::new(0), kind: 0, expires_us: 1, told_us: 1, version, ..full };
+    let least = Entry {
+        owner: node(1),
+        epoch: Epoch::new(0),
+        purpose: Purpose::UNKNOWN,
+        expires_us: 1,
+        told_us: 1,
+        version,
+        ..full
+    };
     assert_eq!(Held::new(5, &least).entry(), Some(least));
     assert_eq!(Held::new(5, &Entry { expires_us: u64::MAX, ..least }).entry().unwrap().expires_us, (1 << 49) - 1);
     for off in [-500_000, -1, 1, 500_000] {

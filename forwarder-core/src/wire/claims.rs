@@ -1,6 +1,7 @@
 //! Claims as they travel.
 
 use forwarder_common::ids::Epoch;
+use forwarder_common::rest::Purpose;
 
 use super::bounds::{LIFETIME_MS, MESSAGE_BYTES, PACKET_BYTES};
 use super::bytes::Reader;
@@ -30,8 +31,8 @@ pub struct Claim {
     pub remaining_ms: u32,
     /// The epoch in which it was made.
     pub epoch: Epoch,
-    /// What kind of key it is, 0..=15: 1 a request key, 2 a reply key, 0 not known; others are of later daemons.
-    pub kind: u8,
+    /// What it was made for.
+    pub purpose: Purpose,
     /// Its number among all that the sender has said of its claims: of two versions of a claim the one with the higher
     /// number counts.
     pub number: u64,
@@ -56,7 +57,7 @@ impl Claim {
         out.extend(self.key.to_be_bytes());
         out.extend(self.claimed_at_unix_us.to_be_bytes());
         out.extend(self.remaining_ms.to_be_bytes());
-        out.push(self.kind << 4 | self.epoch.number());
+        out.push(self.purpose.code() << 4 | self.epoch.number());
     }
 
     /// All but its number, which is 0.
@@ -67,8 +68,8 @@ impl Claim {
             return Err(WireError::Lifetime(remaining_ms));
         }
         let attributes = reader.u8()?;
-        let (epoch, kind) = (Epoch::new(u64::from(attributes)), attributes >> 4);
-        Ok(Self { key, claimed_at_unix_us, remaining_ms, epoch, kind, number: 0 })
+        let (epoch, purpose) = (Epoch::new(u64::from(attributes)), Purpose::decode(attributes >> 4));
+        Ok(Self { key, claimed_at_unix_us, remaining_ms, epoch, purpose, number: 0 })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,12 +11,12 @@ use crate::state::State;
 
 fn claim() -> impl Strategy<Value = Claim> {
     (any::<u64>(), any::<u64>(), 0..=LIFETIME_MS as u32, 0..16_u64, 0..16_u8, any::<u64>()).prop_map(
-        |(key, claimed_at_unix_us, remaining_ms, epoch, kind, number)| Claim {
+        |(key, claimed_at_unix_us, remaining_ms, epoch, purpose, number)| Claim {
             key,
             claimed_at_unix_us,
             remaining_ms,
             epoch: Epoch::new(epoch),
-            kind,
+            purpose: Purpose::decode(purpose),
             number,
         },
     )
@@ -200,7 +201,7 @@ fn a_batch_looks_as_documented() {
         claimed_at_unix_us: 0x0a0b_0c0d_0e0f_1011,
         remaining_ms: 0x1000,
         epoch: Epoch::new(7),
-        kind: 2,
+        purpose: Purpose::decode(2),
         number: 0x0902 + 0x0203,
     };
     let claims = Claims { first: 0x0902, span: 0x0304, sequence: 0x0506, claims: vec![claim] };
@@ -287,10 +288,17 @@ fn an_ask_and_its_answers_look_as_documented() {
     let ask = Ask { number: 0x0102, request_key: 3 << 56, reply_key: 4 };
     let expected = [3, 4, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4];
     assert_eq!(Message::Ask(vec![ask]).encode(), expected);
-    let claim = Claim { key: 5, claimed_at_unix_us: 6, remaining_ms: 7, epoch: Epoch::new(8), kind: 1, number: 0x0203 };
+    let claim = Claim {
+        key: 5,
+        claimed_at_unix_us: 6,
+        remaining_ms: 7,
+        epoch: Epoch::new(8),
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
+        number: 0x0203,
+    };
     let answers = vec![Answer { number: 9, claims: vec![claim] }, Answer { number: 10, claims: Vec::new() }];
     let nothing = [0, 0, 0, 0, 0, 0, 0, 10, 0];
-    let found = [0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0x18];
+    let found = [0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0x58];
     let number = [0, 0, 0, 0, 0, 0, 2, 3];
     assert_eq!(Message::Answer(answers).encode(), [&[3, 5, 0, 2], &found[..], &number, &nothing].concat());
 }
@@ -308,7 +316,14 @@ fn a_digest_and_a_repair_look_as_documented() {
 #[test]
 fn bad_fields_are_named() {
     let error = |bytes: &[u8]| Message::decode(bytes).unwrap_err();
-    let claim = Claim { key: 1, claimed_at_unix_us: 1, remaining_ms: 1, epoch: Epoch::new(0), kind: 0, number: 5 };
+    let claim = Claim {
+        key: 1,
+        claimed_at_unix_us: 1,
+        remaining_ms: 1,
+        epoch: Epoch::new(0),
+        purpose: Purpose::UNKNOWN,
+        number: 5,
+    };
     let batch = |first: u64, span: u32, claim: Claim| {
         error(&Message::Batch(Claims { first, span, sequence: 0, claims: vec![claim] }).encode())
     };

@@ -6,8 +6,11 @@ mod kernel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use forwarder_common::abi::Lifetimes;
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::lifetime;
 use forwarder_common::question::Held;
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use forwarder_core::node::{
     Command, DATAGRAM_BYTES, InviteSign, Kind, LocalClaim, Node, NodeSettings, Now, Output, ProtocolError, State,
 };
@@ -51,7 +54,14 @@ pub(crate) fn hello(node: NodeId, incarnation: u64, epoch: u64) -> Hello {
 
 /// A claim of a request key in epoch 0.
 pub(crate) fn claim(key: u64, claimed_at_unix_us: u64, remaining_ms: u32) -> Claim {
-    Claim { key, claimed_at_unix_us, remaining_ms, epoch: Epoch::new(0), kind: 1, number: 0 }
+    Claim {
+        key,
+        claimed_at_unix_us,
+        remaining_ms,
+        epoch: Epoch::new(0),
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
+        number: 0,
+    }
 }
 
 /// A stretch of claims from number `first` on, sent after a node's first hello.
@@ -67,6 +77,7 @@ fn settings(node: NodeId, epoch: Epoch, claims: usize, seed: u64) -> NodeSetting
         epochs: Epochs::EMPTY.with(epoch),
         underlay: underlay(node),
         listen: listen(node),
+        lifetimes: lifetime::LONGEST,
         claims,
         seed,
         services: Vec::new(),
@@ -76,12 +87,23 @@ fn settings(node: NodeId, epoch: Epoch, claims: usize, seed: u64) -> NodeSetting
 
 /// A claim of this host's egress program for a request key.
 pub(crate) fn local(key: u64, now: Now, remaining_ms: u64, epoch: Epoch) -> LocalClaim {
-    LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: 1 }
+    LocalClaim {
+        key,
+        claimed_at_unix_us: now.unix_us,
+        remaining_ms,
+        epoch,
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
+    }
 }
 
 /// A node by itself, for tests that are its network.
 pub(crate) fn alone(node: NodeId) -> Node {
     Node::new(settings(node, Epoch::new(0), 1 << 20, 1))
+}
+
+/// The same where claims last no longer than these lifetimes.
+pub(crate) fn alone_with(node: NodeId, lifetimes: Lifetimes) -> Node {
+    Node::new(NodeSettings { lifetimes, ..settings(node, Epoch::new(0), 1 << 20, 1) })
 }
 
 /// Something on its way.

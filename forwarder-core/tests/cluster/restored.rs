@@ -1,8 +1,11 @@
 //! Daemons that take over the kernel's maps of an earlier one with this host's claims, in virtual time.
 
 use forwarder_common::ids::Epoch;
-use forwarder_core::node::{Command, Kind, Node, Now, Output};
-use forwarder_core::wire::{Ask, Message};
+use forwarder_common::lifetime;
+use forwarder_common::question::Held;
+use forwarder_common::rest::{Class, KeyKind, Purpose};
+use forwarder_core::node::{Command, Kind, MapWrite, Node, Now, Output};
+use forwarder_core::wire::{self, Ask, Claim, Message};
 
 use super::mesh::{self, Mesh, START_UNIX_US, id};
 
@@ -68,6 +71,50 @@ fn the_claims_of_a_node_that_is_gone_are_freed_after_a_minute_and_come_back_with
     mesh.run_for(1_000_000);
     assert_eq!(held(&mesh), [1000; 2]);
     assert!((0..1000).all(|key| mesh.owners(key) == [Some(2); 3]));
+}
+
+#[test]
+fn what_a_peer_claims_lasts_no_longer_than_a_claim_of_its_class_can() {
+    let lifetimes = lifetime::of_timers(500, 180_000, 7_200_000);
+    let mut node = mesh::alone_with(id(1), lifetimes);
+    let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
+    node.handle_link_up(id(2), vec![mesh::underlay(id(2))], now);
+    node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
+    let classes = [Class::Short, Class::Proceeding, Class::Call];
+    let purposes = classes.map(|class| Purpose::of(KeyKind::Request, class)).into_iter().chain([Purpose::UNKNOWN]);
+    let claim = |(key, purpose)| Claim { purpose, ..mesh::claim(key, 1, wire::LIFETIME_MS as u32) };
+    let claims: Vec<Claim> = (1..).zip(purposes).map(claim).collect();
+    node.handle_message(id(2), &Message::Batch(mesh::stretch(0, claims.clone())).encode(), now).unwrap();
+    let outputs = std::iter::from_fn(|| node.poll_output());
+    let written = outputs.filter_map(|output| match output {
+        Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) => Some((purpose, remaining_ms / 1000)),
+        _ => None,
+    });
+    let expected: Vec<_> = claims.iter().map(|claim| claim.purpose).zip([77, 223, 7206, 77]).collect();
+    assert_eq!(written.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn what_the_programs_of_a_peer_say_lasts_no_longer_than_any_claim_can() {
+    let mut node = mesh::alone_with(id(1), lifetime::of_timers(500, 180_000, 7_200_000));
+    let now = Now { monotonic_us: 1, unix_us: START_UNIX_US };
+    let later = Now { monotonic_us: 40_001, unix_us: START_UNIX_US + 40_000 };
+    node.handle_link_up(id(2), vec![mesh::underlay(id(2))], now);
+    node.handle_message(id(2), &Message::Hello(mesh::hello(id(2), 1, 0)).encode(), now).unwrap();
+    node.handle_ask(1, 7, 8, now);
+    while node.poll_output().is_some() {}
+    node.handle_timeout(later);
+    let number = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
+        Output::AskKernel { number, .. } => Some(number),
+        _ => None,
+    });
+    let held = Held { kind: KeyKind::Request, epoch: Epoch::new(0), ticks: 30_000 };
+    node.handle_kernel_answer(id(2), number.unwrap(), Some(held), later);
+    let written = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
+        Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) => Some((purpose.class(), remaining_ms / 1000)),
+        _ => None,
+    });
+    assert_eq!(written, Some((Class::Call, 7206)));
 }
 
 #[test]

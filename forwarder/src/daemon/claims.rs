@@ -20,8 +20,8 @@ pub(super) fn restore_claims(node: &mut Node, dataplane: &Dataplane) {
     let now = now();
     let mut restored = 0;
     for OwnClaim { key, epoch, remaining_ms, rest } in dataplane.own_claims() {
-        let kind = rest.kind().map_or(0, |kind| kind.code() as u8);
-        node.handle_restored(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind }, now);
+        let purpose = rest.purpose();
+        node.handle_restored(LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, purpose }, now);
         restored += 1;
     }
     if restored != 0 {

@@ -50,7 +50,7 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
             underlay: Address::of(config.underlay),
             vni: identity::vni(&config.cluster.name),
             node: config.node.number(),
-            lifetimes: lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000, timers.call_ttl_s * 1000),
+            lifetimes: lifetimes(config),
             costs: Costs::new(&config.forward),
             ..abi::Config::default()
         },
@@ -58,6 +58,12 @@ pub(super) fn kernel_settings(config: &Config, secrets: &Secrets) -> dataplane::
         sources: sources.collect(),
         claims: config.claims,
     }
+}
+
+/// How long claims last.
+pub(super) const fn lifetimes(config: &Config) -> abi::Lifetimes {
+    let timers = &config.timers;
+    lifetime::of_timers(timers.t1_ms, timers.timer_c_s * 1000, timers.call_ttl_s * 1000)
 }
 
 /// The epoch to begin with where no maps tell of an earlier start: another one every 16 s, so that a host that boots

@@ -42,7 +42,7 @@ impl Sweep {
 mod tests {
     use forwarder_common::{
         ids::{Epoch, Tick},
-        table,
+        lifetime, table,
     };
     use forwarder_core::node::{NodeSettings, Now};
 
@@ -54,6 +54,7 @@ mod tests {
             epochs: Epochs::EMPTY.with(Epoch::new(5)),
             underlay: "10.9.0.1".parse().unwrap(),
             listen: "10.9.0.1:7470".parse().unwrap(),
+            lifetimes: lifetime::LONGEST,
             claims: 1024,
             seed: 1,
             services: Vec::new(),

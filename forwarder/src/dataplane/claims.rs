@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use forwarder_common::{
     ids::{Epoch, Epochs, NodeId, Tick},
-    rest::Rest,
+    rest::{Class, Rest},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 
@@ -135,13 +135,17 @@ impl Table {
         log::warn!("a claim was not written: the kernel changed its place {TRIES} times");
     }
 
-    /// Writes `entry` for `key` over the claim that the table has for it, if that is `known` to the writer.
-    pub(super) fn replace(&self, key: u64, entry: Entry, known: impl Fn(Entry) -> bool) {
+    /// Writes `entry` for `key` over the claim that the table has for it, if that is `known` to the writer; it is of
+    /// this class then.
+    pub(super) fn replace(&self, key: u64, entry: Entry, class: Class, known: impl Fn(Entry) -> bool) {
         for _ in 0..TRIES {
             let Some((place, old)) = table::find(&self, self.mask(), key).filter(|(_, old)| known(*old)) else {
                 return;
             };
             if self.exchange(place, old, entry) {
+                if let Some(word) = self.rest(place) {
+                    word.store(Rest(word.load(Ordering::Relaxed)).with_class(class).0, Ordering::Relaxed);
+                }
                 return;
             }
         }

@@ -13,6 +13,8 @@ use forwarder::cluster::links::{self, Event, LinkView, Settings};
 use forwarder::config::Deny;
 use forwarder::identity::{Identity, init, issue};
 use forwarder_common::ids::{Epoch, Epochs};
+use forwarder_common::lifetime;
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use forwarder_core::failover::LinkEnd;
 use forwarder_core::node::{Command, LocalClaim, MapWrite, Node, NodeSettings, Now, Output};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
@@ -250,6 +252,7 @@ fn core(settings: &Settings) -> Node {
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
         underlay: UNDERLAY,
         listen: settings.listen,
+        lifetimes: lifetime::LONGEST,
         claims: 1 << 20,
         seed: u64::from(me.number()),
         services: Vec::new(),
@@ -291,7 +294,7 @@ async fn run(
                     claimed_at_unix_us: now().unix_us,
                     remaining_ms: 37_000,
                     epoch: Epoch::new(0),
-                    kind: 1,
+                    purpose: Purpose::of(KeyKind::Request, Class::Short),
                 };
                 node.handle_local(claim, now());
             }

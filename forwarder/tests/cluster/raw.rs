@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forwarder::identity::Identity;
 use forwarder_common::ids::{Epoch, Epochs};
+use forwarder_common::lifetime;
 use forwarder_core::node::{Command, Node, NodeSettings, Now, Output};
 use forwarder_core::wire::VERSION;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -122,6 +123,7 @@ fn core(node: u16, listen: SocketAddr, peer: u16, underlay: IpAddr) -> Node {
         epochs: Epochs::EMPTY.with(Epoch::new(0)),
         underlay,
         listen,
+        lifetimes: lifetime::LONGEST,
         claims: 16,
         seed: 1,
         services: Vec::new(),

@@ -18,7 +18,7 @@ use forwarder_common::{
     lifetime, net,
     outcome::Outcome,
     question::{self, Answer},
-    rest::KeyKind,
+    rest::{Class, KeyKind, Purpose},
     sip::{self, Method},
     table::Entry,
 };
@@ -249,7 +249,8 @@ impl Bench {
 
     /// A claim that lasts for so many milliseconds.
     pub fn claim_until(&self, node: u16, key: u64, epoch: Epoch, milliseconds: u64) {
-        self.dataplane.set_claim(key, id(node), epoch, milliseconds);
+        let purpose = Purpose::of(KeyKind::Request, Class::Short);
+        self.dataplane.set_claim(key, id(node), epoch, purpose, milliseconds);
     }
 
     /// The same in another epoch.
@@ -290,7 +291,7 @@ impl Bench {
 
     /// The daemon says that the end of a claim of this node is another one.
     pub fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64) {
-        self.dataplane.set_end(key, epoch, was_ms, remaining_ms);
+        self.dataplane.set_end(key, epoch, Class::Short, was_ms, remaining_ms);
     }
 
     /// From now on the proxies claim under these epochs.

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::lifetime;
+use forwarder_common::rest::Purpose;
 use forwarder_core::node::{Command, InviteSign, LocalClaim, Node, NodeSettings, Now, Output, State};
 
 /// The node that is looked at; the others are its peers.
@@ -71,6 +73,7 @@ fn start(node: usize, starts: u64) -> Node {
         epochs: Epochs::from_bits(1),
         underlay,
         listen,
+        lifetimes: lifetime::LONGEST,
         claims: CLAIMS,
         seed: starts,
         services: Vec::new(),
@@ -189,7 +192,8 @@ impl<'a> Script<'a> {
         let now = self.now();
         let remaining_ms = u64::from(length) * 200;
         let (claimed_at_unix_us, epoch) = (now.unix_us, Epoch::new(u64::from(key)));
-        let claim = LocalClaim { key: u64::from(key), claimed_at_unix_us, remaining_ms, epoch, kind: 0 };
+        let (key, purpose) = (u64::from(key), Purpose::UNKNOWN);
+        let claim = LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, purpose };
         let is_restored = node & 0x80 != 0;
         let node = &mut self.nodes[usize::from(node) % NODES];
         if is_restored { node.handle_restored(claim, now) } else { node.handle_local(claim, now) }

@@ -12,7 +12,7 @@ use forwarder::{
     daemon::EPOCH_SECONDS,
 };
 use forwarder_common::{
-    abi::{PUNT_BYTES, Punt},
+    abi::{Lifetimes, PUNT_BYTES, Punt},
     bound::{Costs, Rates},
     clock::Time,
     ids::{Epoch, Epochs, NodeId, Tick},
@@ -144,6 +144,7 @@ pub(super) struct Limits {
     pub(super) hosts: usize,
     pub(super) claims: usize,
     pub(super) hold_us: u64,
+    pub(super) lifetimes: Lifetimes,
 }
 
 impl Host {
@@ -228,6 +229,7 @@ impl Host {
             epochs: failover.epochs().live(),
             underlay: address(index).ip(),
             listen: address(index),
+            lifetimes: limits.lifetimes,
             claims: limits.claims,
             seed,
             services: Vec::new(),

@@ -10,7 +10,7 @@ use forwarder_common::{
     lifetime::Lifetime,
     question::{self, Answer, Held},
     rendezvous,
-    rest::KeyKind,
+    rest::{KeyKind, Purpose},
     sip::Kind,
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Verdict, decide, look_up, without_answer},
@@ -257,7 +257,7 @@ impl Kernel {
             let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
             let is_mine = self.is_own(entry) && entry.matches(*key);
             let (key, remaining_ms, epoch) = (*key, Tick::milliseconds(ticks), entry.epoch());
-            is_mine.then_some(LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, kind: 0 })
+            is_mine.then_some(LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, purpose: Purpose::UNKNOWN })
         });
         own.collect()
     }
@@ -322,7 +322,8 @@ impl Kernel {
             sign: lifetime.sign.code() as u8,
         };
         let remaining_ms = Tick::milliseconds(lifetime.ticks);
-        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, kind: event.kind };
+        let purpose = Purpose::of(kind, lifetime.class);
+        let claim = LocalClaim { key, claimed_at_unix_us: now.unix_us, remaining_ms, epoch, purpose };
         Some(Told { event, claim })
     }
 

@@ -299,10 +299,10 @@ fn link_event(world: &mut World, host: usize, event: LinkEvent, now: Now) {
 /// What the core writes into the maps.
 fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
     match write {
-        MapWrite::Claim { key, owner, epoch, remaining_ms } => {
+        MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
             world.hosts[host].kernel.set_claim(key, owner, epoch, remaining_ms, now);
         }
-        MapWrite::End { key, epoch, was_ms, remaining_ms } => {
+        MapWrite::End { key, epoch, was_ms, remaining_ms, .. } => {
             let owner = &world.hosts[host];
             if owner.kernel.set_end(key, epoch, was_ms, remaining_ms, now) {
                 world.reference.set_end(owner.node, key, epoch, world.now_us + remaining_ms * 1000);

@@ -48,7 +48,9 @@ impl World {
     /// The world of a scenario before its first event.
     pub(super) fn new(scenario: Scenario) -> Result<Self> {
         let mut rng = Rng::with_seed(scenario.seed);
-        let limits = Limits { hosts: scenario.nodes, claims: most_claims(&scenario), hold_us: scenario.hold_ms * 1000 };
+        let lifetimes = lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms, 0);
+        let (claims, hold_us) = (most_claims(&scenario), scenario.hold_ms * 1000);
+        let limits = Limits { hosts: scenario.nodes, claims, hold_us, lifetimes };
         let mut hosts = Vec::new();
         for index in 0..scenario.nodes {
             let hour_us = 3_600_000_000_i64;
@@ -57,7 +59,7 @@ impl World {
         }
         let count = hosts.len();
         let mut world = Self {
-            lifetimes: lifetime::of_timers(scenario.t1_ms, scenario.timer_c_ms, 0),
+            lifetimes,
             queue: Queue::new(),
             now_us: 0,
             network: Network::new(count, scenario.loss, rng.u64(..)),

@@ -4,6 +4,7 @@ use std::{fs, net::SocketAddr, time::Instant};
 
 use anyhow::{Context as _, Result};
 use forwarder_common::ids::Epochs;
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use forwarder_core::{
     node::{Command, MapWrite, Node, Output, State},
     wire::{Answer, Ask, Claim, Claims, Digest, Hello, Message},
@@ -75,8 +76,8 @@ fn remote_claims() -> Result<()> {
         messages.iter().try_for_each(|message| two.handle_message(id(1), message, now()))?;
         two.handle_timeout(now());
         while let Some(output) = two.poll_output() {
-            if let Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) = output {
-                table.set_claim(key, owner, epoch, remaining_ms);
+            if let Output::Map(MapWrite::Claim { key, owner, epoch, purpose, remaining_ms }) = output {
+                table.set_claim(key, owner, epoch, purpose, remaining_ms);
             }
         }
         receiver_ns += start.elapsed().as_nanos();
@@ -189,7 +190,7 @@ fn batch(round: usize, key: impl Fn(usize) -> u64, claimed_at_unix_us: u64) -> M
         claimed_at_unix_us,
         remaining_ms: 30_000,
         epoch: EPOCH,
-        kind: 1,
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
         number: index as u64,
     });
     Message::Batch(Claims { first: first as u64, span: count as u32, sequence: 1, claims: claims.collect() })

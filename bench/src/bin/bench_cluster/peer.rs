@@ -19,6 +19,8 @@ use forwarder::{
     dataplane::{self, Dataplane, monotonic_ns},
     identity::{Identity, Secrets, init, issue},
 };
+use forwarder_common::lifetime;
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use forwarder_common::{
     abi::{Address, Config, Lifetimes},
     hash,
@@ -55,7 +57,13 @@ pub(crate) const fn index(key: u64) -> usize {
 /// The claim of an index, made now.
 pub(crate) const fn claim(index: usize, now: Now) -> LocalClaim {
     let (key, claimed_at_unix_us) = (key(index), now.unix_us);
-    LocalClaim { key, claimed_at_unix_us, remaining_ms: LIFETIME_MS, epoch: EPOCH, kind: 1 }
+    LocalClaim {
+        key,
+        claimed_at_unix_us,
+        remaining_ms: LIFETIME_MS,
+        epoch: EPOCH,
+        purpose: Purpose::of(KeyKind::Request, Class::Short),
+    }
 }
 
 /// Both clocks.
@@ -80,6 +88,7 @@ pub(crate) fn core(node: u16, listen: SocketAddr) -> Node {
         epochs: Epochs::EMPTY.with(EPOCH),
         underlay: underlay(node),
         listen,
+        lifetimes: lifetime::LONGEST,
         claims: CLAIMS,
         seed: u64::from(node),
         services: Vec::new(),
@@ -390,8 +399,8 @@ async fn carry_out(
         let command = match output {
             Output::Link(Command::Datagram { .. }) if !gossips => continue,
             Output::Link(command) => command,
-            Output::Map(MapWrite::Claim { key, owner, epoch, remaining_ms }) => {
-                table.set_claim(key, owner, epoch, remaining_ms);
+            Output::Map(MapWrite::Claim { key, owner, epoch, purpose, remaining_ms }) => {
+                table.set_claim(key, owner, epoch, purpose, remaining_ms);
                 if let Load::Receive { arrived } = load
                     && let Some(at) = arrived.get(index(key))
                 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::rest::{Class, KeyKind, Purpose};
 use forwarder_core::failover::Introduction;
 use forwarder_core::node::{LocalClaim, MapWrite};
 
@@ -31,8 +32,13 @@ impl Kernel {
     pub(crate) fn own_claims(&self, node: NodeId, epoch: Epoch, now_us: u64) -> Vec<LocalClaim> {
         let own = self.claims.iter().filter(|(_, (owner, of, _))| (*owner, *of) == (node, epoch));
         let left = own.map(|(key, _)| (*key, self.end_us(*key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000)));
-        let claims =
-            left.map(|(key, remaining_ms)| LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, kind: 1 });
+        let claims = left.map(|(key, remaining_ms)| LocalClaim {
+            key,
+            claimed_at_unix_us: 0,
+            remaining_ms,
+            epoch,
+            purpose: Purpose::of(KeyKind::Request, Class::Short),
+        });
         claims.filter(|claim| claim.remaining_ms > 0).collect()
     }
 
@@ -48,12 +54,12 @@ impl Kernel {
 
     pub(crate) fn write(&mut self, write: MapWrite, now_us: u64) {
         match write {
-            MapWrite::Claim { key, owner, epoch, remaining_ms } => {
+            MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
                 assert!(remaining_ms > 0);
                 self.put(key, owner, epoch, remaining_ms, now_us);
                 self.claim_writes += 1;
             }
-            MapWrite::End { key, epoch, was_ms, remaining_ms } => {
+            MapWrite::End { key, epoch, was_ms, remaining_ms, .. } => {
                 let &(owner, of, _) = self.claims.get(&key).unwrap();
                 let left_ms = self.end_us(key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000);
                 if of == epoch && left_ms <= was_ms {
