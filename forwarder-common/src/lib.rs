@@ -26,4 +26,5 @@ pub mod rendezvous;
 pub mod rest;
 pub mod sip;
 pub mod table;
+pub mod tunnel;
 pub mod verdict;

@@ -4,14 +4,14 @@
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::XdpContext};
 use aya_log_ebpf::warn;
 use forwarder_common::{
-    abi::{Config, Peer},
-    clock::Time,
-    coded,
+    abi::{Address, Config, Peer},
+    clock::{Clock, Time},
     geneve::{self, Head, Inner, Kind},
     ids::{NodeId, Tick},
     net::{self, Ip, Udp},
     outcome::Outcome,
     question::{self, Answer},
+    tunnel::{self, Receiver, Refused, Taken},
 };
 
 use crate::{
@@ -20,35 +20,31 @@ use crate::{
     packet::{self, Frame},
 };
 
-coded! {
-    /// Why a packet to the tunnel port of this node is not taken out of the tunnel. It passes as it is.
-    enum Refused {
-        /// It is no well-formed tunnel packet of this cluster.
-        Malformed = 1,
-        /// It does not come from the address of the node that it names.
-        UnknownPeer = 2,
-        /// Its tag is wrong.
-        BadTag = 3,
-        /// The packet inside is for no service.
-        NotService = 4,
-        /// The kernel failed.
-        Failed = 5,
-        /// It was not sent just now.
-        Stale = 6,
-    }
-}
+/// What the maps say of senders.
+struct Maps(&'static Config);
 
-impl Refused {
-    #[inline(always)] // a few compares
-    const fn outcome(self) -> Outcome {
-        match self {
-            Self::Malformed => Outcome::DecapMalformed,
-            Self::UnknownPeer => Outcome::DecapUnknownPeer,
-            Self::BadTag => Outcome::DecapBadTag,
-            Self::NotService => Outcome::DecapNotService,
-            Self::Failed => Outcome::DecapFailed,
-            Self::Stale => Outcome::DecapStale,
-        }
+impl Receiver for Maps {
+    type Peer = &'static Peer;
+
+    #[inline(always)] // a load
+    fn vni(&self) -> u32 {
+        self.0.vni
+    }
+
+    #[inline(always)] // inlined array look-ups
+    fn peer(&self, node: u16) -> Option<(&'static Peer, Address, Clock)> {
+        let peer = maps::peer(maps::node(node).hop(node & NodeId::MAX)?)?;
+        Some((peer, peer.address, peer.clock))
+    }
+
+    #[inline(always)] // a choice of two
+    fn tag_key(&self, key_epoch: u8) -> [u64; 2] {
+        geneve::tag_key(self.0.tag_key, key_epoch)
+    }
+
+    #[inline(always)] // as what it calls
+    fn now(&self) -> Time {
+        Time::at(maps::now_ns())
     }
 }
 
@@ -108,34 +104,17 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
         // Somebody else's Geneve.
         return Ok(Unwrapped::Ended(Outcome::NotService));
     }
-    let received = geneve::receive(frame, ip.payload + net::UDP).ok_or(Refused::Malformed)?;
-    let start = ip.payload + geneve::TUNNEL;
-    let inside = net::ip(frame, start, received.protocol).ok_or(Refused::Malformed)?;
     let end = ip.payload + udp.length;
-    if received.vni != config.vni || inside.end != end || end > ip.end || ip.end > frame.length() {
+    if end > ip.end || ip.end > frame.length() {
         return Err(Refused::Malformed);
     }
     let source = ip.source(frame).ok_or(Refused::Malformed)?;
-    let head = received.head;
-    let slot = maps::node(head.node).hop(head.node & NodeId::MAX).ok_or(Refused::UnknownPeer)?;
-    let Some(peer) = maps::peer(slot) else { return Err(Refused::UnknownPeer) };
-    if peer.address != source {
-        return Err(Refused::UnknownPeer);
-    }
-    let inner = Inner::read(frame, &inside).ok_or(Refused::Malformed)?;
-    let key = maps::tag_key(config, head.key_epoch);
-    if inner.tag(key, &head) != received.tag {
-        return Err(Refused::BadTag);
-    }
+    let Taken { peer, head, inside, inner, protocol } =
+        tunnel::take(frame, (ip.payload + net::UDP, end), source, &Maps(config))?;
     match head.kind {
-        // Whoever sends a question or an answer again learns nothing and changes nothing: an answer counts by its
-        // ticket. By them the peers' clocks are learned.
         Kind::Ask | Kind::Probe => return Ok(answer(frame, peer, &inside, &inner, head, config)),
         Kind::Answer => return Ok(Unwrapped::Ended(Outcome::DecapAnswer)),
         Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay => {}
-    }
-    if !peer.clock.is_recent(head.time, Time::at(maps::now_ns())) {
-        return Err(Refused::Stale);
     }
     let port = match (inside.udp(frame), head.kind) {
         // Port 0 is nobody's: under it the map has addresses alone.
@@ -158,7 +137,7 @@ fn unwrap(ctx: &XdpContext, frame: &Frame, ip: &Ip, udp: &Udp) -> Result<Unwrapp
         Kind::Relay => Outcome::DecapRelayed,
         Kind::Ask | Kind::Probe | Kind::Answer => return Err(Refused::NotService),
     };
-    packet::decapsulate(ctx, ip.start, start, received.protocol).map_err(|()| Refused::Failed)?;
+    packet::decapsulate(ctx, ip.start, inside.start, protocol).map_err(|()| Refused::Failed)?;
     Ok(Unwrapped::Ended(outcome))
 }
 

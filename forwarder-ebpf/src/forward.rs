@@ -191,7 +191,7 @@ pub(crate) fn run(ctx: &XdpContext, ip: &Ip, node: u16, why: Why, service: u8) -
     within_bounds(config, (node, why), (&frame, &ip), length, now_ns)?;
     let inner = Inner::read(&frame, &ip).ok_or(Outcome::Malformed)?;
     let epoch = config.tag_epoch;
-    let key = maps::tag_key(config, epoch);
+    let key = geneve::tag_key(config.tag_key, epoch);
     let sender =
         Sender { head: Head::new(config.node, why.tunnel_kind(), epoch, Time::at(now_ns)), vni: config.vni, key };
     let sent = if v4 {

@@ -118,13 +118,6 @@ pub(crate) fn config() -> Option<&'static Config> {
     if config.node == 0 { None } else { Some(config) }
 }
 
-/// The key of the tunnel's tag in this epoch.
-#[inline(always)] // a choice of two
-pub(crate) fn tag_key(config: &Config, epoch: u8) -> [u64; 2] {
-    let [even, odd] = config.tag_key;
-    if epoch & 1 == 0 { even } else { odd }
-}
-
 /// The service with this key.
 #[inline(always)] // mostly one inlined array look-up
 pub(crate) fn service(key: &ServiceKey) -> Option<Service> {

@@ -18,6 +18,7 @@ use forwarder_common::{
     ids::NodeId,
     net,
     question::{self, Answer},
+    tunnel::{self, Receiver, Taken},
 };
 use tokio::net::UdpSocket;
 
@@ -82,6 +83,35 @@ impl Question {
     }
 }
 
+/// What the daemon knows of senders, at a moment.
+struct Knowledge<'a, P> {
+    tunnel: &'a Tunnel,
+    peer: P,
+    now: Time,
+}
+
+impl<P: Fn(NodeId) -> Option<(IpAddr, Clock)>> Receiver for Knowledge<'_, P> {
+    type Peer = NodeId;
+
+    fn vni(&self) -> u32 {
+        self.tunnel.vni
+    }
+
+    fn peer(&self, node: u16) -> Option<(NodeId, Address, Clock)> {
+        let node = NodeId::new(node)?;
+        let (address, clock) = (self.peer)(node)?;
+        Some((node, Address::of(address), clock))
+    }
+
+    fn tag_key(&self, key_epoch: u8) -> [u64; 2] {
+        geneve::tag_key(self.tunnel.tag_key, key_epoch)
+    }
+
+    fn now(&self) -> Time {
+        self.now
+    }
+}
+
 impl Tunnel {
     /// Opens the socket at this node's underlay address; call within a tokio runtime.
     ///
@@ -139,28 +169,15 @@ impl Tunnel {
         now: Time,
         peer: impl Fn(NodeId) -> Option<(IpAddr, Clock)>,
     ) -> Option<(NodeId, Received<'a>)> {
-        let header = geneve::receive(&datagram, 0)?;
-        let packet = datagram.get(geneve::TUNNEL - net::UDP..)?;
-        let ip = net::ip(&packet, 0, header.protocol)?;
-        let node = NodeId::new(header.head.node)?;
-        let (address, clock) = peer(node)?;
-        if header.vni != self.vni || ip.length() != packet.len() || address != from {
-            return None;
-        }
-        let (head, inner) = (header.head, Inner::read(&packet, &ip)?);
-        let key = geneve::tag_key(self.tag_key, head.key_epoch);
-        if inner.tag(key, &head) != header.tag {
-            return None;
-        }
+        let receiver = Knowledge { tunnel: self, peer, now };
+        let taken = tunnel::take(&datagram, (0, datagram.len()), Address::of(from), &receiver).ok()?;
+        let Taken { peer: node, head, inside, inner, .. } = taken;
+        let packet = datagram.get(inside.start..)?;
         let (request_key, reply_key) = question::keys(inner.source);
         let question = Question { request_key, reply_key, ticket: question::ticket(inner.start) };
         let received = match head.kind {
-            Kind::Data | Kind::Reassemble | Kind::Local | Kind::Relay => {
-                if !clock.is_recent(head.time, now) {
-                    return None;
-                }
-                Received::Packet { reassemble: head.kind == Kind::Reassemble, packet }
-            }
+            Kind::Data | Kind::Local | Kind::Relay => Received::Packet { reassemble: false, packet },
+            Kind::Reassemble => Received::Packet { reassemble: true, packet },
             Kind::Ask | Kind::Probe => Received::Question(question, packet),
             Kind::Answer => Received::Answer { question, answer: Answer::of(inner.destination)?, time: head.time },
         };
