@@ -2,7 +2,7 @@
 //! simulation alike.
 
 use crate::{
-    ids::{Epochs, Tick},
+    ids::{Epoch, Epochs, Tick},
     lifetime::Lifetime,
     table::Entry,
 };
@@ -70,6 +70,33 @@ pub const fn epoch(effective: Option<Entry>, sender: u8) -> u8 {
         Some(entry) => entry.epoch().number(),
         None => sender,
     }
+}
+
+/// The entry of a claim whose owner's daemon moves its end, `remaining_ms` from now, where it took `was_ms` to be left.
+/// `None`: the table's claim of the key is not the one that the daemon means, or the programs have made it longer
+/// meanwhile, which they have told or are about to.
+///
+/// `key` and `epoch` are those of the daemon's claim, `me` is its node.
+#[must_use]
+pub fn ended(
+    entry: Entry,
+    (key, epoch): (u64, Epoch),
+    me: u16,
+    was_ms: u64,
+    remaining_ms: u64,
+    now: Tick,
+) -> Option<Entry> {
+    // Neither end is known better than to a tick.
+    let (left, most) = (entry.remaining(now), u64::from(Tick::covering_ms(was_ms)) + 1);
+    let is_meant = entry.matches(key) && entry.owner() == me && entry.epoch() == epoch && (1..=most).contains(&left);
+    is_meant.then(|| Entry::new(key, me, epoch.number(), now.after(Tick::covering_ms(remaining_ms))))
+}
+
+/// The epochs of a node that its claims may be of: none while it is down.
+#[inline(always)] // a compare
+#[must_use]
+pub const fn live(is_up: bool, epochs: Epochs) -> Epochs {
+    if is_up { epochs } else { Epochs::EMPTY }
 }
 
 #[cfg(test)]
@@ -152,6 +179,30 @@ mod tests {
             // Whichever of this node's proxies sends, a claim stays in the epoch of the one that has made it.
             let epochs = [4, 5].map(|sender| epoch(effective, sender));
             assert_eq!(epochs, effective.map_or([4, 5], |entry| [entry.epoch().number(); 2]), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_claim_moves_where_it_is_the_one_that_the_daemon_means() {
+        const KEY: u64 = 0x1234_5678_9abc_def0;
+        let ticks = |ms| Tick::covering_ms(ms);
+        let entry = |key, owner, epoch, left_ms| Entry::new(key, owner, epoch, NOW.after(ticks(left_ms)));
+        let table = [
+            ("as the daemon knows it", entry(KEY, ME, 3, 100_000), true),
+            ("shorter than it knows", entry(KEY, ME, 3, 1_000), true),
+            ("a tick longer", Entry::new(KEY, ME, 3, NOW.after(ticks(100_000) + 1)), true),
+            ("made longer meanwhile", Entry::new(KEY, ME, 3, NOW.after(ticks(100_000) + 2)), false),
+            ("expired", Entry::new(KEY, ME, 3, NOW), false),
+            ("of another epoch", entry(KEY, ME, 4, 100_000), false),
+            ("a peer's", entry(KEY, PEER, 3, 100_000), false),
+            ("of another key", entry(!KEY, ME, 3, 100_000), false),
+        ];
+        for remaining_ms in [1, 30_000, 300_000] {
+            for (what, entry, moves) in table {
+                let got = ended(entry, (KEY, Epoch::new(3)), ME, 100_000, remaining_ms, NOW);
+                let expected = Entry::new(KEY, ME, 3, NOW.after(ticks(remaining_ms)));
+                assert_eq!(got, moves.then_some(expected), "{what}");
+            }
         }
     }
 }

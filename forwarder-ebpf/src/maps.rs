@@ -18,6 +18,7 @@ use forwarder_common::{
         ServiceSlot,
     },
     bound::{self, Buckets as _},
+    claim,
     ids::Epochs,
     marks::{Marks, Words},
     outcome::{Outcome, SLOTS as OUTCOMES},
@@ -156,7 +157,7 @@ pub(crate) fn live_epochs(id: u16, config: &Config) -> Epochs {
         return config.epochs();
     }
     let node = node(id);
-    if node.is_up() { node.epochs() } else { Epochs::EMPTY }
+    claim::live(node.is_up(), node.epochs())
 }
 
 /// The peer in a slot of the peers map.

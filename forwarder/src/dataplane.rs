@@ -377,14 +377,8 @@ impl Dataplane {
     /// The end of a claim of this node is another one, see [`forwarder_core::node::MapWrite::End`].
     pub fn set_end(&self, key: u64, epoch: Epoch, class: Class, was_ms: u64, remaining_ms: u64) {
         let now = Tick::at(monotonic_ns());
-        let (was, remaining) = (Tick::covering_ms(was_ms), Tick::covering_ms(remaining_ms));
-        let is_known = |entry: table::Entry| {
-            // Neither end is known better than to a tick.
-            let left = entry.remaining(now);
-            entry.owner() == self.config.node && entry.epoch() == epoch && left != 0 && left <= u64::from(was) + 1
-        };
-        let entry = table::Entry::new(key, self.config.node, epoch.number(), now.after(remaining));
-        self.claims.replace(key, entry, class, is_known);
+        let node = self.config.node;
+        self.claims.replace(key, class, |entry| claim::ended(entry, (key, epoch), node, was_ms, remaining_ms, now));
     }
 
     /// The lifetime that a message of the local proxy gives to its claims.

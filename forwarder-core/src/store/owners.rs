@@ -1,6 +1,9 @@
 //! What is known of the nodes that own claims: whether they are up, and which of their epochs are live.
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::{
+    claim,
+    ids::{Epoch, Epochs, NodeId},
+};
 
 /// An owner that has been down for so long, in microseconds, is gone: as long as its programs may speak for it without
 /// its daemon.
@@ -90,7 +93,7 @@ impl Owners {
     /// Whether the owner is up and the epoch live.
     pub(super) fn is_effective(&self, owner: u16, epoch: Epoch) -> bool {
         let is_up = self.up.get(usize::from(owner)).copied().unwrap_or_default();
-        is_up && self.live(owner).is_some_and(|live| live.contains(epoch))
+        claim::live(is_up, self.live(owner).unwrap_or(Epochs::EMPTY)).contains(epoch)
     }
 
     /// Whether the epoch is known to be over.

@@ -135,13 +135,12 @@ impl Table {
         log::warn!("a claim was not written: the kernel changed its place {TRIES} times");
     }
 
-    /// Writes `entry` for `key` over the claim that the table has for it, if that is `known` to the writer; it is of
-    /// this class then.
-    pub(super) fn replace(&self, key: u64, entry: Entry, class: Class, known: impl Fn(Entry) -> bool) {
+    /// Writes over the claim that the table has for `key` what `change` makes of it, if anything; it is of this class
+    /// then.
+    pub(super) fn replace(&self, key: u64, class: Class, change: impl Fn(Entry) -> Option<Entry>) {
         for _ in 0..TRIES {
-            let Some((place, old)) = table::find(&self, self.mask(), key).filter(|(_, old)| known(*old)) else {
-                return;
-            };
+            let Some((place, old)) = table::find(&self, self.mask(), key) else { return };
+            let Some(entry) = change(old) else { return };
             if self.exchange(place, old, entry) {
                 if let Some(word) = self.rest(place) {
                     word.store(Rest(word.load(Ordering::Relaxed)).with_class(class).0, Ordering::Relaxed);

@@ -331,12 +331,8 @@ impl Kernel {
     pub(super) fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64, now: Now) -> bool {
         let tick = tick(now);
         let Some((place, entry)) = table::find(&&self.memory, self.mask, key) else { return false };
-        let left = entry.remaining(tick);
-        if !self.is_own(entry) || entry.epoch() != epoch || left > u64::from(Tick::covering_ms(was_ms)) + 1 {
-            return false;
-        }
-        let expires = tick.after(Tick::covering_ms(remaining_ms));
-        (&self.memory).exchange(place, entry, Entry::new(key, self.node.number(), epoch.number(), expires))
+        let ended = claim::ended(entry, (key, epoch), self.node.number(), was_ms, remaining_ms, tick);
+        ended.is_some_and(|ended| (&self.memory).exchange(place, entry, ended))
     }
 
     /// Whether an entry is a claim of this node under a live epoch.
@@ -349,7 +345,7 @@ impl Kernel {
         if id == self.node.number() {
             return Epochs::EMPTY.with(self.epoch());
         }
-        self.peer(usize::from(id)).filter(|peer| peer.up).map_or(Epochs::EMPTY, |peer| peer.epochs)
+        self.peer(usize::from(id)).map_or(Epochs::EMPTY, |peer| claim::live(peer.up, peer.epochs))
     }
 
     fn put(&mut self, key: u64, entry: Entry, tick: Tick) -> Option<Place> {
