@@ -171,8 +171,8 @@ impl Lifetime {
     pub const fn tied_to(self, key: KeyKind, request: u64, branch: u64) -> u64 {
         match (key, self.sign) {
             (KeyKind::Reply, Sign::Invite) => request,
-            (KeyKind::Request, Sign::Provisional | Sign::Final | Sign::Ack) => branch,
-            (KeyKind::Request | KeyKind::Reply, _) => 0,
+            (KeyKind::Request | KeyKind::Answered, Sign::Provisional | Sign::Final | Sign::Ack) => branch,
+            (KeyKind::Request | KeyKind::Answered | KeyKind::Reply, _) => 0,
         }
     }
 

@@ -10,6 +10,7 @@
 use crate::{
     abi::NO_SERVICE,
     coded,
+    sip::Kind,
     table::{Entry, buckets},
 };
 
@@ -28,6 +29,21 @@ coded! {
         Request = 1,
         /// The reply key `X`.
         Reply = 2,
+        /// The request key, where a reply other than 100 made the claim, see [`Self::of_request_key`].
+        Answered = 3,
+    }
+}
+
+impl KeyKind {
+    /// The kind of a claim on the request key that a message of this kind makes, a response with this status.
+    ///
+    /// Whoever begins a transaction sends its request on, or 100, or answers it. But a reply that meets a proxy which
+    /// knows nothing of its transaction is sent on as well (RFC 3261 §16.7): a claim that such a reply makes is as good
+    /// as no other one.
+    #[must_use]
+    #[inline(always)] // two compares
+    pub const fn of_request_key(kind: Kind, status: u16) -> Self {
+        if matches!(kind, Kind::Response) && status != 100 { Self::Answered } else { Self::Request }
     }
 }
 
@@ -179,7 +195,7 @@ mod tests {
     use crate::ids::{NodeId, Tick};
 
     fn kinds() -> impl Strategy<Value = KeyKind> {
-        prop_oneof![Just(KeyKind::Request), Just(KeyKind::Reply)]
+        prop_oneof![Just(KeyKind::Request), Just(KeyKind::Reply), Just(KeyKind::Answered)]
     }
 
     fn classes() -> impl Strategy<Value = Class> {

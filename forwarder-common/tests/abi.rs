@@ -100,7 +100,7 @@ fn words(text: &mut String) {
         ("rest of its key", Rest::of(0xfedc_ba98_7654_3210, 7, KeyKind::Reply, Class::Call).0),
         ("rest of a key alone", Rest::new(0xfedc_ba98_7654_3210).0),
         ("no service", abi::NO_SERVICE.into()),
-        ("key kinds", KeyKind::Request.code() | KeyKind::Reply.code() << 4),
+        ("key kinds", KeyKind::Request.code() | KeyKind::Reply.code() << 4 | KeyKind::Answered.code() << 8),
         ("classes", Class::Short.code() | Class::Proceeding.code() << 4 | Class::Call.code() << 8),
         ("slots of the statistics", SLOTS.into()),
         ("slots of the services", abi::SERVICE_SLOTS.into()),

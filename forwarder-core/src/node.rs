@@ -254,7 +254,7 @@ impl Node {
         self.asks.answered(peer);
         let Some((number, open)) = self.asks.by_low_half(number) else { return };
         let key = held.map(|held| match held.kind {
-            KeyKind::Request => open.request_key,
+            KeyKind::Request | KeyKind::Answered => open.request_key,
             KeyKind::Reply => open.reply_key,
         });
         let is_decisive = key == Some(open.decisive());

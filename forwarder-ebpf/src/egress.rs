@@ -196,7 +196,7 @@ fn messages(marks: &Marks, from: Service) -> Result<Outcome, Outcome> {
     if kind == Kind::Ack && call_ticks != 0 && !acknowledges_2xx(marks, &from) {
         return Ok(Outcome::EgressNoClaim);
     }
-    let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::Request);
+    let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::of_request_key(kind, marks.status()));
     if kind == Kind::Ack {
         // Whosever the transaction is: the ACK of a 2xx goes through any node.
         return Ok(Outcome::EgressNoClaim);

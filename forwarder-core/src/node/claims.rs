@@ -283,7 +283,10 @@ impl Claims {
         effects: &mut Effects,
     ) -> Taken {
         let is_asserted = own.claimed_at_unix_us == RESTORED_UNIX_US;
+        // A reply that went astray claims what its owner has claimed before, however late this node hears of that.
+        let is_stray = own.is_of_a_reply() && !theirs.is_of_a_reply();
         let is_known = !is_asserted
+            && !is_stray
             && teller.is_fresh
             && teller.linked_us >= KNOWN_US
             && now.unix_us.saturating_sub(own.claimed_at_unix_us) >= KNOWN_US
@@ -368,7 +371,7 @@ impl Claims {
         let entry = Entry {
             owner: self.me,
             epoch,
-            purpose,
+            purpose: made_for(known.filter(|known| self.is_own(known)), purpose),
             claimed_at_unix_us: claimed_at_unix_us.min(now.unix_us).min(oldest_us).min(LATEST_UNIX_US),
             expires_us,
             told_us: 0,
@@ -471,7 +474,8 @@ impl Claims {
     /// this node, which is withdrawn. Whether it is one of this node, logged for the peers; `None`: there is none.
     fn promote(&mut self, key: u64, now: Now, effects: &mut Effects) -> Option<bool> {
         let is_left = |claim: &&Entry| claim.expires_us > now.monotonic_us && self.store.counts(claim);
-        let order = |claim: &&Entry| (claim.owner == self.me, claim.claimed_at_unix_us, claim.owner);
+        let order =
+            |claim: &&Entry| (claim.owner == self.me, claim.is_of_a_reply(), claim.claimed_at_unix_us, claim.owner);
         let best = self.shadowed.of_key(key).filter(is_left).min_by_key(order).copied()?;
         self.shadowed.remove(key, best.owner);
         self.shadowed.set_winner(key, best.owner);
@@ -612,5 +616,14 @@ impl Claims {
 
     fn is_own(&self, entry: &Entry) -> bool {
         entry.owner == self.me && self.epochs.contains(entry.epoch)
+    }
+}
+
+/// What a claim of this node was made for that a message has made, or made longer: what has made it says which kind of
+/// key it is, the message which class.
+const fn made_for(known: Option<Entry>, message: Purpose) -> Purpose {
+    match known {
+        Some(Entry { purpose, .. }) if purpose.kind().is_some() => purpose.with_class(message.class()),
+        Some(_) | None => message,
     }
 }

@@ -2,8 +2,10 @@
 
 use std::cmp::Ordering;
 
-use forwarder_common::ids::{Epoch, NodeId};
-use forwarder_common::rest::Purpose;
+use forwarder_common::{
+    ids::{Epoch, NodeId},
+    rest::{KeyKind, Purpose},
+};
 
 /// The latest time of a claim that is told apart from others, in microseconds of Unix time (the year 2112): there are
 /// 52 bits for it.
@@ -62,9 +64,17 @@ impl Entry {
         }
     }
 
-    /// Which of two claims was made first: the earlier one by its owner's word, then that of the lower id.
+    /// Which of two claims was made first: the earlier one by its owner's word, then that of the lower id. One that a
+    /// reply has made comes after one that a request has made, whatever the clocks say.
     #[must_use]
     pub fn is_before(&self, other: &Self) -> bool {
-        (self.claimed_at_unix_us, self.owner) < (other.claimed_at_unix_us, other.owner)
+        let order = |claim: &Self| (claim.is_of_a_reply(), claim.claimed_at_unix_us, claim.owner);
+        order(self) < order(other)
+    }
+
+    /// A reply has made it, and so perhaps of a transaction that another node owns ([`KeyKind::Answered`]).
+    #[must_use]
+    pub const fn is_of_a_reply(&self) -> bool {
+        matches!(self.purpose.kind(), Some(KeyKind::Answered))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use forwarder_common::ids::Epoch;
+use forwarder_common::{ids::Epoch, rest::KeyKind};
 use forwarder_core::wire::{Claim, Claims, Message};
 
 use super::mesh::{Mesh, claim, id, pairs, stretch};
@@ -149,6 +149,58 @@ fn a_clock_an_hour_off_takes_nothing_that_another_node_has_claimed_before() {
             }
         }
     }
+}
+
+#[test]
+fn a_reply_that_went_astray_takes_nothing_from_whoever_has_sent_the_request_on() {
+    for off in [-HOUR_US, 0, HOUR_US] {
+        // When the stray one leaves, its node is yet to hear of the owner's claim, by less or more than a peer may
+        // count on to be heard within.
+        for (owner, stray, late_us) in [(1, 2, 50_000), (2, 1, 50_000), (1, 2, 900_000), (2, 1, 900_000)] {
+            let mut mesh = Mesh::linked(3, 1);
+            mesh.clock_off_us.insert(id(owner), off);
+            mesh.batch_delay_us = late_us;
+            mesh.claim(id(owner), 7, LIFETIME_MS);
+            mesh.run_for(10_000);
+            mesh.batch_delay_us = 0;
+            mesh.claim_by_reply(id(stray), 7, LIFETIME_MS);
+            mesh.run_for(3_000_000);
+            assert_eq!(mesh.owners(7), [Some(owner); 3], "{owner}, whose clock is off by {off}, late by {late_us}");
+        }
+    }
+}
+
+#[test]
+fn a_restarted_daemon_claims_nothing_for_the_replies_that_went_astray_while_it_was_away() {
+    for off in [-HOUR_US, 0, HOUR_US] {
+        let mut mesh = Mesh::linked(3, 1);
+        mesh.clock_off_us.insert(id(1), off);
+        [id(1), id(3)].iter().for_each(|peer| mesh.unlink(*peer, id(2)));
+        mesh.claim(id(1), 7, LIFETIME_MS);
+        let (epoch, now_us) = (Epoch::new(0), mesh.now_us);
+        mesh.kernels.get_mut(&id(2)).unwrap().claim_by_reply(7, id(2), epoch, LIFETIME_MS, now_us);
+        mesh.start(id(2), epoch, 1000);
+        [id(1), id(3)].iter().for_each(|peer| mesh.link(*peer, id(2)));
+        mesh.run_for(1_000_000);
+        assert_eq!(mesh.owners(7), [Some(1); 3], "a clock off by {off}");
+    }
+}
+
+#[test]
+fn where_replies_alone_have_claimed_a_key_the_first_one_counts() {
+    let mut mesh = Mesh::linked(3, 1);
+    mesh.batch_delay_us = 50_000;
+    mesh.claim_by_reply(id(2), 7, LIFETIME_MS);
+    mesh.run_for(10_000);
+    mesh.claim_by_reply(id(1), 7, LIFETIME_MS);
+    mesh.run_for(3_000_000);
+    assert_eq!(mesh.owners(7), [Some(2); 3]);
+    // And it stays a reply's, whatever is sent on later: the others do not know when.
+    mesh.claim(id(2), 7, 2 * LIFETIME_MS);
+    mesh.claim(id(3), 8, LIFETIME_MS);
+    mesh.claim_by_reply(id(3), 8, 2 * LIFETIME_MS);
+    let kind = |node, key| mesh.nodes[&id(node)].claim(key, mesh.now(id(node))).unwrap().purpose.kind();
+    assert_eq!((kind(2, 7), kind(3, 8)), (Some(KeyKind::Answered), Some(KeyKind::Request)));
 }
 
 #[test]

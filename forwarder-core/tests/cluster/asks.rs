@@ -331,7 +331,7 @@ fn the_programs_of_peers_that_say_nothing_are_asked_and_their_answers_count() {
         assert_eq!(mesh.answers(id(1), start), [(5, owned, 30_000)], "all have spoken");
         let key = held.filter(|held| held.ticks != 0).map(|held| match held.kind {
             KeyKind::Reply => reply_key,
-            KeyKind::Request => request_key,
+            KeyKind::Request | KeyKind::Answered => request_key,
         });
         let written: Vec<u64> = mesh.kernels[&id(1)].claims.keys().copied().collect();
         assert_eq!(written, Vec::from_iter(key), "the kernel's word is in the table");

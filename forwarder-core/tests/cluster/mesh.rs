@@ -258,6 +258,17 @@ impl Mesh {
         self.drain(node);
     }
 
+    /// The host's proxy sends a reply to a request that it has not sent on, and the egress program claims its key.
+    pub(crate) fn claim_by_reply(&mut self, node: NodeId, key: u64, remaining_ms: u64) {
+        let now = self.now(node);
+        let (state, kernel) = (self.nodes.get_mut(&node).unwrap(), self.kernels.get_mut(&node).unwrap());
+        let epoch = state.own_epochs().iter().next().unwrap();
+        kernel.claim_by_reply(key, node, epoch, remaining_ms, self.now_us);
+        let purpose = Purpose::of(kernel.kind(key), Class::Short);
+        state.handle_local(LocalClaim { purpose, ..local(key, now, remaining_ms, epoch) }, now);
+        self.drain(node);
+    }
+
     /// The host's egress program tells of a message of an INVITE.
     pub(crate) fn sign(&mut self, node: NodeId, request: u64, sign: InviteSign) {
         let now = self.now(node);

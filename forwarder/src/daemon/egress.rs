@@ -46,7 +46,8 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
             continue;
         }
         let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
-        for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
+        let request = (keys.request, KeyKind::of_request_key(message.kind, message.status.unwrap_or_default()));
+        for (key, kind) in [request].into_iter().chain(reply) {
             let other = lifetime.tied_to(kind, keys.request, branch);
             if let Some(event) = context.dataplane.claim_own((key, other), kind, lifetime, &from) {
                 context.node.handle_event(&event, context.now);

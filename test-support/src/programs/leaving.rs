@@ -275,7 +275,8 @@ impl Account {
         let whole = whole.map_or(0, |branch| hash::keys(HASH_KEY, message.call_id, message.cseq, branch).1);
         assert!(branch == whole || branch == 0 || affinity.is_call(), "the readers differ on the branch");
         let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
-        for (key, kind) in [(keys.request, KeyKind::Request)].into_iter().chain(reply) {
+        let request = (keys.request, KeyKind::of_request_key(message.kind, message.status.unwrap_or_default()));
+        for (key, kind) in [request].into_iter().chain(reply) {
             let found = effective(&key);
             let lifetime = claim::lifetime(found, lifetime, ME, now);
             let decision = claim::decide(found, lifetime, ME, now);
@@ -288,7 +289,7 @@ impl Account {
                 (Decision::NoClaim, _) => (Outcome::EgressNoClaim, 0, 0),
             };
             // The request key decides, unless only the reply key did something.
-            if kind == KeyKind::Request || matches!(account.outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
+            if kind != KeyKind::Reply || matches!(account.outcome, Outcome::EgressOwner | Outcome::EgressNoClaim) {
                 account.outcome = outcome;
             }
             if matches!(decision, Decision::New | Decision::Refresh | Decision::Tell) {

@@ -222,8 +222,9 @@ impl Proxies {
             let is_request = !matches!(*message_kind, Kind::Response | Kind::Ack);
             // Of the one branch that the client has sent, or of the one that the proxy has.
             let branch = if *message_kind == Kind::Response { !request_key } else { reply_key.unwrap_or_default() };
-            let keys = [Some((request_key, KeyKind::Request)), reply_key.map(|key| (key, KeyKind::Reply))];
-            for (key, kind) in keys.into_iter().flatten().filter(|(_, kind)| is_request || *kind == KeyKind::Request) {
+            let request = (request_key, KeyKind::of_request_key(*message_kind, *status));
+            let keys = [Some(request), reply_key.map(|key| (key, KeyKind::Reply))];
+            for (key, kind) in keys.into_iter().flatten().filter(|(_, kind)| is_request || *kind != KeyKind::Reply) {
                 let claimed = Claimed { key, kind, request_key, branch };
                 if let Some(told) = owner.kernel.claim(claimed, lifetime, now) {
                     if !told.is_kept() {

@@ -1,6 +1,6 @@
 //! What the kernel of one host has been told, and what it knows of this host's own claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use forwarder_common::ids::{Epoch, Epochs, NodeId};
 use forwarder_common::rest::{Class, KeyKind, Purpose};
@@ -15,6 +15,8 @@ pub(crate) struct Kernel {
     pub(crate) claims: BTreeMap<u64, (NodeId, Epoch, u64)>,
     /// When those end that were written.
     ends_us: BTreeMap<u64, u64>,
+    /// Keys whose claims of this host were made by replies.
+    answered: BTreeSet<u64>,
     pub(crate) up: BTreeMap<NodeId, (bool, Epochs)>,
     pub(crate) claim_writes: usize,
     pub(crate) peer_writes: usize,
@@ -28,18 +30,26 @@ impl Kernel {
         self.put(key, owner, epoch, remaining_ms, now_us);
     }
 
+    /// The same for a reply to a request that this host has not sent on.
+    pub(crate) fn claim_by_reply(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now_us: u64) {
+        self.claim(key, owner, epoch, remaining_ms, now_us);
+        self.answered.insert(key);
+    }
+
+    /// Of what kind the daemon finds a key of this host's claims.
+    pub(crate) fn kind(&self, key: u64) -> KeyKind {
+        if self.answered.contains(&key) { KeyKind::Answered } else { KeyKind::Request }
+    }
+
     /// What a daemon that takes the maps over finds in them of its own node: the claims in `epoch` that have not ended.
     pub(crate) fn own_claims(&self, node: NodeId, epoch: Epoch, now_us: u64) -> Vec<LocalClaim> {
         let own = self.claims.iter().filter(|(_, (owner, of, _))| (*owner, *of) == (node, epoch));
         let left = own.map(|(key, _)| (*key, self.end_us(*key).unwrap_or(0).saturating_sub(now_us).div_ceil(1000)));
-        let claims = left.map(|(key, remaining_ms)| LocalClaim {
-            key,
-            claimed_at_unix_us: 0,
-            remaining_ms,
-            epoch,
-            purpose: Purpose::of(KeyKind::Request, Class::Short),
-        });
-        claims.filter(|claim| claim.remaining_ms > 0).collect()
+        let claim = |(key, remaining_ms)| {
+            let purpose = Purpose::of(self.kind(key), Class::Short);
+            LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, purpose }
+        };
+        left.map(claim).filter(|claim| claim.remaining_ms > 0).collect()
     }
 
     /// Whether packets would be sent to the owner of a claim of that epoch.
