@@ -143,14 +143,6 @@ impl Daemon {
         let (caller, calls) = mpsc::channel(CALLS);
         let control = control::serve(&config.control, caller.clone())?;
         let metrics = config.metrics.map(|address| metrics::serve(address, caller)).transpose()?;
-        let (commands, to_links) = mpsc::channel(LINK_QUEUE);
-        let (from_links, link_events) = mpsc::channel(LINK_QUEUE);
-        let settings = links::Settings {
-            listen: config.cluster.listen,
-            seeds: config.cluster.seeds.clone(),
-            identity: Arc::clone(&identity),
-        };
-        let links = links::spawn(settings, to_links, from_links)?;
         let (wanted, watched) = watch::channel(Vec::new());
         let next_hops = routes::watch(watched)?;
 
@@ -163,6 +155,15 @@ impl Daemon {
         let punts = dataplane.take_punts()?;
         // SAFETY: as above.
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
+        // Peers link what answers, and take a node down that then says nothing; loading the programs takes a while.
+        let (commands, to_links) = mpsc::channel(LINK_QUEUE);
+        let (from_links, link_events) = mpsc::channel(LINK_QUEUE);
+        let settings = links::Settings {
+            listen: config.cluster.listen,
+            seeds: config.cluster.seeds.clone(),
+            identity: Arc::clone(&identity),
+        };
+        let links = links::spawn(settings, to_links, from_links)?;
         let proxies = Proxies::watch(&config)?;
         let failover = new_failover(&config, &proxies, &dataplane)?;
         let interfaces = Interfaces::attach(&config.interfaces, config.xdp_mode, &mut dataplane)?;

@@ -336,7 +336,7 @@ fn a_link_that_ends_before_its_hello_is_no_breach() {
     });
     one.poll_until("the link of node 3 ends", |seen| seen.downs() == 1);
     let seen = one.seen.lock().unwrap();
-    assert_eq!(seen.end(), Some(("no hello".to_owned(), LinkEnd::Gone)));
+    assert_eq!(seen.end(), Some(("no hello".to_owned(), LinkEnd::Silent)));
     assert_eq!((seen.counters.links.links_dropped, seen.counters.core.protocol_errors), (0, 0));
     drop(seen);
     drop(two);

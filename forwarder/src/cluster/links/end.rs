@@ -99,13 +99,13 @@ impl End {
             end if end.is_for_another() => LinkEnd::Well,
             // It was restarted as another version: its host may be well.
             Self::Version { .. } => LinkEnd::Leaving,
-            Self::Closed(ConnectionError::TimedOut) => LinkEnd::Silent,
+            // Its host may be well, and its daemon one that starts or has stalled: its programs say.
+            Self::Closed(ConnectionError::TimedOut) | Self::Silent => LinkEnd::Silent,
             Self::Closed(_)
             | Self::Stopped
             | Self::Replaced
             | Self::Dropped(_)
             | Self::Untrusted(_)
-            | Self::Silent
             | Self::Oversized
             | Self::Failed => LinkEnd::Gone,
         }
