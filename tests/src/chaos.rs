@@ -36,6 +36,7 @@ use call::Dossier;
 use callee::Callees;
 use caller::Callers;
 use injector::Injector;
+use oracle::Verdict;
 
 /// The edges of a soak.
 pub const EDGES: u8 = 5;
@@ -47,7 +48,8 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// Runs a soak of so many seconds, with the schedule of a seed or another one. Each fault is told when it begins and
 /// ends.
 ///
-/// In the lab's folder are the `schedule`, the `faults` as they were carried out, the `report` and the `lost` calls.
+/// In the lab's folder are the `schedule`, the `faults` as they were carried out, the `report`, the `lost` calls and
+/// those of which a message went `astray`.
 ///
 /// # Errors
 /// A program does not run, or a fault cannot be carried out. Lost calls are no error: they are in the report.
@@ -86,8 +88,11 @@ pub fn soak(
     let landed: Vec<Vec<Datagram>> = captures.iter().map(Capture::datagrams).collect::<Result<_>>()?;
     complete(&mut calls, &landed, &injector.proxies);
     let report = Report::new(seed, seconds, &calls, done);
-    let lost: String = report.lost.iter().map(|(call, verdict)| format!("{verdict:?}: {call:?}\n")).collect();
-    write("lost", lost)?;
+    let said = |judged: &[(Dossier, Verdict)]| -> String {
+        judged.iter().map(|(call, verdict)| format!("{verdict:?}: {call:?}\n")).collect()
+    };
+    write("lost", said(&report.lost))?;
+    write("astray", said(&report.astray))?;
     write("report", report.to_string())?;
     let fewest = usize::try_from(u64::from(RATE) * seconds / 2)?;
     ensure!(calls.len() > fewest, "only {} calls were made", calls.len());

@@ -20,17 +20,17 @@ pub struct Report {
     pub done: Vec<Done>,
     /// The calls that did not go to their end, with what the oracle says.
     pub lost: Vec<(Dossier, Verdict)>,
-    /// What the oracle says of the calls of which a message met a wrong proxy, lost or not.
-    pub astray: Vec<Verdict>,
+    /// The calls of which a message met a wrong proxy, lost or not, with what the oracle says.
+    pub astray: Vec<(Dossier, Verdict)>,
 }
 
 impl Report {
     /// Judges all calls.
     #[must_use]
     pub fn new(seed: u64, seconds: u64, calls: &[Dossier], done: Vec<Done>) -> Self {
-        let lost = calls.iter().filter(|call| !call.completed);
-        let lost = lost.map(|call| (call.clone(), judge(call, &done))).collect();
-        let astray = calls.iter().filter(|call| call.went_astray()).map(|call| judge(call, &done)).collect();
+        let judged = |call: &Dossier| (call.clone(), judge(call, &done));
+        let lost = calls.iter().filter(|call| !call.completed).map(judged).collect();
+        let astray = calls.iter().filter(|call| call.went_astray()).map(judged).collect();
         Self { seed, seconds, calls: calls.len(), done, lost, astray }
     }
 
@@ -60,7 +60,7 @@ impl fmt::Display for Report {
         writeln!(f, "lost: {}, of these", lost.len())?;
         write_verdicts(f, lost.iter().map(|(_, verdict)| verdict))?;
         writeln!(f, "with a message at a wrong proxy, lost or not: {}, of these", astray.len())?;
-        write_verdicts(f, astray.iter())
+        write_verdicts(f, astray.iter().map(|(_, verdict)| verdict))
     }
 }
 
