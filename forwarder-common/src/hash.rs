@@ -9,6 +9,14 @@ pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The prime next to 2^32 over the golden ratio, for products of 32 bits.
 pub const GOLDEN_32: u32 = 0x9e37_79b1;
 
+/// A hash of a key for a table of the daemon's. Keys are hashes already; this only makes it unforeseeable, by a `salt`
+/// of the table's own, which of them fall together.
+#[must_use]
+pub const fn salted(key: u64, salt: u64) -> u64 {
+    let wide = (key ^ salt) as u128 * GOLDEN as u128;
+    ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
+}
+
 /// The state of a running hash.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

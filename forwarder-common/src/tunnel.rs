@@ -191,7 +191,8 @@ mod tests {
         let end = whole.len();
         let mut cut = whole.clone();
         cut.truncate(end - 20);
-        let table: &[(&str, &[u8], usize, Address, Result<Kind, Refused>)] = &[
+        type Row<'a> = (&'a str, &'a [u8], usize, Address, Result<Kind, Refused>);
+        let table: &[Row<'_>] = &[
             ("all is right", &whole, end, FROM, Ok(Kind::Data)),
             ("bytes behind it", &[whole.as_slice(), &[0; 9]].concat(), end, FROM, Ok(Kind::Data)),
             ("the datagram is longer", &[whole.as_slice(), &[0]].concat(), end + 1, FROM, Err(Refused::Malformed)),

@@ -9,7 +9,10 @@ mod entry;
 mod held;
 mod owners;
 
-use forwarder_common::ids::{Epoch, Epochs, NodeId};
+use forwarder_common::{
+    hash::salted,
+    ids::{Epoch, Epochs, NodeId},
+};
 use hashbrown::HashTable;
 
 use self::held::Held;
@@ -226,7 +229,7 @@ impl Store {
             self.len -= before - table.len();
             if table.len() < table.capacity() / 4 {
                 let salt = self.salt;
-                table.shrink_to(table.len() * 2, |claim| hash(claim.key, salt));
+                table.shrink_to(table.len() * 2, |claim| salted(claim.key, salt));
             }
         }
         false
@@ -244,7 +247,7 @@ impl Store {
         }
         let salt = self.salt;
         if let Some(table) = self.tables.get_mut(at) {
-            table.insert_unique(hash, Held::new(key, &claim), |claim| self::hash(claim.key, salt));
+            table.insert_unique(hash, Held::new(key, &claim), |claim| salted(claim.key, salt));
             self.len += 1;
             self.owners.add_one(claim.owner.number());
         }
@@ -285,7 +288,7 @@ impl Store {
             let Some(victim) = candidates.min_by_key(|claim| (claim.expires_us(), claim.key)).copied() else {
                 continue;
             };
-            let hash = hash(victim.key, self.salt);
+            let hash = salted(victim.key, self.salt);
             let Some(table) = self.tables.get_mut(index) else { continue };
             if let Ok(found) = table.find_entry(hash, |claim| claim.key == victim.key) {
                 found.remove();
@@ -299,19 +302,13 @@ impl Store {
     }
 
     fn hash(&self, key: u64) -> u64 {
-        hash(key, self.salt)
+        salted(key, self.salt)
     }
 
     /// By the middle of the hash; the tables themselves go by its two ends.
     fn table_of(&self, hash: u64) -> usize {
         (((hash & 0xffff_ffff) * self.tables.len() as u64) >> 32) as usize
     }
-}
-
-/// Keys are hashes already; this only makes it unforeseeable which of them fall together.
-const fn hash(key: u64, salt: u64) -> u64 {
-    let wide = (key ^ salt) as u128 * 0x9e37_79b9_7f4a_7c15;
-    ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
 }
 
 #[cfg(test)]

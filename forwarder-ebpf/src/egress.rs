@@ -16,7 +16,10 @@ use forwarder_common::{
     outcome::Outcome,
     reader::Reader as _,
     rest::{Class, KeyKind, Rest},
-    sip::{Kind, fast::NoKey},
+    sip::{
+        Kind,
+        fast::{KEEP_ALIVE, NoKey},
+    },
     table::{self, Buckets as _, Entry, Place},
 };
 
@@ -29,8 +32,6 @@ use crate::{
 
 /// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
 const PULL: u32 = 2560;
-/// The longest keep-alive in bytes (RFC 5626 §3.5.1).
-const KEEP_ALIVE: usize = 4;
 /// Tries of a compare-and-swap: another CPU or the daemon may be faster, but not for ever.
 const TRIES: usize = 3;
 

@@ -31,8 +31,8 @@ pub const CHUNK: usize = 16;
 pub const CHUNKS: usize = 8;
 /// Words of a Call-ID or a branch (127 bytes and an end); a longer one is punted.
 const WORDS: usize = 16;
-/// Longest datagram that is a keep-alive if it begins with CR, LF or NUL.
-const KEEP_ALIVE: usize = 8;
+/// Longest datagram in bytes that is a keep-alive if it begins with CR, LF or NUL: RFC 5626 has four (§3.5.1).
+pub const KEEP_ALIVE: usize = 8;
 
 const LOW32: u64 = low(4);
 const LOW56: u64 = low(7);

@@ -10,7 +10,7 @@
 //! branches cannot all be told apart: their claims last as long as the programs have said. Bounded by the number of
 //! claims that there may be, see [`Invites::new`].
 
-use forwarder_common::hash::GOLDEN;
+use forwarder_common::hash::salted;
 use hashbrown::HashTable;
 
 /// Invites in one table: as in the store of claims, so that none ever grows for long.
@@ -75,7 +75,7 @@ impl Invites {
 
     /// An INVITE's request key is claimed anew, until `until_us`: what was known of it is over.
     pub(super) fn begin(&mut self, request: u64, until_us: u64) {
-        let hash = hash(request, self.salt);
+        let hash = salted(request, self.salt);
         self.forget(request);
         if self.len >= self.capacity {
             return;
@@ -84,7 +84,7 @@ impl Invites {
         let invite =
             Invite { request, until_us, first: [None; 2], more: Vec::new(), is_answered: false, is_unclear: false };
         if let Some(table) = self.tables.get_mut(at) {
-            table.insert_unique(hash, invite, |invite| self::hash(invite.request, salt));
+            table.insert_unique(hash, invite, |invite| salted(invite.request, salt));
             self.len += 1;
         }
     }
@@ -176,7 +176,7 @@ impl Invites {
             self.more -= freed;
             if table.len() < table.capacity() / 4 {
                 let salt = self.salt;
-                table.shrink_to(table.len() * 2, |invite| hash(invite.request, salt));
+                table.shrink_to(table.len() * 2, |invite| salted(invite.request, salt));
             }
         }
     }
@@ -198,7 +198,7 @@ impl Invites {
     }
 
     fn forget(&mut self, request: u64) {
-        let hash = hash(request, self.salt);
+        let hash = salted(request, self.salt);
         let at = self.table_of(hash);
         let Some(table) = self.tables.get_mut(at) else { return };
         if let Ok(found) = table.find_entry(hash, |invite| invite.request == request) {
@@ -209,12 +209,12 @@ impl Invites {
     }
 
     fn get(&self, request: u64) -> Option<&Invite> {
-        let hash = hash(request, self.salt);
+        let hash = salted(request, self.salt);
         self.tables.get(self.table_of(hash))?.find(hash, |invite| invite.request == request)
     }
 
     fn get_mut(&mut self, request: u64) -> Option<&mut Invite> {
-        let hash = hash(request, self.salt);
+        let hash = salted(request, self.salt);
         let at = self.table_of(hash);
         self.tables.get_mut(at)?.find_mut(hash, |invite| invite.request == request)
     }
@@ -244,12 +244,6 @@ impl Invite {
         self.more.retain(|branch| !is_it(branch));
         before - self.more.len()
     }
-}
-
-/// Keys are hashes already; this only makes it unforeseeable which of them fall together.
-const fn hash(key: u64, salt: u64) -> u64 {
-    let wide = (key ^ salt) as u128 * GOLDEN as u128;
-    ((wide >> 64) as u64 ^ wide as u64).rotate_left(32)
 }
 
 #[cfg(test)]
