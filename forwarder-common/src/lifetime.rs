@@ -4,12 +4,12 @@ use crate::{
     abi::Lifetimes,
     coded,
     ids::Tick,
-    rest::{Class, KeyKind},
+    rest::{Class, KeyKind, Step},
     sip::{Kind, Method},
 };
 
 /// T4 of RFC 3261 §17.1.1.2, the longest that a message stays in the network, in milliseconds.
-const T4_MS: u64 = 5000;
+pub const T4_MS: u64 = 5000;
 
 /// The lifetimes that follow from SIP's timers, in milliseconds: T1 (RFC 3261 §17.1.1.1) and Timer C (§16.6), and from
 /// how long a call may be silent with affinity `call`.
@@ -90,6 +90,8 @@ pub struct Lifetime {
     pub call_ticks: u16,
     /// A claim with more ticks left than this is such a call's.
     pub call_above: u16,
+    /// What the message notes beside the claim on its request key.
+    pub step: Step,
 }
 
 impl Lifetime {
@@ -100,9 +102,12 @@ impl Lifetime {
         claims: false,
         extends: false,
         class: Class::Short,
+        step: Step::Stays,
         call_ticks: 0,
         call_above: 0,
     };
+    /// Of a message that only says that its transaction has had a final reply.
+    pub const ANSWERED: Self = Self { step: Step::Answered, ..Self::NOTHING };
 
     /// In one word, for a function that the verifier checks alone.
     #[inline(always)] // a few instructions
@@ -113,6 +118,7 @@ impl Lifetime {
             | (self.extends as u64) << 18
             | self.sign.code() << 20
             | self.class.code() << 24
+            | self.step.code() << 28
             | (self.call_ticks as u64) << 32
             | (self.call_above as u64) << 48
     }
@@ -130,12 +136,17 @@ impl Lifetime {
             Some(sign) => sign,
             None => Sign::Nothing,
         };
+        let step = match Step::decode(word >> 28 & 0xf) {
+            Some(step) => step,
+            None => Step::Stays,
+        };
         Self {
             ticks: word as u16,
             sign,
             claims: word >> 17 & 1 != 0,
             extends: word >> 18 & 1 != 0,
             class,
+            step,
             call_ticks: (word >> 32) as u16,
             call_above: (word >> 48) as u16,
         }
@@ -223,9 +234,18 @@ pub const fn of(
         Kind::Cancel => (false, true),
         Kind::Request | Kind::Response => (true, !drains || invite),
     };
+    // With affinity `call` one claim stands for all transactions of a call: only its INVITEs are waited for.
+    let is_noted = call_ticks == 0 || invite;
+    let step = match kind {
+        Kind::Ack => Step::Answered,
+        Kind::Response if is_noted && status >= 200 => Step::Answered,
+        Kind::Response if is_noted => Step::Waits,
+        Kind::Request if call_ticks != 0 && invite => Step::Waits,
+        Kind::Request | Kind::Response | Kind::Cancel => Step::Stays,
+    };
     let call_above = lifetimes.proceeding;
     if call_ticks == 0 {
-        return Lifetime { ticks, sign, claims, extends, class, call_ticks, call_above };
+        return Lifetime { ticks, sign, claims, extends, class, step, call_ticks, call_above };
     }
     let is_2xx = status >= 200 && status < 300;
     let (makes_call, extends) = match kind {
@@ -234,7 +254,7 @@ pub const fn of(
         Kind::Request | Kind::Cancel => (false, extends),
     };
     let (ticks, class) = if makes_call { (call_ticks, Class::Call) } else { (ticks, class) };
-    Lifetime { ticks, sign: Sign::Nothing, claims, extends, class, call_ticks, call_above }
+    Lifetime { ticks, sign: Sign::Nothing, claims, extends, class, step, call_ticks, call_above }
 }
 
 #[cfg(test)]
@@ -303,6 +323,29 @@ mod tests {
         let brief = Lifetimes { call: 3, ..TICKS };
         assert_eq!(most(Class::Call, &brief), 57, "a call rings first");
         assert_eq!(classes.map(|class| most(class, &LONGEST)), [Tick::LONGEST; 3]);
+    }
+
+    #[test]
+    fn replies_and_acks_note_how_far_their_transaction_has_come() {
+        let (stays, waits, answered) = (Step::Stays, Step::Waits, Step::Answered);
+        for (kind, method, status, transaction, call) in [
+            (Kind::Request, Method::Invite, 0, stays, waits),
+            (Kind::Response, Method::Invite, 100, waits, waits),
+            (Kind::Response, Method::Invite, 200, answered, answered),
+            (Kind::Response, Method::Invite, 486, answered, answered),
+            (Kind::Ack, Method::Other, 0, answered, answered),
+            (Kind::Cancel, Method::Other, 0, stays, stays),
+            (Kind::Request, Method::Other, 0, stays, stays),
+            (Kind::Response, Method::Other, 100, waits, stays),
+            (Kind::Response, Method::Other, 401, answered, stays),
+        ] {
+            let of = |call_ticks| {
+                let lifetime = of(kind, method, status, &TICKS, call_ticks, false);
+                assert_eq!(Lifetime::unpack(lifetime.pack()), lifetime);
+                lifetime.step
+            };
+            assert_eq!((of(0), of(1700)), (transaction, call), "{kind:?} {status}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ const CHECK: u64 = 0xffff << 30;
 const SERVICE_SHIFT: u32 = 46;
 const KIND_SHIFT: u32 = 54;
 const CLASS_SHIFT: u32 = 58;
+const STAGE_SHIFT: u32 = 62;
 
 coded! {
     /// Which key of a message a claim is on.
@@ -115,7 +116,33 @@ impl Purpose {
     }
 }
 
-/// The word: bits 0 to 45 of the key, the service (8 bits), the kind of key (4), the class (4), two bits of zero.
+/// How far a transaction has come, by what its node has sent: beside the claim on its request key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Nothing was noted: its request was sent on. With affinity `call`: no message of an INVITE was sent.
+    Begun = 0,
+    /// A provisional reply was sent; with affinity `call`, or an INVITE.
+    Waits = 1,
+    /// A final reply was sent, or an ACK.
+    Answered = 2,
+    /// And one more, which [`Self::Answered`] follows again.
+    AnsweredAgain = 3,
+}
+
+coded! {
+    /// What a message says of its transaction's stage.
+    pub enum Step {
+        /// Nothing.
+        Stays = 1,
+        /// It waits for a final reply.
+        Waits = 2,
+        /// It has had one.
+        Answered = 3,
+    }
+}
+
+/// The word: bits 0 to 45 of the key, the service (8 bits), the kind of key (4), the class (4), the stage (2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Rest(pub u64);
@@ -161,6 +188,46 @@ impl Rest {
         Purpose::of_codes((self.0 >> KIND_SHIFT) as u8, (self.0 >> CLASS_SHIFT) as u8)
     }
 
+    /// The word after a message of the same transaction. Each final reply and ACK changes it, so that a reader sees one
+    /// that is sent again.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn after(self, step: Step) -> Self {
+        let stage = match (step, self.stage()) {
+            (Step::Stays, _) => return self,
+            (Step::Waits, _) => Stage::Waits,
+            (Step::Answered, Stage::Answered) => Stage::AnsweredAgain,
+            (Step::Answered, _) => Stage::Answered,
+        };
+        self.at(stage)
+    }
+
+    /// The word of a transaction that has come so far.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn at(self, stage: Stage) -> Self {
+        Self(self.0 & !(3 << STAGE_SHIFT) | (stage as u64) << STAGE_SHIFT)
+    }
+
+    /// Whether it is the word of a claim on `key`, as far as it has the key.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn is_of(self, key: u64) -> bool {
+        (self.0 ^ key) & (LOW | CHECK) == 0
+    }
+
+    /// How far the claim's transaction has come.
+    #[must_use]
+    #[inline(always)] // a few instructions
+    pub const fn stage(self) -> Stage {
+        match self.0 >> STAGE_SHIFT {
+            0 => Stage::Begun,
+            1 => Stage::Waits,
+            2 => Stage::Answered,
+            _ => Stage::AnsweredAgain,
+        }
+    }
+
     /// The key of the entry in a bucket of a table of `mask` + 1 buckets; `None`: the word is another claim's.
     #[must_use]
     pub fn key(self, entry: Entry, bucket: u32, mask: u32) -> Option<u64> {
@@ -202,6 +269,28 @@ mod tests {
         prop_oneof![Just(Class::Short), Just(Class::Proceeding), Just(Class::Call)]
     }
 
+    #[test]
+    fn each_final_reply_changes_the_word_and_a_provisional_one_says_that_it_waits_again() {
+        let steps =
+            [Step::Stays, Step::Waits, Step::Waits, Step::Answered, Step::Answered, Step::Answered, Step::Stays];
+        let mut rest = Rest::of(7, 3, KeyKind::Request, Class::Short);
+        let seen = steps.map(|step| {
+            rest = rest.after(step);
+            rest.stage()
+        });
+        let expected = [
+            Stage::Begun,
+            Stage::Waits,
+            Stage::Waits,
+            Stage::Answered,
+            Stage::AnsweredAgain,
+            Stage::Answered,
+            Stage::Answered,
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(rest.after(Step::Waits).stage(), Stage::Waits);
+    }
+
     proptest! {
         #[test]
         fn word_and_entry_give_back_exactly_the_key_and_what_it_was_for(
@@ -214,7 +303,12 @@ mod tests {
                 prop_assert_eq!(rest.key(entry, bucket, mask), Some(key));
             }
             prop_assert_eq!((rest.service(), rest.kind(), rest.class()), (service, Some(kind), Some(class)));
-            prop_assert_eq!(rest.0 >> 62, 0);
+            prop_assert_eq!(rest.stage(), Stage::Begun);
+            for step in [Step::Waits, Step::Answered, Step::Answered] {
+                let after = rest.after(step);
+                prop_assert_eq!(after.key(entry, buckets(key, mask)[0], mask), Some(key));
+                prop_assert_eq!((after.service(), after.kind(), after.class()), (service, Some(kind), Some(class)));
+            }
             let purpose = Purpose::of(kind, class);
             prop_assert_eq!((purpose.kind(), purpose.class()), (Some(kind), class));
             prop_assert_eq!((Purpose::decode(purpose.code()), rest.purpose()), (purpose, purpose));
@@ -225,6 +319,13 @@ mod tests {
             prop_assert_eq!((bare.purpose(), bare.purpose().class()), (Purpose::UNKNOWN, Class::Short));
             prop_assert_eq!((bare.service(), bare.kind(), bare.class()), (NO_SERVICE, None, None));
             prop_assert_eq!(bare.0 << 18, rest.0 << 18);
+        }
+
+        #[test]
+        fn a_word_is_of_its_key_alone(key: u64, other: u64) {
+            let rest = Rest::of(key, 3, KeyKind::Request, Class::Short).after(Step::Answered);
+            prop_assert!(rest.is_of(key));
+            prop_assert_eq!(rest.is_of(other), (key ^ other) << 18 == 0);
         }
 
         #[test]

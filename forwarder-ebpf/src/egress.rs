@@ -20,7 +20,7 @@ use forwarder_common::{
         Kind,
         fast::{KEEP_ALIVE, NoKey},
     },
-    table::{self, Buckets as _, Entry, Place},
+    table::{self, Buckets as _, Entry, Place, SLOTS},
 };
 
 use crate::{
@@ -32,6 +32,9 @@ use crate::{
 
 /// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
 const PULL: u32 = 2560;
+/// Where the place of a claim is in what [`egress_claim`] gives back.
+const SLOT_SHIFT: u32 = 24;
+const BUCKET_SHIFT: u32 = 32;
 /// Tries of a compare-and-swap: another CPU or the daemon may be faster, but not for ever.
 const TRIES: usize = 3;
 
@@ -194,9 +197,8 @@ fn messages(marks: &Marks, from: Service) -> Result<Outcome, Outcome> {
     let call_ticks = Affinity::of(Some(&from)).call_ticks();
     let lifetime = egress_lifetime(u64::from(call_ticks));
     let sender = u64::from(from.epoch) | u64::from(from.index) << 8;
-    if kind == Kind::Ack && call_ticks != 0 && !acknowledges_2xx(marks, &from) {
-        return Ok(Outcome::EgressNoClaim);
-    }
+    let is_refused = kind == Kind::Ack && call_ticks != 0 && !acknowledges_2xx(marks, &from);
+    let lifetime = if is_refused { Lifetime::ANSWERED.pack() } else { lifetime };
     let outcome = claim_key(marks.request_key(), lifetime, sender, KeyKind::of_request_key(kind, marks.status()));
     if kind == Kind::Ack {
         // Whosever the transaction is: the ACK of a 2xx goes through any node.
@@ -268,6 +270,7 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
 fn claim_key(key: u64, lifetime: u64, sender: u64, kind: KeyKind) -> Outcome {
     let claimant = sender | kind.code() << 16;
     let done = egress_claim(key, lifetime, claimant);
+    egress_note(key, lifetime, claimant, done);
     // The function gives no other code.
     let claimed = Claimed::decode(done & 0xff).unwrap_or(Claimed::Lost);
     let flags = match claimed {
@@ -320,7 +323,7 @@ impl Claimed {
 }
 
 /// Claims one key, or refreshes this node's claim on it; the code of what became of it, from bit 8 on the claim's
-/// epoch, and from bit 16 on the code of its class.
+/// epoch, from bit 16 on the code of its class, and from bit 24 on its place if it is this node's.
 ///
 /// Global, so that the verifier walks the choice of a slot once, not after every path of the parse.
 #[unsafe(no_mangle)]
@@ -345,6 +348,7 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
             Some((_, entry)) if claim::is_effective(entry, now, live) => Some(entry),
             Some(_) | None => None,
         };
+        let at = known.map_or(0, |(place, _)| packed(place));
         let lifetime = claim::lifetime(effective, lifetime, config.node, now);
         // As above: not once for each lifetime.
         let lifetime = Lifetime { ticks: marks.hide(usize::from(lifetime.ticks)) as u16, ..lifetime };
@@ -352,8 +356,8 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
         let is_new = match claim::decide(effective, lifetime, config.node, now) {
             Decision::New => true,
             Decision::Refresh => false,
-            Decision::Keep => return Claimed::Own.under(claimant.epoch, class),
-            Decision::Tell => return Claimed::Kept.under(claimant.epoch, class),
+            Decision::Keep => return Claimed::Own.under(claimant.epoch, class) | at,
+            Decision::Tell => return Claimed::Kept.under(claimant.epoch, class) | at,
             Decision::Foreign => return Claimed::Foreign.under(claimant.epoch, class),
             Decision::NoClaim => return Claimed::NoClaim.under(claimant.epoch, class),
         };
@@ -362,7 +366,6 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
         let Some((place, old)) = chosen else { continue };
         let new = Entry::new(key, config.node, epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
-            maps::note_rest(place, Rest::of_codes(key, claimant.service, claimant.kind.code(), class));
             if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {
                 // The daemon has put one meanwhile. It clears away all but its own, so this one goes, and that one
                 // counts.
@@ -370,10 +373,36 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
                 continue;
             }
             let claimed = if is_new { Claimed::New } else { Claimed::Longer };
-            return claimed.under(epoch, class);
+            return claimed.under(epoch, class) | packed(place);
         }
     }
     Claimed::Lost.code()
+}
+
+/// Notes beside a claim what it was made for, and how far its transaction has come. `lifetime` and `claimant` as in
+/// [`egress_claim`], and `done` what that has said.
+///
+/// Global, so that the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn egress_note(key: u64, lifetime: u64, claimant: u64, done: u64) -> u64 {
+    let (step, claimant) = (Lifetime::unpack(lifetime).step, Claimant::unpack(claimant));
+    let place = Place { slot: (done >> SLOT_SHIFT) as u32 & (SLOTS as u32 - 1), bucket: (done >> BUCKET_SHIFT) as u32 };
+    match Claimed::decode(done & 0xff) {
+        Some(claimed @ (Claimed::New | Claimed::Longer)) => {
+            let rest = Rest::of_codes(key, claimant.service, claimant.kind.code(), done >> 16 & 0xff);
+            maps::note_rest(place, key, rest, matches!(claimed, Claimed::New), step);
+        }
+        Some(Claimed::Own | Claimed::Kept) => maps::note_step(place, key, step),
+        Some(Claimed::NoClaim | Claimed::Foreign | Claimed::Lost) | None => {}
+    }
+    0
+}
+
+/// A place as [`egress_claim`] gives it back.
+#[inline(always)] // a few instructions
+const fn packed(place: Place) -> u64 {
+    (place.slot as u64) << SLOT_SHIFT | (place.bucket as u64) << BUCKET_SHIFT
 }
 
 /// Tells the daemon of a claim; 0 if there is no room for that. `lifetime` and `claimant` as in [`egress_claim`].

@@ -22,7 +22,7 @@ use forwarder_common::{
     ids::Epochs,
     marks::{Marks, Words},
     outcome::{Outcome, SLOTS as OUTCOMES},
-    rest::Rest,
+    rest::{Rest, Stage, Step},
     table::{Buckets, Entry, Place, SLOTS},
 };
 
@@ -412,13 +412,52 @@ pub(crate) fn explained(found: Explained) {
     }
 }
 
-/// Notes the rest of the key of a claim of this node that has just been put at `place`.
+/// Notes the rest of the key of a claim of this node that has just been put at `place`, new or over an earlier one of
+/// the same key, and how far its transaction has come.
+#[inline(always)] // one place
+pub(crate) fn note_rest(place: Place, key: u64, rest: Rest, is_new: bool, step: Step) {
+    let Some(word) = key_word(place) else { return };
+    // SAFETY: the pointer lies in a map value, aligned to eight bytes, and words are read and written whole.
+    let old = Rest(unsafe { read_volatile(word) });
+    let stage = if !is_new && old.is_of(key) { old.stage() } else { Stage::Begun };
+    // SAFETY: as above.
+    unsafe { write_volatile(word, rest.at(stage).after(step).0) };
+}
+
+/// Notes how far the transaction has come whose request key `key` this node has claimed at `place`.
+#[inline(always)] // one place
+pub(crate) fn note_step(place: Place, key: u64, step: Step) {
+    if matches!(step, Step::Stays) {
+        return;
+    }
+    let Some(word) = key_word(place) else { return };
+    // SAFETY: as above.
+    let old = Rest(unsafe { read_volatile(word) });
+    let new = old.after(step);
+    if new != old && old.is_of(key) {
+        // Who has written meanwhile has noted something later, or is of another claim.
+        exchange(word, old.0, new.0);
+    }
+}
+
+/// The word beside an entry.
 #[inline(always)] // an inlined array look-up
-pub(crate) fn note_rest(place: Place, rest: Rest) {
-    let Some(line) = KEYS.get_ptr_mut(place.bucket) else { return };
-    let word = line.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize);
-    // SAFETY: the pointer lies in a map value, aligned to eight bytes, and words are written whole.
-    unsafe { write_volatile(word, rest.0) };
+fn key_word(place: Place) -> Option<*mut u64> {
+    let line = KEYS.get_ptr_mut(place.bucket)?;
+    Some(line.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize))
+}
+
+/// Writes a word of a map's value if it is still `old`; whether it was.
+#[inline(always)] // one instruction
+fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
+    let mut seen = old;
+    // SAFETY: the callers' pointers lie in map values, aligned to eight bytes. The target's core library has no
+    // compare-and-swap, though kernels since 5.12 have (commit 5ffa25502b5a).
+    unsafe {
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new,
+            inout("r0") seen, options(nostack));
+    }
+    seen == old
 }
 
 /// The claim table, with the scratch that hides numbers.
@@ -448,15 +487,7 @@ impl Buckets for Claims<'_> {
     #[inline(always)] // one instruction
     fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
         let Some(line) = self.line(place.bucket) else { return false };
-        let slot = Self::slot(line, place.slot);
-        let mut seen = old.0;
-        // SAFETY: as above; the target's core library has no compare-and-swap, though kernels since 5.12 have
-        // (commit 5ffa25502b5a).
-        unsafe {
-            asm!("r0 = cmpxchg_64({slot} + 0, r0, {new})", slot = in(reg) slot, new = in(reg) new.0,
-                inout("r0") seen, options(nostack));
-        }
-        seen == old.0
+        exchange(Self::slot(line, place.slot), old.0, new.0)
     }
 
     #[inline(always)] // two instructions

@@ -30,7 +30,7 @@ use forwarder_common::{
     keys::Affinity,
     lifetime,
     outcome::Outcome,
-    rest::{Class, KeyKind, Purpose, Rest},
+    rest::{Class, KeyKind, Purpose, Rest, Stage},
     sip::{Kind, Method},
     table,
 };
@@ -236,6 +236,12 @@ impl Dataplane {
         self.config.epochs()
     }
 
+    /// How long claims last.
+    #[must_use]
+    pub const fn lifetimes(&self) -> abi::Lifetimes {
+        self.config.lifetimes
+    }
+
     /// The claim table.
     #[must_use]
     pub const fn claims(&self) -> &Arc<Table> {
@@ -415,10 +421,18 @@ impl Dataplane {
             Decision::New => (known, abi::EVENT_NEW),
             Decision::Refresh => (known, 0),
             Decision::Tell => (epoch, abi::EVENT_KEPT),
-            Decision::Keep | Decision::Foreign | Decision::NoClaim => return None,
+            Decision::Keep => {
+                self.claims.note_step(key, lifetime.step);
+                return None;
+            }
+            Decision::Foreign | Decision::NoClaim => return None,
         };
+        if flags == abi::EVENT_KEPT {
+            self.claims.note_step(key, lifetime.step);
+        }
         if flags != abi::EVENT_KEPT {
-            let rest = Some(Rest::of(key, service, kind, lifetime.class));
+            let stage = if flags == abi::EVENT_NEW { Stage::Begun } else { self.claims.stage(key) };
+            let rest = Some(Rest::of(key, service, kind, lifetime.class).at(stage).after(lifetime.step));
             let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
             self.claims.set(key, entry, rest, now);
         }

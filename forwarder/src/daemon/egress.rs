@@ -42,9 +42,8 @@ fn claim_ip(hash_key: [u64; 2], frame: &[u8], ip: Ip, segment: u32, context: &mu
         let keys = Keys::of(&message, seen, affinity.is_call(), hash_key);
         let branch = message.branch.filter(|branch| !branch.is_empty());
         let branch = branch.map_or(0, |branch| hash::keys(hash_key, message.call_id, message.cseq, branch).1);
-        if message.kind == Kind::Ack && affinity.is_call() && !acknowledges_2xx(keys, context) {
-            continue;
-        }
+        let is_refused = message.kind == Kind::Ack && affinity.is_call() && !acknowledges_2xx(keys, context);
+        let lifetime = if is_refused { Lifetime::ANSWERED } else { lifetime };
         let reply = keys.reply.filter(|_| message.kind != Kind::Ack).map(|key| (key, KeyKind::Reply));
         let request = (keys.request, KeyKind::of_request_key(message.kind, message.status.unwrap_or_default()));
         for (key, kind) in [request].into_iter().chain(reply) {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use forwarder_common::{
     ids::{Epoch, Epochs, NodeId, Tick},
-    rest::{Class, Rest},
+    rest::{Class, Rest, Stage, Step},
     table::{self, Buckets, Entry, Place, SLOTS},
 };
 
@@ -148,6 +148,26 @@ impl Table {
                 return;
             }
         }
+    }
+
+    /// Notes how far the transaction has come whose request key this node has claimed.
+    pub(super) fn note_step(&self, key: u64, step: Step) {
+        if let Some((word, old)) = self.rest_of(key) {
+            // Who has written meanwhile has noted something later, or is of another claim.
+            let _ = word.compare_exchange(old.0, old.after(step).0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// How far it has come.
+    pub(super) fn stage(&self, key: u64) -> Stage {
+        self.rest_of(key).map_or(Stage::Begun, |(_, rest)| rest.stage())
+    }
+
+    /// The word beside the claim of a key, if it is that one's.
+    fn rest_of(&self, key: u64) -> Option<(&AtomicU64, Rest)> {
+        let word = self.rest(table::find(&self, self.mask(), key)?.0)?;
+        let rest = Rest(word.load(Ordering::Relaxed));
+        rest.is_of(key).then_some((word, rest))
     }
 
     /// Two writers of one key may both have found no entry: of two, one would hide the other.

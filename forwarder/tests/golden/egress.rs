@@ -6,7 +6,7 @@ use forwarder_common::{
     ids::{Epoch, Epochs},
     lifetime::Sign,
     outcome::Outcome,
-    rest::Class,
+    rest::{Class, KeyKind, Stage},
     sip::Kind,
 };
 
@@ -94,6 +94,57 @@ fn no_message_makes_a_claim_shorter_and_the_daemon_hears_of_those_that_may_end_i
     let keys = [next.request_key(), next.reply_key()];
     let expected = [(keys[0], 0, new, invites), (keys[1], keys[0], new, invites)];
     assert_eq!(told(&mut bench), expected, "the reply key names the request's");
+}
+
+#[test]
+fn beside_the_claim_of_a_request_key_stands_how_far_its_transaction_has_come() {
+    use Stage::{Answered, AnsweredAgain, Begun, Waits};
+    let (reply, request) =
+        (|status, method| Sip::response(status, method, "call"), |method| Sip::request(method, "call"));
+    let invite = [
+        (Sip::invite("call"), Begun, Waits),
+        (reply(100, "INVITE"), Waits, Waits),
+        (reply(486, "INVITE"), Answered, Answered),
+        (reply(486, "INVITE"), AnsweredAgain, AnsweredAgain),
+        (request("ACK"), Answered, Answered),
+        (reply(180, "INVITE"), Waits, Waits),
+        (request("CANCEL"), Waits, Waits),
+        (request("ACK"), Answered, Answered),
+    ];
+    let message = [
+        (request("MESSAGE"), Begun, Begun),
+        (request("MESSAGE"), Begun, Begun),
+        (reply(100, "MESSAGE"), Waits, Begun),
+        (reply(200, "MESSAGE"), Answered, Begun),
+        (reply(200, "MESSAGE"), AnsweredAgain, Begun),
+    ];
+    let at_once = [(reply(401, "REGISTER"), Answered, Begun)];
+    for steps in [&invite[..], &message[..], &at_once[..]] {
+        for is_call in [false, true] {
+            let bench = Bench::new(ME, V4);
+            let mut bench = if is_call { bench.with_affinity_call() } else { bench };
+            for (sip, expected, of_call) in steps {
+                bench.sent(&Frame::from_vip(V4, &sip.bytes()));
+                let own = bench.own_claims();
+                let request = |claim: &&OwnClaim| claim.rest.kind() == Some(KeyKind::Request);
+                let [stage] = own.values().filter(request).map(|claim| claim.rest.stage()).collect::<Vec<_>>()[..]
+                else {
+                    panic!("{own:?}")
+                };
+                let expected = if is_call { of_call } else { expected };
+                assert_eq!(stage, *expected, "{} with {is_call}", sip.bytes().escape_ascii());
+            }
+        }
+    }
+    // A claim of another node that counts is left alone, and so is the word that lies beside it.
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    bench.send(&Frame::from_vip(V4, &reply(100, "INVITE").bytes()), "egress_claimed");
+    let key = reply(100, "INVITE").request_key();
+    bench.claim_for(PEER, key, 100_000);
+    bench.send(&Frame::from_vip(V4, &reply(200, "INVITE").bytes()), "egress_foreign");
+    bench.claim_for(ME, key, 100_000);
+    assert_eq!(bench.own_claims()[&key].rest.stage(), Begun, "made anew by the daemon");
 }
 
 #[test]
