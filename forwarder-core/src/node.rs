@@ -184,6 +184,13 @@ impl Node {
         }
     }
 
+    /// Whether the INVITE with that request key has yet to end, see [`Self::handle_invite`]; `None`: its claim is none
+    /// of this node's, or was made before this daemon's start.
+    #[must_use]
+    pub fn is_invite_waiting(&self, request: u64) -> Option<bool> {
+        self.claims.is_waiting(request)
+    }
+
     /// Takes what the egress program has told of a message of this host's proxy, or what the daemon has claimed in its
     /// place: the claim, if that is new or lasts longer now, and what the message says of its INVITE.
     ///

@@ -429,6 +429,11 @@ impl Claims {
         }
     }
 
+    /// Whether the INVITE with that request key has yet to end; `None`: it is not known.
+    pub(super) fn is_waiting(&self, request: u64) -> Option<bool> {
+        self.invites.is_waiting(request)
+    }
+
     /// The keys of an INVITE end together.
     fn end_invite(&mut self, request: u64, remaining_ms: u64, now: Now, effects: &mut Effects) {
         let end_us = now.monotonic_us.saturating_add(remaining_ms.saturating_mul(1000));

@@ -48,6 +48,8 @@ struct Invite {
     is_answered: bool,
     /// Not all branches are known, or not all can be told apart.
     is_unclear: bool,
+    /// As the module's head defines it.
+    has_ended: bool,
 }
 
 /// The INVITEs whose claims this node has made since the daemon's start.
@@ -81,8 +83,15 @@ impl Invites {
             return;
         }
         let (at, salt) = (self.table_of(hash), self.salt);
-        let invite =
-            Invite { request, until_us, first: [None; 2], more: Vec::new(), is_answered: false, is_unclear: false };
+        let invite = Invite {
+            request,
+            until_us,
+            first: [None; 2],
+            more: Vec::new(),
+            is_answered: false,
+            is_unclear: false,
+            has_ended: false,
+        };
         if let Some(table) = self.tables.get_mut(at) {
             table.insert_unique(hash, invite, |invite| salted(invite.request, salt));
             self.len += 1;
@@ -105,7 +114,7 @@ impl Invites {
     /// The proxy has sent a provisional reply of this server transaction; 0 for one that cannot be told from others.
     pub(super) fn provisional(&mut self, request: u64, server: u64) {
         if let Some(invite) = self.get_mut(request) {
-            invite.is_answered = true;
+            (invite.is_answered, invite.has_ended) = (true, false);
             invite.is_unclear |= server == 0;
         }
         let is_known = |branch: &Branch| branch.key == server && branch.role == Role::Server;
@@ -118,7 +127,8 @@ impl Invites {
         invite.is_answered = true;
         invite.is_unclear |= server == 0;
         let freed = invite.take_server(server);
-        let has_ended = !invite.is_unclear && invite.branches().all(|branch| branch.role != Role::Server);
+        invite.has_ended = !invite.is_unclear && invite.branches().all(|branch| branch.role != Role::Server);
+        let has_ended = invite.has_ended;
         self.more -= freed;
         has_ended
     }
@@ -136,10 +146,21 @@ impl Invites {
             //# The ACK request constructed by the client transaction MUST contain […] a single Via header field, and
             //# this MUST be equal to the top Via header field of the original request.
             // So this one is of a 2xx.
-            None => return true,
+            None => {
+                drop(known);
+                invite.has_ended = true;
+                return true;
+            }
         }
         drop(known);
-        invite.branches().all(|branch| branch.role == Role::Acknowledged)
+        let has_ended = invite.branches().all(|branch| branch.role == Role::Acknowledged);
+        invite.has_ended |= has_ended;
+        has_ended
+    }
+
+    /// Whether an INVITE has yet to end; `None`: it is not known.
+    pub(super) fn is_waiting(&self, request: u64) -> Option<bool> {
+        self.get(request).map(|invite| !invite.has_ended)
     }
 
     /// The reply keys of an INVITE.
@@ -298,10 +319,13 @@ mod tests {
         assert!(!invites.acknowledged(L, 0), "a branch that nobody could read");
         assert!(!invites.acknowledged(L, 101));
         assert!(!invites.acknowledged(L, 101));
+        assert_eq!(invites.is_waiting(L), Some(true));
         assert!(invites.acknowledged(L, 102));
+        assert_eq!(invites.is_waiting(L), Some(false));
         let mut invites = begun();
         invites.sent_on(L, 101);
         assert!(invites.acknowledged(L, 103), "of a 2xx: it has a branch of its own");
+        assert_eq!((invites.is_waiting(L), invites.is_waiting(L + 1)), (Some(false), None));
     }
 
     #[test]
@@ -359,19 +383,25 @@ mod tests {
             let mut invites = Invites::new(100, 1);
             (0..3).for_each(|request| invites.begin(request, 100));
             let mut waiting: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            let mut ended = BTreeSet::new();
             for (request, branch, what) in steps {
                 let waiting = waiting.entry(request).or_default();
                 match what {
                     0 => {
                         invites.provisional(request, branch);
                         waiting.insert(branch);
+                        ended.remove(&request);
                     }
                     1 => invites.sent_on(request, 100 + branch),
                     _ => {
                         waiting.remove(&branch);
                         prop_assert_eq!(invites.answered(request, branch), waiting.is_empty());
+                        if waiting.is_empty() {
+                            ended.insert(request);
+                        }
                     }
                 }
+                prop_assert_eq!(invites.is_waiting(request), Some(!ended.contains(&request)));
             }
         }
     }
