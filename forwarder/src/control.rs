@@ -105,12 +105,12 @@ pub struct Drain {
     pub since_s: u64,
     /// Peers that take new transactions meanwhile.
     pub takers: u64,
-    /// The node's unexpired claims from before that are waited for.
-    pub claims: u64,
-    /// Milliseconds until the last of them ends, as the table has it; 0 when there are none.
+    /// The node's transactions from before that a message could still need.
+    pub transactions: u64,
+    /// Milliseconds until the last of them ends at the latest; 0 when there are none.
     pub last_ends_in_ms: u64,
-    /// The node's unexpired claims of transactions that have begun since.
-    pub claims_since: u64,
+    /// The node's transactions that have begun since, as long as it has their claims.
+    pub transactions_since: u64,
 }
 
 /// A request with the place for its answer.

@@ -8,9 +8,9 @@ use crate::control::{Drain, Request, Response};
 
 /// How often the daemon is asked how far the drain has come.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Seconds of draining before nothing left is taken for the end: what the proxy got just before, it has answered or
-/// sent on.
-const SETTLED_S: u64 = 2;
+/// Seconds of draining before nothing left is taken for the end: of what the proxy got just before, it has said
+/// something by then.
+const SETTLED_S: u64 = 5;
 /// Answers without a change after which the progress is shown all the same.
 const QUIET: u32 = 10;
 
@@ -52,28 +52,33 @@ fn began(drain: &Drain) -> String {
 fn follow(ask: impl Fn() -> Result<Drain>, pause: impl Fn(), mut last: Drain, out: &mut dyn Write) -> Result<()> {
     let mut quiet = 0;
     say(out, &left(&last))?;
-    while last.claims > 0 || last.since_s < SETTLED_S {
+    while last.transactions > 0 || last.since_s < SETTLED_S {
         pause();
         let now = ask().context("wait for the end of the drain, which goes on all the same")?;
         if !now.draining {
             bail!("wait for the end of the drain: somebody has taken the node back into service");
         }
         quiet += 1;
-        if now.claims != last.claims || quiet >= QUIET {
+        if now.transactions != last.transactions || quiet >= QUIET {
             quiet = 0;
             say(out, &left(&now))?;
         }
         last = now;
     }
-    let since = match last.claims_since {
+    let since = match last.transactions_since {
         0 => String::new(),
-        many => format!("; {many} claims have been made since by what the proxy begins itself"),
+        many => format!("; the proxy has begun {many} since by itself"),
     };
-    say(out, &format!("drained: all that was in flight has ended{since}"))
+    say(out, &format!("drained: no message needs a transaction of this node any more{since}"))
 }
 
 fn left(drain: &Drain) -> String {
-    format!("{} claims are left, the last one ends in {} s", drain.claims, drain.last_ends_in_ms.div_ceil(1000))
+    let many = match drain.transactions {
+        0 => return "no transaction is left".to_owned(),
+        1 => "1 transaction is left, and ends".to_owned(),
+        many => format!("{many} transactions are left, and the last one ends"),
+    };
+    format!("{many} within {} s", drain.last_ends_in_ms.div_ceil(1000))
 }
 
 #[cfg(test)]
@@ -82,8 +87,8 @@ mod tests {
 
     use super::*;
 
-    fn progress(claims: u64, last_ends_in_ms: u64) -> Drain {
-        Drain { draining: true, since_s: SETTLED_S, takers: 2, claims, last_ends_in_ms, ..Drain::default() }
+    fn progress(transactions: u64, last_ends_in_ms: u64) -> Drain {
+        Drain { draining: true, since_s: SETTLED_S, takers: 2, transactions, last_ends_in_ms, ..Drain::default() }
     }
 
     /// What is shown when the daemon answers these, and how it ends.
@@ -98,15 +103,15 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_nothing_is_left_and_shows_what_changes() {
-        let last = Drain { claims_since: 3, ..progress(0, 0) };
+        let last = Drain { transactions_since: 3, ..progress(0, 0) };
         let (text, done) =
             shown(vec![Ok(progress(12, 38_200)), Ok(progress(12, 37_200)), Ok(progress(1, 36_200)), Ok(last)]);
         done.unwrap();
         let expected = "\
-12 claims are left, the last one ends in 39 s
-1 claims are left, the last one ends in 37 s
-0 claims are left, the last one ends in 0 s
-drained: all that was in flight has ended; 3 claims have been made since by what the proxy begins itself
+12 transactions are left, and the last one ends within 39 s
+1 transaction is left, and ends within 37 s
+no transaction is left
+drained: no message needs a transaction of this node any more; the proxy has begun 3 since by itself
 ";
         assert_eq!(text, expected);
     }
@@ -116,7 +121,7 @@ drained: all that was in flight has ended; 3 claims have been made since by what
         let early = Drain { since_s: SETTLED_S - 1, ..progress(0, 0) };
         let (text, done) = shown(vec![Ok(early), Ok(progress(1, 40_000)), Ok(progress(0, 0))]);
         done.unwrap();
-        assert!(text.contains("1 claims are left, the last one ends in 40 s\n"), "{text}");
+        assert!(text.contains("1 transaction is left, and ends within 40 s\n"), "{text}");
     }
 
     #[test]
@@ -124,7 +129,7 @@ drained: all that was in flight has ended; 3 claims have been made since by what
         let answers = (0..=QUIET).map(|_| Ok(progress(1, 5000))).chain([Ok(progress(0, 0))]);
         let (text, done) = shown(answers.collect());
         done.unwrap();
-        assert_eq!(text.matches("1 claims are left, the last one ends in 5 s\n").count(), 2);
+        assert_eq!(text.matches("1 transaction is left, and ends within 5 s\n").count(), 2);
     }
 
     #[test]

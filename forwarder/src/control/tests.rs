@@ -66,8 +66,8 @@ async fn the_lines_on_the_wire_are_these() {
     );
     assert_eq!(
         raw(&path, b"{\"command\":\"drain\"}\n").await,
-        "{\"drain\":{\"draining\":true,\"changed\":true,\"since_s\":0,\"takers\":0,\"claims\":0,\"last_ends_in_ms\":0,\
-         \"claims_since\":0}}\n"
+        "{\"drain\":{\"draining\":true,\"changed\":true,\"since_s\":0,\"takers\":0,\"transactions\":0,\
+         \"last_ends_in_ms\":0,\"transactions_since\":0}}\n"
     );
     for bytes in [&b"nonsense\n"[..], b"{\"command\":\"reboot\"}\n", b"\xff\xfe\n", b"{\"command\":\"status\"}"] {
         let answer = raw(&path, bytes).await;

@@ -15,7 +15,7 @@ use forwarder_common::{
 use super::{
     clock::{now, unix_s},
     context::ClaimView,
-    drain::Drain,
+    drain::{Drain, Transaction},
     hooks::{Hooks, Run},
     interfaces::Interfaces,
     next_hops::NextHopTable,
@@ -25,7 +25,7 @@ use crate::{
     cluster::{Counters, links::Handle},
     config::{self, Affinity, Config},
     control::{self, Owner, Response},
-    dataplane::{self, Dataplane},
+    dataplane::{self, Dataplane, OwnClaim},
     identity::{self, Identity, Secrets, Watch},
     routes::NextHop,
     status::{self, Status},
@@ -61,21 +61,19 @@ pub(super) fn drain_progress(sources: &Sources<'_>, drain: &mut Drain, changed: 
         return Response::Drain(control::Drain { changed, takers, ..control::Drain::default() });
     };
     let since_us = now_us.saturating_sub(since_us);
-    // What came just before the drain is answered, or at least sent on, before its client gives it up.
-    //= https://www.rfc-editor.org/rfc/rfc3261#section-17.1.2.2
-    //# the client transaction SHOULD set timer F to fire in 64*T1 seconds.
-    let begins = since_us < 64 * sources.config.timers.t1_ms * 1000;
-    let (node, epochs, tick) = (sources.config.node, sources.dataplane.epochs(), Tick::at(dataplane::monotonic_ns()));
-    let own = sources.dataplane.claims().own(node, epochs, tick);
-    let progress = drain.progress(own.map(|(place, entry)| (place, entry, entry.remaining(tick))), begins);
+    let own = sources.dataplane.own_claims().filter_map(|OwnClaim { key, remaining_ms, rest, .. }| {
+        Transaction::of(key, remaining_ms * 1000, rest, sources.node.is_invite_waiting(key))
+    });
+    let longest_us = Tick::milliseconds(sources.dataplane.lifetimes().proceeding) * 1000;
+    let progress = drain.progress(own, since_us, longest_us, now_us);
     Response::Drain(control::Drain {
         draining: true,
         changed,
         since_s: since_us / 1_000_000,
         takers,
-        claims: progress.claims,
-        last_ends_in_ms: Tick::milliseconds(u16::try_from(progress.ticks).unwrap_or(u16::MAX)),
-        claims_since: progress.since,
+        transactions: progress.transactions,
+        last_ends_in_ms: progress.left_us.div_ceil(1000),
+        transactions_since: progress.since,
     })
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::forwarder::Cluster;
 use tests::forwarder::outcomes::{CALLS, HELD};
+use tests::forwarder::{Cluster, Daemon};
 use tests::kamailio::Kamailio;
 use tests::lab::routing::{self, Routing};
 use tests::lab::{EDGES, Family, Lab};
@@ -13,6 +13,8 @@ use tests::sipp::{Kind, Shape, Sipp};
 
 /// Calls of each kind a second.
 const RATE: u32 = 20;
+/// Calls that end before a drain begins.
+const CALLS_BEFORE: u32 = 20;
 /// More than a test lasts.
 const MANY: u32 = 100_000;
 
@@ -25,6 +27,42 @@ fn an_edge_that_is_drained_and_restarted_loses_no_call_v6() -> Result<()> {
 fn a_rolling_restart_of_all_edges_loses_no_call_v4() -> Result<()> {
     let all: Vec<u8> = (1..=EDGES).collect();
     restarts_lose_nothing(Family::V4, &all)
+}
+
+/// An answered call's claims last for as long as SIP's timers may run, here for eleven minutes and more. A drain waits
+/// for what a message could still need.
+#[test]
+fn a_drain_ends_before_the_claims_of_calls_that_were_set_up_v4() -> Result<()> {
+    Lab::run(|lab| {
+        let _proxies = Kamailio::edges(lab, true)?;
+        let mut cluster = Cluster::start_with(lab, Family::V4, |mut config| {
+            config.timers.insert("t1_ms", "10000".to_owned());
+            config
+        })?;
+        cluster.wait_until_linked()?;
+        let mut callee = Sipp::callee(lab, Kind::Call, Family::V4, Shape::default())?;
+        let mut caller = Sipp::caller(lab, Kind::Call, Family::V4, (CALLS_BEFORE, RATE), Shape::default())?;
+        let calls = caller.finish(Duration::from_secs(60))?;
+        callee.stop()?;
+        ensure!(calls.successful == u64::from(CALLS_BEFORE), "{calls:?}");
+        let claims = |daemon: &Daemon| -> Result<u64> {
+            let status = daemon.status()?;
+            status["claims"]["own"].as_u64().context("find this node's claims in the status")
+        };
+        let mut waited_for = 0;
+        for daemon in &cluster.daemons {
+            let before = claims(daemon)?;
+            let said = daemon.tell(&["drain", "--wait"])?;
+            let after = claims(daemon)?;
+            eprintln!("{before} claims, then {after}: {said}");
+            ensure!(said.contains("no transaction is left\n"), "it has waited for something else: {said}");
+            ensure!(before > 0 && after == before, "{before} claims, then {after}: they were to outlast it");
+            waited_for += u64::from(said.contains("left, and"));
+            daemon.tell(&["undrain"])?;
+        }
+        ensure!(waited_for > 0, "none has waited for the last of these calls");
+        cluster.stop()
+    })
 }
 
 fn restarts_lose_nothing(family: Family, restarted: &[u8]) -> Result<()> {
