@@ -207,7 +207,9 @@ impl Node {
             let purpose = Purpose::of_codes(kind, class);
             self.handle_local(LocalClaim { key, claimed_at_unix_us, remaining_ms, epoch, purpose }, now);
         }
-        let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding);
+        let sign = Sign::decode(sign.into());
+        // With affinity `call` the claim is not the INVITE's, and no message says anything of one.
+        let is_proceeding = Class::decode(class.into()) == Some(Class::Proceeding) && sign != Some(Sign::Nothing);
         if KeyKind::decode(kind.into()) == Some(KeyKind::Reply) {
             if is_proceeding {
                 self.handle_invite(other, InviteSign::SentOn { reply: key }, now);
@@ -217,7 +219,7 @@ impl Node {
         if flags == EVENT_NEW && is_proceeding {
             self.handle_invite(key, InviteSign::Begun, now);
         }
-        let sign = match Sign::decode(sign.into()) {
+        let sign = match sign {
             Some(Sign::Provisional) => InviteSign::Provisional { server: other },
             Some(Sign::Final) => InviteSign::Final { server: other, remaining_ms },
             Some(Sign::Ack) => InviteSign::Acknowledged { branch: other, remaining_ms },

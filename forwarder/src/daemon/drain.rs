@@ -40,27 +40,27 @@ pub(super) struct Transaction {
     left_us: u64,
     /// The final reply or ACK that has left last; `None`: it waits for its final reply.
     answered: Option<Stage>,
-    /// Its claim outlives it by far.
+    /// Its claim stands for a call, and may outlive it by far.
     is_of_call: bool,
 }
 
 impl Transaction {
-    /// What a claim says of one, if it does: by the word beside it, and by what the core knows of an INVITE with that
-    /// request key.
-    pub(super) fn of(key: u64, left_us: u64, rest: Rest, invite_waits: Option<bool>) -> Option<Self> {
-        let (class, stage) = (rest.class(), rest.stage());
-        let is_of_call = class == Some(Class::Call);
+    /// What a claim says of one, if it does: by the word beside it, whether its service has affinity `call`, and by what
+    /// the core knows of an INVITE with that request key.
+    pub(super) fn of(key: u64, left_us: u64, rest: Rest, is_of_call: bool, invite_waits: Option<bool>) -> Option<Self> {
+        let stage = rest.stage();
         if rest.kind() == Some(KeyKind::Reply) {
             return None;
         }
         let last = Some(stage).filter(|stage| matches!(stage, Stage::Answered | Stage::AnsweredAgain));
-        let answered = match (invite_waits, class) {
-            (Some(true), _) => None,
+        let answered = match invite_waits {
+            _ if is_of_call && stage == Stage::Begun => return None,
+            _ if is_of_call => last,
+            Some(true) => None,
+            Some(false) => last.or(Some(stage)),
             // Several branches of it may wait, and an earlier daemon was told of them.
-            (None, Some(Class::Proceeding)) => None,
-            (None, Some(Class::Call)) if stage == Stage::Begun => return None,
-            (Some(false), _) => last.or(Some(stage)),
-            (None, Some(Class::Short | Class::Call) | None) => last,
+            None if rest.class() == Some(Class::Proceeding) => None,
+            None => last,
         };
         Some(Self { key, left_us, answered, is_of_call })
     }
@@ -154,28 +154,31 @@ mod tests {
     fn a_claim_says_of_its_transaction_whether_a_message_could_need_it() {
         use Stage::{Answered as Done, AnsweredAgain as Again, Begun, Waits};
         let (waits, done, again) = (Some(None), Some(Some(Done)), Some(Some(Again)));
-        for (class, stage, invite_waits, expected) in [
-            (Class::Short, Begun, None, waits),
-            (Class::Short, Waits, None, waits),
-            (Class::Short, Done, None, done),
-            (Class::Short, Again, None, again),
+        for (class, stage, is_of_call, invite_waits, expected) in [
+            (Class::Short, Begun, false, None, waits),
+            (Class::Short, Waits, false, None, waits),
+            (Class::Short, Done, false, None, done),
+            (Class::Short, Again, false, None, again),
             // An INVITE: one branch was refused, another rings.
-            (Class::Proceeding, Done, Some(true), waits),
-            (Class::Proceeding, Waits, Some(true), waits),
-            (Class::Proceeding, Again, Some(false), again),
-            (Class::Proceeding, Begun, Some(false), Some(Some(Begun))),
-            (Class::Proceeding, Done, None, waits),
-            // A call's claim: only what is known of an INVITE is waited for.
-            (Class::Call, Begun, None, None),
-            (Class::Call, Waits, None, waits),
-            (Class::Call, Done, None, done),
+            (Class::Proceeding, Done, false, Some(true), waits),
+            (Class::Proceeding, Waits, false, Some(true), waits),
+            (Class::Proceeding, Again, false, Some(false), again),
+            (Class::Proceeding, Begun, false, Some(false), Some(Some(Begun))),
+            (Class::Proceeding, Done, false, None, waits),
+            // With affinity call: only what is known of an INVITE is waited for.
+            (Class::Short, Begun, true, None, None),
+            (Class::Call, Begun, true, None, None),
+            (Class::Proceeding, Waits, true, None, waits),
+            (Class::Proceeding, Done, true, None, done),
+            (Class::Call, Done, true, None, done),
+            (Class::Call, Waits, true, None, waits),
         ] {
-            let of = |kind| Transaction::of(1, S, word(kind, class, stage), invite_waits);
+            let of = |kind| Transaction::of(1, S, word(kind, class, stage), is_of_call, invite_waits);
             let answered = of(KeyKind::Request).map(|transaction| transaction.answered);
-            assert_eq!(answered, expected, "{class:?} {stage:?} {invite_waits:?}");
+            assert_eq!(answered, expected, "{class:?} {stage:?} {is_of_call} {invite_waits:?}");
             assert_eq!(of(KeyKind::Reply), None, "a reply key is none");
         }
-        let unknown = Transaction::of(1, S, Rest::new(1), None).unwrap();
+        let unknown = Transaction::of(1, S, Rest::new(1), false, None).unwrap();
         assert_eq!(unknown.answered, None, "a claim of which nothing was noted is waited for");
     }
 

@@ -3,6 +3,7 @@
 use forwarder_common::{
     hash,
     keys::{Affinity, Keys, Seen},
+    lifetime::Lifetime,
     net::{self, Ip},
     rest::KeyKind,
     sip::{Kind, Method, full},

@@ -62,7 +62,9 @@ pub(super) fn drain_progress(sources: &Sources<'_>, drain: &mut Drain, changed: 
     };
     let since_us = now_us.saturating_sub(since_us);
     let own = sources.dataplane.own_claims().filter_map(|OwnClaim { key, remaining_ms, rest, .. }| {
-        Transaction::of(key, remaining_ms * 1000, rest, sources.node.is_invite_waiting(key))
+        let service = sources.config.services.get(usize::from(rest.service()));
+        let is_of_call = service.is_some_and(|service| service.affinity == Affinity::Call);
+        Transaction::of(key, remaining_ms * 1000, rest, is_of_call, sources.node.is_invite_waiting(key))
     });
     let longest_us = Tick::milliseconds(sources.dataplane.lifetimes().proceeding) * 1000;
     let progress = drain.progress(own, since_us, longest_us, now_us);
