@@ -59,6 +59,12 @@ impl Daemon {
         self.process.stop_with(libc::SIGKILL).map(drop)
     }
 
+    /// Its edge.
+    #[must_use]
+    pub const fn edge(&self) -> u8 {
+        self.edge
+    }
+
     /// Starts it again, after it has ended, with the same configuration and log.
     ///
     /// # Errors

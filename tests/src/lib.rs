@@ -11,6 +11,7 @@ pub mod claims;
 pub mod clock;
 pub mod flood;
 pub mod forwarder;
+pub mod hostile;
 pub mod kamailio;
 pub mod lab;
 pub mod load;

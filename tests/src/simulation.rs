@@ -121,6 +121,7 @@ impl Simulation {
             Event::Arrival(flight) => links.arrival(world, flight),
             Event::Ending(ending) => links.ending(world, ending),
             Event::Fault(fault) => self.fault(fault),
+            Event::Malice { host } => shell::malice(world, links, host),
             Event::Begin => proxies.begin(world),
             Event::Packet { transaction, step, tries } => proxies.packet(world, links, transaction, step, tries),
             Event::Question { from, to, question } => shell::question(world, from, to, question),
@@ -179,6 +180,16 @@ impl Simulation {
             Fault::WakeProxy(host) => proxy::silence(&mut self.world, host, false),
             Fault::Drain(host) => self.order(host, Order::Drain(true)),
             Fault::Undrain(host) => self.order(host, Order::Drain(false)),
+            Fault::TurnHostile(host) => {
+                let seed = self.world.rng.u64(..);
+                self.world.hosts[host].turn_hostile(seed);
+                self.stop_proxy(host);
+                self.world.queue.push(self.world.now_us, Event::Malice { host });
+            }
+            Fault::EndHostile(host) => {
+                self.world.hosts[host].wants_daemon = false;
+                shell::end_daemon(&mut self.world, &mut self.links, host, false);
+            }
             Fault::Phase(name) => self.world.counts.phase(name),
         }
         // A crash takes a host's route with it, and a phase begins with the routes that there are.

@@ -9,6 +9,7 @@ mod ci;
 mod deny;
 mod ebpf;
 mod fuzz;
+mod hostile;
 mod kernels;
 mod lines;
 mod miri;
@@ -99,6 +100,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Let a node with a good certificate say whatever it likes to three honest ones, beside calls (as root)
+    Hostile {
+        /// Passed on to the peer: `--seconds N`, `--after N`, `--seed N` and more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Measure the eBPF programs in multiples of an empty one (as root); `--help` lists the arguments
     #[command(disable_help_flag = true)]
     Bench {
@@ -161,6 +168,11 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
             need_root("make network namespaces")?;
             build(project, Need::Lab)?;
             chaos::chaos(project, &args)
+        }
+        Verb::Hostile { args } => {
+            need_root("make network namespaces")?;
+            build(project, Need::Lab)?;
+            hostile::hostile(project, &args)
         }
         Verb::Bench { args } => bench::bench(project, &args),
         Verb::Fuzz { target, seconds, keep } => {

@@ -37,6 +37,10 @@ pub(super) enum Event {
     Arrival(Flight),
     Ending(Ending),
     Fault(Fault),
+    /// A hostile host says something.
+    Malice {
+        host: usize,
+    },
     /// A client begins a transaction.
     Begin,
     /// A packet lands, for the `tries`th time.

@@ -37,6 +37,10 @@ pub enum Fault {
     Drain(usize),
     /// Its operator takes it back into service.
     Undrain(usize),
+    /// Its daemon says whatever its peers must take from it, with extreme values, and its proxy ends: nothing lands there.
+    TurnHostile(usize),
+    /// Its daemon is killed, which ends that.
+    EndHostile(usize),
     /// The next part of the report begins.
     Phase(&'static str),
 }

@@ -25,6 +25,8 @@ use forwarder_core::{
     slowpath::{self, SlowPath, View},
 };
 
+use crate::hostile::Script;
+
 use super::{
     kernel::{Kernel, Question, Told},
     traffic::{HASH_KEY, PORT, VIP},
@@ -87,6 +89,10 @@ pub(super) struct Daemon {
     pub(super) node: Node,
     pub(super) slow: SlowPath,
     pub(super) failover: Failover,
+    /// What it says beside what it should.
+    pub(super) script: Option<Script>,
+    /// The seed of its core, which names the run.
+    seed: u64,
     /// What waits for the loop.
     pub(super) orders: VecDeque<Order>,
     pub(super) link_events: VecDeque<LinkEvent>,
@@ -189,6 +195,15 @@ impl Host {
         (self.is_powered, self.has_proxy, self.is_silent) = (true, true, false);
     }
 
+    /// Its daemon means harm from now on.
+    pub(super) fn turn_hostile(&mut self, seed: u64) {
+        let listen = address(usize::from(self.node.number()) - 1);
+        if let Some(daemon) = &mut self.daemon {
+            // The daemon's own core names its run so.
+            daemon.script = Some(Script::new(seed, listen.ip(), listen).of_run(daemon.seed | 1));
+        }
+    }
+
     /// Loses its power, and with it all that it does not write down.
     pub(super) fn crash(&mut self) {
         (self.is_powered, self.is_routed, self.has_proxy, self.wants_daemon) = (false, false, false, false);
@@ -250,6 +265,8 @@ impl Host {
             node,
             slow,
             failover,
+            script: None,
+            seed,
             orders: VecDeque::new(),
             link_events: VecDeque::new(),
             evidence: VecDeque::new(),

@@ -45,7 +45,7 @@ pub struct Scenario {
 const SEEDS: usize = 3;
 
 /// Names of the scenarios, with what they are.
-pub const NAMES: [(&str, &str); 11] = [
+pub const NAMES: [(&str, &str); 12] = [
     ("steady", "nothing happens"),
     ("partition", "a region is cut off for a third of the time"),
     ("crash", "hosts lose their power and come back"),
@@ -53,6 +53,7 @@ pub const NAMES: [(&str, &str); 11] = [
     ("flapping", "hosts are cut off for moments again and again, daemons are killed and come back"),
     ("stalls", "daemons are stopped for moments and for seconds, and go on"),
     ("silence", "a flood silences all proxies for 20 s, and some daemons and hosts meanwhile"),
+    ("hostile", "a host with a good certificate says whatever its peers must take, for 20 s, and is gone"),
     ("chaos", "stalls, kills, stops, drains, proxies that end, crashes, cuts and flaps by chance for 50 s"),
     ("joining", "half of the hosts come later, some leave"),
     ("clocks", "hosts' clocks are up to an hour wrong, and a region is cut off"),
@@ -73,6 +74,7 @@ impl Scenario {
             "joining" => scenario.joining(),
             "stalls" => scenario.stalls(),
             "silence" => scenario.silence(),
+            "hostile" => scenario.hostile(),
             "chaos" => {
                 // A claim's question and its answer between the farthest regions.
                 (scenario.hold_ms, scenario.traffic_s) = (300, chaos::TRAFFIC_S);
@@ -210,6 +212,20 @@ impl Scenario {
         self.faults.extend([(35.0, Fault::Phase("back")), (35.0, Fault::Undrain(0))]);
         self.faults.extend([(35.0, Fault::StartProxy(1)), (35.0, Fault::Boot(2))]);
         self.faults.push((45.0, Fault::Phase("after")));
+    }
+
+    /// The last host means harm for 20 s, and is gone after that.
+    fn hostile(&mut self) {
+        self.traffic_s = 60;
+        let host = self.nodes - 1;
+        self.faults = vec![
+            (0.0, Fault::Phase("before")),
+            (5.0, Fault::StopProxy(host)),
+            (10.0, Fault::Phase("hostile")),
+            (10.0, Fault::TurnHostile(host)),
+            (30.0, Fault::EndHostile(host)),
+            (40.0, Fault::Phase("after")),
+        ];
     }
 
     fn joining(&mut self) {

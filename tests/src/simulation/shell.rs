@@ -10,6 +10,8 @@ use forwarder_core::{
     slowpath::Action,
 };
 
+use crate::hostile::{Act, Said};
+
 use super::{
     event::{Event, Way},
     host::{ClaimView, Daemon, Host, KernelAnswer, LinkEvent, Order, address, host_at},
@@ -22,6 +24,8 @@ use super::{
 
 /// One run of a daemon's loop in so many is timed.
 const TIMED: u64 = 64;
+/// Pause between two things that a hostile host says, in microseconds: within what a peer may take.
+const MALICE_US: u64 = 20_000;
 /// What an injection through the daemon costs in microseconds.
 const INJECTION_US: u64 = 50;
 /// Tries that count for a message that the daemon has sent on: its sender does not know that it was lost.
@@ -161,6 +165,27 @@ pub(super) fn question(world: &mut World, from: usize, to: usize, question: Ques
     world.queue.push(at_us, Event::Answer { host: from, incarnation, answer });
 }
 
+/// A hostile daemon says something to all its peers.
+pub(super) fn malice(world: &mut World, links: &mut Links, host: usize) {
+    let acts: Vec<Act> = Act::ALL.into_iter().filter(|act| act.keeps_to_protocol()).collect();
+    let act = acts[world.rng.usize(0..acts.len())];
+    for to in 0..world.hosts.len() {
+        let Some(script) = world.hosts[host].daemon.as_mut().and_then(|daemon| daemon.script.as_mut()) else { return };
+        let said = script.say(act);
+        if to == host || !links.is_linked(host, to) {
+            continue;
+        }
+        match said {
+            Said::Stream(bytes) | Said::Unfinished(bytes) => {
+                // None of its hellos is the first of a link.
+                links.send(world, host, to, Some(node::Kind::Batch), bytes);
+            }
+            Said::Datagram(bytes) => links.send(world, host, to, None, bytes),
+        }
+    }
+    world.queue.push(world.now_us + MALICE_US, Event::Malice { host });
+}
+
 /// An answer reaches the daemon's socket.
 pub(super) fn kernel_answer(world: &mut World, host: usize, incarnation: u32, answer: KernelAnswer) {
     let owner = &mut world.hosts[host];
@@ -291,7 +316,10 @@ fn link_event(world: &mut World, host: usize, event: LinkEvent, now: Now) {
         LinkEvent::Datagram { bytes, .. } => daemon.node.handle_datagram(id, &bytes, now),
     };
     if let Err(error) = taken {
-        // All speak the protocol: this is a bug of the core.
+        // All speak the protocol, but for those who mean harm: this is a bug of the core.
+        if world.hosts[peer].daemon.as_ref().is_some_and(|daemon| daemon.script.is_some()) {
+            return;
+        }
         world.counts.protocol_errors.push(format!("{id:?} to {:?}: {error}", world.hosts[host].node));
     }
 }

@@ -22,6 +22,7 @@ mod forgery;
 mod forms;
 mod fragments;
 mod full_size;
+mod hostile;
 mod interfaces;
 mod joining;
 mod large;
