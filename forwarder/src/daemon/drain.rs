@@ -45,8 +45,8 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// What a claim says of one, if it does: by the word beside it, whether its service has affinity `call`, and by what
-    /// the core knows of an INVITE with that request key.
+    /// What a claim says of one, if it does: by the word beside it, whether its service has affinity `call`, and by
+    /// what the core knows of an INVITE with that request key.
     pub(super) fn of(key: u64, left_us: u64, rest: Rest, is_of_call: bool, invite_waits: Option<bool>) -> Option<Self> {
         let stage = rest.stage();
         if rest.kind() == Some(KeyKind::Reply) {

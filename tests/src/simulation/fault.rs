@@ -37,7 +37,8 @@ pub enum Fault {
     Drain(usize),
     /// Its operator takes it back into service.
     Undrain(usize),
-    /// Its daemon says whatever its peers must take from it, with extreme values, and its proxy ends: nothing lands there.
+    /// Its daemon says whatever its peers must take from it, with extreme values, and its proxy ends: nothing lands
+    /// there.
     TurnHostile(usize),
     /// Its daemon is killed, which ends that.
     EndHostile(usize),
