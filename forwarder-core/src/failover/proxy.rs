@@ -86,6 +86,8 @@ pub struct Proxy {
     inodes: BTreeSet<u64>,
     /// The last look found none, first at this time.
     gone_us: Option<u64>,
+    /// The first probe since then that was answered all the same was sent at this time.
+    unseen_us: Option<u64>,
     /// It may have spoken since the last end of a run was told.
     has_spoken: bool,
     /// The end of the run that had `inodes` was told.
@@ -97,7 +99,17 @@ impl Proxy {
     /// last known.
     pub const fn new(failures: Option<u32>, inodes: BTreeSet<u64>) -> Self {
         let health = if failures.is_some() { Health::Unknown } else { Health::Trusted };
-        Self { failures, health, silent: 0, answered: 0, inodes, gone_us: None, has_spoken: true, is_told: false }
+        Self {
+            failures,
+            health,
+            silent: 0,
+            answered: 0,
+            inodes,
+            gone_us: None,
+            unseen_us: None,
+            has_spoken: true,
+            is_told: false,
+        }
     }
 
     /// Takes something that was seen; whether a run of the proxy has ended by it.
@@ -108,9 +120,7 @@ impl Proxy {
                 // Of a proxy that died since, an answer may still have been on its way.
                 if self.gone_us.is_none_or(|gone_us| *sent_us >= gone_us) {
                     self.answer(failures);
-                }
-                if self.gone_us.is_some_and(|gone_us| *sent_us >= gone_us.saturating_add(UNSEEN_US)) {
-                    self.is_told = false;
+                    self.answer_unseen(*sent_us);
                 }
                 false
             }
@@ -127,6 +137,7 @@ impl Proxy {
                     return false;
                 }
                 (self.gone_us, self.answered, self.health) = (Some(now_us), 0, Health::Down(Reason::NoSocket));
+                self.unseen_us = None;
                 self.end()
             }
             Evidence::Sockets(inodes) => self.look(inodes),
@@ -164,6 +175,16 @@ impl Proxy {
         };
         if is_back {
             self.health = Health::Alive;
+        }
+    }
+
+    /// One that answers without a socket has one that the next look will see, or that none will ever see.
+    fn answer_unseen(&mut self, sent_us: u64) {
+        if self.gone_us.is_some() {
+            let first_us = *self.unseen_us.get_or_insert(sent_us);
+            if sent_us >= first_us.saturating_add(UNSEEN_US) {
+                self.is_told = false;
+            }
         }
     }
 

@@ -143,6 +143,7 @@ impl World {
 }
 
 /// What happens to the node's proxy, or its operator says.
+#[derive(Clone, Copy)]
 enum In {
     Synchronised,
     Drain(bool),
@@ -290,6 +291,25 @@ fn a_death_that_is_seen_twice_is_one_whatever_comes_first() {
         (Sockets(&[]), ""),
     ];
     run(&mut probed(&[]), table);
+}
+
+#[test]
+fn a_proxy_that_answers_before_its_new_socket_is_seen_has_begun_one_run_however_long_it_was_away() {
+    let dead = || {
+        vec![
+            (Synchronised, ""),
+            (Sockets(&[7]), ""),
+            (Answered, "joining>up"),
+            (Sockets(&[]), "epoch up>proxy-down"),
+            (Silent, ""),
+            (Silent, ""),
+            (Answered, "proxy-down>up"),
+        ]
+    };
+    // What it has claimed by then stays.
+    run(&mut probed(&[]), [dead(), vec![(Sockets(&[8]), ""), (Sockets(&[9]), "epoch")]].concat());
+    // One whose sockets nobody sees goes on answering, and may have been any number of proxies by the time one is seen.
+    run(&mut probed(&[]), [dead(), vec![(Answered, ""), (Sockets(&[8]), "epoch")]].concat());
 }
 
 #[test]
