@@ -12,7 +12,8 @@ use tests::lab::{self, Family, Lab};
 
 const USAGE: &str = "usage: hostile [--seconds N] [--after N] [--seed N] [--protocol] [--v6]\n\
                      120 s of acts and 120 s after them, and a new seed without those; --protocol leaves out what \
-                     breaks the protocol. A lost call, a link between honest nodes that ends or a daemon that grows fails it.";
+                     breaks the protocol. A lost call, a link between honest nodes that ends or a daemon that grows \
+                     fails it.";
 /// What a daemon may grow by, in KiB.
 const MOST_KIB: u64 = 96 * 1024;
 
