@@ -307,7 +307,7 @@ impl Account<'_> {
                 None => match got.head.kind {
                     Carried::Reassemble => inside.fragment,
                     Carried::Data => inside.extended(),
-                    _ => false,
+                    Carried::Local | Carried::Relay | Carried::Ask | Carried::Probe | Carried::Answer => false,
                 },
             };
         match got.head.kind {
