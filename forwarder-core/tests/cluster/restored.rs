@@ -86,9 +86,9 @@ fn what_a_peer_claims_lasts_no_longer_than_a_claim_of_its_class_can() {
     let claims: Vec<Claim> = (1..).zip(purposes).map(claim).collect();
     node.handle_message(id(2), &Message::Batch(mesh::stretch(0, claims.clone())).encode(), now).unwrap();
     let outputs = std::iter::from_fn(|| node.poll_output());
-    let written = outputs.filter_map(|output| match output {
-        Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) => Some((purpose, remaining_ms / 1000)),
-        _ => None,
+    let written = outputs.filter_map(|output| {
+        let Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) = output else { return None };
+        Some((purpose, remaining_ms / 1000))
     });
     let expected: Vec<_> = claims.iter().map(|claim| claim.purpose).zip([77, 223, 7206, 77]).collect();
     assert_eq!(written.collect::<Vec<_>>(), expected);
@@ -104,15 +104,15 @@ fn what_the_programs_of_a_peer_say_lasts_no_longer_than_any_claim_can() {
     node.handle_ask(1, 7, 8, now);
     while node.poll_output().is_some() {}
     node.handle_timeout(later);
-    let number = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
-        Output::AskKernel { number, .. } => Some(number),
-        _ => None,
+    let number = std::iter::from_fn(|| node.poll_output()).find_map(|output| {
+        let Output::AskKernel { number, .. } = output else { return None };
+        Some(number)
     });
     let held = Held { kind: KeyKind::Request, epoch: Epoch::new(0), ticks: 30_000 };
     node.handle_kernel_answer(id(2), number.unwrap(), Some(held), later);
-    let written = std::iter::from_fn(|| node.poll_output()).find_map(|output| match output {
-        Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) => Some((purpose.class(), remaining_ms / 1000)),
-        _ => None,
+    let written = std::iter::from_fn(|| node.poll_output()).find_map(|output| {
+        let Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) = output else { return None };
+        Some((purpose.class(), remaining_ms / 1000))
     });
     assert_eq!(written, Some((Class::Call, 7206)));
 }
