@@ -28,3 +28,4 @@ pub mod sip;
 pub mod table;
 pub mod tunnel;
 pub mod verdict;
+pub mod worth;

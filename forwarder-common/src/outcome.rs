@@ -249,7 +249,8 @@ outcomes! {
     EgressUnread = 50, "egress_unread", Egress, Pass;
     /// Sent by the proxy as an IP fragment or otherwise not whole: not claimed.
     EgressFragment = 51, "egress_fragment", Egress, Pass;
-    /// The claim table or the event buffer had no room: the claim is not known everywhere.
+    /// The event buffer had no room, or others wrote the claim's place again and again: the claim is not known
+    /// everywhere.
     EgressLost = 52, "egress_lost", Egress, Pass;
     /// Injected locally by the daemon: the verdict of the slow path was local.
     SlowLocal = 53, "slow_local", Slow, Slow(Ended);
@@ -304,6 +305,8 @@ outcomes! {
     SlowOverPeer = 76, "slow_over_peer", Slow, Slow(Ended);
     /// As `extension_header`: the daemon reads what is behind.
     PuntedExtensionHeader = 77, "punted_extension_header", Ingress, Punted(Reads);
+    /// Sent by the proxy: the claim table is full of claims that are worth more; not claimed.
+    EgressNoRoom = 78, "egress_no_room", Egress, Pass;
 }
 
 const _: () = assert!(Outcome::ALL.len() <= SLOTS as usize);

@@ -228,11 +228,18 @@ impl Rest {
         }
     }
 
+    /// Whether the word may be that of this entry: sixteen bits of the key are in both.
+    #[must_use]
+    #[inline(always)] // three instructions
+    pub const fn is_beside(self, entry: Entry) -> bool {
+        (self.0 ^ entry.0) & CHECK == 0
+    }
+
     /// The key of the entry in a bucket of a table of `mask` + 1 buckets; `None`: the word is another claim's.
     #[must_use]
     pub fn key(self, entry: Entry, bucket: u32, mask: u32) -> Option<u64> {
         let key = entry.0 & !LOW | self.0 & LOW;
-        ((self.0 ^ entry.0) & CHECK == 0 && buckets(key, mask).contains(&bucket)).then_some(key)
+        (self.is_beside(entry) && buckets(key, mask).contains(&bucket)).then_some(key)
     }
 
     /// The service's place in the daemon's list, or [`NO_SERVICE`].

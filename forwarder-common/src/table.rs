@@ -1,11 +1,12 @@
 //! The claim table: buckets of eight 64-bit entries, two buckets per key, written by compare-and-swap.
 //!
 //! Kernel and daemon share it as a memory-mapped array and run these lines on it: [`Buckets`] is the only difference.
-//! There is no order of eviction: an empty or expired entry, else the one nearest to its end, gives way.
+//! A new claim takes the place of an empty or expired entry. Where both buckets are full, [`make_room`] decides.
 
 use crate::{
     hash,
     ids::{Epoch, NodeId, Tick},
+    worth::{self, CLAIMS},
 };
 
 /// Entries of a bucket: one cache line.
@@ -108,6 +109,15 @@ pub trait Buckets {
     fn hide(&mut self, value: u64) -> u64;
 }
 
+/// A table whose claims are weighed against each other and a newcomer, see [`worth::least`].
+pub trait Weighs: Buckets {
+    /// Looks how the claim at a place stands: it has that number from now on.
+    fn weigh(&mut self, number: usize, place: Place);
+
+    /// What the claim with this number is worth; the newcomer's is [`CLAIMS`].
+    fn worth(&mut self, number: usize) -> u64;
+}
+
 /// The two buckets of a key; `mask` is the number of buckets less one.
 #[must_use]
 #[inline(always)] // a few instructions
@@ -180,6 +190,38 @@ fn weakest<B: Buckets>(table: &mut B, bucket: u32, now: Tick) -> Option<(u64, u6
     Some((weakest, live))
 }
 
+/// Why no entry gives way to a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// All of them are worth more than it.
+    WorthMore,
+    /// Another writer was faster: weigh again.
+    Changed,
+}
+
+/// The entry that gives way to a newcomer on `key` where both buckets are full, and where it is.
+///
+/// # Errors
+/// None does.
+#[inline(always)] // one place in each program
+pub fn make_room<B: Weighs>(table: &mut B, mask: u32, key: u64) -> Result<(Place, Entry), NoRoom> {
+    let [first, second] = buckets(key, mask);
+    for slot in 0..SLOTS {
+        table.weigh(slot, Place { bucket: first, slot: slot as u32 });
+        table.weigh(SLOTS + slot, Place { bucket: second, slot: slot as u32 });
+    }
+    let (number, worth) = worth::least(|number| table.worth(number));
+    if number >= CLAIMS as u64 {
+        return Err(NoRoom::WorthMore);
+    }
+    let slot = number as u32 % SLOTS as u32;
+    let place = Place { bucket: if number < SLOTS as u64 { first } else { second }, slot };
+    let entry = table.load(place).ok_or(NoRoom::Changed)?;
+    // What was written there since is not what was weighed.
+    table.weigh(number as usize, place);
+    if table.worth(number as usize) == worth { Ok((place, entry)) } else { Err(NoRoom::Changed) }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -189,6 +231,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        abi::{Lifetimes, NO_SERVICE},
+        ids::Epochs,
+        lifetime,
+        rest::{Class, KeyKind, Rest},
+        sip::{Kind, Method},
+        worth::{Scales, Standing},
+    };
 
     struct Memory(RefCell<Vec<[u64; SLOTS]>>);
 
@@ -219,6 +269,188 @@ mod tests {
 
     fn memory(buckets: usize) -> Memory {
         Memory(RefCell::new(vec![[0; SLOTS]; buckets]))
+    }
+
+    const LIFETIMES: Lifetimes = Lifetimes { proceeding: 52, failed: 18, ended: 10, call: 1678 };
+    const BUCKETS: u32 = 1 << 10;
+    /// A table of the usual size has so many times the slots of this one.
+    const SCALE: u64 = (1 << 21) / (BUCKETS as u64 * SLOTS as u64);
+
+    /// A table with the words beside it, in which claims are weighed; all epochs are live.
+    struct Table {
+        memory: Memory,
+        rests: Vec<[u64; SLOTS]>,
+        now: Tick,
+        scales: Scales,
+        /// The rule of before: whichever is nearest to its end gives way.
+        by_end: bool,
+    }
+
+    /// A claim as it is made.
+    #[derive(Clone, Copy)]
+    struct Made {
+        owner: u16,
+        service: u8,
+        class: Class,
+        ticks: u16,
+    }
+
+    impl Table {
+        fn new(by_end: bool) -> Self {
+            let rests = vec![[0; SLOTS]; BUCKETS as usize];
+            Self { memory: memory(BUCKETS as usize), rests, now: Tick::new(1), scales: Scales::default(), by_end }
+        }
+
+        fn standing(&self, entry: Entry, rest: u64) -> Standing {
+            Standing::of(entry, Rest(rest), self.now, Epochs::from_bits(u16::MAX), &LIFETIMES)
+        }
+
+        /// What had to give way, if anything did; `Err` if the claim was not kept.
+        fn claim(&mut self, key: u64, made: Made) -> Result<Option<(Entry, Standing)>, NoRoom> {
+            let Made { owner, service, class, ticks } = made;
+            let entry = Entry::new(key, owner, 0, self.now.after(ticks));
+            let rest = Rest::of(key, service, KeyKind::Request, class);
+            let mask = BUCKETS - 1;
+            let (mut place, mut old) = choose(self, mask, key, self.now).unwrap();
+            if old.remaining(self.now) != 0 && !self.by_end {
+                self.scales = Scales::new(self.standing(entry, rest.0));
+                (place, old) = make_room(self, mask, key)?;
+            }
+            let was = self.standing(old, self.rests[place.bucket as usize][place.slot as usize]);
+            assert!(self.exchange(place, old, entry));
+            self.rests[place.bucket as usize][place.slot as usize] = rest.0;
+            Ok((old.remaining(self.now) != 0).then_some((old, was)))
+        }
+
+        fn has(&self, key: u64) -> bool {
+            find(self, BUCKETS - 1, key).is_some_and(|(_, entry)| entry.remaining(self.now) != 0)
+        }
+    }
+
+    impl Buckets for Table {
+        type Line = u32;
+
+        fn line(&self, bucket: u32) -> Option<u32> {
+            self.memory.line(bucket)
+        }
+
+        fn read(&self, line: u32, slot: u32) -> Entry {
+            self.memory.read(line, slot)
+        }
+
+        fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+            self.memory.exchange(place, old, new)
+        }
+
+        fn hide(&mut self, value: u64) -> u64 {
+            value
+        }
+    }
+
+    impl Weighs for Table {
+        fn weigh(&mut self, number: usize, place: Place) {
+            let entry = self.load(place).unwrap();
+            let standing = self.standing(entry, self.rests[place.bucket as usize][place.slot as usize]);
+            self.scales.put(number, standing);
+        }
+
+        fn worth(&mut self, number: usize) -> u64 {
+            self.scales.worth(number)
+        }
+    }
+
+    /// Keys that nobody else has.
+    struct Keys(u64);
+
+    impl Keys {
+        fn next(&mut self) -> u64 {
+            self.0 += 1;
+            mixed(self.0)
+        }
+    }
+
+    /// What has so many a second has so many in a tick of this table.
+    const fn a_tick(a_second: u64) -> u64 {
+        a_second * 4295 / 1000 / SCALE
+    }
+
+    #[test]
+    fn invites_at_15_000_a_second_push_out_next_to_no_short_claim_before_its_time() {
+        let lost = |by_end| {
+            let (mut table, mut keys) = (Table::new(by_end), Keys(0));
+            let (mut short, mut early) = (0, 0);
+            for _ in 0..3 * LIFETIMES.proceeding {
+                table.now = table.now.after(1);
+                for number in 0..a_tick(15_000) {
+                    // All over the cluster.
+                    let owner = 1 + (number % 8) as u16;
+                    let rings = Made { owner, service: NO_SERVICE, class: Class::Proceeding, ticks: 52 };
+                    let ends = Made { owner: 20, class: Class::Short, ticks: 10, ..rings };
+                    let given = if number % 20 == 0 { Some(table.claim(keys.next(), ends)) } else { None };
+                    for given in [given, Some(table.claim(keys.next(), rings))].into_iter().flatten() {
+                        let Ok(Some((old, _))) = given else { continue };
+                        early += u32::from(old.owner() == 20 && old.remaining(table.now) > 5);
+                    }
+                    short += u32::from(number % 20 == 0);
+                }
+            }
+            (early, short)
+        };
+        let ((before, short), (now, _)) = (lost(true), lost(false));
+        assert!(before * 3 > short, "{before} of {short} in the first half of their lives, by the rule of before");
+        // A few lie among claims that are all younger yet.
+        assert!(now * 200 < short, "{now} of {short}");
+    }
+
+    #[test]
+    fn requests_that_are_refused_or_calls_of_one_service_push_out_no_calls_of_another() {
+        let call = Made { owner: 1, service: 8, class: Class::Call, ticks: LIFETIMES.call };
+        let lost = |by_end, flood: Made, a_second: u64| {
+            let (mut table, mut keys) = (Table::new(by_end), Keys(0));
+            let honest: Vec<u64> = (0..BUCKETS * 2).map(|_| keys.next()).collect();
+            for key in &honest {
+                table.claim(*key, call).unwrap();
+            }
+            // They have half of their lives before them yet.
+            for _ in 0..LIFETIMES.call / 2 {
+                table.now = table.now.after(1);
+                for _ in 0..a_tick(a_second) {
+                    let _ = table.claim(keys.next(), flood);
+                }
+            }
+            honest.iter().filter(|key| !table.has(**key)).count() * 100 / honest.len()
+        };
+        // An OPTIONS that is answered with 404 takes what such a message is given.
+        let refused = lifetime::of(Kind::Response, Method::Other, 404, &LIFETIMES, LIFETIMES.call, false);
+        let refused = Made { owner: 1, service: 7, class: refused.class, ticks: refused.ticks };
+        assert_eq!(lost(false, refused, 300), 0);
+        // Calls that are set up, twice as many as the table has room for.
+        let calls = Made { service: 7, ..call };
+        let (before, now) = (lost(true, calls, 1200), lost(false, calls, 1200));
+        assert!(before > 50 && now < 2, "{before} % by the rule of before, {now} % now");
+    }
+
+    #[test]
+    fn an_owner_that_writes_as_fast_as_it_may_pushes_out_next_to_nobody_and_others_have_room() {
+        let lost = |by_end| {
+            let (mut table, mut keys) = (Table::new(by_end), Keys(0));
+            let of = |owner| Made { owner, service: NO_SERVICE, class: Class::Proceeding, ticks: 26 };
+            let honest: Vec<u64> = (0..BUCKETS * 3).map(|_| keys.next()).collect();
+            for (key, owner) in honest.iter().zip((1..=4).cycle()) {
+                table.claim(*key, of(owner)).unwrap();
+            }
+            let hostile = Made { owner: 9, service: NO_SERVICE, class: Class::Call, ticks: LIFETIMES.call };
+            (0..BUCKETS * 40).for_each(|_| drop(table.claim(keys.next(), hostile)));
+            let lost = honest.iter().filter(|key| !table.has(**key)).count() * 1000 / honest.len();
+            let later: Vec<u64> = (0..BUCKETS / 2).map(|_| keys.next()).collect();
+            let given: Vec<_> = later.iter().map(|key| table.claim(*key, of(5))).collect();
+            let from_others = given.iter().filter(|given| !matches!(given, Ok(Some((old, _))) if old.owner() == 9));
+            (lost, from_others.count() * 1000 / later.len(), later.iter().filter(|key| !table.has(**key)).count())
+        };
+        assert!(lost(true).0 > 900, "by the rule of before");
+        let (lost, from_others, later) = lost(false);
+        assert!(lost < 20 && from_others < 60, "of 1000: {lost} are lost, {from_others} newcomers displace others'");
+        assert!(later < 5, "{later} newcomers are lost again");
     }
 
     fn mixed(mut x: u64) -> u64 {

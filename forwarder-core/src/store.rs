@@ -3,15 +3,19 @@
 //! Of two nodes' claims of one key that which is held stays while it counts. Which of the two it is to be in the end
 //! their owners settle, see [`crate::node`]; a store only believes them. Bounded: when full, claims near their end make
 //! room. Made of many small tables, so that none ever grows for longer than a few microseconds; nothing depends on the
-//! order in which they are walked but who makes room.
+//! order in which they are walked but who makes room: by what a claim is worth, as in the kernel's table.
 
 mod entry;
 mod held;
 mod owners;
 
 use forwarder_common::{
+    abi::{Lifetimes, NO_SERVICE},
     hash::salted,
     ids::{Epoch, Epochs, NodeId},
+    lifetime::LONGEST,
+    rest::Class,
+    worth::{self, Standing},
 };
 use hashbrown::HashTable;
 
@@ -24,6 +28,9 @@ pub use self::entry::{Entry, LATEST_UNIX_US, Version};
 const TABLE_CLAIMS: usize = 192;
 /// Tables looked at for a claim that makes room; with more than one, that is because all before were empty.
 const EVICTION_TABLES: usize = 64;
+/// Microseconds of a tick, in which the kernel's table measures lifetimes, rounded down.
+const TICK_US: u64 = 4_294_967;
+
 /// What became of a claim that was merged into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merged {
@@ -35,7 +42,7 @@ pub enum Merged {
     Won(Entry),
     /// The claim of this node counts, and stays.
     Lost(NodeId),
-    /// The store is full: this owner has its share, or nobody else's claims may make room for it.
+    /// The store is full of claims that are worth more, see [`forwarder_common::worth`], or that are this node's.
     Refused,
 }
 
@@ -53,6 +60,8 @@ pub struct Store {
     evicted: u64,
     /// The node whose effective claims make room for nobody else's.
     me: Option<NodeId>,
+    /// By which claims are measured.
+    lifetimes: Lifetimes,
 }
 
 impl Store {
@@ -61,7 +70,17 @@ impl Store {
     pub fn new(capacity: usize, salt: u64) -> Self {
         let capacity = capacity.max(1);
         let tables = (0..capacity.div_ceil(TABLE_CLAIMS)).map(|_| HashTable::new()).collect();
-        Self { tables, owners: Owners::new(), len: 0, capacity, salt, swept: 0, evicted: 0, me: None }
+        Self {
+            tables,
+            owners: Owners::new(),
+            len: 0,
+            capacity,
+            salt,
+            swept: 0,
+            evicted: 0,
+            me: None,
+            lifetimes: LONGEST,
+        }
     }
 
     /// These epochs of an owner are live: the next walk removes its claims of others, so that none is there any more
@@ -78,6 +97,11 @@ impl Store {
     /// This is the node that the store is of: its effective claims make room for its own alone.
     pub const fn set_me(&mut self, me: NodeId) {
         self.me = Some(me);
+    }
+
+    /// How long claims of each class last: what is left of a claim is measured by that.
+    pub const fn set_lifetimes(&mut self, lifetimes: Lifetimes) {
+        self.lifetimes = lifetimes;
     }
 
     /// The present incarnation of an owner's daemon has said all that it claims: what only an earlier one has said
@@ -183,7 +207,7 @@ impl Store {
     ///
     /// Of two versions of one claim the later one counts, see [`Self::are_versions`] and [`Entry::after`].
     pub fn merge(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
-        let Some(held) = self.live(key, now_us) else { return self.insert(key, claim) };
+        let Some(held) = self.live(key, now_us) else { return self.insert(key, claim, now_us) };
         if self.are_versions(&held, &claim) {
             self.change(key, |held| held.after(claim));
             return Merged::Known(held);
@@ -235,14 +259,14 @@ impl Store {
         false
     }
 
-    fn insert(&mut self, key: u64, claim: Entry) -> Merged {
+    fn insert(&mut self, key: u64, claim: Entry, now_us: u64) -> Merged {
         let hash = self.hash(key);
         let at = self.table_of(hash);
         // One that has ended is not swept yet: this takes its place.
         if self.change(key, |_| claim) {
             return Merged::New;
         }
-        if self.len >= self.capacity && !self.evict(at, claim.owner) {
+        if self.len >= self.capacity && !self.evict(at, &claim, now_us) {
             return Merged::Refused;
         }
         let salt = self.salt;
@@ -271,23 +295,33 @@ impl Store {
         true
     }
 
-    /// Removes the claim nearest to its end in the first table from `at` on that has any. An owner that holds three
-    /// quarters of the store makes room with its own, so that a peer that claims without end cannot displace the claims
-    /// of all others, and no other owner displaces what this node owns; false if nothing here may go.
-    fn evict(&mut self, at: usize, owner: NodeId) -> bool {
-        let is_full = self.held_by(owner) * 4 >= self.capacity * 3 && self.capacity >= 4;
+    /// Removes the claim that is worth least in the first table from `at` on that has any, so that a newcomer has room;
+    /// false if that is worth more than the newcomer. No other owner displaces what this node owns.
+    fn evict(&mut self, at: usize, newcomer: &Entry, now_us: u64) -> bool {
+        let owner = newcomer.owner;
+        let worth_of = |of: u16, epoch: Epoch, class: Class, expires_us: u64| {
+            let is_of_many = u64::from(self.owners.held(of) * 2 >= self.capacity);
+            let left_us = if self.owners.is_effective(of, epoch) { expires_us.saturating_sub(now_us) } else { 0 };
+            let share = worth::share(left_us.div_ceil(TICK_US), class, &self.lifetimes);
+            let standing = if left_us == 0 { Standing::default() } else { Standing::new(of, NO_SERVICE, share) };
+            worth::worth(standing, is_of_many, is_of_many)
+        };
+        let most = worth_of(owner.number(), newcomer.epoch, newcomer.purpose.class(), newcomer.expires_us);
         for step in 0..EVICTION_TABLES {
             let index = (at + step) % self.tables.len();
             let Some(table) = self.tables.get(index) else { continue };
             let may_go = |claim: &&Held| {
                 let is_own = self.me.is_some_and(|me| me != owner && me.number() == claim.owner());
-                let is_kept = is_own && self.owners.is_effective(claim.owner(), claim.epoch());
-                !is_kept && (!is_full || claim.owner() == owner.number())
+                !is_own || !self.owners.is_effective(claim.owner(), claim.epoch())
             };
-            let candidates = table.iter().filter(may_go);
-            let Some(victim) = candidates.min_by_key(|claim| (claim.expires_us(), claim.key)).copied() else {
-                continue;
-            };
+            let weighed = table.iter().filter(may_go).map(|claim| {
+                let worth = worth_of(claim.owner(), claim.epoch(), claim.class(), claim.expires_us());
+                ((worth, claim.expires_us(), claim.key), *claim)
+            });
+            let Some(((worth, ..), victim)) = weighed.min_by_key(|(order, _)| *order) else { continue };
+            if worth > most {
+                return false;
+            }
             let hash = salted(victim.key, self.salt);
             let Some(table) = self.tables.get_mut(index) else { continue };
             if let Ok(found) = table.find_entry(hash, |claim| claim.key == victim.key) {

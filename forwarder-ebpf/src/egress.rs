@@ -28,6 +28,7 @@ use crate::{
     maps::{self, Claims},
     packet::Frame,
     punt,
+    room::egress_room,
 };
 
 /// Bytes that the parser can want: its bound, the longest headers before it and a value after it.
@@ -269,7 +270,13 @@ const fn of_two(first: Outcome, second: Outcome) -> Outcome {
 #[inline(always)] // two calls
 fn claim_key(key: u64, lifetime: u64, sender: u64, kind: KeyKind) -> Outcome {
     let claimant = sender | kind.code() << 16;
-    let done = egress_claim(key, lifetime, claimant);
+    let mut done = egress_claim(key, lifetime, claimant);
+    if done & 0xff == Claimed::Full.code() {
+        if egress_room(key, lifetime, claimant >> 8 & 0xff) == 0 {
+            return Outcome::EgressNoRoom;
+        }
+        done = egress_claim(key, lifetime, claimant);
+    }
     egress_note(key, lifetime, claimant, done);
     // The function gives no other code.
     let claimed = Claimed::decode(done & 0xff).unwrap_or(Claimed::Lost);
@@ -277,7 +284,7 @@ fn claim_key(key: u64, lifetime: u64, sender: u64, kind: KeyKind) -> Outcome {
         Claimed::New => EVENT_NEW,
         Claimed::Longer => 0,
         Claimed::Kept => EVENT_KEPT,
-        Claimed::Own | Claimed::NoClaim | Claimed::Foreign | Claimed::Lost => return claimed.outcome(),
+        Claimed::Own | Claimed::NoClaim | Claimed::Foreign | Claimed::Full | Claimed::Lost => return claimed.outcome(),
     };
     let claimant = claimant & !0xff | done >> 8 & 0xff | (done >> 16 & 0xff) << 24;
     if egress_tell(key, lifetime, claimant, u64::from(flags)) == 0 { Outcome::EgressLost } else { claimed.outcome() }
@@ -294,12 +301,14 @@ coded! {
         NoClaim = 3,
         /// It is another live node's.
         Foreign = 4,
-        /// There was no room for it.
+        /// Others were faster.
         Lost = 5,
         /// This node had it already, and it lasts longer now.
         Longer = 6,
         /// This node had it already, and the daemon is to hear of the message.
         Kept = 7,
+        /// Both buckets of its key are full: one of the claims there has to give way first.
+        Full = 8,
     }
 }
 
@@ -311,6 +320,7 @@ impl Claimed {
             Self::Own | Self::Longer | Self::Kept => Outcome::EgressOwner,
             Self::NoClaim => Outcome::EgressNoClaim,
             Self::Foreign => Outcome::EgressForeign,
+            Self::Full => Outcome::EgressNoRoom,
             Self::Lost => Outcome::EgressLost,
         }
     }
@@ -364,6 +374,9 @@ fn one(marks: &Marks, config: &Config, key: u64, lifetime: Lifetime, claimant: C
         let epoch = claim::epoch(effective, claimant.epoch);
         let chosen = known.or_else(|| table::choose(&mut Claims(marks), config.bucket_mask, key, now));
         let Some((place, old)) = chosen else { continue };
+        if known.is_none() && old.remaining(now) != 0 {
+            return Claimed::Full.code();
+        }
         let new = Entry::new(key, config.node, epoch, now.after(lifetime.ticks));
         if Claims(marks).exchange(place, old, new) {
             if known.is_none() && table::is_twice(&Claims(marks), config.bucket_mask, key, place) {

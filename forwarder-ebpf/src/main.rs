@@ -18,6 +18,7 @@ mod lookup;
 mod maps;
 mod packet;
 mod punt;
+mod room;
 
 use aya_ebpf::{
     bindings::{TC_ACT_UNSPEC, xdp_action},

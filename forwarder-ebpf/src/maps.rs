@@ -107,6 +107,12 @@ static LOGGED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SHOWN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// Slots of [`WEIGHED`]: a power of two, more than claims and the newcomer are.
+const WEIGHED_SLOTS: usize = 32;
+/// Egress: scratch of `room.rs`, how the claims stand among which one has to give way.
+#[map]
+static WEIGHED: PerCpuArray<[u64; WEIGHED_SLOTS]> = PerCpuArray::with_max_entries(1, 0);
+
 /// Shortest time between two log records of one CPU, or two packets that it shows the daemon, in nanoseconds.
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// `BPF_F_MMAPABLE` of linux/bpf.h.
@@ -458,6 +464,33 @@ fn exchange(word: *mut u64, old: u64, new: u64) -> bool {
             inout("r0") seen, options(nostack));
     }
     seen == old
+}
+
+/// What stands beside the entry at `place`; nothing outside the table.
+#[inline(always)] // an inlined array look-up
+pub(crate) fn rest(place: Place) -> Rest {
+    let Some(line) = KEYS.get_ptr(place.bucket) else { return Rest::default() };
+    let word = line.cast::<u64>().wrapping_add((place.slot & (SLOTS as u32 - 1)) as usize);
+    // SAFETY: the pointer lies in a map value, aligned to eight bytes, and words are read whole.
+    Rest(unsafe { read_volatile(word) })
+}
+
+/// How the claim with this number stands, of those that egress weighs against each other.
+#[inline(always)] // an inlined array look-up
+pub(crate) fn weighed(number: usize) -> u64 {
+    let Some(weighed) = WEIGHED.get_ptr(0) else { return 0 };
+    let word = weighed.cast::<u64>().wrapping_add(number & (WEIGHED_SLOTS - 1));
+    // SAFETY: the pointer lies in a map value, aligned to eight bytes.
+    unsafe { read_volatile(word) }
+}
+
+/// Notes how it stands.
+#[inline(always)] // as above
+pub(crate) fn set_weighed(number: usize, standing: u64) {
+    let Some(weighed) = WEIGHED.get_ptr_mut(0) else { return };
+    let word = weighed.cast::<u64>().wrapping_add(number & (WEIGHED_SLOTS - 1));
+    // SAFETY: as above, and no other CPU writes this CPU's.
+    unsafe { write_volatile(word, standing) };
 }
 
 /// The claim table, with the scratch that hides numbers.

@@ -40,6 +40,7 @@ use tokio::io::unix::AsyncFd;
 use self::object::OBJECT;
 use crate::identity::Secrets;
 
+pub(crate) use self::claims::Rules;
 pub use self::{
     attach::{Attached, Standing},
     claims::{OwnClaim, Table},
@@ -366,7 +367,13 @@ impl Dataplane {
         // What a claim of this node that is there already was made for stays noted.
         let stays = is_mine(entry) && self.claim(key).is_some_and(is_mine);
         let rest = (!stays).then(|| Rest::for_purpose(key, purpose));
-        self.claims.set(key, entry, rest, now);
+        self.set(key, entry, rest, now);
+    }
+
+    /// Writes an entry, see [`Table::set`].
+    fn set(&self, key: u64, entry: table::Entry, rest: Option<Rest>, now: Tick) -> bool {
+        let live = |id| self.live_epochs(id);
+        self.claims.set(key, entry, rest, &Rules { now, lifetimes: &self.config.lifetimes, live: &live })
     }
 
     /// The service whose proxy sends from this address and port, its own or a source, in the programs' terms.
@@ -434,7 +441,9 @@ impl Dataplane {
             let stage = if flags == abi::EVENT_NEW { Stage::Begun } else { self.claims.stage(key) };
             let rest = Some(Rest::of(key, service, kind, lifetime.class).at(stage).after(lifetime.step));
             let entry = table::Entry::new(key, self.config.node, epoch, now.after(lifetime.ticks));
-            self.claims.set(key, entry, rest, now);
+            if !self.set(key, entry, rest, now) {
+                return None;
+            }
         }
         let (kind, class, sign) = (kind.code() as u8, lifetime.class.code() as u8, lifetime.sign.code() as u8);
         Some(ClaimEvent { key, other, at_ns, ticks: lifetime.ticks, epoch, flags, service, kind, class, sign })

@@ -152,6 +152,7 @@ impl Claims {
         store.set_epochs(me, epochs);
         store.set_up(me, true);
         store.set_me(me);
+        store.set_lifetimes(lifetimes);
         let (log, shadowed, withdrawn) = (Log::default(), Shadowed::default(), Withdrawn::default());
         let invites = Invites::new(capacity, seed);
         Self {

@@ -1,7 +1,7 @@
 //! A claim in 32 bytes: there may be millions.
 
 use forwarder_common::ids::{Epoch, NodeId};
-use forwarder_common::rest::Purpose;
+use forwarder_common::rest::{Class, Purpose};
 
 use super::entry::{Entry, LATEST_UNIX_US, Version};
 
@@ -67,6 +67,10 @@ impl Held {
 
     pub(super) const fn epoch(&self) -> Epoch {
         Epoch::new(self.end)
+    }
+
+    pub(super) const fn class(&self) -> Class {
+        Purpose::decode((self.time >> GENERATION_BITS) as u8).class()
     }
 
     pub(super) const fn expires_us(&self) -> u64 {

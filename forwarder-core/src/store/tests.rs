@@ -266,7 +266,7 @@ fn a_full_store_drops_the_claim_nearest_to_its_end() {
 }
 
 #[test]
-fn a_peer_that_claims_without_end_displaces_its_own_claims_and_leaves_a_quarter_to_the_others() {
+fn a_peer_that_claims_without_end_displaces_its_own_claims_and_leaves_half_to_the_others() {
     let mut store = store(1000, 1);
     for key in 0..200 {
         store.merge(key, entry(1, 1, 10 * SECOND_US), 0);
@@ -280,6 +280,35 @@ fn a_peer_that_claims_without_end_displaces_its_own_claims_and_leaves_a_quarter_
         store.merge(key, entry(3, 1, 10 * SECOND_US), 0);
     }
     assert_eq!((store.held_by(node(3)), store.len()), (50, 1000), "others still get in");
+    for key in 300..1000 {
+        store.merge(key, entry(3, 1, 10 * SECOND_US), 0);
+    }
+    let held = [1, 2, 3].map(|owner| store.held_by(node(owner)));
+    assert!((450..=500).contains(&held[1]) && held.iter().sum::<usize>() == 1000, "{held:?}");
+}
+
+#[test]
+fn a_full_store_keeps_what_is_worth_more_than_a_newcomer() {
+    let mut store = store(4, 1);
+    let lifetimes = Lifetimes { proceeding: 52, failed: 18, ended: 10, call: 1678 };
+    store.set_lifetimes(lifetimes);
+    store.set_up(node(4), true);
+    let claim = |owner, class, seconds| {
+        let purpose = Purpose::of(KeyKind::Request, class);
+        Entry { purpose, ..entry(owner, 1, seconds * SECOND_US) }
+    };
+    for (key, owner, class, seconds) in
+        [(1, 1, Class::Short, 30), (2, 2, Class::Proceeding, 60), (3, 3, Class::Call, 1000), (4, 4, Class::Call, 5000)]
+    {
+        store.merge(key, claim(owner, class, seconds), 0);
+    }
+    let keys = |store: &Store| -> Vec<u64> { (1..=7).filter(|key| store.live(*key, 0).is_some()).collect() };
+    assert_eq!(store.merge(5, claim(1, Class::Call, 500), 0), Merged::Refused, "a fourteenth of its lifetime is left");
+    assert_eq!(store.merge(6, claim(1, Class::Short, 30), 0), Merged::New);
+    assert_eq!(keys(&store), [1, 2, 4, 6], "the least share, and not the next end");
+    store.set_up(node(4), false);
+    assert_eq!(store.merge(7, claim(2, Class::Call, 9), 0), Merged::New);
+    assert_eq!(keys(&store), [1, 2, 6, 7], "what does not count goes first");
 }
 
 #[test]

@@ -47,6 +47,7 @@ mod tests {
     use forwarder_core::node::{NodeSettings, Now};
 
     use super::*;
+    use crate::dataplane::Rules;
 
     fn node_after(seconds: &[u64]) -> Node {
         let mut node = Node::new(NodeSettings {
@@ -69,8 +70,10 @@ mod tests {
     #[test]
     fn claims_that_an_earlier_daemon_has_left_of_a_node_that_is_gone_are_taken_out() {
         let (claims, now) = (Table::anonymous(8), Tick::new(9));
+        let rules = Rules { now, lifetimes: &lifetime::LONGEST, live: &|_| Epochs::EMPTY };
         for (key, owner) in [(1_u64, 1), (2, 2), (3, 3)] {
-            claims.set(key << 40, table::Entry::new(key << 40, owner, 5, now.after(30_000)), None, now);
+            let entry = table::Entry::new(key << 40, owner, 5, now.after(30_000));
+            assert!(claims.set(key << 40, entry, None, &rules));
         }
         let mut sweep = Sweep::default();
         let node = NodeId::new(1).unwrap();

@@ -11,9 +11,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use forwarder_common::{
+    abi::Lifetimes,
     ids::{Epoch, Epochs, NodeId, Tick},
     rest::{Class, Rest, Stage, Step},
-    table::{self, Buckets, Entry, Place, SLOTS},
+    table::{self, Buckets, Entry, NoRoom, Place, SLOTS, Weighs},
+    worth::{Scales, Standing},
 };
 
 /// Tries of a compare-and-swap against the kernel before a claim is given up: each failure means another has written.
@@ -23,8 +25,30 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct Table {
     entries: &'static [AtomicU64],
-    /// The rest of each entry's key, where the claim is this node's.
+    /// The rest of each entry's key, and what the claim was made for.
     rests: &'static [AtomicU64],
+    not_kept: AtomicU64,
+}
+
+/// By what it is decided who makes room in a full table.
+pub(crate) struct Rules<'a> {
+    pub(crate) now: Tick,
+    pub(crate) lifetimes: &'a Lifetimes,
+    /// The live epochs of a node, none of one that is down.
+    pub(crate) live: &'a dyn Fn(u16) -> Epochs,
+}
+
+impl Rules<'_> {
+    fn standing(&self, entry: Entry, rest: Rest) -> Standing {
+        Standing::of(entry, rest, self.now, (self.live)(entry.owner()), self.lifetimes)
+    }
+}
+
+/// The table while its claims are weighed.
+struct Weighed<'a> {
+    table: &'a Table,
+    rules: &'a Rules<'a>,
+    scales: Scales,
 }
 
 /// A claim of this node as the maps have it.
@@ -43,7 +67,7 @@ pub struct OwnClaim {
 impl Table {
     /// Maps the array maps of so many buckets each.
     pub(super) fn map(claims: &MapData, keys: &MapData, buckets: u32) -> Result<Self> {
-        let mut table = Self { entries: mapped(claims, buckets)?, rests: &[] };
+        let mut table = Self { entries: mapped(claims, buckets)?, rests: &[], not_kept: AtomicU64::new(0) };
         // Dropped, and so unmapped, if this fails.
         table.rests = mapped(keys, buckets)?;
         Ok(table)
@@ -61,7 +85,7 @@ impl Table {
             // SAFETY: as of `mapped`.
             unsafe { std::slice::from_raw_parts(memory.cast::<AtomicU64>(), buckets as usize * SLOTS) }
         };
-        Self { entries: words(), rests: words() }
+        Self { entries: words(), rests: words(), not_kept: AtomicU64::new(0) }
     }
 
     /// Slots in all.
@@ -78,13 +102,21 @@ impl Table {
     /// Unexpired claims of `node` and of all others.
     #[must_use]
     pub fn live(&self, node: NodeId, now: Tick) -> (u64, u64) {
-        let mut live = (0, 0);
-        for entry in self.entries() {
-            if entry.remaining(now) != 0 {
-                *(if entry.owner() == node.number() { &mut live.0 } else { &mut live.1 }) += 1;
+        let owners = self.by_owner(now);
+        let own = owners.get(usize::from(node.number())).copied().unwrap_or_default();
+        (own, owners.iter().sum::<u64>() - own)
+    }
+
+    /// Unexpired claims of each node, by its id.
+    #[must_use]
+    pub fn by_owner(&self, now: Tick) -> Vec<u64> {
+        let mut owners = vec![0; usize::from(NodeId::MAX) + 1];
+        for entry in self.entries().filter(|entry| entry.remaining(now) != 0) {
+            if let Some(claims) = owners.get_mut(usize::from(entry.owner())) {
+                *claims += 1;
             }
         }
-        live
+        owners
     }
 
     /// The unexpired claims that `node` has made under these epochs, each with its place in the table.
@@ -115,24 +147,49 @@ impl Table {
         }
     }
 
-    /// Writes `entry` for `key` over what the table has for it, else into the place that gives way; `rest` beside it if
-    /// it is a claim of this node.
-    pub(crate) fn set(&self, key: u64, entry: Entry, rest: Option<Rest>, now: Tick) {
-        let mask = self.mask();
+    /// Writes `entry` for `key` over what the table has for it, else into the place that gives way, and `rest` beside
+    /// it; without one what is there stays. False if it was not written: all claims there are worth more.
+    pub(crate) fn set(&self, key: u64, entry: Entry, rest: Option<Rest>, rules: &Rules<'_>) -> bool {
         for _ in 0..TRIES {
-            let mut table = self;
-            let found = table::find(&table, mask, key).or_else(|| table::choose(&mut table, mask, key, now));
-            let Some((place, old)) = found else { continue };
-            if table.exchange(place, old, entry) {
+            let (place, old) = match self.place(key, entry, rest.unwrap_or_default(), rules) {
+                Ok(found) => found,
+                Err(NoRoom::Changed) => continue,
+                Err(NoRoom::WorthMore) => {
+                    self.not_kept.fetch_add(1, Ordering::Relaxed);
+                    return false;
+                }
+            };
+            if self.exchange(place, old, entry) {
                 if let Some((word, rest)) = self.rest(place).zip(rest) {
                     // After the exchange, as egress does: of two writers of a place the one that won writes the word.
                     word.store(rest.0, Ordering::Relaxed);
                 }
                 self.clear_others(key, place);
-                return;
+                return true;
             }
         }
         log::warn!("a claim was not written: the kernel changed its place {TRIES} times");
+        false
+    }
+
+    /// Where `entry` for `key` goes, and what is there.
+    fn place(&self, key: u64, entry: Entry, rest: Rest, rules: &Rules<'_>) -> Result<(Place, Entry), NoRoom> {
+        let (mut table, mask) = (self, self.mask());
+        if let Some(found) = table::find(&table, mask, key) {
+            return Ok(found);
+        }
+        let (place, old) = table::choose(&mut table, mask, key, rules.now).ok_or(NoRoom::Changed)?;
+        if old.remaining(rules.now) == 0 {
+            return Ok((place, old));
+        }
+        let scales = Scales::new(rules.standing(entry, rest));
+        table::make_room(&mut Weighed { table: self, rules, scales }, mask, key)
+    }
+
+    /// Claims that were not written because the table was full of others that are worth more.
+    #[must_use]
+    pub fn not_kept(&self) -> u64 {
+        self.not_kept.load(Ordering::Relaxed)
     }
 
     /// Writes over the claim that the table has for `key` what `change` makes of it, if anything; it is of this class
@@ -248,6 +305,38 @@ impl Buckets for &Table {
 
     fn hide(&mut self, value: u64) -> u64 {
         value
+    }
+}
+
+impl Buckets for Weighed<'_> {
+    type Line = u32;
+
+    fn line(&self, bucket: u32) -> Option<u32> {
+        self.table.line(bucket)
+    }
+
+    fn read(&self, line: u32, slot: u32) -> Entry {
+        self.table.read(line, slot)
+    }
+
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+        self.table.exchange(place, old, new)
+    }
+
+    fn hide(&mut self, value: u64) -> u64 {
+        value
+    }
+}
+
+impl Weighs for Weighed<'_> {
+    fn weigh(&mut self, number: usize, place: Place) {
+        let entry = self.table.load(place).unwrap_or_default();
+        let rest = self.table.rest(place).map_or(0, |word| word.load(Ordering::Relaxed));
+        self.scales.put(number, self.rules.standing(entry, Rest(rest)));
+    }
+
+    fn worth(&mut self, number: usize) -> u64 {
+        self.scales.worth(number)
     }
 }
 

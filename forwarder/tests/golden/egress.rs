@@ -309,6 +309,31 @@ fn every_message_of_a_call_renews_its_claim_and_the_class_is_noted() {
 }
 
 #[test]
+fn a_claim_has_room_in_a_table_that_a_peer_has_filled_and_in_one_that_is_full_of_what_does_not_count() {
+    let filled = |bench: &Bench| {
+        for number in 0..20_000_u64 {
+            bench.claim_for(PEER, number.wrapping_mul(0x9e37_79b9_7f4a_7c15), 200_000);
+        }
+    };
+    let calls = || (0..200).map(|number| Sip::invite(&format!("call-{number}")));
+    let mut bench = Bench::new(ME, V4);
+    bench.peer(PEER, true);
+    filled(&bench);
+    for invite in calls() {
+        bench.send(&Frame::from_vip(V4, &invite.bytes()), "egress_claimed");
+    }
+    let has = |bench: &Bench, key| bench.owner(key) == ME;
+    let kept = calls().filter(|invite| has(&bench, invite.request_key()) && has(&bench, invite.reply_key())).count();
+    assert_eq!(kept, 200, "none has given way to another");
+    assert_eq!(bench.events().len(), 400);
+    // The peer claims on, and has no more than half of any two buckets.
+    filled(&bench);
+    assert!(calls().filter(|invite| has(&bench, invite.request_key())).count() > 190);
+    bench.peer(PEER, false);
+    bench.send(&Frame::from_vip(V4, &Sip::invite("later").bytes()), "egress_claimed");
+}
+
+#[test]
 fn the_daemon_claims_for_a_message_as_egress_would() {
     let mut bench = Bench::new(ME, V4);
     bench.peer(PEER, true);

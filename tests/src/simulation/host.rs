@@ -164,7 +164,7 @@ impl Host {
             is_powered: false,
             wants_daemon: false,
             is_routed: false,
-            kernel: Kernel::new(node, limits.claims, limits.hosts),
+            kernel: Kernel::new(node, limits.claims, limits.hosts, limits.lifetimes),
             has_proxy: false,
             is_silent: false,
             proxy_incarnation: 0,
@@ -191,7 +191,7 @@ impl Host {
 
     /// Boots: an empty kernel, and a proxy.
     pub(super) fn boot(&mut self, limits: Limits) {
-        self.kernel = Kernel::new(self.node, limits.claims, limits.hosts);
+        self.kernel = Kernel::new(self.node, limits.claims, limits.hosts, limits.lifetimes);
         (self.is_powered, self.has_proxy, self.is_silent) = (true, true, false);
     }
 

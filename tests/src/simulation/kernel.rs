@@ -3,17 +3,18 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use forwarder_common::{
-    abi::{ClaimEvent, DATAGRAM_SLOTS, EVENT_KEPT, EVENT_NEW, LeaseWord},
+    abi::{ClaimEvent, DATAGRAM_SLOTS, EVENT_KEPT, EVENT_NEW, LeaseWord, Lifetimes},
     claim::{self, Decision},
     ids::{Epoch, Epochs, NodeId, Tick},
     keys::Seen,
     lifetime::Lifetime,
     question::{self, Answer, Held},
     rendezvous,
-    rest::{KeyKind, Purpose},
+    rest::{KeyKind, Purpose, Rest},
     sip::Kind,
-    table::{self, Buckets, Entry, Place, SLOTS},
+    table::{self, Buckets, Entry, Place, SLOTS, Weighs},
     verdict::{Found, Verdict, decide, look_up, without_answer},
+    worth::{Scales, Standing},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
@@ -116,8 +117,9 @@ pub(super) struct Kernel {
     /// By slot, 0 for nobody.
     successors: Vec<u16>,
     memory: Memory,
-    /// The key of the claim of this node that was made in a slot.
-    keys: Vec<[u64; SLOTS]>,
+    /// The words beside the entries.
+    rests: Vec<[u64; SLOTS]>,
+    lifetimes: Lifetimes,
     mask: u32,
     /// By node id.
     peers: Vec<Option<Peer>>,
@@ -128,7 +130,7 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// Empty maps with room for `claims` claims at half load, of a cluster of at most `nodes` nodes.
-    pub(super) fn new(node: NodeId, claims: usize, nodes: usize) -> Self {
+    pub(super) fn new(node: NodeId, claims: usize, nodes: usize, lifetimes: Lifetimes) -> Self {
         let buckets = (claims * 2 / SLOTS).next_power_of_two();
         let memory = Memory((0..buckets).map(|_| Default::default()).collect());
         Self {
@@ -137,7 +139,8 @@ impl Kernel {
             lease: LeaseWord::default(),
             has_punts: false,
             successors: vec![0; DATAGRAM_SLOTS as usize],
-            keys: vec![[0; SLOTS]; buckets],
+            rests: vec![[0; SLOTS]; buckets],
+            lifetimes,
             memory,
             mask: buckets as u32 - 1,
             peers: vec![None; nodes + 1],
@@ -162,14 +165,22 @@ impl Kernel {
 
     /// Bytes of the claim table and of its keys.
     pub(super) const fn table_bytes(&self) -> usize {
-        (self.memory.0.len() + self.keys.len()) * SLOTS * size_of::<u64>()
+        (self.memory.0.len() + self.rests.len()) * SLOTS * size_of::<u64>()
     }
 
     /// Writes a claim that the core takes for the one that counts.
-    pub(super) fn set_claim(&mut self, key: u64, owner: NodeId, epoch: Epoch, remaining_ms: u64, now: Now) {
+    pub(super) fn set_claim(
+        &mut self,
+        key: u64,
+        (owner, epoch): (NodeId, Epoch),
+        purpose: Purpose,
+        remaining_ms: u64,
+        now: Now,
+    ) {
         let tick = tick(now);
         let expires = tick.after(Tick::covering_ms(remaining_ms));
-        self.put(key, Entry::new(key, owner.number(), epoch.number(), expires), tick);
+        let entry = Entry::new(key, owner.number(), epoch.number(), expires);
+        self.put(key, entry, Rest::for_purpose(key, purpose), tick);
     }
 
     /// Writes what the daemon takes a peer for.
@@ -252,12 +263,15 @@ impl Kernel {
 
     /// This node's own live claims, for a daemon that takes over the maps; when they were made they do not tell.
     pub(super) fn own_claims(&self, now: Now) -> Vec<LocalClaim> {
-        let (entries, keys) = (self.memory.0.iter().flatten(), self.keys.iter().flatten());
-        let own = entries.map(|entry| Entry(entry.get())).zip(keys).filter_map(|(entry, key)| {
+        let buckets = self.memory.0.iter().zip(&self.rests).zip(0..);
+        let slots = buckets.flat_map(|((entries, rests), bucket)| {
+            entries.iter().zip(rests).map(move |(entry, rest)| (Entry(entry.get()), Rest(*rest), bucket))
+        });
+        let own = slots.filter_map(|(entry, rest, bucket)| {
             let ticks = u16::try_from(entry.remaining(tick(now))).ok().filter(|ticks| *ticks != 0)?;
-            let is_mine = self.is_own(entry) && entry.matches(*key);
-            let (key, remaining_ms, epoch) = (*key, Tick::milliseconds(ticks), entry.epoch());
-            is_mine.then_some(LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, purpose: Purpose::UNKNOWN })
+            let key = rest.key(entry, bucket, self.mask).filter(|_| self.is_own(entry))?;
+            let (remaining_ms, epoch, purpose) = (Tick::milliseconds(ticks), entry.epoch(), rest.purpose());
+            Some(LocalClaim { key, claimed_at_unix_us: 0, remaining_ms, epoch, purpose })
         });
         own.collect()
     }
@@ -305,9 +319,7 @@ impl Kernel {
         };
         if !is_kept {
             let entry = Entry::new(key, self.node.number(), epoch.number(), tick.after(lifetime.ticks));
-            if let Some(place) = self.put(key, entry, tick) {
-                self.keys[place.bucket as usize][place.slot as usize] = key;
-            }
+            self.put(key, entry, Rest::of(key, 0, kind, lifetime.class), tick);
         }
         let event = ClaimEvent {
             key,
@@ -348,15 +360,66 @@ impl Kernel {
         self.peer(usize::from(id)).map_or(Epochs::EMPTY, |peer| claim::live(peer.up, peer.epochs))
     }
 
-    fn put(&mut self, key: u64, entry: Entry, tick: Tick) -> Option<Place> {
+    fn put(&mut self, key: u64, entry: Entry, rest: Rest, tick: Tick) {
         let mut memory = &self.memory;
-        let found = table::find(&memory, self.mask, key).or_else(|| {
-            let chosen = table::choose(&mut memory, self.mask, key, tick);
-            self.evicted += u64::from(chosen.is_some_and(|(_, old)| old.remaining(tick) != 0));
-            chosen
-        });
-        let (place, old) = found?;
-        memory.exchange(place, old, entry).then_some(place)
+        let known = table::find(&memory, self.mask, key);
+        let chosen = known.or_else(|| table::choose(&mut memory, self.mask, key, tick));
+        let is_full = known.is_none() && chosen.is_some_and(|(_, old)| old.remaining(tick) != 0);
+        let found = if is_full { self.room(key, entry, rest, tick) } else { chosen };
+        // One of two is lost: another's, or this.
+        self.evicted += u64::from(is_full);
+        let Some((place, old)) = found else { return };
+        if (&self.memory).exchange(place, old, entry) {
+            self.rests[place.bucket as usize][place.slot as usize] = rest.0;
+        }
+    }
+
+    /// What gives way in a full table.
+    fn room(&self, key: u64, entry: Entry, rest: Rest, tick: Tick) -> Option<(Place, Entry)> {
+        let standing =
+            |entry: Entry, rest| Standing::of(entry, rest, tick, self.live_epochs(entry.owner()), &self.lifetimes);
+        let mut weighed = Weighed { kernel: self, tick, scales: Scales::new(standing(entry, rest)) };
+        table::make_room(&mut weighed, self.mask, key).ok()
+    }
+}
+
+/// The table while its claims are weighed.
+struct Weighed<'a> {
+    kernel: &'a Kernel,
+    tick: Tick,
+    scales: Scales,
+}
+
+impl Buckets for Weighed<'_> {
+    type Line = usize;
+
+    fn line(&self, bucket: u32) -> Option<usize> {
+        (&self.kernel.memory).line(bucket)
+    }
+
+    fn read(&self, line: usize, slot: u32) -> Entry {
+        (&self.kernel.memory).read(line, slot)
+    }
+
+    fn exchange(&self, place: Place, old: Entry, new: Entry) -> bool {
+        (&self.kernel.memory).exchange(place, old, new)
+    }
+
+    fn hide(&mut self, value: u64) -> u64 {
+        value
+    }
+}
+
+impl Weighs for Weighed<'_> {
+    fn weigh(&mut self, number: usize, place: Place) {
+        let entry = self.load(place).unwrap_or_default();
+        let rest = Rest(self.kernel.rests[place.bucket as usize][place.slot as usize]);
+        let live = self.kernel.live_epochs(entry.owner());
+        self.scales.put(number, Standing::of(entry, rest, self.tick, live, &self.kernel.lifetimes));
+    }
+
+    fn worth(&mut self, number: usize) -> u64 {
+        self.scales.worth(number)
     }
 }
 

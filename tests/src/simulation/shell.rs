@@ -327,8 +327,8 @@ fn link_event(world: &mut World, host: usize, event: LinkEvent, now: Now) {
 /// What the core writes into the maps.
 fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
     match write {
-        MapWrite::Claim { key, owner, epoch, remaining_ms, .. } => {
-            world.hosts[host].kernel.set_claim(key, owner, epoch, remaining_ms, now);
+        MapWrite::Claim { key, owner, epoch, purpose, remaining_ms } => {
+            world.hosts[host].kernel.set_claim(key, (owner, epoch), purpose, remaining_ms, now);
         }
         MapWrite::End { key, epoch, was_ms, remaining_ms, .. } => {
             let owner = &world.hosts[host];
