@@ -5,5 +5,5 @@ mod text;
 
 pub use self::{
     snapshot::{Age, Certificate, Claims, Hook, Interface, NextHop, Peer, Replication, Service, Status},
-    text::render,
+    text::{CLAIMS_WARNED_PERCENT, render},
 };

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     control::Response,
     dataplane::{self, Table},
-    status::Status,
+    status::{CLAIMS_WARNED_PERCENT, Claims, Status},
 };
 
 /// Statuses that wait for a count: more than the loop takes questions at a time.
@@ -32,13 +32,14 @@ type Question = (Box<Status>, oneshot::Sender<Response>);
 pub(super) struct Census(mpsc::SyncSender<Question>);
 
 impl Census {
-    /// Starts to count the claims of `node` and of all others.
+    /// Starts to count the claims of all nodes; `node` is this one.
     ///
     /// # Errors
     /// The kernel gives no thread.
     pub(super) fn start(claims: Arc<Table>, node: NodeId) -> Result<Self> {
         let (sender, questions) = mpsc::sync_channel(WAITING);
-        let body = move || answer(&questions, Instant::now, || claims.live(node, Tick::at(dataplane::monotonic_ns())));
+        let count = move || claims.by_owner(Tick::at(dataplane::monotonic_ns()));
+        let body = move || answer(&questions, node, Instant::now, count);
         thread::Builder::new().name("census".to_owned()).spawn(body).context("start the thread that counts claims")?;
         Ok(Self(sender))
     }
@@ -55,21 +56,42 @@ impl Census {
 }
 
 /// Answers until the loop has ended, by the clock `now`.
-fn answer(questions: &mpsc::Receiver<Question>, now: impl Fn() -> Instant, count: impl Fn() -> (u64, u64)) {
-    let mut last: Option<(Instant, (u64, u64))> = None;
+fn answer(questions: &mpsc::Receiver<Question>, node: NodeId, now: impl Fn() -> Instant, count: impl Fn() -> Vec<u64>) {
+    let mut last: Option<(Instant, Vec<u64>)> = None;
     while let Ok((mut status, answer)) = questions.recv() {
-        let (_, counts) = match last.filter(|(until, _)| now() < *until) {
-            Some(last) => last,
+        let (_, counts) = match last.take_if(|(until, _)| now() < *until) {
+            Some(good) => last.insert(good),
             None => {
                 let start = now();
                 let counts = count();
                 let end = now();
-                *last.insert((end + (end - start) * SHARE, counts))
+                last.insert((end + (end - start) * SHARE, counts))
             }
         };
-        (status.claims.own, status.claims.peers) = counts;
+        fill(&mut status, node, counts);
         let _ = answer.send(Response::Status(status));
     }
+}
+
+/// Puts the counts by node into a status.
+fn fill(status: &mut Status, node: NodeId, counts: &[u64]) {
+    let claims = &mut status.claims;
+    claims.by_owner = (0..).zip(counts).filter(|(_, count)| **count != 0).map(|(node, count)| (node, *count)).collect();
+    claims.own = claims.by_owner.get(&node.number()).copied().unwrap_or_default();
+    claims.peers = claims.by_owner.values().sum::<u64>() - claims.own;
+    status.warnings.extend(warning(&status.claims));
+}
+
+/// What is to be said of a table that fills up.
+fn warning(claims: &Claims) -> Option<String> {
+    let percent = claims.percent();
+    let (most, count) = claims.by_owner.iter().max_by_key(|(_, count)| **count)?;
+    (percent >= CLAIMS_WARNED_PERCENT).then(|| {
+        let used = claims.own + claims.peers;
+        format!(
+            "the claim table is {percent} % full: {used} claims, of which node {most} has {count}; set `claims` higher"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -91,11 +113,12 @@ mod tests {
         let (counted, clock) = (Cell::new(0), Cell::new(Instant::now()));
         answer(
             &questions,
+            NodeId::new(1).unwrap(),
             || clock.get(),
             || {
                 counted.set(counted.get() + 1);
                 clock.set(clock.get() + Duration::from_millis(27));
-                (counted.get(), 7)
+                vec![0, counted.get(), 3, 4]
             },
         );
         assert_eq!(counted.get(), 1);
@@ -103,6 +126,19 @@ mod tests {
             let Ok(Response::Status(status)) = answer.blocking_recv() else { panic!("no status") };
             assert_eq!((status.node, status.claims.own, status.claims.peers), (node, 1, 7));
         }
+    }
+
+    #[test]
+    fn a_table_that_fills_up_is_warned_of_and_who_has_most_of_it() {
+        let warned = |own, theirs| {
+            let mut status = Status { claims: Claims { capacity: 1000, ..Claims::default() }, ..Status::default() };
+            fill(&mut status, NodeId::new(1).unwrap(), &[0, own, theirs]);
+            assert_eq!((status.claims.own, status.claims.peers), (own, theirs));
+            status.warnings
+        };
+        assert_eq!(warned(400, 399), [""; 0]);
+        let said = "the claim table is 80 % full: 800 claims, of which node 2 has 500; set `claims` higher";
+        assert_eq!(warned(300, 500), [said]);
     }
 
     #[test]

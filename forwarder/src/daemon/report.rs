@@ -115,6 +115,8 @@ pub(super) fn status(sources: &Sources<'_>) -> Result<Status> {
             peers: 0,
             capacity: u64::from(config.claims),
             table_entries: sources.dataplane.claims().slots() as u64,
+            not_kept: sources.dataplane.claims().not_kept(),
+            ..status::Claims::default()
         },
         peers: reported,
         outcomes: outcomes.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),

@@ -26,11 +26,17 @@ pub fn render(status: &Status) -> String {
         ([("hook", hook(*outcome)), ("outcome", outcome.name())], count)
     });
     page.family("forwarder_packets_total", "counter", "Packets by the place and the name of their outcome.", packets);
-    let claims = status.claims;
+    let claims = &status.claims;
     let owners = [([("owner", "own")], claims.own), ([("owner", "peers")], claims.peers)];
     page.family("forwarder_claims", "gauge", "Unexpired claims in the table.", owners);
     page.single("forwarder_claims_capacity", "gauge", "Claims that the configuration asks to hold.", claims.capacity);
     page.single("forwarder_claim_table_entries", "gauge", "Slots of the claim table.", claims.table_entries);
+    let owners = claims.by_owner.iter().map(|(node, count)| ([("node", node.to_string())], *count));
+    let owners: Vec<_> = owners.collect();
+    let owners = owners.iter().map(|([(label, node)], count)| ([(*label, node.as_str())], *count));
+    page.family("forwarder_claims_by_owner", "gauge", "Unexpired claims in the table, by their owner.", owners);
+    let help = "Claims that the daemon did not write because the table was full of others that are worth more.";
+    page.single("forwarder_claims_not_kept_total", "counter", help, claims.not_kept);
     peers(&mut page, &status.peers);
     standing(&mut page, status);
     replication(&mut page, status);

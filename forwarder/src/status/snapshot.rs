@@ -98,7 +98,7 @@ pub struct Service {
 }
 
 /// The claim table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// Unexpired claims of this node.
     pub own: u64,
@@ -108,6 +108,20 @@ pub struct Claims {
     pub capacity: u64,
     /// Slots of the table.
     pub table_entries: u64,
+    /// Unexpired claims of each node that has any, by its id.
+    #[serde(default)]
+    pub by_owner: BTreeMap<u16, u64>,
+    /// Claims that the daemon did not write because the table was full of others that are worth more.
+    #[serde(default)]
+    pub not_kept: u64,
+}
+
+impl Claims {
+    /// How full the table is, in percent of what it is made for: the claims that the configuration asks to hold.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        (self.own + self.peers).saturating_mul(100) / self.capacity.max(1)
+    }
 }
 
 /// A peer.

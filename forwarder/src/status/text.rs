@@ -6,8 +6,10 @@ use forwarder_common::outcome::{Hook, Outcome};
 
 use crate::foreign;
 
-use super::snapshot::{Age, Interface, Peer, Replication, Service, Status};
+use super::snapshot::{Age, Claims, Interface, Peer, Replication, Service, Status};
 
+/// From so many percent of its claims on `status` warns of the table.
+pub const CLAIMS_WARNED_PERCENT: u64 = 80;
 /// Column of the values.
 const LABEL: usize = 14;
 
@@ -29,10 +31,10 @@ pub fn render(status: &Status) -> String {
         let how = hook.failure.as_ref().map_or("done", |_| "FAILED");
         line(&mut out, "hook", &format!("{} to {}: {how}, {} ago", hook.old, hook.new, span(hook.ended_s)));
     }
-    let claims = status.claims;
+    let claims = &status.claims;
     let (own, peers, capacity) = (grouped(claims.own), grouped(claims.peers), grouped(claims.capacity));
-    let filled = (claims.own + claims.peers).saturating_mul(100) / claims.capacity.max(1);
-    line(&mut out, "claims", &format!("{own} own, {peers} of peers, room for {capacity} ({filled} % full)"));
+    let (filled, most) = (claims.percent(), most_of(claims));
+    line(&mut out, "claims", &format!("{own} own, {peers} of peers, room for {capacity} ({filled} % full){most}"));
     let certificate = &status.certificate;
     let (expires, days) = (&certificate.expires, certificate.days_left);
     let authorities = match certificate.authorities_expire.as_str() {
@@ -45,6 +47,16 @@ pub fn render(status: &Status) -> String {
     rows(&mut out, "", status.peers.iter().filter_map(congestion));
     packets(&mut out, status);
     out
+}
+
+/// Who has most of the table, where anybody has more than half of it and it is filling up.
+fn most_of(claims: &Claims) -> String {
+    let used = claims.own + claims.peers;
+    let most = claims.by_owner.iter().max_by_key(|(_, count)| **count);
+    match most.filter(|(_, count)| **count * 2 > used && claims.percent() >= CLAIMS_WARNED_PERCENT) {
+        Some((node, count)) => format!(", {} of node {node}", grouped(*count)),
+        None => String::new(),
+    }
 }
 
 fn line(out: &mut String, label: &str, value: &str) {
@@ -237,7 +249,13 @@ mod tests {
                     reason: Some("no socket is bound to its address".into()),
                 },
             ],
-            claims: Claims { own: 1234, peers: 500_000, capacity: 1_048_576, table_entries: 2_097_152 },
+            claims: Claims {
+                own: 1234,
+                peers: 500_000,
+                capacity: 1_048_576,
+                table_entries: 2_097_152,
+                ..Claims::default()
+            },
             peers: vec![
                 Peer {
                     node: 2,
