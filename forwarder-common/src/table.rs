@@ -440,7 +440,9 @@ mod tests {
                 table.claim(*key, of(owner)).unwrap();
             }
             let hostile = Made { owner: 9, service: NO_SERVICE, class: Class::Call, ticks: LIFETIMES.call };
-            (0..BUCKETS * 40).for_each(|_| drop(table.claim(keys.next(), hostile)));
+            (0..BUCKETS * 40).for_each(|_| {
+                let _ = table.claim(keys.next(), hostile);
+            });
             let lost = honest.iter().filter(|key| !table.has(**key)).count() * 1000 / honest.len();
             let later: Vec<u64> = (0..BUCKETS / 2).map(|_| keys.next()).collect();
             let given: Vec<_> = later.iter().map(|key| table.claim(*key, of(5))).collect();

@@ -407,7 +407,7 @@ extern "C" fn egress_note(key: u64, lifetime: u64, claimant: u64, done: u64) -> 
             maps::note_rest(place, key, rest, matches!(claimed, Claimed::New), step);
         }
         Some(Claimed::Own | Claimed::Kept) => maps::note_step(place, key, step),
-        Some(Claimed::NoClaim | Claimed::Foreign | Claimed::Lost) | None => {}
+        Some(Claimed::NoClaim | Claimed::Foreign | Claimed::Full | Claimed::Lost) | None => {}
     }
     0
 }
