@@ -2,8 +2,8 @@
 //! simulation.
 //!
 //! First go claims that do not count. Then those of a service, then of an owner, that has half of the room or more:
-//! whoever claims without end displaces its own, and gives way to others. Then the one that has the least share of its lifetime left. A newcomer
-//! displaces nothing that is worth more than itself.
+//! whoever claims without end displaces its own, and gives way to others. Then the one that has the least share of its
+//! lifetime left. A newcomer displaces nothing that is worth more than itself.
 
 use crate::{
     abi::{Lifetimes, NO_SERVICE},
@@ -23,8 +23,8 @@ const SERVICE_SHIFT: u32 = 8;
 const OWNER_SHIFT: u32 = 16;
 const COUNTS_SHIFT: u32 = 26;
 
-/// The ticks of its class's lifetime that a claim is measured by. Those of a refused INVITE, which lasts longer than all
-/// else that is short, count as whole until they are down to that.
+/// The ticks of its class's lifetime that a claim is measured by. Those of a refused INVITE, which lasts longer than
+/// all else that is short, count as whole until they are down to that.
 const fn full(class: Class, lifetimes: &Lifetimes) -> u16 {
     let full = match class {
         Class::Short => lifetimes.ended,
@@ -103,8 +103,8 @@ const fn is_same(one: u64, other: u64) -> u64 {
 /// What a claim is worth among those for which there is room, by their numbers from 0 on, and the newcomer, which is
 /// number [`CLAIMS`].
 ///
-/// Free of branches, for the verifier would follow each way through sixteen claims; `hide` makes a number of 16 bits one
-/// that it does not know.
+/// Free of branches, for the verifier would follow each way through sixteen claims; `hide` makes a number of 16 bits
+/// one that it does not know.
 #[inline(always)] // one place in each program
 pub fn among(claim: Standing, at: impl Fn(usize) -> Standing, mut hide: impl FnMut(u64) -> u64) -> u64 {
     let (mut owners, mut services) = (0, 0);

@@ -12,8 +12,8 @@ use forwarder_common::{
 
 use crate::maps::{self, Claims};
 
-/// Frees a place for a claim on `key`, with this lifetime, packed, of that service; 0 if all claims there are worth more
-/// than it, or another writer was faster.
+/// Frees a place for a claim on `key`, with this lifetime, packed, of that service; 0 if all claims there are worth
+/// more than it, or another writer was faster.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn egress_room(key: u64, lifetime: u64, service: u64) -> u64 {
