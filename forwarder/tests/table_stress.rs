@@ -379,7 +379,8 @@ fn a_daemon_that_follows_reads_its_claims_with_their_whole_keys_from_the_maps() 
         (epoch, rest.service(), rest.kind(), rest.class())
     };
     assert_eq!(noted(other), (Epoch::new(9), 0, Some(KeyKind::Request), Some(Class::Short)));
-    assert_eq!(noted(core), (Epoch::new(9), abi::NO_SERVICE, None, None));
+    let purpose = (Some(KeyKind::Request), Some(Class::Proceeding));
+    assert_eq!(noted(core), (Epoch::new(9), abi::NO_SERVICE, purpose.0, purpose.1), "as its core says");
 }
 
 #[test]

@@ -33,7 +33,7 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use common::outcome::Action;
 pub use common::{
     abi, bound, claim, clock, coded, geneve, ids, keys, marks, net, outcome, question, reader, rendezvous, rest, sip,
-    verdict,
+    tunnel, verdict,
 };
 
 /// The claim table's functions, with a look-up in the LRU hash.

@@ -126,7 +126,7 @@ fn beside_the_claim_of_a_request_key_stands_how_far_its_transaction_has_come() {
             for (sip, expected, of_call) in steps {
                 bench.sent(&Frame::from_vip(V4, &sip.bytes()));
                 let own = bench.own_claims();
-                let request = |claim: &&OwnClaim| claim.rest.kind() == Some(KeyKind::Request);
+                let request = |claim: &&OwnClaim| claim.rest.kind().is_some_and(|kind| kind != KeyKind::Reply);
                 let [stage] = own.values().filter(request).map(|claim| claim.rest.stage()).collect::<Vec<_>>()[..]
                 else {
                     panic!("{own:?}")
@@ -326,9 +326,11 @@ fn a_claim_has_room_in_a_table_that_a_peer_has_filled_and_in_one_that_is_full_of
     let kept = calls().filter(|invite| has(&bench, invite.request_key()) && has(&bench, invite.reply_key())).count();
     assert_eq!(kept, 200, "none has given way to another");
     assert_eq!(bench.events().len(), 400);
-    // The peer claims on, and has no more than half of any two buckets.
+    // The peer claims on. What it takes is where this node has half of two buckets itself, by chance: of 2048 slots its
+    // 400 claims are spread over, that is one pair in seventy, until these claims have given way.
     filled(&bench);
-    assert!(calls().filter(|invite| has(&bench, invite.request_key())).count() > 190);
+    let kept = calls().filter(|invite| has(&bench, invite.request_key())).count();
+    assert!(kept > 170, "{kept} of 200");
     bench.peer(PEER, false);
     bench.send(&Frame::from_vip(V4, &Sip::invite("later").bytes()), "egress_claimed");
 }
