@@ -14,6 +14,10 @@ const TRANSIT_US: u64 = 500_000;
 /// How long the fault may be over that an inexcusable loss is put down to, in microseconds: links come back meanwhile.
 const AFTERMATH_US: u64 = 3_000_000;
 
+/// How long after its interface is up again a host may be out of reach, in microseconds: what was sent to it meanwhile
+/// waits at the router, which asks for its address once a second (`retrans_time` of arp(7)), and lands late.
+const RESOLVED_US: u64 = 1_000_000;
+
 /// What the oracle says of a lost call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -60,7 +64,8 @@ fn has_killed_a_proxy_of(done: &Done, call: &Dossier) -> bool {
 
 /// An owner of the call was cut off, a packet of it came to a host that was, or to one whose way to an owner was.
 fn has_cut_a_path_of(done: &Done, call: &Dossier) -> bool {
-    let meanwhile = |at: &u64| done.from_us <= *at && *at <= done.to_us;
+    let to_us = done.to_us + if matches!(done.fault, Fault::Flap(_)) { RESOLVED_US } else { 0 };
+    let meanwhile = |at: &u64| done.from_us <= *at && *at <= to_us;
     let owned = |wanted: u8| owners(call).any(|(_, edge)| edge == wanted);
     let overlap = call.begun_us <= done.to_us && done.from_us <= call.ended_us;
     // Each fragment lands elsewhere, and one node makes the datagram whole.
@@ -177,6 +182,11 @@ mod tests {
         for fault in [Fault::CutHost(1), Fault::Flap(1), Fault::CutTunnel(1), Fault::CutTunnel(2)] {
             assert_eq!(verdict(fault, 10_900_000, 11_100_000), Verdict::PathCut, "{fault}");
             assert!(!verdict(fault, 11_100_000, 12_900_000).is_excusable(), "{fault} between two packets");
+        }
+        // It waited at the router for as long.
+        assert_eq!(verdict(Fault::Flap(1), 8_000_000, 10_100_000), Verdict::PathCut);
+        for (fault, to_us) in [(Fault::Flap(1), 9_900_000), (Fault::CutHost(1), 10_100_000)] {
+            assert!(!verdict(fault, 8_000_000, to_us).is_excusable(), "{fault} until {to_us}");
         }
         assert_eq!(verdict(Fault::Flap(2), 11_100_000, 12_900_000), Verdict::PathCut, "at its owner at any time");
         for fault in [Fault::CutHost(4), Fault::CutTunnel(3), Fault::CutLinks(1), Fault::LoseTunnel(5)] {
