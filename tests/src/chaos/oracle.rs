@@ -15,7 +15,7 @@ const TRANSIT_US: u64 = 500_000;
 const AFTERMATH_US: u64 = 3_000_000;
 
 /// How long after its interface is up again a host may be out of reach, in microseconds: what was sent to it meanwhile
-/// waits at the router, which asks for its address once a second (`retrans_time` of arp(7)), and lands late.
+/// waits at the router, which asks for its address once a second (retrans_time of arp(7)), and lands late.
 const RESOLVED_US: u64 = 1_000_000;
 
 /// What the oracle says of a lost call.
