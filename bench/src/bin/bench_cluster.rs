@@ -7,6 +7,8 @@
 
 #[path = "bench_cluster/alone.rs"]
 mod alone;
+#[path = "../cpu.rs"]
+mod cpu;
 #[path = "bench_cluster/many.rs"]
 mod many;
 #[path = "bench_cluster/peer.rs"]
@@ -124,16 +126,6 @@ fn command(program: &str, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs this thread on one CPU.
-pub(crate) fn pin(cpu: usize) {
-    // SAFETY: a set of CPUs is plain memory, zero is the empty set, and the call reads it.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
-    }
-}
-
 fn quantiles(mut values: Vec<u64>) -> [f64; 4] {
     values.sort_unstable();
     [0.5, 0.99, 0.999, 1.0].map(|part| {
@@ -150,14 +142,15 @@ fn ping_pong(name: &str) -> Result<()> {
     there.connect(here.local_addr()?)?;
     here.set_read_timeout(Some(Duration::from_millis(20)))?;
     there.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let echo = thread::spawn(move || {
-        pin(1);
+    let echo = thread::spawn(move || -> Result<()> {
+        cpu::pin(1)?;
         let mut bytes = [0; 64];
         while let Ok(length) = there.recv(&mut bytes) {
             let _ = there.send(&bytes[..length]);
         }
+        Ok(())
     });
-    pin(0);
+    cpu::pin(0)?;
     let (mut times, mut bytes) = (Vec::new(), [0; 64]);
     for _ in 0..ROUNDS {
         let start = Instant::now();

@@ -47,7 +47,7 @@ fn introduced() -> Result<(Node, Node)> {
 
 /// Prints all of it.
 pub(crate) fn run() -> Result<()> {
-    crate::pin(1);
+    crate::cpu::pin(1)?;
     println!("one core alone, on one CPU");
     // Kept, so that the second one cannot take the first one's memory.
     worst_units()?;

@@ -200,7 +200,7 @@ pub(crate) fn play(folder: &Path, links: u16) -> Result<()> {
     let (listening, cpu) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
     let all = (Arc::clone(&ages), Arc::clone(&listening), Arc::clone(&cpu));
     thread::spawn(move || -> Result<()> {
-        crate::pin(1);
+        crate::cpu::pin(1)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ages, listening, cpu) = all;
         runtime.block_on(async {

@@ -246,7 +246,7 @@ impl Peer {
         let links = Arc::new(AtomicUsize::new(0));
         let (ended, finished, linked) = (Arc::clone(&end), Arc::clone(&done), Arc::clone(&links));
         let thread = thread::spawn(move || {
-            crate::pin(cpu);
+            crate::cpu::pin(cpu)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(run(prepared, load, &ended, &finished, &linked))
         });
