@@ -6,10 +6,11 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::project::{Project, is_root};
+use crate::build::build;
+use crate::ebpf;
+use crate::project::{Project, is_root, need_root};
 use crate::run::{become_command, say};
 use crate::setup::Need;
-use crate::{build, ebpf, need_root};
 
 /// Measures, with these arguments of the runner; two results are compared without a build of the programs, and by
 /// anyone.

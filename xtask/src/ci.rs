@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
+use crate::build::{build, need};
 use crate::project::Project;
 use crate::run::{SEE_ABOVE, run, say};
 use crate::setup::{Toolchain, try_clippy};
 use crate::testing::{self, Counts};
-use crate::{build, deny, ebpf, fuzz, lines, miri, need};
+use crate::{deny, ebpf, fuzz, lines, miri};
 
 /// Looks over the sources and what they depend on, then runs all tests; `lab` includes those in network namespaces.
 pub(crate) fn ci(project: &Project, lab: bool) -> Result<()> {

@@ -4,6 +4,7 @@
 //! sentence that says what to do.
 
 mod bench;
+mod build;
 mod chaos;
 mod ci;
 mod deny;
@@ -25,12 +26,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::project::{Project, ROOM_MIB, is_root};
+use crate::build::{build, need};
+use crate::project::{Project, need_root};
 use crate::run::{SEE_ABOVE, become_command, run, say};
-use crate::setup::{Need, Toolchain, setup};
+use crate::setup::{Need, setup};
 use crate::testing::Counts;
 
 #[derive(Parser)]
@@ -188,23 +190,6 @@ fn perform(project: &Project, verb: Verb) -> Result<()> {
     }
 }
 
-fn need(lab: bool) -> Need {
-    if lab { Need::Lab } else { Need::Build }
-}
-
-/// Builds the eBPF programs, then the daemon that embeds them.
-fn build(project: &Project, need: Need) -> Result<Toolchain> {
-    ebpf::check_architecture()?;
-    if let Some(room) = project.little_room() {
-        let place = project.target().display();
-        say(format_args!("WARNING: {room} MiB are free for {place}, and a first build and test write {ROOM_MIB}"));
-    }
-    let toolchain = setup(project, need)?;
-    ebpf::build(project, &toolchain)?;
-    run("build the daemon", SEE_ABOVE, project.cargo().args(["build", "--release", "--package", "forwarder"]))?;
-    Ok(toolchain)
-}
-
 fn demo(project: &Project, args: &[OsString]) -> Result<()> {
     need_root("make network namespaces")?;
     build(project, Need::Lab)?;
@@ -214,8 +199,4 @@ fn demo(project: &Project, args: &[OsString]) -> Result<()> {
     let mut cargo = project.cargo();
     cargo.args(["run", "--quiet", "--release", "--package", "tests", "--bin", "demo", "--"]).args(args);
     Err(become_command(cargo.env("FORWARDER_BIN", project.forwarder())))
-}
-
-fn need_root(what: &str) -> Result<()> {
-    if is_root() { Ok(()) } else { bail!("{what}: not root; hint: run the same command as root") }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::run::output;
 
@@ -101,6 +101,11 @@ pub(crate) fn forget_own_environment(command: &mut Command) {
 /// Whether this process may install packages and make network namespaces.
 pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Fails where this is not root, which `what` needs.
+pub(crate) fn need_root(what: &str) -> Result<()> {
+    if is_root() { Ok(()) } else { bail!("{what}: not root; hint: run the same command as root") }
 }
 
 /// The file of a command in PATH or in the places of administration, which a user's PATH may lack.

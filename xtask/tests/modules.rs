@@ -13,7 +13,8 @@ const KNOWN_CIRCLES: &[&str] = &[];
 /// Files with methods of a type that another file defines, and the type.
 const KNOWN_SCATTERED: &[(&str, &str)] = &[];
 
-const CRATES: [&str; 5] = ["forwarder-common", "forwarder-core", "forwarder", "forwarder-ebpf", "tests"];
+const CRATES: [&str; 8] =
+    ["bench", "forwarder-common", "forwarder-core", "forwarder", "forwarder-ebpf", "test-support", "tests", "xtask"];
 
 /// A source file without its comments and tests.
 struct Source {
@@ -125,7 +126,8 @@ fn target<'a>(path: &[String], from: &Source, files: &BTreeMap<&[String], &'a st
     let mut rest = path;
     match path.first()?.as_str() {
         "crate" => {
-            module.clear();
+            // A program beside the crate's own is a crate of its own.
+            module.truncate(if module.first().is_some_and(|first| first == "bin") { 2 } else { 0 });
             rest = &path[1..];
         }
         "self" => rest = &path[1..],
@@ -146,9 +148,22 @@ fn target<'a>(path: &[String], from: &Source, files: &BTreeMap<&[String], &'a st
     (0..=module.len()).rev().find_map(|length| files.get(&module[..length]).copied())
 }
 
+/// The modules that a file declares and that lie elsewhere, each with where: by `#[path]`.
+fn placed(source: &Source) -> Vec<(Vec<String>, &str)> {
+    let declared = source.code.split("#[path = \"").skip(1).filter_map(|rest| {
+        let (path, rest) = rest.split_once("\"]")?;
+        let name = rest.split_once("mod ")?.1.split(';').next()?;
+        Some(([source.module.as_slice(), &[name.to_owned()]].concat(), path))
+    });
+    declared.collect()
+}
+
 /// The files that each file imports from.
 fn imports(sources: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
-    let files: BTreeMap<&[String], &str> = sources.iter().map(|s| (s.module.as_slice(), s.name.as_str())).collect();
+    let elsewhere: Vec<_> = sources.iter().flat_map(placed).collect();
+    let places = elsewhere.iter().map(|(module, path)| (module.as_slice(), *path));
+    let own = sources.iter().map(|source| (source.module.as_slice(), source.name.as_str()));
+    let files: BTreeMap<&[String], &str> = places.chain(own).collect();
     let of = |source: &Source| {
         let paths = used(&source.code).into_iter().chain(inline(&source.code));
         paths.filter_map(|path| target(&path, source, &files)).filter(|name| *name != source.name).collect()
@@ -243,7 +258,7 @@ fn foreign<'a>(file: &str, code: &'a str) -> Vec<&'a str> {
 #[test]
 fn what_several_tests_share_is_a_crate_and_no_file_by_its_path() {
     let (root, mut files) = (root(), Vec::new());
-    for package in CRATES.iter().chain(&["bench", "fuzz", "test-support", "xtask"]) {
+    for package in CRATES.iter().chain(&["fuzz"]) {
         ["src", "tests", "examples", "fuzz_targets"].iter().for_each(|folder| {
             let folder = root.join(package).join(folder);
             if folder.exists() {
@@ -277,13 +292,13 @@ fn circles_and_scattered_methods_are_seen() {
         code: self::code(code),
     };
     let sources = [
-        source(&[], "mod a;\nmod b;\nuse self::a::A;\nfn f() { b::c::g(); }"),
+        source(&[], "mod a;\nmod b;\nuse self::a::A;\nfn f() { b::c::g(); }\n#[path = \"../e.rs\"]\nmod e;"),
         source(
             &["a"],
             "use std::{fmt, io::{self, Read}};\npub(super) struct A;\nuse super::b::{self, c::{C, D as E}};\n\
              impl<T: Into<u8>> C<T> {}",
         ),
-        source(&["b"], "pub mod c;\npub use self::c::C;\n// use crate::a;"),
+        source(&["b"], "pub mod c;\npub use self::c::C;\n// use crate::a;\nfn f() { crate::e::g(); }"),
         source(
             &["b", "c"],
             "struct C;\nstruct Dx;\nimpl C {}\nimpl fmt::Display for A {}\nimpl D {}\nfn f() -> super::super::a::A {}",
@@ -293,7 +308,7 @@ fn circles_and_scattered_methods_are_seen() {
     let imports = imports(&sources);
     assert_eq!(imports[""], names(&["a", "b/c"]));
     assert_eq!(imports["a"], names(&["b", "b/c"]));
-    assert_eq!(imports["b"], names(&["b/c"]));
+    assert_eq!(imports["b"], names(&["../e.rs", "b/c"]));
     assert_eq!(imports["b/c"], names(&["a"]));
     assert_eq!(circles(&imports), [("a", "b"), ("b", "b/c"), ("b/c", "a")].into());
     assert_eq!(
