@@ -1,12 +1,11 @@
 //! The claim table: buckets of eight 64-bit entries, two buckets per key, written by compare-and-swap.
 //!
 //! Kernel and daemon share it as a memory-mapped array and run these lines on it: [`Buckets`] is the only difference.
-//! A new claim takes the place of an empty or expired entry. Where both buckets are full, [`make_room`] decides.
+//! A new claim takes the place of an empty or expired entry. Where both buckets are full, [`crate::worth`] decides.
 
 use crate::{
     hash,
     ids::{Epoch, NodeId, Tick},
-    worth::{self, CLAIMS},
 };
 
 /// Entries of a bucket: one cache line.
@@ -109,15 +108,6 @@ pub trait Buckets {
     fn hide(&mut self, value: u64) -> u64;
 }
 
-/// A table whose claims are weighed against each other and a newcomer, see [`worth::least`].
-pub trait Weighs: Buckets {
-    /// Looks how the claim at a place stands: it has that number from now on.
-    fn weigh(&mut self, number: usize, place: Place);
-
-    /// What the claim with this number is worth; the newcomer's is [`CLAIMS`].
-    fn worth(&mut self, number: usize) -> u64;
-}
-
 /// The two buckets of a key; `mask` is the number of buckets less one.
 #[must_use]
 #[inline(always)] // a few instructions
@@ -190,38 +180,6 @@ fn weakest<B: Buckets>(table: &mut B, bucket: u32, now: Tick) -> Option<(u64, u6
     Some((weakest, live))
 }
 
-/// Why no entry gives way to a newcomer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoom {
-    /// All of them are worth more than it.
-    WorthMore,
-    /// Another writer was faster: weigh again.
-    Changed,
-}
-
-/// The entry that gives way to a newcomer on `key` where both buckets are full, and where it is.
-///
-/// # Errors
-/// None does.
-#[inline(always)] // one place in each program
-pub fn make_room<B: Weighs>(table: &mut B, mask: u32, key: u64) -> Result<(Place, Entry), NoRoom> {
-    let [first, second] = buckets(key, mask);
-    for slot in 0..SLOTS {
-        table.weigh(slot, Place { bucket: first, slot: slot as u32 });
-        table.weigh(SLOTS + slot, Place { bucket: second, slot: slot as u32 });
-    }
-    let (number, worth) = worth::least(|number| table.worth(number));
-    if number >= CLAIMS as u64 {
-        return Err(NoRoom::WorthMore);
-    }
-    let slot = number as u32 % SLOTS as u32;
-    let place = Place { bucket: if number < SLOTS as u64 { first } else { second }, slot };
-    let entry = table.load(place).ok_or(NoRoom::Changed)?;
-    // What was written there since is not what was weighed.
-    table.weigh(number as usize, place);
-    if table.worth(number as usize) == worth { Ok((place, entry)) } else { Err(NoRoom::Changed) }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -237,7 +195,7 @@ mod tests {
         lifetime,
         rest::{Class, KeyKind, Rest},
         sip::{Kind, Method},
-        worth::{Scales, Standing},
+        worth::{NoRoom, Scales, Standing, Weighs, make_room},
     };
 
     struct Memory(RefCell<Vec<[u64; SLOTS]>>);

@@ -11,7 +11,7 @@ use crate::{
     ids::{Epochs, Tick},
     lifetime,
     rest::{Class, Rest},
-    table::{Entry, SLOTS},
+    table::{Buckets, Entry, Place, SLOTS, buckets},
 };
 
 /// Claims among which a place is chosen: those of both buckets of a key.
@@ -157,6 +157,47 @@ impl Scales {
         let at = |number: usize| self.0.get(number).copied().unwrap_or_default();
         among(at(number), at, |number| number)
     }
+}
+
+/// A table whose claims are weighed against each other and a newcomer, see [`least`].
+pub trait Weighs: Buckets {
+    /// Looks how the claim at a place stands: it has that number from now on.
+    fn weigh(&mut self, number: usize, place: Place);
+
+    /// What the claim with this number is worth; the newcomer's is [`CLAIMS`].
+    fn worth(&mut self, number: usize) -> u64;
+}
+
+/// Why no entry gives way to a newcomer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// All of them are worth more than it.
+    WorthMore,
+    /// Another writer was faster: weigh again.
+    Changed,
+}
+
+/// The entry that gives way to a newcomer on `key` where both buckets are full, and where it is.
+///
+/// # Errors
+/// None does.
+#[inline(always)] // one place in each program
+pub fn make_room<B: Weighs>(table: &mut B, mask: u32, key: u64) -> Result<(Place, Entry), NoRoom> {
+    let [first, second] = buckets(key, mask);
+    for slot in 0..SLOTS {
+        table.weigh(slot, Place { bucket: first, slot: slot as u32 });
+        table.weigh(SLOTS + slot, Place { bucket: second, slot: slot as u32 });
+    }
+    let (number, worth) = least(|number| table.worth(number));
+    if number >= CLAIMS as u64 {
+        return Err(NoRoom::WorthMore);
+    }
+    let slot = number as u32 % SLOTS as u32;
+    let place = Place { bucket: if number < SLOTS as u64 { first } else { second }, slot };
+    let entry = table.load(place).ok_or(NoRoom::Changed)?;
+    // What was written there since is not what was weighed.
+    table.weigh(number as usize, place);
+    if table.worth(number as usize) == worth { Ok((place, entry)) } else { Err(NoRoom::Changed) }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use forwarder_common::{
     ids::Tick,
     lifetime::Lifetime,
-    table::{self, Buckets as _, Entry, NoRoom, Place, Weighs},
-    worth::{self, CLAIMS, Standing},
+    table::{Buckets as _, Entry, Place},
+    worth::{self, CLAIMS, NoRoom, Standing, Weighs},
 };
 
 use crate::maps::{self, Claims};
@@ -21,7 +21,7 @@ pub(crate) extern "C" fn egress_room(key: u64, lifetime: u64, service: u64) -> u
     let lifetime = Lifetime::unpack(lifetime);
     let share = worth::share(u64::from(lifetime.ticks), lifetime.class, &config.lifetimes);
     maps::set_weighed(CLAIMS, Standing::new(config.node, service as u8, share).0);
-    match table::make_room(&mut Claims(marks), config.bucket_mask, key) {
+    match worth::make_room(&mut Claims(marks), config.bucket_mask, key) {
         Ok((place, entry)) => u64::from(Claims(marks).exchange(place, entry, Entry::default())),
         Err(NoRoom::WorthMore | NoRoom::Changed) => 0,
     }

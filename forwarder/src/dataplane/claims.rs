@@ -14,8 +14,8 @@ use forwarder_common::{
     abi::Lifetimes,
     ids::{Epoch, Epochs, NodeId, Tick},
     rest::{Class, Rest, Stage, Step},
-    table::{self, Buckets, Entry, NoRoom, Place, SLOTS, Weighs},
-    worth::{Scales, Standing},
+    table::{self, Buckets, Entry, Place, SLOTS},
+    worth::{self, NoRoom, Scales, Standing, Weighs},
 };
 
 /// Tries of a compare-and-swap against the kernel before a claim is given up: each failure means another has written.
@@ -183,7 +183,7 @@ impl Table {
             return Ok((place, old));
         }
         let scales = Scales::new(rules.standing(entry, rest));
-        table::make_room(&mut Weighed { table: self, rules, scales }, mask, key)
+        worth::make_room(&mut Weighed { table: self, rules, scales }, mask, key)
     }
 
     /// Claims that were not written because the table was full of others that are worth more.

@@ -12,9 +12,9 @@ use forwarder_common::{
     rendezvous,
     rest::{KeyKind, Purpose, Rest},
     sip::Kind,
-    table::{self, Buckets, Entry, Place, SLOTS, Weighs},
+    table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Verdict, decide, look_up, without_answer},
-    worth::{Scales, Standing},
+    worth::{self, Scales, Standing, Weighs},
 };
 use forwarder_core::{
     failover::{Given, Inherited, Introduction, Lease},
@@ -379,7 +379,7 @@ impl Kernel {
         let standing =
             |entry: Entry, rest| Standing::of(entry, rest, tick, self.live_epochs(entry.owner()), &self.lifetimes);
         let mut weighed = Weighed { kernel: self, tick, scales: Scales::new(standing(entry, rest)) };
-        table::make_room(&mut weighed, self.mask, key).ok()
+        worth::make_room(&mut weighed, self.mask, key).ok()
     }
 }
 
