@@ -4,9 +4,39 @@
 
 use forwarder_common::sip::{
     Kind,
+    fast::{self, NoKey, SHORTEST},
     full::{Message, Unkeyable, read},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
+
+#[test]
+fn the_shortest_message_with_a_key_needs_each_of_its_bytes() {
+    let shortest = b"A SIP/2.0\ni:x\ncseq:1";
+    assert_eq!(shortest.len(), SHORTEST);
+    assert!(read(shortest).is_ok());
+    for at in 0..shortest.len() {
+        let less = [&shortest[..at], &shortest[at + 1..]].concat();
+        assert!(read(&less).is_err(), "{}", less.escape_ascii());
+        assert!(matches!(fast::read(&less, [1, 2], false), Err(NoKey::NotSip | NoKey::KeepAlive)));
+    }
+    assert!(read(b"SIP/2.0 200\ni:x\ncseq:1").is_ok(), "a response takes two more");
+}
+
+#[test]
+fn a_run_of_white_space_is_a_keep_alive_and_nothing_that_is_longer_or_has_a_letter() {
+    for white in [0, b'\r', b'\n', b' ', b'\t'] {
+        for length in 1..=80 {
+            let run = vec![white; length];
+            let is_short = length <= 64;
+            let expected = if is_short { NoKey::KeepAlive } else { NoKey::Form };
+            assert_eq!(fast::read(&run, [1, 2], false).err(), Some(expected), "{length} of {white:#x}");
+            if length > SHORTEST {
+                let with_letter = [&run[..length - 1], b"a"].concat();
+                assert_eq!(fast::read(&with_letter, [1, 2], false).err(), Some(NoKey::Form), "{length} of {white:#x}");
+            }
+        }
+    }
+}
 
 /// What a message says, whatever its form.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use forwarder_common::{
     rest::{Class, KeyKind, Rest},
     sip::{
         Kind,
-        fast::{KEEP_ALIVE, NoKey},
+        fast::{NoKey, SHORTEST},
     },
     table::{self, Buckets as _, Entry, Place, SLOTS},
 };
@@ -145,7 +145,7 @@ fn may_be_sip(frame: &Frame, udp: usize, is_ours: impl Fn(&Frame) -> bool) -> bo
         return true;
     }
     let is_white = matches!(first, b'\r' | b'\n' | b' ' | b'\t' | 0);
-    let may_be = if is_white { frame.byte(udp + net::UDP + KEEP_ALIVE).is_some() } else { first.is_ascii_graphic() };
+    let may_be = if is_white { frame.byte(udp + net::UDP + SHORTEST - 1).is_some() } else { first.is_ascii_graphic() };
     may_be && is_ours(frame)
 }
 

@@ -31,8 +31,11 @@ pub const CHUNK: usize = 16;
 pub const CHUNKS: usize = 8;
 /// Words of a Call-ID or a branch (127 bytes and an end); a longer one is punted.
 const WORDS: usize = 16;
-/// Longest datagram in bytes that is a keep-alive if it begins with CR, LF or NUL: RFC 5626 has four (§3.5.1).
-pub const KEEP_ALIVE: usize = 8;
+/// The shortest message that has a key, in bytes: `A SIP/2.0`, `i:x` and `cseq:1` with two line ends. What is shorter
+/// is a keep-alive or somebody's text, such as the two line ends of RFC 5626 §3.5.1, "hello" or "0".
+pub const SHORTEST: usize = 20;
+/// Words of a datagram that are looked through for a letter or sign where it begins with none.
+const BLANK_WORDS: usize = 8;
 
 const LOW32: u64 = low(4);
 const LOW56: u64 = low(7);
@@ -58,13 +61,16 @@ pub fn start_line<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
     let length = (m.end() as usize).wrapping_sub(start);
     let Some(w) = r.word(start) else { return Err(NoKey::KeepAlive) };
     let first = w as u8;
-    if length == 0 || (matches!(first, b'\r' | b'\n' | 0) && length <= KEEP_ALIVE) {
-        return Err(NoKey::KeepAlive);
+    let is_white = matches!(first, b'\r' | b'\n' | 0 | b' ' | b'\t');
+    if length < SHORTEST {
+        return Err(if is_white || length == 0 { NoKey::KeepAlive } else { NoKey::NotSip });
     }
     if first <= 0x20 {
         let stun = first <= 1 && w >> 32 == STUN_COOKIE;
-        return Err(if stun || !matches!(first, b'\r' | b'\n' | 0 | b' ' | b'\t') {
+        return Err(if stun || !is_white {
             NoKey::NotSip
+        } else if is_blank(r, start, length) {
+            NoKey::KeepAlive
         } else {
             NoKey::Form
         });
@@ -91,6 +97,24 @@ pub fn start_line<R: Reader>(r: &R, m: &Marks) -> Result<(), NoKey> {
         Kind::Request
     });
     Ok(())
+}
+
+/// Whether nothing in a datagram is a letter or sign, if it is short enough to look: a run of NUL or line ends.
+#[inline(always)] // one place
+fn is_blank<R: Reader>(r: &R, start: usize, length: usize) -> bool {
+    for word in 0..BLANK_WORDS {
+        let at = 8 * word;
+        if at >= length {
+            return true;
+        }
+        let Some(w) = r.word(start + at) else { return true };
+        // What is behind the end counts as blank.
+        let w = if length - at < 8 { w & low(length - at) } else { w };
+        if below(w, 0x21) != HIGH {
+            return false;
+        }
+    }
+    length <= 8 * BLANK_WORDS
 }
 
 /// One step of the scan: one block, at most one line. `None` when all headers are marked or the headers have ended.

@@ -192,7 +192,7 @@ impl<'a> Payload<'a> {
     fn may_be_sip(&self) -> bool {
         let Some(first) = self.frame.get(self.start) else { return false };
         match first {
-            b'\r' | b'\n' | b' ' | b'\t' | 0 => self.port == PORT && self.frame.len() > self.start + fast::KEEP_ALIVE,
+            b'\r' | b'\n' | b' ' | b'\t' | 0 => self.port == PORT && self.frame.len() >= self.start + fast::SHORTEST,
             first => first.is_ascii_alphabetic() || (self.port == PORT && first.is_ascii_graphic()),
         }
     }
