@@ -454,7 +454,7 @@ impl Dataplane {
         if id == self.config.node {
             return self.epochs();
         }
-        let node = NodeId::new(id).and_then(|id| self.maps.node(id).ok()).filter(|node| node.is_up());
+        let node = NodeId::new(id).map(|id| self.maps.node(id)).filter(|node| node.is_up());
         node.map_or(Epochs::EMPTY, abi::Node::epochs)
     }
 

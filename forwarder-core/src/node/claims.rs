@@ -52,6 +52,8 @@ const SWEEP_CLAIMS: usize = 16_384;
 const MOVE_US: u64 = 500_000;
 /// What an end in ticks of the kernel's clock may be off by, in microseconds.
 const TICK_US: u64 = 5_000_000;
+/// Ticks by which an end that was set may lie behind the one that was meant.
+const ROUNDED: u16 = 2;
 
 /// A claim that this host's egress program made, or changed the end of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +226,9 @@ impl Claims {
         let peer = teller.peer;
         effects.counters.claims_received += 1;
         let version = Version { generation: teller.generation, number };
-        // The same at all nodes, for their timers must be equal.
-        let most_ms = Tick::milliseconds(lifetime::most(purpose.class(), &self.lifetimes));
+        // The same at all nodes, for their timers must be equal. A claim that its owner has out of its maps is longer by
+        // what [`Tick::covering_ms`] has rounded up when its end was set.
+        let most_ms = Tick::milliseconds(lifetime::most(purpose.class(), &self.lifetimes).saturating_add(ROUNDED));
         let remaining_ms = u64::from(remaining_ms).min(most_ms);
         if remaining_ms == 0 {
             return self.take_withdrawal(peer, key, version, now, effects);

@@ -90,7 +90,7 @@ fn what_a_peer_claims_lasts_no_longer_than_a_claim_of_its_class_can() {
         let Output::Map(MapWrite::Claim { purpose, remaining_ms, .. }) = output else { return None };
         Some((purpose, remaining_ms / 1000))
     });
-    let expected: Vec<_> = claims.iter().map(|claim| claim.purpose).zip([77, 223, 7206, 77]).collect();
+    let expected: Vec<_> = claims.iter().map(|claim| claim.purpose).zip([85, 231, 7215, 85]).collect();
     assert_eq!(written.collect::<Vec<_>>(), expected);
 }
 

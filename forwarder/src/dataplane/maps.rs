@@ -36,6 +36,8 @@ pub(super) struct Maps {
     services: Array<MapData, Shared<ServiceSlot>>,
     ports: Array<MapData, u64>,
     nodes: Array<MapData, u64>,
+    /// What is in the map before, which this alone writes: to weigh a claim in a full table sixteen words are read.
+    known: Vec<u64>,
     peers: Array<MapData, Shared<Peer>>,
     statistics: PerCpuArray<MapData, Shared<[u64; SLOTS as usize]>>,
     daemon: ProgramArray<MapData>,
@@ -92,11 +94,14 @@ impl Maps {
     /// Takes them out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let (claims, keys) = (take_array(ebpf, "CLAIMS")?, take_array(ebpf, "KEYS")?);
+        let nodes: Array<MapData, u64> = take(ebpf, "NODES")?;
+        let known = (0..abi::NODES).map(|id| nodes.get(&id, 0)).collect::<Result<_, _>>().context("read map NODES")?;
         Ok(Self {
             config: take(ebpf, "CONFIG")?,
             services: take(ebpf, "SERVICES")?,
             ports: take(ebpf, "PORTS")?,
-            nodes: take(ebpf, "NODES")?,
+            nodes,
+            known,
             peers: take(ebpf, "PEERS")?,
             statistics: take(ebpf, "STATISTICS")?,
             daemon: take(ebpf, "DAEMON")?,
@@ -168,19 +173,28 @@ impl Maps {
     /// Writes a peer into the half of its two slots that is not in use, and then its word, which names that half.
     pub(super) fn set_peer(&mut self, id: NodeId, up: bool, epochs: Epochs, peer: &Peer) -> Result<()> {
         let number = id.number();
-        let before = self.node(id)?;
+        let before = self.node(id);
         let half = u32::from(before.hop(number).is_some_and(|slot| slot < abi::NODES));
         let after = Node::new(up, epochs, Some(half));
         let slot = u32::from(number) + half * abi::NODES;
         self.peers.set(slot, Shared(*peer), 0).context("write map PEERS")?;
-        self.nodes.set(u32::from(number), after.0, 0).context("write map NODES")
+        self.set_node(id, after)
+    }
+
+    fn set_node(&mut self, id: NodeId, node: Node) -> Result<()> {
+        let number = id.number();
+        self.nodes.set(u32::from(number), node.0, 0).context("write map NODES")?;
+        if let Some(known) = self.known.get_mut(usize::from(number)) {
+            *known = node.0;
+        }
+        Ok(())
     }
 
     /// The peers that are up.
     pub(super) fn peers_up(&self) -> Result<BTreeMap<NodeId, bool>> {
         let mut up = BTreeMap::new();
         for id in (1..=NodeId::MAX).filter_map(NodeId::new) {
-            if self.node(id)?.is_up() {
+            if self.node(id).is_up() {
                 up.insert(id, true);
             }
         }
@@ -188,14 +202,13 @@ impl Maps {
     }
 
     /// What is known of a node.
-    pub(super) fn node(&self, id: NodeId) -> Result<Node> {
-        Ok(Node(self.nodes.get(&u32::from(id.number()), 0).context("read map NODES")?))
+    pub(super) fn node(&self, id: NodeId) -> Node {
+        Node(self.known.get(usize::from(id.number())).copied().unwrap_or_default())
     }
 
     /// Marks a peer down and leaves all else that is known of it.
     pub(super) fn set_down(&mut self, id: NodeId) -> Result<()> {
-        let down = self.node(id)?.down();
-        self.nodes.set(u32::from(id.number()), down.0, 0).context("write map NODES")
+        self.set_node(id, self.node(id).down())
     }
 
     /// From now on packets are punted, by this program; the kernel ends that when the daemon dies.

@@ -10,7 +10,7 @@ use forwarder_common::{
     lifetime::Lifetime,
     question::{self, Answer, Held},
     rendezvous,
-    rest::{KeyKind, Purpose, Rest},
+    rest::{Class, KeyKind, Purpose, Rest},
     sip::Kind,
     table::{self, Buckets, Entry, Place, SLOTS},
     verdict::{Found, Verdict, decide, look_up, without_answer},
@@ -339,12 +339,24 @@ impl Kernel {
         Some(Told { event, claim })
     }
 
-    /// The end of a claim of this node is another one; false where the programs have made it longer meanwhile.
-    pub(super) fn set_end(&self, key: u64, epoch: Epoch, was_ms: u64, remaining_ms: u64, now: Now) -> bool {
+    /// The end of a claim of this node is another one, from `was_ms` to `remaining_ms`, and it is of that class; false
+    /// where the programs have made it longer meanwhile.
+    pub(super) fn set_end(
+        &mut self,
+        (key, epoch): (u64, Epoch),
+        class: Class,
+        (was_ms, remaining_ms): (u64, u64),
+        now: Now,
+    ) -> bool {
         let tick = tick(now);
         let Some((place, entry)) = table::find(&&self.memory, self.mask, key) else { return false };
         let ended = claim::ended(entry, (key, epoch), self.node.number(), was_ms, remaining_ms, tick);
-        ended.is_some_and(|ended| (&self.memory).exchange(place, entry, ended))
+        let is_set = ended.is_some_and(|ended| (&self.memory).exchange(place, entry, ended));
+        if is_set {
+            let rest = &mut self.rests[place.bucket as usize][place.slot as usize];
+            *rest = Rest(*rest).with_class(class).0;
+        }
+        is_set
     }
 
     /// Whether an entry is a claim of this node under a live epoch.

@@ -330,9 +330,9 @@ fn write(world: &mut World, host: usize, write: MapWrite, now: Now) {
         MapWrite::Claim { key, owner, epoch, purpose, remaining_ms } => {
             world.hosts[host].kernel.set_claim(key, (owner, epoch), purpose, remaining_ms, now);
         }
-        MapWrite::End { key, epoch, was_ms, remaining_ms, .. } => {
-            let owner = &world.hosts[host];
-            if owner.kernel.set_end(key, epoch, was_ms, remaining_ms, now) {
+        MapWrite::End { key, epoch, class, was_ms, remaining_ms } => {
+            let owner = &mut world.hosts[host];
+            if owner.kernel.set_end((key, epoch), class, (was_ms, remaining_ms), now) {
                 world.reference.set_end(owner.node, key, epoch, world.now_us + remaining_ms * 1000);
             }
         }
