@@ -77,8 +77,11 @@ use crate::{
     tunnel::Question,
 };
 
-/// Messages that wait between the loop and the links: about 40,000 claims.
+/// What waits between the loop and the links: about 40,000 claims.
 const LINK_QUEUE: usize = 1024;
+/// What was read on the links and waits for the loop. Few: there all stand in one line, and before it each peer has one
+/// message and one datagram. So a peer that sends as fast as it may keeps others' claims waiting for this many messages.
+const HEARD_QUEUE: usize = 16;
 /// Questions that wait for the loop.
 const CALLS: usize = 64;
 /// How often the interfaces are looked at: as quick as a failed link is noticed elsewhere.
@@ -157,7 +160,7 @@ impl Daemon {
         let punts = unsafe { AsyncFd::register(punts) }.context("wait for the punted packets' ring buffer")?;
         // Peers link what answers, and take a node down that then says nothing; loading the programs takes a while.
         let (commands, to_links) = mpsc::channel(LINK_QUEUE);
-        let (from_links, link_events) = mpsc::channel(LINK_QUEUE);
+        let (from_links, link_events) = mpsc::channel(HEARD_QUEUE);
         let settings = links::Settings {
             listen: config.cluster.listen,
             seeds: config.cluster.seeds.clone(),
