@@ -35,6 +35,8 @@ pub struct Daemon {
     namespace: Namespace,
     /// How far its clock is from the machine's, in seconds.
     skew_s: i32,
+    /// What it logs.
+    log: &'static str,
 }
 
 impl Daemon {
@@ -46,9 +48,9 @@ impl Daemon {
         let path = lab.folder().join(format!("edge{edge}.toml"));
         config.write(&path)?;
         let namespace = lab.host(Host::Edge(edge));
-        let process = launch(edge, &namespace, &path, 0)?;
+        let process = launch(edge, &namespace, &path, 0, config.log)?;
         let control = lab.folder().join(format!("edge{edge}.sock"));
-        Ok(Self { edge, process, control, config: path, namespace, skew_s: 0 })
+        Ok(Self { edge, process, control, config: path, namespace, skew_s: 0, log: config.log })
     }
 
     /// Ends it with SIGKILL, in the middle of what it does.
@@ -70,7 +72,7 @@ impl Daemon {
     /// # Errors
     /// It cannot be started.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = launch(self.edge, &self.namespace, &self.config, self.skew_s)?;
+        self.process = launch(self.edge, &self.namespace, &self.config, self.skew_s, self.log)?;
         Ok(())
     }
 
@@ -230,17 +232,17 @@ impl Daemon {
 
 /// Runs the daemon of an edge; its log is beside its configuration. Its wall clock is `skew_s` seconds from the
 /// machine's; its monotonic clock is the machine's, as the kernel programs' is.
-fn launch(edge: u8, namespace: &Namespace, config: &Path, skew_s: i32) -> Result<Process> {
+fn launch(edge: u8, namespace: &Namespace, config: &Path, skew_s: i32, log: &str) -> Result<Process> {
     let mut command = namespace.command(&binary()?.display().to_string());
     command
         .args(["run", "--config"])
         .arg(config)
-        .env("RUST_LOG", "info,forwarder::daemon=debug,forwarder::claims=trace");
+        .env("RUST_LOG", log);
     if skew_s != 0 {
         command.env("LD_PRELOAD", skew::library()?).env(skew::SECONDS, skew_s.to_string());
     }
-    let log = config.with_file_name(format!("forwarder-edge{edge}.log"));
-    Process::start(&format!("forwarder of edge {edge}"), &mut command, &log)
+    let file = config.with_file_name(format!("forwarder-edge{edge}.log"));
+    Process::start(&format!("forwarder of edge {edge}"), &mut command, &file)
 }
 
 impl Drop for Daemon {

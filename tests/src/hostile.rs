@@ -113,7 +113,7 @@ pub fn attack(lab: &Lab, family: Family, attack: &Attack) -> Result<Report> {
     let honest = 1..EDGES;
     let _proxies = honest.clone().map(|edge| Kamailio::edge(lab, edge, true)).collect::<Result<Vec<_>>>()?;
     lab.spray(&Spray::Over(honest.clone().collect()))?;
-    let mut cluster = Cluster::start_some(lab, family, honest, Config::probed)?;
+    let mut cluster = Cluster::start_some(lab, family, honest, |config| config.probed().without_claims_in_log())?;
     cluster.wait_until_linked()?;
     cluster.daemons.iter_mut().try_for_each(|daemon| daemon.wait_for_state("up"))?;
     let mut callee = Sipp::callee(lab, Kind::Call, family, Shape::default())?;
