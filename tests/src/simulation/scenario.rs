@@ -214,17 +214,18 @@ impl Scenario {
         self.faults.push((45.0, Fault::Phase("after")));
     }
 
-    /// The last host means harm for 20 s, and is gone after that.
+    /// The last host, which serves nothing, means harm for 20 s, and is gone after that. It begins when the others have
+    /// run for more than a minute: until then they give up epochs that a peer says it knows.
     fn hostile(&mut self) {
-        self.traffic_s = 60;
+        self.traffic_s = 110;
         let host = self.nodes - 1;
         self.faults = vec![
-            (0.0, Fault::Phase("before")),
-            (5.0, Fault::StopProxy(host)),
-            (10.0, Fault::Phase("hostile")),
-            (10.0, Fault::TurnHostile(host)),
-            (30.0, Fault::EndHostile(host)),
-            (40.0, Fault::Phase("after")),
+            (0.0, Fault::StopProxy(host)),
+            (50.0, Fault::Phase("before")),
+            (65.0, Fault::Phase("hostile")),
+            (65.0, Fault::TurnHostile(host)),
+            (85.0, Fault::EndHostile(host)),
+            (95.0, Fault::Phase("after")),
         ];
     }
 
