@@ -80,7 +80,8 @@ use crate::{
 /// What waits between the loop and the links: about 40,000 claims.
 const LINK_QUEUE: usize = 1024;
 /// What was read on the links and waits for the loop. Few: there all stand in one line, and before it each peer has one
-/// message and one datagram. So a peer that sends as fast as it may keeps others' claims waiting for this many messages.
+/// message and one datagram. So a peer that sends as fast as it may keeps others' claims waiting for this many
+/// messages.
 const HEARD_QUEUE: usize = 16;
 /// Questions that wait for the loop.
 const CALLS: usize = 64;

@@ -226,8 +226,8 @@ impl Claims {
         let peer = teller.peer;
         effects.counters.claims_received += 1;
         let version = Version { generation: teller.generation, number };
-        // The same at all nodes, for their timers must be equal. A claim that its owner has out of its maps is longer by
-        // what [`Tick::covering_ms`] has rounded up when its end was set.
+        // The same at all nodes, for their timers must be equal. A claim that its owner has out of its maps is longer
+        // by what [`Tick::covering_ms`] has rounded up when its end was set.
         let most_ms = Tick::milliseconds(lifetime::most(purpose.class(), &self.lifetimes).saturating_add(ROUNDED));
         let remaining_ms = u64::from(remaining_ms).min(most_ms);
         if remaining_ms == 0 {
