@@ -234,10 +234,7 @@ impl Daemon {
 /// machine's; its monotonic clock is the machine's, as the kernel programs' is.
 fn launch(edge: u8, namespace: &Namespace, config: &Path, skew_s: i32, log: &str) -> Result<Process> {
     let mut command = namespace.command(&binary()?.display().to_string());
-    command
-        .args(["run", "--config"])
-        .arg(config)
-        .env("RUST_LOG", log);
+    command.args(["run", "--config"]).arg(config).env("RUST_LOG", log);
     if skew_s != 0 {
         command.env("LD_PRELOAD", skew::library()?).env(skew::SECONDS, skew_s.to_string());
     }

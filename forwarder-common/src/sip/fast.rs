@@ -107,7 +107,8 @@ fn is_blank<R: Reader>(r: &R, start: usize, length: usize) -> bool {
         if at >= length {
             return true;
         }
-        let Some(w) = r.word(start + at) else { return true };
+        // What ends before it says so is for a reader that sees all of it.
+        let Some(w) = r.word(start + at) else { return false };
         // What is behind the end counts as blank.
         let w = if length - at < 8 { w & low(length - at) } else { w };
         if below(w, 0x21) != HIGH {
