@@ -17,7 +17,7 @@ use pcap_parser::Linktype;
 
 use super::{
     capture::Packet,
-    link::{self, Inside},
+    link::{self, Inside, be16},
 };
 
 /// Packets in packets that are opened: one more than what the tunnel makes, an edge behind another Geneve network.
@@ -264,10 +264,6 @@ fn owned<'a>(found: Found<'_>) -> Found<'a> {
         Found::Unreadable(why, around) => Found::Unreadable(why, around),
         Found::Other(name) => Found::Other(name),
     }
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
 
 /// An Ethernet frame around a bare IP packet, for who wants one.

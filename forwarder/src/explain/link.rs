@@ -154,7 +154,8 @@ fn version(frame: &[u8], at: usize) -> Result<usize, Inside> {
     }
 }
 
-fn be16(frame: &[u8], at: usize) -> Option<u16> {
+/// The big-endian number at `at`, if both its bytes are there.
+pub(super) fn be16(frame: &[u8], at: usize) -> Option<u16> {
     frame.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
 
