@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::namespace::Namespace;
 use crate::needs;
@@ -219,6 +221,22 @@ pub fn remove_all() {
             let _ = std::fs::remove_dir_all(folder.path());
         }
     }
+}
+
+/// Ctrl-C ends this process at any point, with nothing left behind; `first` is done before.
+///
+/// # Errors
+/// The signals cannot be listened for.
+pub fn remove_all_on_signals(first: impl FnOnce() + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for Ctrl-C")?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            first();
+            remove_all();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 /// Ends and deletes the labs of the processes that `ends` names: programs, namespaces, pins. Folders stay: one of a

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tests::chaos::{EDGES, Report, Schedule, soak};
 use tests::forwarder;
 use tests::lab::{self, Lab};
@@ -30,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match stop_on_signals().and_then(|()| chaos(&options)) {
+    match lab::remove_all_on_signals(|| {}).and_then(|()| chaos(&options)) {
         Ok(report) => {
             let _ = write!(std::io::stdout(), "{report}");
             if report.inexcusable().count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -57,18 +55,6 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
     }
     ensure!((30..=86_400).contains(&options.seconds), "give half a minute to a day");
     Ok(options)
-}
-
-/// Ctrl-C ends the soak at any point, with nothing left behind.
-fn stop_on_signals() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for Ctrl-C")?;
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            lab::remove_all();
-            std::process::exit(128 + signal);
-        }
-    });
-    Ok(())
 }
 
 fn chaos(options: &Options) -> Result<Report> {

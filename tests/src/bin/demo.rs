@@ -5,8 +5,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tests::capture::Capture;
 use tests::claims;
 use tests::forwarder::{self, Cluster};
@@ -25,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match stop_on_signals().and_then(|()| demo(&load)) {
+    match lab::remove_all_on_signals(|| say("stopping; removing everything that was made")).and_then(|()| demo(&load)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "demo: {error:#}");
@@ -49,19 +47,6 @@ fn load_of(mut arguments: impl Iterator<Item = String>) -> Result<Load> {
         }
     }
     Ok(load)
-}
-
-/// Ctrl-C ends the demo at any point, with nothing left behind.
-fn stop_on_signals() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for Ctrl-C")?;
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            say("stopping; removing everything that was made");
-            lab::remove_all();
-            std::process::exit(128 + signal);
-        }
-    });
-    Ok(())
 }
 
 /// Progress, one line each.

@@ -4,8 +4,6 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tests::forwarder;
 use tests::hostile::{Act, Attack, EDGES, Report, attack};
 use tests::lab::{self, Family, Lab};
@@ -25,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let played = stop_on_signals().and_then(|()| play(&attack, family)).and_then(|report| {
+    let played = lab::remove_all_on_signals(|| {}).and_then(|()| play(&attack, family)).and_then(|report| {
         write!(std::io::stdout(), "seed          {}\n{report}", attack.seed)?;
         report.ensure_harmless(MOST_KIB)
     });
@@ -59,18 +57,6 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<(Attack, Famil
     ensure!((10..=86_400).contains(&attack.acts_s), "give ten seconds to a day");
     ensure!(attack.after_s <= 86_400, "give a day at most");
     Ok((attack, family))
-}
-
-/// Ctrl-C ends it at any point, with nothing left behind.
-fn stop_on_signals() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for Ctrl-C")?;
-    std::thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            lab::remove_all();
-            std::process::exit(128 + signal);
-        }
-    });
-    Ok(())
 }
 
 fn play(played: &Attack, family: Family) -> Result<Report> {
