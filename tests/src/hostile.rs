@@ -7,8 +7,8 @@ mod script;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -212,7 +212,8 @@ fn ages(status: &Value) -> String {
 /// Tunnel packets with the right tag and source: to services and to nobody, fragments, questions.
 #[derive(Debug)]
 struct Tunnels {
-    stop: Arc<AtomicBool>,
+    /// Dropped to stop.
+    stop: mpsc::Sender<()>,
     thread: JoinHandle<u64>,
 }
 
@@ -226,18 +227,16 @@ impl Tunnels {
             let _inside = runtime.enter();
             Tunnel::open(own, node, vni("lab"), keys.tag_key, keys.tag_epoch)
         })?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let _inside = runtime.enter();
             let (mut rng, mut sent) = (Rng::with_seed(seed), 0);
-            while !stopped.load(Ordering::Relaxed) {
+            while stopped.recv_timeout(TUNNEL_PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
                 for edge in 1..HOSTILE {
                     let to = Host::Edge(edge).address(family);
                     // A full buffer loses it.
                     sent += u64::from(one(&tunnel, &mut rng, family, to).is_ok());
                 }
-                std::thread::sleep(TUNNEL_PAUSE);
             }
             sent
         });
@@ -245,7 +244,7 @@ impl Tunnels {
     }
 
     fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         self.thread.join().unwrap_or_default()
     }
 }
